@@ -1,0 +1,72 @@
+"""The containers' entry point: runs a job by its name, and any other command as it is."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import traceback
+
+from paddle_stacks.errors import RequestError, StackError, Stopped, render
+from paddle_stacks.jobs.catalog import JOBS, find
+
+USAGE = "usage: JOB [ARGUMENT …]   or any command, run as it is"
+
+
+def main(argv: list[str]) -> int:
+    """Run the job or the command that ``argv`` names and return its exit status."""
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"] if argv and argv[0] in JOBS else argv
+    try:
+        return _dispatch(argv)
+    except StackError as error:
+        if debug:
+            traceback.print_exc()
+        print(render(error, colour=_colour()), file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(render(Stopped(signal.SIGINT)), file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        fault = StackError(
+            f"{type(error).__name__}: {error}", remedy="run again with --debug for a traceback"
+        )
+        print(render(fault, colour=_colour()), file=sys.stderr)
+        return fault.status
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_jobs_table())
+        return 0
+    name, arguments = argv[0], argv[1:]
+    if name in JOBS:
+        status: int = importlib.import_module(f"entrypoints.{name}").main(arguments)
+        return status
+    if shutil.which(name):
+        os.execvp(name, argv)
+    try:
+        find(name)
+    except RequestError as error:
+        raise RequestError(
+            f'"{name}" is neither a job nor a command', remedy=error.problems[0].remedy
+        ) from None
+    raise AssertionError("unreachable: a known job is dispatched above")
+
+
+def _jobs_table() -> str:
+    width = max(map(len, JOBS))
+    rows = [f"  {job.name:<{width}}  {job.summary}" for job in JOBS.values()]
+    return "\n".join([USAGE, "", "jobs (JOB --help tells more):", *rows])
+
+
+def _colour() -> bool:
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The jobs there are, and the image that runs each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paddle_stacks.errors import RequestError, did_you_mean
+
+__all__ = ["JOBS", "Job", "find"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something a container does.
+
+    Args:
+        name: the word on the command line; the module ``entrypoints.<name>`` runs it.
+        image: the smallest image that can run it.
+        summary: one line for the list of jobs.
+    """
+
+    name: str
+    image: str
+    summary: str
+
+
+JOBS: dict[str, Job] = {
+    job.name: job
+    for job in (
+        Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint"),
+        Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
+        Job("export", "infer", "merge a LoRA adapter into its base model"),
+        Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
+    )
+}
+
+
+def find(name: str) -> Job:
+    """Return the job of that name.
+
+    Raises:
+        RequestError: there is none; the message lists the known ones.
+    """
+    try:
+        return JOBS[name]
+    except KeyError:
+        known = "jobs: " + ", ".join(JOBS)
+        hint = did_you_mean(name, JOBS)
+        raise RequestError(f'no job is named "{name}"', remedy=f"{hint} {known}".strip()) from None
