@@ -10,16 +10,36 @@ from pathlib import Path
 
 from paddle_stacks.errors import RequestError, did_you_mean
 
-__all__ = ["find_model", "find_run"]
+__all__ = ["ADAPTER", "MERGED", "MODEL", "find_adapter", "find_model", "find_run"]
+
+# What a finished run holds, below runs/<name>/.
+ADAPTER = "adapter"  # LoRA: the adapter alone
+MODEL = "model"  # full fine-tuning: the model
+MERGED = "merged"  # LoRA with "merge": the base model with the adapter in it
+
+_ADAPTER_CONFIG = "lora_config.json"
 
 
 def find_model(name: str, workspace: Path = Path()) -> Path:
     """Return the folder of a model given by its name in ``models/`` or by a path.
 
+    A finished run stands for the model it made: ``runs/x`` for ``runs/x/model``
+    (full fine-tuning) or ``runs/x/merged`` (LoRA with ``merge``).
+
     Raises:
         RequestError: there is no such folder, or it is not a model's.
     """
     for folder in (workspace / "models" / name, workspace / name):
+        for made in (folder / MODEL, folder / MERGED):
+            if (made / "config.json").is_file():
+                return made
+        if (folder / ADAPTER / _ADAPTER_CONFIG).is_file():
+            raise RequestError(
+                f"{folder} is a run that made an adapter, not a model",
+                where=str(folder),
+                remedy=f"--model BASE --adapter {name}, or merge it: "
+                f"export --model BASE --adapter {name} --merge --output models/NAME",
+            )
         if (folder / "config.json").is_file():
             return folder
         if folder.is_dir() and folder != workspace:
@@ -45,6 +65,29 @@ def find_run(name: str, workspace: Path = Path()) -> Path:
             return folder
     hint = did_you_mean(Path(name).name, _folders(workspace / "runs"))
     raise RequestError(f'no run "{name}"', where=str(workspace / "runs"), remedy=hint)
+
+
+def find_adapter(name: str, workspace: Path = Path()) -> Path:
+    """Return the folder of a LoRA adapter given by a run's name, a run's path or its own path.
+
+    Raises:
+        RequestError: there is no such folder, or there is no adapter in it.
+    """
+    folder = find_run(name, workspace)
+    for candidate in (folder / ADAPTER, folder):
+        if (candidate / _ADAPTER_CONFIG).is_file():
+            return candidate
+    if (folder / MODEL).is_dir():
+        raise RequestError(
+            f"{folder} is a run of full fine-tuning: it made a model, not an adapter",
+            where=str(folder),
+            remedy=f"--model {folder / MODEL} without --adapter",
+        )
+    raise RequestError(
+        f"there is no adapter in {folder}: no {_ADAPTER_CONFIG}",
+        where=str(folder),
+        remedy="is the run finished? start the same finetune command again: it resumes",
+    )
 
 
 def _folders(parent: Path) -> list[str]:
