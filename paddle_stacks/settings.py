@@ -1,0 +1,173 @@
+"""What is the same for every command on this machine: the backend, mirrors, proxies, secrets.
+
+A setting comes from, later wins: its default, what the machine's usual variables
+say (``SSL_CERT_FILE``, ``HTTPS_PROXY``, …), ``paddle-stacks.toml`` at the root of
+the repository, ``PADDLE_STACKS_<KEY>`` in the environment, a flag.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks import toml
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+
+__all__ = ["DEBUG_SWITCH", "FILE_NAME", "PREFIX", "Settings", "load", "without_password"]
+
+FILE_NAME = "paddle-stacks.toml"
+PREFIX = "PADDLE_STACKS_"
+DEBUG_SWITCH = PREFIX + "DEBUG"
+
+# Variables of our prefix that are not settings: DEBUG asks for a traceback,
+# EVENTS is how the host makes a job speak to it.
+_SWITCHES = {"DEBUG", "EVENTS"}
+
+# Where the machine itself says it, the first that is set wins. The lower-case
+# names come first because curl, apt and pip read those first.
+_USUAL: dict[str, tuple[str, ...]] = {
+    "ca_bundle": ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    "index_url": ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
+    "http_proxy": ("http_proxy", "HTTP_PROXY"),
+    "https_proxy": ("https_proxy", "HTTPS_PROXY"),
+    "no_proxy": ("no_proxy", "NO_PROXY"),
+}
+_PATHS = {"workspace", "ca_bundle", "hub_token_file"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one command.
+
+    What may hold a password is left out of the representation.
+
+    Args:
+        root: the repository's root, where ``configs/`` and the Dockerfile are.
+        workspace: what is mounted as ``/workspace``; the root by default.
+        backend: the platform, a file in ``configs/backends/``.
+        registry: where prebuilt images and the OS image are pulled from; empty:
+            the engine's default.
+        os_image: the OS image to build on; empty: the Dockerfile's default.
+        ca_bundle: certificates of a private authority, in addition to the public ones.
+        index_url: the Python package index; empty: the installer's default.
+        apt_mirror: the mirror of the distribution's packages; empty: the default.
+        http_proxy: proxy for http; empty: none.
+        https_proxy: proxy for https; empty: none.
+        no_proxy: hosts that are reached without a proxy, separated by commas.
+        hub_token_file: a file that holds a model hub's access token.
+    """
+
+    root: Path
+    workspace: Path
+    backend: str = "cpu"
+    registry: str = ""
+    os_image: str = ""
+    ca_bundle: Path | None = None
+    index_url: str = field(default="", repr=False)
+    apt_mirror: str = field(default="", repr=False)
+    http_proxy: str = field(default="", repr=False)
+    https_proxy: str = field(default="", repr=False)
+    no_proxy: str = ""
+    hub_token_file: Path | None = None
+
+
+_KEYS = tuple(item.name for item in fields(Settings) if item.name != "root")
+
+
+def load(
+    root: Path,
+    flags: Mapping[str, str | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings for the repository at ``root``.
+
+    Args:
+        root: the folder that may hold ``paddle-stacks.toml``.
+        flags: keys given on the command line; None as a value means not given.
+        environ: the environment; the process's own by default.
+
+    Raises:
+        RequestError: an unknown key, a value that is not a string, or a path
+            that leads nowhere; all of them at once.
+    """
+    environ = os.environ if environ is None else environ
+    root = root.resolve()
+    values = _from_machine(environ)
+    problems: list[Problem] = []
+    for source, found in (
+        (FILE_NAME, _from_file(root / FILE_NAME, problems)),
+        ("environment", _from_environment(environ, problems)),
+        ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
+    ):
+        base = root if source == FILE_NAME else Path.cwd()
+        for key, value in found.items():
+            values[key] = _checked(key, value, base, source, problems)
+    if problems:
+        raise RequestError(problems)
+    # A path set to an empty string means none, whatever said otherwise before.
+    given: dict[str, Any] = {k: v for k, v in values.items() if v != "" or k not in _PATHS}
+    return Settings(root=root, **{"workspace": root, **given})
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` with the user's name and password replaced by ``***``."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
+
+
+def _from_machine(environ: Mapping[str, str]) -> dict[str, str | Path]:
+    found: dict[str, str | Path] = {}
+    for key, names in _USUAL.items():
+        given = [environ[name] for name in names if environ.get(name)]
+        if key in _PATHS:
+            # Some machines name a bundle that is not there: not a reason to stop.
+            given = [str(Path(value).absolute()) for value in given if Path(value).is_file()]
+        if given:
+            found[key] = Path(given[0]) if key in _PATHS else given[0]
+    return found
+
+
+def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    table = toml.read(path)
+    problems += toml.unknown_keys(path, table, _KEYS)
+    found = {key: value for key, value in table.items() if key in _KEYS}
+    for key, value in list(found.items()):
+        if not isinstance(value, str):
+            problems.append(
+                Problem(
+                    f'"{key}" must be a string, not {type(value).__name__}',
+                    toml.line_of(path, key),
+                )
+            )
+            del found[key]
+    return found
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    names = {PREFIX + key.upper(): key for key in _KEYS}
+    for name, value in environ.items():
+        if name in names:
+            found[names[name]] = value
+        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in _SWITCHES:
+            hint = did_you_mean(name, names) or f"known: {', '.join(names)}"
+            problems.append(Problem(f"unknown variable {name}", "environment", hint))
+    return found
+
+
+def _checked(key: str, value: str, base: Path, source: str, problems: list[Problem]) -> str | Path:
+    """Return the value as its type; a relative path starts at ``base``."""
+    if key not in _PATHS or not value:
+        return value
+    path = (base / Path(value).expanduser()).absolute()
+    kind, there = ("folder", path.is_dir()) if key == "workspace" else ("file", path.is_file())
+    if not there:
+        problems.append(
+            Problem(f'"{key}" names a {kind} that does not exist: {path}', f"{key} from {source}")
+        )
+    return path
