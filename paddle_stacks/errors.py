@@ -1,18 +1,7 @@
 """The one family of errors, and how a person is told about them.
 
 Every error names what is wrong, where, and what to do. Its class decides the
-exit status, the same in every program of the project:
-
-====== ==================================================================
-status meaning
-====== ==================================================================
-0      done
-2      the request is wrong: arguments, configuration or data
-3      the machine is not fit: no engine, no disk, no device
-4      a build failed
-5      a job failed
-128+n  stopped by signal n
-====== ==================================================================
+exit status (:data:`STATUSES`), the same in every program of the project.
 
 Standard library only: the host and the containers both import this module.
 """
@@ -24,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "STATUSES",
     "BuildError",
     "JobError",
     "MachineError",
@@ -34,6 +24,16 @@ __all__ = [
     "did_you_mean",
     "render",
 ]
+
+STATUSES: dict[str, str] = {
+    "0": "done",
+    "2": "the request is wrong: arguments, configuration or data",
+    "3": "the machine is not fit: no engine, no disk, no device",
+    "4": "a build failed",
+    "5": "a job failed",
+    "128+n": "stopped by signal n",
+}
+"""The exit statuses and what each means, as every ``--help`` shows them."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""The command line: one module per group of tasks, and what all tasks have in common.
+
+A task made with :func:`task` tells of a :class:`~paddle_stacks.errors.StackError`
+as the project does (what, where, fix) and ends with its exit status; a traceback
+is for ``--debug`` or ``PADDLE_STACKS_DEBUG=1``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import invoke.tasks
+from invoke.exceptions import Exit
+from invoke.parser.argument import Argument
+
+from paddle_stacks import settings
+from paddle_stacks.errors import STATUSES, StackError, render
+
+__all__ = ["ROOT", "StackTask", "colour", "finish", "task"]
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository's root: where ``configs/`` and ``paddle-stacks.toml`` are."""
+
+
+class StackTask(invoke.tasks.Task[Any]):
+    """A task whose errors are the project's."""
+
+    def __init__(self, body: Callable[..., Any], **options: Any) -> None:
+        # One-letter options made up from the first letter that is free would
+        # change their meaning when an option is added.
+        super().__init__(body, auto_shortflags=False, **options)
+        statuses = "\n".join(f"  {status:<6} {meaning}" for status, meaning in STATUSES.items())
+        self.__doc__ = f"{(body.__doc__ or '').rstrip()}\n\nExit status:\n{statuses}\n"
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Return the arguments of the task, and ``--debug``."""
+        debug = Argument("debug", kind=bool, default=False, help="Show tracebacks.")
+        return [*super().get_arguments(ignore_unknown_help), debug]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; its errors become a message and an exit status."""
+        debug = kwargs.pop("debug", False) or os.environ.get(settings.DEBUG_SWITCH) == "1"
+        try:
+            return super().__call__(*args, **kwargs)
+        except StackError as error:
+            if debug:
+                traceback.print_exc()
+            print(render(error, colour=colour()), file=sys.stderr)
+            raise Exit(code=error.status) from error
+
+
+def task(*args: Any, **options: Any) -> Any:
+    """Make a task of a function, as ``invoke.task`` does, with the project's errors."""
+    return invoke.tasks.task(*args, klass=StackTask, **options)
+
+
+def colour() -> bool:
+    """Whether what is written to standard error may be coloured."""
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+def finish(status: int) -> None:
+    """End with the exit status of something that has told about itself already."""
+    if status:
+        raise Exit(code=status)

@@ -1,0 +1,9 @@
+"""A plan is a job with everything decided; making one has no side effects.
+
+:func:`make` computes it, :mod:`.show` prints it, an executor carries it out.
+"""
+
+from paddle_stacks.plan.backend import Backend
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Mount, Plan, Secret, image_name, make
+
+__all__ = ["PLAIN_ENVIRONMENT", "Backend", "Mount", "Plan", "Secret", "image_name", "make"]

@@ -1,0 +1,209 @@
+"""The plan itself, and how it follows from a job, its arguments and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from paddle_stacks import __version__
+from paddle_stacks.jobs.catalog import Job
+from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
+from paddle_stacks.plan.backend import Backend
+from paddle_stacks.settings import Settings, without_password
+
+__all__ = ["PLAIN_ENVIRONMENT", "Mount", "Plan", "Secret", "image_name", "make"]
+
+WORKSPACE = PurePosixPath("/workspace")
+SECRETS = PurePosixPath("/run/secrets")
+LABEL = "paddle-stacks"
+
+# A job has 45 seconds to save and leave: the time an optimizer state of several
+# GB needs to reach a slow disk.
+GRACE_SECONDS = 45
+
+# Left out of a command line that a person pastes: there a job prints plain lines.
+PLAIN_ENVIRONMENT = frozenset({ENVIRONMENT_SWITCH})
+
+# The jobs that reach out; every other one runs without a network.
+_NETWORKED = frozenset({"fetch"})
+# The variables by which OpenSSL, requests and pip find a certificate bundle.
+_BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder or file of the host, seen in the container.
+
+    Args:
+        source: the path on the host.
+        target: the path in the container.
+        read_only: whether the container may not write to it.
+    """
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A file under ``/run/secrets``, mounted read-only.
+
+    Args:
+        name: the file's name there.
+        source: the file on the host; None where ``content`` is given.
+        content: what the executor writes to a private file for the run.
+        variable: where the content can come from when a person runs the job by
+            hand; empty: nowhere else.
+    """
+
+    name: str
+    source: str | None = None
+    content: str = field(default="", repr=False)
+    variable: str = ""
+
+    @property
+    def target(self) -> str:
+        """The path in the container."""
+        return str(SECRETS / self.name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with everything decided.
+
+    Args:
+        job: the job's name.
+        backend: the platform's name.
+        image: the image, with its tag.
+        name: the container's name.
+        argv: what the image's entry point gets: the job and its arguments.
+        environment: variables.
+        mounts: folders and files of the host.
+        secrets: files that hold a secret; their contents are never printed.
+        devices: device nodes of the host.
+        groups: supplementary groups.
+        user: ``uid:gid``.
+        shm_mib: size limit of ``/dev/shm`` in MiB.
+        tmp_mib: size limit of ``/tmp`` in MiB, the only place outside the mounts
+            that can be written.
+        ulimits: resource limits, soft and hard alike.
+        network: ``bridge`` or ``none``.
+        labels: labels of the container.
+        ranks: how many processes train together.
+        cap_drop: capabilities taken away.
+        security_opt: the engine's security options.
+        read_only: whether the root file system cannot be written.
+        grace_seconds: from SIGTERM to SIGKILL when the job is stopped.
+    """
+
+    job: str
+    backend: str
+    image: str
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    secrets: tuple[Secret, ...]
+    devices: tuple[str, ...]
+    groups: tuple[str, ...]
+    user: str
+    shm_mib: int
+    tmp_mib: int
+    ulimits: Mapping[str, int]
+    network: str
+    labels: Mapping[str, str]
+    ranks: int = 1
+    cap_drop: tuple[str, ...] = ("ALL",)
+    security_opt: tuple[str, ...] = ("no-new-privileges",)
+    read_only: bool = True
+    grace_seconds: int = GRACE_SECONDS
+
+    @property
+    def workspace(self) -> Path:
+        """The folder on the host that the container sees as ``/workspace``."""
+        return next(Path(m.source) for m in self.mounts if m.target == str(WORKSPACE))
+
+
+def image_name(image: str, backend: str) -> str:
+    """Return the name of a local image, the newest of its backend."""
+    return f"paddle-stacks/{image}:{backend}"
+
+
+def make(
+    job: Job,
+    arguments: Sequence[str],
+    settings: Settings,
+    backend: Backend,
+    *,
+    user: str,
+    suffix: str,
+) -> Plan:
+    """Return the plan of one run of a job.
+
+    Args:
+        job: what to run.
+        arguments: the job's arguments; paths in them are relative to the workspace.
+        settings: proxies, certificates, tokens and the workspace.
+        backend: the platform.
+        user: ``uid:gid`` that the container runs as.
+        suffix: what makes the container's name unique.
+    """
+    networked = job.name in _NETWORKED
+    secrets = _secrets(settings) if networked else ()
+    return Plan(
+        job=job.name,
+        backend=backend.name,
+        image=image_name(job.image, backend.name),
+        name=f"paddle-stacks-{job.name}-{suffix}",
+        argv=(job.name, *arguments),
+        environment={
+            ENVIRONMENT_SWITCH: "1",
+            **backend.environment,
+            **(_network_environment(settings, secrets) if networked else {}),
+        },
+        mounts=(Mount(str(settings.workspace), str(WORKSPACE), read_only=False),),
+        secrets=secrets,
+        devices=backend.devices,
+        groups=backend.groups,
+        user=user,
+        shm_mib=backend.shm_mib,
+        tmp_mib=backend.tmp_mib,
+        ulimits=backend.ulimits,
+        network="bridge" if networked else "none",
+        labels={f"{LABEL}.job": job.name, f"{LABEL}.version": __version__},
+    )
+
+
+def _secrets(settings: Settings) -> tuple[Secret, ...]:
+    found = []
+    if settings.ca_bundle:
+        found.append(Secret("ca_bundle", str(settings.ca_bundle)))
+    if settings.hub_token_file:
+        found.append(Secret("hub_token", str(settings.hub_token_file)))
+    if _has_password(settings.index_url):
+        # `docker inspect` shows a container's environment, so it goes into a file.
+        content = f"[global]\nindex-url = {settings.index_url}\n"
+        found.append(Secret("pip.conf", content=content, variable="PIP_INDEX_URL"))
+    return tuple(found)
+
+
+def _network_environment(settings: Settings, secrets: Sequence[Secret]) -> dict[str, str]:
+    files = {secret.name: secret.target for secret in secrets}
+    environment: dict[str, str] = {}
+    if "ca_bundle" in files:
+        environment |= dict.fromkeys(_BUNDLE_VARIABLES, files["ca_bundle"])
+    if "pip.conf" in files:
+        environment["PIP_CONFIG_FILE"] = files["pip.conf"]
+    elif settings.index_url:
+        environment["PIP_INDEX_URL"] = settings.index_url
+    for key in ("http_proxy", "https_proxy", "no_proxy"):
+        if value := getattr(settings, key):
+            # Programs disagree about the case of these names.
+            environment |= {key: value, key.upper(): value}
+    return environment
+
+
+def _has_password(url: str) -> bool:
+    return without_password(url) != url

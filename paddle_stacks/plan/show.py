@@ -1,0 +1,144 @@
+"""A plan as text, as JSON and as a ``docker run`` command line; never with a password."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from typing import Any
+
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Plan
+from paddle_stacks.settings import without_password
+
+__all__ = ["as_docker_command", "as_json", "as_text", "docker_arguments"]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as a value that JSON can hold."""
+    return {
+        "job": plan.job,
+        "backend": plan.backend,
+        "image": plan.image,
+        "name": plan.name,
+        "argv": list(plan.argv),
+        "environment": {name: without_password(v) for name, v in plan.environment.items()},
+        "mounts": [
+            {"source": m.source, "target": m.target, "read_only": m.read_only} for m in plan.mounts
+        ],
+        "secrets": [{"target": s.target, "source": s.source} for s in plan.secrets],
+        "devices": list(plan.devices),
+        "groups": list(plan.groups),
+        "user": plan.user,
+        "shm_mib": plan.shm_mib,
+        "tmp_mib": plan.tmp_mib,
+        "ulimits": dict(plan.ulimits),
+        "network": plan.network,
+        "labels": dict(plan.labels),
+        "ranks": plan.ranks,
+        "cap_drop": list(plan.cap_drop),
+        "security_opt": list(plan.security_opt),
+        "read_only": plan.read_only,
+        "grace_seconds": plan.grace_seconds,
+        "command": as_docker_command(plan, multiline=False),
+    }
+
+
+def as_text(plan: Plan) -> str:
+    """Return the plan as a person reads it: a line for each thing decided."""
+    rows = [
+        ("job", shlex.join(plan.argv)),
+        ("image", plan.image),
+        ("container", plan.name),
+        ("user", plan.user),
+        ("network", plan.network),
+        *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
+        *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
+        *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
+        *(("device", device) for device in plan.devices),
+        *(("group", group) for group in plan.groups),
+        *(("limit", f"{name} {_amount(n)}") for name, n in plan.ulimits.items()),
+        ("memory", f"/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"),
+        ("ranks", str(plan.ranks)),
+        ("rights", _rights(plan)),
+        ("stopping", f"SIGTERM, then SIGKILL after {plan.grace_seconds} s"),
+    ]
+    width = max(len(label) for label, _ in rows)
+    lines = []
+    previous = ""
+    for label, value in rows:
+        lines.append(f"  {label if label != previous else '':<{width}}  {value}")
+        previous = label
+    return "\n".join([f"plan: {plan.job} on {plan.backend}", *lines])
+
+
+def as_docker_command(plan: Plan, *, multiline: bool = True, interactive: bool = False) -> str:
+    """Return the ``docker run`` command line that does the same, ready to be pasted.
+
+    A variable that holds a password is named only: the engine's client takes its
+    value from the environment in which the line is run.
+    """
+    words = [shlex.join(group) for group in docker_arguments(plan, interactive=interactive)]
+    return (" \\\n  " if multiline else " ").join(words)
+
+
+def docker_arguments(plan: Plan, *, interactive: bool = False) -> list[list[str]]:
+    """Return the words of that command line, grouped by option.
+
+    Args:
+        plan: what to run.
+        interactive: whether to attach the terminal.
+    """
+    groups = [["docker", "run", "--rm", *(["--interactive", "--tty"] if interactive else [])]]
+    groups += [["--name", plan.name], ["--user", plan.user], ["--network", plan.network]]
+    groups += [["--read-only"]] if plan.read_only else []
+    groups += [["--cap-drop", capability] for capability in plan.cap_drop]
+    groups += [["--security-opt", option] for option in plan.security_opt]
+    groups += [["--tmpfs", f"/tmp:{tmpfs_options(plan)}"], ["--shm-size", f"{plan.shm_mib}m"]]
+    groups += [["--stop-timeout", str(plan.grace_seconds)]]
+    groups += [["--device", device] for device in plan.devices]
+    groups += [["--group-add", group] for group in plan.groups]
+    groups += [["--ulimit", f"{name}={n}:{n}"] for name, n in plan.ulimits.items()]
+    groups += [["--label", f"{name}={value}"] for name, value in plan.labels.items()]
+    groups += [["--mount", _mount(m.source, m.target, read_only=m.read_only)] for m in plan.mounts]
+    groups += [["--mount", _mount(s.source, s.target)] for s in plan.secrets if s.source]
+    groups += _environment_options(plan)
+    return [*groups, [plan.image, *plan.argv]]
+
+
+def tmpfs_options(plan: Plan) -> str:
+    """Return the mount options of ``/tmp``."""
+    return f"size={plan.tmp_mib}m,mode=1777"
+
+
+def _environment_options(plan: Plan) -> list[list[str]]:
+    written = {secret.target for secret in plan.secrets if secret.source is None}
+    options = []
+    for name, value in plan.environment.items():
+        # What names a file that only the executor writes would name nothing here.
+        if name in PLAIN_ENVIRONMENT or value in written:
+            continue
+        hidden = without_password(value) != value
+        options.append(["--env", name if hidden else f"{name}={value}"])
+    variables = [secret.variable for secret in plan.secrets if secret.variable]
+    return options + [["--env", name] for name in variables]
+
+
+def _mount(source: str, target: str, *, read_only: bool = True) -> str:
+    # The option is a line of CSV: a path with a comma in it has to be quoted.
+    fields = ["type=bind", f"source={source}", f"target={target}"]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([*fields, *(["readonly"] if read_only else [])])
+    return line.getvalue()
+
+
+def _mode(read_only: bool) -> str:
+    return ", read only" if read_only else ""
+
+
+def _amount(number: int) -> str:
+    return "unlimited" if number == -1 else str(number)
+
+
+def _rights(plan: Plan) -> str:
+    root = "root file system read only, " if plan.read_only else ""
+    return f"{root}capabilities dropped: {' '.join(plan.cap_drop)}, {' '.join(plan.security_opt)}"
