@@ -1,0 +1,160 @@
+"""The configuration of a fine-tuning job: one JSON object with upstream's keys.
+
+:func:`load` reads and checks it, on the host before a container is started and
+in the container again. It finds every fault, not just the first.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.schema.checks import Draft, Fault, contradictions, unfit_for_backend
+from paddle_stacks.jobs.schema.keys import KEYS, Key
+from paddle_stacks.jobs.schema.reading import Document, read
+from paddle_stacks.jobs.schema.values import check_value, from_override, unknown_key
+
+__all__ = ["KEYS", "Config", "Key", "load"]
+
+_JOBS = ("finetune",)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration that is right.
+
+    Args:
+        path: the file it was read from.
+        values: every key in upstream's spelling, defaults resolved.
+        explicit: the keys that were written, in the file or with ``--set``.
+        notes: what a person should know: keys without an effect here, values
+            that follow from others.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+    explicit: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def to_json(self) -> str:
+        """Return all keys as JSON text, which :func:`load` reads back to the same values.
+
+        Keys that have no effect in this job are left out, unless they were written.
+        """
+        shown = {
+            name: value
+            for name, value in self.values.items()
+            if name in self.explicit or not (KEYS[name].inert or KEYS[name].refused)
+        }
+        return json.dumps(shown, ensure_ascii=False, indent=2) + "\n"
+
+
+def load(
+    path: Path, overrides: Sequence[str] = (), *, job: str = "finetune", backend: str = "cpu"
+) -> Config:
+    """Read a configuration, apply ``KEY=VALUE`` overrides, and check all of it.
+
+    Args:
+        path: a JSON file.
+        overrides: ``KEY=VALUE``, later ones win; the value is JSON or a string.
+        job: the job it is for.
+        backend: where it will run; decides the default of ``device`` and which
+            keys can be honoured.
+
+    Raises:
+        RequestError: with one problem for each fault.
+    """
+    if job not in _JOBS:
+        raise RequestError(f'the job "{job}" has no configuration')
+    document = read(path)
+    written, places, faults = _written(document, overrides)
+    values = _resolved(written, backend)
+    draft = Draft(MappingProxyType(values), frozenset(written), _places(document, places))
+    wrong = {key for key, _ in faults}  # their defaults stand in: no second complaint about them
+    unfit, remedies = unfit_for_backend(draft, backend)
+    faults += [fault for fault in (*contradictions(draft), *unfit) if fault[0] not in wrong]
+    problems = [*document.problems, *(problem for _, problem in faults)]
+    if len(remedies) > 1:
+        sets = " ".join(f"--set {shlex.quote(remedy)}" for remedy in remedies)
+        what = "this configuration is for an accelerator"
+        problems.append(Problem(what, str(path), f"on a CPU add: {sets}"))
+    if problems:
+        raise RequestError(problems)
+    return Config(path, draft.values, draft.explicit, tuple(_notes(draft, written)))
+
+
+def _written(
+    document: Document, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str], list[Fault]]:
+    """Return the right values that were written, the places of overrides, and the faults."""
+    entries = [(name, value, document.where(name)) for name, value in document.values.items()]
+    places: dict[str, str] = {}
+    faults: list[Fault] = []
+    for text in overrides:
+        try:
+            name, value = from_override(text)
+        except RequestError as error:
+            faults += [("--set", problem) for problem in error.problems]
+            continue
+        places[name] = f"--set {name}"
+        entries = [entry for entry in entries if entry[0] != name]
+        entries.append((name, value, places[name]))
+    written: dict[str, Any] = {}
+    for name, value, where in entries:
+        if name not in KEYS:
+            faults.append((name, unknown_key(name, where)))
+            continue
+        right, problem = check_value(KEYS[name], value, where)
+        if problem:
+            faults.append((name, problem))
+        else:
+            written[name] = right
+    return written, places, faults
+
+
+def _resolved(written: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    values = {name: written.get(name, key.default) for name, key in KEYS.items()}
+    if values["device"] is None:
+        values["device"] = "cpu" if backend == "cpu" else "gpu"
+    if values["evaluation_strategy"] != "no":
+        values["do_eval"] = True  # as upstream does
+    if values["evaluation_strategy"] == "steps" and values["eval_steps"] is None:
+        values["eval_steps"] = values["logging_steps"]  # as upstream does
+    if values["load_best_model_at_end"] and values["metric_for_best_model"] is None:
+        values["metric_for_best_model"] = "loss"
+    metric = values["metric_for_best_model"]
+    if metric is not None and values["greater_is_better"] is None:
+        values["greater_is_better"] = metric not in ("loss", "eval_loss")
+    return values
+
+
+def _places(document: Document, overrides: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda key: overrides.get(key) or document.where(key)
+
+
+def _notes(draft: Draft, written: Mapping[str, Any]) -> list[str]:
+    notes = []
+    inert: dict[str, list[str]] = {}
+    for name, value in written.items():
+        key = KEYS[name]
+        if key.inert and value != key.default:
+            inert.setdefault(key.inert, []).append(name)
+    for reason, names in inert.items():
+        notes.append(f"no effect here: {', '.join(names)} ({reason})")
+    if written.get("do_eval") is False and draft.values["do_eval"]:
+        strategy = draft.values["evaluation_strategy"]
+        notes.append(
+            f'evaluating although "do_eval" is false: "evaluation_strategy" is "{strategy}"'
+        )
+    if "eval_steps" not in written and draft.values["evaluation_strategy"] == "steps":
+        notes.append(f'"eval_steps" is not set: {draft.values["eval_steps"]}, as "logging_steps"')
+    return notes

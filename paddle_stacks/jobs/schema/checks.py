@@ -1,0 +1,178 @@
+"""Keys that contradict each other, and keys that a backend cannot honour.
+
+Each of these fails in upstream's program too, most of them after the model has
+been loaded, some of them at the first checkpoint, one of them never (it hangs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paddle_stacks.errors import Problem
+from paddle_stacks.jobs.schema.keys import FUSED_KEYS, KEYS
+
+__all__ = ["Draft", "Fault", "contradictions", "unfit_for_backend"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A configuration whose values are right one by one.
+
+    Args:
+        values: every key, defaults resolved.
+        explicit: the keys that were written.
+        where: the place of a key, for a message.
+    """
+
+    values: Mapping[str, Any]
+    explicit: frozenset[str]
+    where: Callable[[str], str]
+
+    def fault(self, what: str, key: str, remedy: str = "") -> Fault:
+        """Return a fault at the place of ``key``."""
+        return key, Problem(what, self.where(key), remedy)
+
+
+Fault = tuple[str, Problem]  # a key, and what is wrong with it
+
+
+def contradictions(draft: Draft) -> list[Fault]:
+    """Return what is wrong with the keys together, whatever the backend."""
+    checks = (_required, _refused, _precision, _lengths, _lora, _evaluation, _best_model, _steps)
+    return [fault for check in checks for fault in check(draft)]
+
+
+def unfit_for_backend(draft: Draft, backend: str) -> tuple[list[Fault], list[str]]:
+    """Return what the backend cannot do, and the ``KEY=VALUE`` that mend it."""
+    return _unfit_for_cpu(draft) if backend == "cpu" else ([], [])
+
+
+def _required(draft: Draft) -> Iterator[Fault]:
+    examples = {
+        "model_name_or_path": "smollm2-135m-instruct",
+        "dataset_name_or_path": "data/demo",
+    }
+    for key, example in examples.items():
+        if not draft.values[key]:
+            remedy = f'write "{key}": "{example}", or --set {key}={example}'
+            yield draft.fault(f'"{key}" is missing', key, remedy)
+    if not draft.values["do_train"]:
+        yield draft.fault('"do_train" is false, and this job trains', "do_train", "set it to true")
+
+
+def _refused(draft: Draft) -> Iterator[Fault]:
+    for name in sorted(draft.explicit):
+        key, value = KEYS[name], draft.values[name]
+        if key.refused and value != key.default:
+            what = f'"{name}" is not offered by this job: {key.refused}'
+            yield draft.fault(what, name, "remove it")
+
+
+def _precision(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["fp16"] and values["bf16"]:
+        yield draft.fault('"fp16" and "bf16" exclude each other', "bf16", "set one to false")
+    if values["fp16_opt_level"] == "O2" and not (values["fp16"] or values["bf16"]):
+        yield draft.fault(
+            '"fp16_opt_level" "O2" needs "fp16" or "bf16"', "fp16_opt_level", 'set it to "O1"'
+        )
+
+
+def _lengths(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["src_length"] >= values["max_length"]:
+        yield draft.fault(
+            f'"src_length" ({values["src_length"]}) leaves no room for an answer '
+            f'in "max_length" ({values["max_length"]})',
+            "src_length",
+            '"max_length" counts question and answer together',
+        )
+    if values["greedy_zero_padding"] and not values["zero_padding"]:
+        yield draft.fault(
+            '"greedy_zero_padding" needs "zero_padding"', "greedy_zero_padding", "set both to true"
+        )
+
+
+def _lora(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["lora"]:
+        return
+    for key in ("merge", "lora_path", "pissa", "rslora", "use_quick_lora", "lora_use_mixer"):
+        if values[key]:
+            yield draft.fault(f'"{key}" needs "lora"', key, 'set "lora" to true or remove it')
+
+
+def _evaluation(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["do_eval"] and values["evaluation_strategy"] == "no":
+        yield draft.fault(
+            '"do_eval" is true and "evaluation_strategy" is "no"; upstream would then evaluate '
+            "at every logging step",
+            "evaluation_strategy" if "evaluation_strategy" in draft.explicit else "do_eval",
+            'set "evaluation_strategy" to "epoch" or "steps", or "do_eval" to false',
+        )
+
+
+def _best_model(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if not values["load_best_model_at_end"]:
+        return
+    evaluation, save = values["evaluation_strategy"], values["save_strategy"]
+    if evaluation == "no" or evaluation != save:
+        yield draft.fault(
+            f'"load_best_model_at_end" needs the same "evaluation_strategy" ("{evaluation}") '
+            f'and "save_strategy" ("{save}"), and not "no"',
+            "load_best_model_at_end",
+            'set both to "epoch", or both to "steps"',
+        )
+    elif evaluation == "steps" and values["save_steps"] % values["eval_steps"]:
+        yield draft.fault(
+            f'"load_best_model_at_end" needs "save_steps" ({values["save_steps"]}) '
+            f'to be a multiple of "eval_steps" ({values["eval_steps"]})',
+            "load_best_model_at_end",
+        )
+
+
+def _steps(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["max_steps"] == 0:
+        yield draft.fault(
+            '"max_steps" is 0: nothing would be trained',
+            "max_steps",
+            "give a number of steps, or -1 for num_train_epochs",
+        )
+
+
+def _unfit_for_cpu(draft: Draft) -> tuple[list[Fault], list[str]]:
+    values = draft.values
+    wanted: list[tuple[str, str, str]] = []
+    if values["device"] != "cpu":
+        wanted.append(("device", "cpu", f'there is no "{values["device"]}" in a CPU build'))
+    if values["fp16"]:
+        wanted.append(("fp16", "false", "loss scaling for float16 is not there on a CPU"))
+    if values["bf16"] and values["fp16_opt_level"] == "O2":
+        wanted.append(("bf16", "false", "a CPU has no bfloat16 kernels for O2"))
+    if values["fp16_opt_level"] == "O2":
+        wanted.append(("fp16_opt_level", "O1", "a CPU has no kernels for half precision at O2"))
+    for key in FUSED_KEYS:
+        if values[key]:
+            wanted.append((key, "false", "this kernel is there on accelerators only"))
+    if values["weight_quantize_algo"]:
+        wanted.append(
+            ("weight_quantize_algo", "null", "quantized weights are trained on accelerators only")
+        )
+    faults = [
+        draft.fault(
+            f'"{key}" cannot be {json.dumps(values[key])} on a CPU: {why}', key, _set(key, value)
+        )
+        for key, value, why in wanted
+    ]
+    return faults, [f"{key}={value}" for key, value, _ in wanted]
+
+
+def _set(key: str, value: str) -> str:
+    shown = value if value in ("false", "null") else f'"{value}"'
+    return f"set it to {shown} in the file, or: --set {key}={value}"

@@ -1,0 +1,346 @@
+"""Every key a fine-tuning configuration may hold: upstream's, and one of ours.
+
+The names, types and defaults are those of PaddleNLP 3.0.0b3
+(``paddlenlp.trainer.TrainingArguments``, ``paddlenlp.trl`` and
+``llm/utils/argument.py``), so that a JSON from its documentation works here
+unchanged. Two defaults are ours: ``do_train`` is true, because this job trains,
+and ``device`` is the backend's. ``merge`` is the one key upstream does not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FUSED_KEYS", "KEYS", "RENAMED", "Key"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a configuration.
+
+    Args:
+        name: as upstream spells it.
+        kind: ``bool``, ``int``, ``float``, ``str``, ``list``, ``dict``, or
+            ``object`` for any; a key with the default None may be null.
+        default: the value where the configuration says nothing.
+        low: the smallest value allowed, or None.
+        high: the largest value allowed, or None.
+        above: the value must be greater than this, or None.
+        below: the value must be less than this, or None.
+        choices: the values allowed, or empty for all.
+        refused: why only the default is accepted, or empty.
+        inert: why the key has no effect in this job, or empty.
+    """
+
+    name: str
+    kind: type
+    default: Any = None
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    refused: str = ""
+    inert: str = ""
+
+
+_STRATEGIES = ("no", "steps", "epoch")
+_SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial")
+_METRICS = ("loss", "accuracy", "eval_loss", "eval_accuracy")
+_LARGEST_SEED = 2**32 - 1  # what NumPy's generator takes
+
+_USED = (
+    # model and data
+    Key("model_name_or_path", str),
+    Key("tokenizer_name_or_path", str),
+    Key("dataset_name_or_path", str),
+    Key("chat_template", str),
+    Key("src_length", int, 1024, low=1),
+    Key("max_length", int, 2048, low=2),
+    Key("zero_padding", bool, False),
+    Key("greedy_zero_padding", bool, False),
+    Key("pad_to_multiple_of", int, low=1),
+    Key("pad_to_max_length", bool, False),
+    Key("hidden_dropout_prob", float, 0.1, low=0, below=1),
+    Key("attention_probs_dropout_prob", float, 0.1, low=0, below=1),
+    # what to do, and where to
+    Key("output_dir", str),
+    Key("overwrite_output_dir", bool, False),
+    Key("resume_from_checkpoint", str),
+    Key("do_train", bool, True),
+    Key("do_eval", bool, False),
+    Key("device", str),
+    Key("seed", int, 42, low=0, high=_LARGEST_SEED),
+    # LoRA
+    Key("lora", bool, False),
+    Key("lora_rank", int, 8, low=1),
+    Key("lora_path", str),
+    Key("rslora", bool, False),
+    Key("lora_plus_scale", float, 1.0, above=0),
+    Key("pissa", bool, False),
+    Key("use_quick_lora", bool, False),
+    Key("lora_use_mixer", bool, False),
+    Key("merge", bool, False),
+    Key("neftune", bool, False),
+    Key("neftune_noise_alpha", float, 5.0, low=0),
+    # optimization
+    Key("per_device_train_batch_size", int, 8, low=1),
+    Key("per_device_eval_batch_size", int, 8, low=1),
+    Key("gradient_accumulation_steps", int, 1, low=1),
+    Key("num_train_epochs", float, 1.0, above=0),
+    Key("max_steps", int, -1, low=-1),
+    Key("learning_rate", float, 5e-5, above=0),
+    Key("lr_scheduler_type", str, "linear", choices=_SCHEDULERS),
+    Key("warmup_steps", int, 0, low=0),
+    Key("warmup_ratio", float, 0.0, low=0, high=1),
+    Key("decay_steps", int, 0, low=0),
+    Key("num_cycles", float, 0.5, low=0),
+    Key("lr_end", float, 1e-7, low=0),
+    Key("power", float, 1.0, low=0),
+    Key("optim", str, "adamw", choices=("adamw",)),
+    Key("weight_decay", float, 0.0, low=0),
+    Key("adam_beta1", float, 0.9, low=0, below=1),
+    Key("adam_beta2", float, 0.999, low=0, below=1),
+    Key("adam_epsilon", float, 1e-8, above=0),
+    Key("max_grad_norm", float, 1.0, low=0),
+    Key("recompute", bool, False),
+    Key("recompute_granularity", str, "full", choices=("full", "full_attn", "core_attn")),
+    Key("recompute_use_reentrant", bool, False),
+    Key("bf16", bool, False),
+    Key("fp16", bool, False),
+    Key("fp16_opt_level", str, "O1", choices=("O0", "O1", "O2")),
+    Key("scale_loss", float, 2.0**15, above=0),
+    Key("amp_master_grad", bool, False),
+    Key("amp_custom_black_list", list),
+    Key("amp_custom_white_list", list),
+    # evaluation, logging, checkpoints
+    Key("evaluation_strategy", str, "no", choices=_STRATEGIES),
+    Key("eval_steps", int, low=1),
+    Key("max_evaluate_steps", int, -1, low=-1),
+    Key("load_best_model_at_end", bool, False),
+    Key("metric_for_best_model", str, choices=_METRICS),
+    Key("greater_is_better", bool),
+    Key("logging_strategy", str, "steps", choices=_STRATEGIES),
+    Key("logging_steps", int, 500, low=1),
+    Key("logging_first_step", bool, False),
+    Key("save_strategy", str, "steps", choices=_STRATEGIES),
+    Key("save_steps", int, 500, low=1),
+    Key("save_total_limit", int, low=1),
+    Key("unified_checkpoint", bool, False),
+    # kernels: what the backend has, checked in checks.py
+    Key("use_flash_attention", bool, False),
+    Key("flash_mask", bool, False),
+    Key("use_fused_rms_norm", bool, False),
+    Key("use_fused_rope", bool, False),
+    Key("use_fused_linear", bool, False),
+    Key("use_fused_dropout_add", bool, False),
+    Key("use_fast_layer_norm", bool, False),
+    Key("weight_quantize_algo", str),
+)
+
+FUSED_KEYS = (
+    "use_flash_attention",
+    "flash_mask",
+    "use_fused_rms_norm",
+    "use_fused_rope",
+    "use_fused_linear",
+    "use_fused_dropout_add",
+    "use_fast_layer_norm",
+)
+
+_ELSEWHERE = "this job does LoRA and full fine-tuning; this is another method"
+_QUANTIZE = "this job trains; quantization is another job"
+_STATIC = "this job runs in dynamic graph mode"
+
+_REFUSED = tuple(
+    Key(name, kind, default, refused=reason)
+    for name, kind, default, reason in (
+        ("prefix_tuning", bool, False, _ELSEWHERE),
+        ("prefix_path", str, None, _ELSEWHERE),
+        ("vera", bool, False, _ELSEWHERE),
+        ("lokr", bool, False, _ELSEWHERE),
+        ("lokr_path", str, None, _ELSEWHERE),
+        ("reft", bool, False, _ELSEWHERE),
+        ("do_qat", bool, False, _QUANTIZE),
+        ("do_ptq", bool, False, _QUANTIZE),
+        ("do_gptq", bool, False, _QUANTIZE),
+        ("do_awq", bool, False, _QUANTIZE),
+        ("load_quant_model", bool, False, _QUANTIZE),
+        ("do_predict", bool, False, "the infer job predicts"),
+        ("do_export", bool, False, "the export job exports"),
+        (
+            "eval_with_do_generation",
+            bool,
+            False,
+            "this job evaluates by loss and by next-token accuracy over the whole of dev.json; "
+            "the infer job generates",
+        ),
+        ("save_generation_output", bool, False, "this job evaluates without generating"),
+        ("autoregressive", bool, False, "this job trains on answers alone"),
+        ("use_pose_convert", bool, False, "this job does not extend a model's context"),
+        ("use_long_sequence_strategies", bool, False, "this job does not extend a context"),
+        ("continue_training", bool, True, "this job starts from a model's weights"),
+        ("fuse_attention_qkv", bool, None, "the weights are kept in the layout they are stored in"),
+        ("fuse_attention_ffn", bool, None, "the weights are kept in the layout they are stored in"),
+        ("to_static", bool, False, _STATIC),
+        ("enable_auto_parallel", bool, False, _STATIC),
+        ("from_aistudio", bool, False, "the fetch job fetches models"),
+        ("save_to_aistudio", bool, False, "a run is written to its folder"),
+        ("benchmark", bool, False, "it turns checkpoints and evaluation off"),
+        ("autotuner_benchmark", bool, False, "it turns checkpoints and evaluation off"),
+        ("use_async_save", bool, False, "a checkpoint is whole when its name appears"),
+        ("ignore_save_lr_and_optim", bool, False, "such a checkpoint cannot be resumed"),
+        ("ignore_load_lr_and_optim", bool, False, "training would not go on where it stopped"),
+        ("ignore_data_skip", bool, False, "training would not go on where it stopped"),
+        ("skip_data_intervals", list, None, "this job trains on every record"),
+        ("offload_optim", bool, False, "it needs an accelerator"),
+        ("bf16_full_eval", bool, False, "evaluation has the precision of training"),
+        ("fp16_full_eval", bool, False, "evaluation has the precision of training"),
+        ("past_index", int, -1, "this job trains causal language models"),
+        ("minimum_eval_times", int, None, "evaluation_strategy and eval_steps decide"),
+        ("wandb_api_key", str, None, "a secret does not belong in a configuration"),
+        ("aistudio_token", str, None, "a secret does not belong in a configuration"),
+    )
+)
+
+_PROCESSES = "it acts where a model is spread over several processes"
+_OWN_LOADER = "records are tokenized once and kept in memory"
+_OWN_METRICS = "this job writes metrics.jsonl"
+_OWN_METHOD = "it belongs to a method that is off"
+_UPSTREAM_PATHS = "a run is written to its folder"
+
+_INERT = tuple(
+    Key(name, kind, default, inert=reason)
+    for name, kind, default, reason in (
+        ("tensor_parallel_degree", int, -1, _PROCESSES),
+        ("tensor_parallel_output", bool, False, _PROCESSES),
+        ("tensor_parallel_config", str, "", _PROCESSES),
+        ("pipeline_parallel_degree", int, -1, _PROCESSES),
+        ("pipeline_parallel_config", str, "", _PROCESSES),
+        ("virtual_pp_degree", int, 1, _PROCESSES),
+        ("pp_recompute_interval", int, 1, _PROCESSES),
+        ("sep_parallel_degree", int, -1, _PROCESSES),
+        ("context_parallel_degree", int, -1, _PROCESSES),
+        ("sequence_parallel", bool, False, _PROCESSES),
+        ("sequence_parallel_config", str, "", _PROCESSES),
+        ("fuse_sequence_parallel_allreduce", bool, False, _PROCESSES),
+        ("data_parallel_config", str, "", _PROCESSES),
+        ("sharding", object, "", _PROCESSES),
+        ("sharding_degree", int, -1, _PROCESSES),
+        ("sharding_parallel_degree", int, -1, _PROCESSES),
+        ("sharding_parallel_config", str, "", _PROCESSES),
+        ("sharding_parallel_mesh_dimension", str, "dp", _PROCESSES),
+        ("sharding_comm_buffer_size_MB", int, -1, _PROCESSES),
+        ("save_sharded_model", bool, False, _PROCESSES),
+        ("load_sharded_model", bool, False, _PROCESSES),
+        ("hybrid_parallel_topo_order", str, None, _PROCESSES),
+        ("ddp_find_unused_parameters", bool, None, _PROCESSES),
+        ("distributed_dataloader", bool, False, _PROCESSES),
+        ("force_reshard_pp", bool, False, _PROCESSES),
+        ("auto_parallel_resume_form_hybrid_parallel", bool, False, _PROCESSES),
+        ("use_expert_parallel", bool, False, _PROCESSES),
+        ("expert_max_capacity", int, 2**32, _PROCESSES),
+        ("expert_min_capacity", int, 1, _PROCESSES),
+        ("local_rank", int, -1, _PROCESSES),
+        ("save_on_each_node", bool, False, _PROCESSES),
+        ("log_on_each_node", bool, True, _PROCESSES),
+        ("ordered_save_group_size", int, 0, _PROCESSES),
+        ("no_recompute_layers", list, None, _PROCESSES),
+        ("refined_recompute", str, "", _PROCESSES),
+        ("skip_recompute_ops", dict, None, _PROCESSES),
+        ("unified_checkpoint_config", str, "", _PROCESSES),
+        ("ckpt_quant_stage", str, "O0", _PROCESSES),
+        ("release_grads", bool, False, _PROCESSES),
+        ("flatten_param_grads", bool, False, "it acts on an NPU"),
+        ("no_cuda", bool, False, '"device" decides'),
+        ("lazy", bool, False, _OWN_LOADER),
+        ("lazy_data_processing", bool, True, _OWN_LOADER),
+        ("dataloader_num_workers", int, 0, _OWN_LOADER),
+        ("dataloader_drop_last", bool, False, _OWN_LOADER),
+        ("remove_unused_columns", bool, True, _OWN_LOADER),
+        ("label_names", list, None, _OWN_LOADER),
+        ("task_name", str, None, _OWN_LOADER),
+        ("eval_accumulation_steps", int, None, "predictions are counted, not kept"),
+        ("prediction_loss_only", bool, False, "predictions are counted, not kept"),
+        ("disable_tqdm", bool, None, "events take the place of progress bars"),
+        ("logging_dir", str, None, _OWN_METRICS),
+        ("report_to", object, None, _OWN_METRICS),
+        ("run_name", str, None, _OWN_METRICS),
+        ("skip_memory_metrics", bool, True, _OWN_METRICS),
+        ("skip_profile_timer", bool, True, _OWN_METRICS),
+        ("output_signal_dir", str, None, _UPSTREAM_PATHS),
+        ("aistudio_repo_id", str, None, _UPSTREAM_PATHS),
+        ("aistudio_repo_private", bool, True, _UPSTREAM_PATHS),
+        ("aistudio_repo_license", str, "Apache License 2.0", _UPSTREAM_PATHS),
+        ("weight_blocksize", int, 64, _OWN_METHOD),
+        ("weight_double_quant", bool, False, _OWN_METHOD),
+        ("weight_double_quant_block_size", int, 256, _OWN_METHOD),
+        ("vera_rank", int, 8, _OWN_METHOD),
+        ("lokr_dim", int, 8, _OWN_METHOD),
+        ("num_prefix_tokens", int, 128, _OWN_METHOD),
+        ("rope_scaling_factor", float, 1.0, _OWN_METHOD),
+        ("strategy_type", str, None, _OWN_METHOD),
+        ("strategy_name", str, None, _OWN_METHOD),
+        ("top_k", int, 1, _OWN_METHOD),
+        ("top_p", float, 1.0, _OWN_METHOD),
+        ("quant_type", str, "a8w8", _OWN_METHOD),
+        ("fp8_type", list, None, _OWN_METHOD),
+        ("skip_list_names", list, None, _OWN_METHOD),
+        ("weight_quant_method", str, "abs_max_channel_wise", _OWN_METHOD),
+        ("act_quant_method", str, "avg", _OWN_METHOD),
+        ("cachekv_quant_method", str, "avg_headwise", _OWN_METHOD),
+        ("search_alpha_min", float, 0.2, _OWN_METHOD),
+        ("search_alpha_max", float, 0.8, _OWN_METHOD),
+        ("search_scale_min", float, 1.0, _OWN_METHOD),
+        ("search_scale_max", float, 5.0, _OWN_METHOD),
+        ("ptq_step", int, 32, _OWN_METHOD),
+        ("shift", bool, False, _OWN_METHOD),
+        ("shift_all_linears", bool, False, _OWN_METHOD),
+        ("shift_sampler", str, "ema", _OWN_METHOD),
+        ("shift_step", int, 32, _OWN_METHOD),
+        ("smooth", bool, False, _OWN_METHOD),
+        ("smooth_all_linears", bool, False, _OWN_METHOD),
+        ("smooth_sampler", str, "none", _OWN_METHOD),
+        ("smooth_step", int, 32, _OWN_METHOD),
+        ("smooth_piecewise_search", bool, False, _OWN_METHOD),
+        ("smooth_k_piece", int, 3, _OWN_METHOD),
+        ("smooth_search_piece", bool, False, _OWN_METHOD),
+        ("gptq_step", int, 8, _OWN_METHOD),
+        ("auto_clip", bool, False, _OWN_METHOD),
+        ("awq_step", int, 8, _OWN_METHOD),
+        ("autoclip_step", int, 8, _OWN_METHOD),
+        ("do_quant_debug", bool, False, _OWN_METHOD),
+        ("test_sample", str, None, _OWN_METHOD),
+    )
+)
+
+KEYS: dict[str, Key] = {key.name: key for key in (*_USED, *_REFUSED, *_INERT)}
+
+# Spellings that documents and older releases use, and what upstream reads today.
+RENAMED: dict[str, str] = {
+    "eval_step": "eval_steps",
+    "save_step": "save_steps",
+    "logging_step": "logging_steps",
+    "intokens": "zero_padding",
+    "task_name_or_path": "dataset_name_or_path",
+    "evaluation_stategy": "evaluation_strategy",
+    "eval_strategy": "evaluation_strategy",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "lora_r": "lora_rank",
+    "max_seq_length": "max_length",
+    "max_source_length": "src_length",
+    "tgt_length": "max_length",
+    "packing": "zero_padding",
+    "use_recompute": "recompute",
+    "data_path": "dataset_name_or_path",
+    "lr_scheduler": "lr_scheduler_type",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+}

@@ -1,0 +1,110 @@
+"""One value at a time: is it of its key's type, and within its key's bounds?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.schema.keys import KEYS, RENAMED, Key
+
+__all__ = ["check_value", "from_override", "unknown_key"]
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def unknown_key(name: str, where: str) -> Problem:
+    """Return what to say about a key that upstream does not read."""
+    if name in RENAMED:
+        return Problem(f'"{name}" is called "{RENAMED[name]}"', where, f'write "{RENAMED[name]}"')
+    hint = did_you_mean(name, KEYS)
+    return Problem(f'unknown key "{name}"', where, hint or "remove it")
+
+
+def check_value(key: Key, value: Any, where: str) -> tuple[Any, Problem | None]:
+    """Return the value as its key's type, and what is wrong with it.
+
+    A whole number is fine where a number is wanted, and 3.0 where a whole
+    number is; true is not a number, and "1e-4" is a string.
+    """
+    if value is None and key.default is None:
+        return None, None
+    if key.kind is float and type(value) is int:
+        value = float(value)
+    if key.kind is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if key.kind is not object and type(value) is not key.kind:
+        return value, _wrong_type(key, value, where)
+    return value, _out_of_bounds(key, value, where)
+
+
+def from_override(text: str) -> tuple[str, Any]:
+    """Return key and value of a ``--set KEY=VALUE``.
+
+    The value is JSON where it can be, and a string otherwise.
+
+    Raises:
+        RequestError: there is no equals sign, or no key.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise RequestError(
+            f'"{text}" is not KEY=VALUE',
+            where="--set",
+            remedy="for instance --set learning_rate=1e-4",
+        )
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def _wrong_type(key: Key, value: Any, where: str) -> Problem:
+    what = f'"{key.name}" must be {_NAMES[key.kind]}, not {_shown(value)}'
+    return Problem(what, where, _type_remedy(key, value))
+
+
+def _type_remedy(key: Key, value: Any) -> str:
+    if isinstance(value, str) and key.kind in (int, float):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return f'a number has no quotes: "{key.name}": {value}'
+    if isinstance(value, str) and key.kind is bool and value.lower() in ("true", "false"):
+        return f'write "{key.name}": {value.lower()}, lower case and without quotes'
+    if key.kind is bool and value in (0, 1):
+        return f'write "{key.name}": {str(bool(value)).lower()}'
+    return ""
+
+
+def _out_of_bounds(key: Key, value: Any, where: str) -> Problem | None:
+    if key.choices and value not in key.choices:
+        known = ", ".join(f'"{choice}"' for choice in key.choices)
+        hint = did_you_mean(str(value), key.choices)
+        remedy = f"{hint} one of {known}".strip()
+        return Problem(f'"{key.name}" cannot be {_shown(value)}', where, remedy)
+    broken = []
+    if key.low is not None and not value >= key.low:
+        broken.append(f"at least {key.low:g}")
+    if key.high is not None and not value <= key.high:
+        broken.append(f"at most {key.high:.12g}")
+    if key.above is not None and not value > key.above:
+        broken.append(f"greater than {key.above:g}")
+    if key.below is not None and not value < key.below:
+        broken.append(f"less than {key.below:g}")
+    if not broken:
+        return None
+    return Problem(f'"{key.name}" must be {" and ".join(broken)}, not {_shown(value)}', where)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
