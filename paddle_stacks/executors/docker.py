@@ -1,0 +1,369 @@
+"""Carries a plan out on a Docker engine: starts the container, follows it, ends it.
+
+Standard output of the container is the job's result and is copied through byte
+by byte. Standard error is read as lines; what a job reports in them goes to the
+view and, as plain lines, to the run's log.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from paddle_stacks.errors import JobError, MachineError, StackError, Stopped
+from paddle_stacks.executors.runlog import RunLog
+from paddle_stacks.jobs.events import parse
+from paddle_stacks.live import View, view_for
+from paddle_stacks.plan import Plan
+from paddle_stacks.plan.show import docker_arguments, tmpfs_options
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+__all__ = ["attach_terminal", "container_options", "execute"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TICK_SECONDS = 0.125
+_KILLED = 128 + signal.SIGKILL
+
+
+def execute(
+    plan: Plan,
+    client: DockerClient,
+    *,
+    log: Path | None = None,
+    view: View | None = None,
+    output: IO[bytes] | None = None,
+) -> int:
+    """Run the plan's container to its end and return the job's exit status.
+
+    SIGINT, SIGTERM and SIGHUP ask the job to save and leave; it is killed when
+    the plan's grace time is over, or at once by a second signal. The container
+    is removed in every case.
+
+    Args:
+        plan: what to run.
+        client: the engine.
+        log: a file that gets the job's lines, once the job has made its folder.
+        view: what shows the job; by default what suits standard error.
+        output: where the job's standard output goes; by default to ours.
+
+    Raises:
+        MachineError: there is no such image, the engine cannot start the
+            container, or it went away.
+        JobError: the job was killed for want of memory.
+        Stopped: a signal stopped the job.
+    """
+    import docker.errors
+    import requests.exceptions
+
+    view = view or view_for(plan.job)
+    owner = _owner(plan)
+    run = _Run(plan, view, output or sys.stdout.buffer, RunLog(log, owner) if log else None)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_signals(run.stops))
+            secrets = stack.enter_context(_written_secrets(plan, owner))
+            container = _create(plan, client, secrets)
+            stack.callback(_remove, container)
+            stack.callback(view.close)
+            return run.follow(container)
+    except BrokenPipeError as error:
+        # `… | head`: nobody reads the result any more. The interpreter would
+        # complain about the same pipe once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Stopped(signal.SIGPIPE, "nobody reads the output any more") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise _engine_went_away(plan, error) from error
+
+
+def attach_terminal(plan: Plan) -> int:
+    """Run the plan's container with the terminal attached and return its exit status.
+
+    The engine's own client does it: it knows about raw mode and window sizes.
+    """
+    import subprocess
+
+    # Ctrl-C belongs to the job, which gets it through the terminal.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        words = [word for group in docker_arguments(plan, interactive=True) for word in group]
+        return subprocess.run(words, check=False).returncode
+    except FileNotFoundError as error:
+        raise MachineError(
+            "the docker command is not installed, and an interactive job needs it",
+            remedy="install the engine's client, or run without a terminal",
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
+    """Return what docker-py's ``containers.create`` gets.
+
+    Args:
+        plan: what to run.
+        secrets: for each secret that the executor wrote, its name and its file.
+    """
+    from docker.types import Mount, Ulimit
+
+    sources = {secret.name: secret.source or secrets[secret.name] for secret in plan.secrets}
+    mounts = [Mount(m.target, m.source, "bind", read_only=m.read_only) for m in plan.mounts]
+    mounts += [Mount(s.target, sources[s.name], "bind", read_only=True) for s in plan.secrets]
+    return {
+        "image": plan.image,
+        "command": list(plan.argv),
+        "name": plan.name,
+        "user": plan.user,
+        "network_mode": plan.network,
+        "environment": dict(plan.environment),
+        "mounts": mounts,
+        "read_only": plan.read_only,
+        "cap_drop": list(plan.cap_drop),
+        "security_opt": list(plan.security_opt),
+        "tmpfs": {"/tmp": tmpfs_options(plan)},
+        "shm_size": f"{plan.shm_mib}m",
+        "devices": [f"{device}:{device}:rwm" for device in plan.devices],
+        "group_add": list(plan.groups),
+        "ulimits": [Ulimit(name=name, soft=n, hard=n) for name, n in plan.ulimits.items()],
+        "labels": dict(plan.labels),
+    }
+
+
+@dataclass
+class _Run:
+    """One container, from its start to its end.
+
+    Args:
+        plan: what is run.
+        view: what shows the job.
+        output: where its standard output goes.
+        log: where its lines are kept.
+        stops: the signals that have come, in order; the handler appends to it.
+    """
+
+    plan: Plan
+    view: View
+    output: IO[bytes]
+    log: RunLog | None
+    stops: list[int] = field(default_factory=list)
+
+    def follow(self, container: Container) -> int:
+        """Start the container, follow it to its end and return its exit status."""
+        news: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1024)
+        frames = container.attach(stdout=True, stderr=True, stream=True, demux=True)
+        container.start()
+        # A thread of its own reads, so that this one is free for signals and the clock.
+        threading.Thread(target=_read, args=(container, frames, news), daemon=True).start()
+        lines = _Lines()
+        heard, deadline = 0, float("inf")
+        while True:
+            if len(self.stops) > heard:
+                deadline = self._stop(container, first=heard == 0)
+                heard = len(self.stops)
+            if time.monotonic() > deadline:
+                self.view.line(f"the job did not leave in {self.plan.grace_seconds} s: killing it")
+                deadline = self._kill(container)
+            try:
+                kind, value = news.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                self.view.tick()
+                continue
+            if kind == "stdout":
+                self._result(value)
+            elif kind == "stderr":
+                for line in lines.feed(value):
+                    self._line(line)
+            elif kind == "fault":
+                raise value
+            else:
+                for line in lines.rest():
+                    self._line(line)
+                return self._status(value)
+
+    def _stop(self, container: Container, *, first: bool) -> float:
+        """Pass a signal on and return the time at which patience ends."""
+        if not first:
+            return self._kill(container)
+        self.view.line(
+            f"stopping: the job has {self.plan.grace_seconds} s to save and leave"
+            " (once more to kill it)"
+        )
+        _send(container, signal.SIGTERM)
+        return time.monotonic() + self.plan.grace_seconds
+
+    def _kill(self, container: Container) -> float:
+        _send(container, signal.SIGKILL)
+        return float("inf")
+
+    def _result(self, chunk: bytes) -> None:
+        if _same_terminal(self.output):
+            # The result and a live view cannot share the screen.
+            self.view.close()
+        self.output.write(chunk)
+        self.output.flush()
+
+    def _line(self, line: str) -> None:
+        event = parse(line)
+        if event:
+            self.view.event(event)
+        else:
+            self.view.line(line)
+        if self.log:
+            self.log.write(event.plain() if event else line)
+
+    def _status(self, state: dict[str, Any]) -> int:
+        """Return the exit status, or raise what the container's last state means."""
+        status = int(state["ExitCode"])
+        if self.stops and status > 128:
+            raise Stopped(self.stops[0], f"{self.plan.job} was stopped")
+        if state["OOMKilled"] or status == _KILLED:
+            sure = "ran out of memory and" if state["OOMKilled"] else "probably ran out of memory:"
+            raise JobError(
+                f"{self.plan.job} {sure} was killed",
+                remedy="make the batch or the sequence length smaller, or free memory",
+            )
+        return status
+
+
+class _Lines:
+    """Cuts a stream of bytes into lines of text."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        """Yield the lines that the chunk completes."""
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        yield from map(_text, whole)
+
+    def rest(self) -> Iterator[str]:
+        """Yield what came after the last end of line, if anything did."""
+        if self._rest:
+            yield _text(self._rest)
+
+
+def _text(line: bytes) -> str:
+    # A carriage return overwrites the line on a terminal: what came last counts.
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")
+
+
+def _read(container: Container, frames: Any, news: queue.Queue[tuple[str, Any]]) -> None:
+    """Put what the container writes into the queue, and how it ended after that."""
+    try:
+        for stdout, stderr in frames:
+            if stdout:
+                news.put(("stdout", stdout))
+            if stderr:
+                news.put(("stderr", stderr))
+        container.wait()
+        container.reload()
+        news.put(("end", container.attrs["State"]))
+    except Exception as error:  # whatever it is, the main thread raises it
+        news.put(("fault", error))
+
+
+def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Container:
+    import docker.errors
+
+    try:
+        return client.containers.create(**container_options(plan, secrets))
+    except docker.errors.ImageNotFound as error:
+        raise MachineError(
+            f"there is no image {plan.image}", remedy=f"./inv build --image {_stage(plan)}"
+        ) from error
+    except docker.errors.APIError as error:
+        raise MachineError(
+            f"the engine refuses the container: {error.explanation}", where=plan.image
+        ) from error
+
+
+def _send(container: Container, signum: int) -> None:
+    import docker.errors
+
+    try:
+        container.kill(signal=signum)
+    except docker.errors.APIError as error:
+        # 404 and 409: it has ended in the meantime, which is what was wanted.
+        if error.status_code not in (404, 409):
+            raise
+
+
+def _remove(container: Container) -> None:
+    import docker.errors
+
+    try:
+        container.remove(force=True)
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409):
+            raise
+
+
+def _engine_went_away(plan: Plan, error: Exception) -> StackError:
+    import docker.errors
+
+    if isinstance(error, docker.errors.APIError):
+        return MachineError(f"the engine reports: {error.explanation}", where=plan.name)
+    return MachineError(
+        f"the engine went away while {plan.job} ran",
+        where=f"container {plan.name}",
+        remedy=f"when it is back, `docker ps --all --filter name={plan.name}` shows whether the"
+        f" job goes on, `docker logs --follow {plan.name}` what it says,"
+        f" and `docker rm --force {plan.name}` ends it",
+    )
+
+
+@contextmanager
+def _signals(stops: list[int]) -> Iterator[None]:
+    """Append the signals that would end this process to the list instead."""
+
+    def heard(signum: int, frame: FrameType | None) -> None:
+        stops.append(signum)
+
+    before = {signum: signal.signal(signum, heard) for signum in _SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _written_secrets(plan: Plan, owner: tuple[int, int]) -> Iterator[dict[str, str]]:
+    """Yield the files of the secrets that exist as content only; they go when the run ends."""
+    with tempfile.TemporaryDirectory(prefix="paddle-stacks-") as folder:
+        written = {}
+        for secret in plan.secrets:
+            if secret.source is None:
+                path = Path(folder, secret.name)
+                path.touch(mode=0o600)
+                path.write_text(secret.content, encoding="utf-8")
+                if os.geteuid() == 0:
+                    os.chown(path, *owner)
+                written[secret.name] = str(path)
+        yield written
+
+
+def _owner(plan: Plan) -> tuple[int, int]:
+    uid, _, gid = plan.user.partition(":")
+    return int(uid), int(gid)
+
+
+def _stage(plan: Plan) -> str:
+    return plan.image.rpartition("/")[2].partition(":")[0]
+
+
+def _same_terminal(output: IO[bytes]) -> bool:
+    return output.isatty() and sys.stderr.isatty()
