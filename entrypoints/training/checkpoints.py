@@ -1,0 +1,135 @@
+"""Checkpoints that are whole: written under another name, sealed, renamed.
+
+A checkpoint is a folder ``checkpoint-<step>`` with a seal, ``checkpoint.json``:
+the step, the fingerprint of the data, and each file's size and SHA-256. A folder
+without a seal, or one that its seal does not fit, is never resumed from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.jobs.files import sync_tree
+
+__all__ = ["PREFIX", "Checkpoint", "clear", "damage", "found", "open_whole", "remove", "saving"]
+
+PREFIX = "checkpoint"  # as upstream names them
+_SEAL = "checkpoint.json"
+_SAVING = ".saving"
+_NAME = re.compile(rf"{PREFIX}-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder.
+
+    Args:
+        folder: where it is.
+        step: the optimizer steps that led to it.
+        data: the fingerprints of the data it was trained on, by split.
+    """
+
+    folder: Path
+    step: int
+    data: Mapping[str, str]
+
+
+def found(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, the newest first, damaged ones too."""
+    numbered = [
+        (int(match.group(1)), path)
+        for path in run.glob(f"{PREFIX}-*")
+        if path.is_dir() and (match := _NAME.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def damage(folder: Path) -> str:
+    """Return what is wrong with a checkpoint, or an empty string if it is whole."""
+    try:
+        files = _seal(folder)["files"]
+        for name, told in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != told["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, not {told['bytes']}"
+            if _sha256(path) != told["sha256"]:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return f"it has no {_SEAL}: it was not written to the end"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its {_SEAL} cannot be read: {error}"
+    return ""
+
+
+def open_whole(folder: Path) -> Checkpoint:
+    """Return a checkpoint that :func:`damage` found whole."""
+    seal = _seal(folder)
+    return Checkpoint(folder, int(seal["step"]), dict(seal["data"]))
+
+
+@contextmanager
+def saving(run: Path, step: int, data: Mapping[str, str]) -> Iterator[Path]:
+    """Yield a folder below which ``checkpoint-<step>`` is to be written.
+
+    When the block ends well, that folder is sealed, flushed to the disk and
+    renamed into the run. If it does not, nothing is left.
+    """
+    parent = run / _SAVING
+    shutil.rmtree(parent, ignore_errors=True)
+    parent.mkdir(parents=True)
+    try:
+        yield parent
+        part = parent / f"{PREFIX}-{step}"
+        _write_seal(part, step, data)
+        sync_tree(part)
+        final = run / part.name
+        remove([final])
+        part.rename(final)
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def remove(folders: Sequence[Path]) -> None:
+    """Remove checkpoints. Each loses its seal first, so that none is half there and sealed."""
+    for folder in folders:
+        (folder / _SEAL).unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def clear(run: Path) -> None:
+    """Remove what a killed save left."""
+    shutil.rmtree(run / _SAVING, ignore_errors=True)
+
+
+def _seal(folder: Path) -> dict[str, Any]:
+    seal: dict[str, Any] = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+    return seal
+
+
+def _write_seal(folder: Path, step: int, data: Mapping[str, str]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in paths
+    }
+    seal = {"step": step, "data": dict(data), "files": files}
+    (folder / _SEAL).write_text(json.dumps(seal, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1024 * 1024):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""From records to token ids and labels: chat template, masking, truncation.
+
+Follows ``llm/utils/data.py`` of PaddleNLP 3.0.0b3 (``tokenize_rounds_example``
+and ``tokenize_example``), so that a configuration means here what it means there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.records import Record
+
+__all__ = ["IGNORED", "Encoded", "Encoder", "Example"]
+
+IGNORED = -100  # a position without a label
+
+_Turn = tuple[list[int], list[int]]  # ids of what the user says, ids of the answer
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as the model reads it.
+
+    Args:
+        input_ids: token ids; [length].
+        labels: the token that follows each of them, or ``IGNORED``; [length].
+            PaddleNLP's models do not shift labels, so they are shifted here.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The examples of a split.
+
+    Args:
+        examples: those that have something to learn.
+        cut: how many were shortened to fit ``src_length`` and ``max_length``.
+        dropped: how many had no label left after that.
+    """
+
+    examples: tuple[Example, ...]
+    cut: int
+    dropped: int
+
+
+class Encoder:
+    """Turns records into examples with a tokenizer and its chat template.
+
+    Args:
+        tokenizer: a PaddleNLP tokenizer.
+        src_length: the longest question, in tokens.
+        max_length: the longest conversation, in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, src_length: int, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._src_length = src_length
+        self._max_length = max_length
+
+    def encode_all(self, records: Iterable[Record]) -> Encoded:
+        """Return the examples of all records."""
+        examples, cut, dropped = [], 0, 0
+        for record in records:
+            example, shortened = self.encode(record)
+            cut += shortened
+            if any(label != IGNORED for label in example.labels):
+                examples.append(example)
+            else:
+                dropped += 1
+        return Encoded(tuple(examples), cut, dropped)
+
+    def encode(self, record: Record) -> tuple[Example, bool]:
+        """Return the example of a record, and whether it was shortened.
+
+        Raises:
+            RequestError: several turns, and the tokenizer has no chat template.
+        """
+        system: list[int] = []
+        if self._tokenizer.chat_template is None:
+            turns, shortened = self._plain(record)
+        else:
+            system, turns = self._chat(record)
+            turns, shortened = self._fitting(system, turns)
+        ids, labels = list(system), [IGNORED] * len(system)
+        for question, answer in turns:
+            ids += question + answer
+            labels += [IGNORED] * len(question) + answer
+        return Example(tuple(ids[:-1]), tuple(labels[1:])), shortened
+
+    def _plain(self, record: Record) -> tuple[list[_Turn], bool]:
+        """Question and answer as they are: the question cut at its start, the answer at its end."""
+        if len(record.src) > 1:
+            raise RequestError(
+                "several turns, and the model's tokenizer has no chat template",
+                where=record.where,
+                remedy='name one with "chat_template", or keep to one turn a record',
+            )
+        question = list(self._tokenizer(record.src[0])["input_ids"])
+        answer = self._ids(record.tgt[0])
+        kept = question[-self._src_length :]
+        room = self._max_length - len(kept)
+        shortened = len(kept) < len(question) or len(answer) > room
+        if len(answer) < room:
+            answer = [*answer, self._tokenizer.eos_token_id]
+        return [(kept, answer[:room])], shortened
+
+    def _chat(self, record: Record) -> tuple[list[int], list[_Turn]]:
+        template = self._tokenizer.chat_template
+        if hasattr(template, "render_conversation"):  # PaddleNLP's chat_template.json
+            encoded = self._tokenizer.encode_chat_inputs(
+                [list(turn) for turn in zip(record.src, record.tgt, strict=True)],
+                context_data={**record.context, "is_training": True},
+            )
+            turns = [(list(q), list(a)) for q, a in encoded["conversations"]]
+            return list(encoded.get("system") or []), turns
+        return [], self._jinja(record)
+
+    def _jinja(self, record: Record) -> list[_Turn]:
+        """Render the conversation turn by turn, and keep what each turn adds."""
+        messages: list[dict[str, str]] = []
+        turns, before = [], ""
+        for question, answer in zip(record.src, record.tgt, strict=True):
+            messages.append({"role": "user", "content": question})
+            asked = self._rendered(messages, add_generation_prompt=True)
+            messages.append({"role": "assistant", "content": answer})
+            answered = self._rendered(messages, add_generation_prompt=False)
+            if not (asked.startswith(before) and answered.startswith(asked)):
+                raise RequestError(
+                    "the model's chat template rewrites earlier turns, "
+                    "so its answers cannot be told from its questions",
+                    where=record.where,
+                    remedy='name a chat_template.json with "chat_template"',
+                )
+            turns.append((self._ids(asked[len(before) :]), self._ids(answered[len(asked) :])))
+            before = answered
+        return turns
+
+    def _rendered(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        text: str = self._tokenizer.chat_template.render(
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
+            **self._tokenizer.special_tokens_map,
+        )
+        return text
+
+    def _fitting(self, system: Sequence[int], turns: Sequence[_Turn]) -> tuple[list[_Turn], bool]:
+        """Return the last turns that fit, and whether something was left out.
+
+        Earlier turns go first. If the last one alone does not fit, its question
+        is cut to ``src_length`` and its answer to the rest of ``max_length``.
+        """
+        room = self._max_length - len(system)
+        kept: list[_Turn] = []
+        for question, answer in reversed(turns):
+            if len(question) + len(answer) <= room:
+                kept.insert(0, (question, answer))
+                room -= len(question) + len(answer)
+                continue
+            if not kept:
+                question = question[: max(0, self._src_length - len(system))]
+                kept = [(question, answer[: max(0, room - len(question))])]
+            return kept, True
+        return kept, False
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,52 @@
+"""One job at a time in a run's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from paddle_stacks.errors import RequestError
+
+__all__ = ["locked"]
+
+_NAME = ".lock"
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is not there.
+
+    The lock is the kernel's (``flock``), so it ends with the process however that
+    ends, and holds between containers that mount the same folder.
+
+    Raises:
+        RequestError: another job holds it; the message says which.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            raise RequestError(
+                f"another job is writing to this run: {holder or 'it has just begun'}",
+                where=str(run),
+                remedy="wait for it, or give this one a name of its own: --name NAME",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _about_me().encode())
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _about_me() -> str:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {socket.gethostname()}, since {now}"

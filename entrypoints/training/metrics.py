@@ -1,0 +1,66 @@
+"""``metrics.jsonl``: one JSON object for each logged step and each evaluation."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.jobs.files import replacing_file
+
+__all__ = ["Metrics", "peak_memory_mib"]
+
+
+class Metrics:
+    """The metrics of a run.
+
+    A line has ``step`` and either ``loss``, ``learning_rate``,
+    ``tokens_per_second`` and ``memory_mib``, or ``eval_loss`` and
+    ``eval_accuracy``. Lines are appended and flushed one by one.
+
+    Args:
+        path: the file.
+        step: where training goes on: lines of later steps were written by a
+            process that did not live to save them, and are removed. Zero begins anew.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        kept = [entry for entry in _entries(path) if entry["step"] <= step] if step else []
+        with replacing_file(path) as stream:
+            stream.writelines(_line(entry) for entry in kept)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write one line."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(entry))
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return what has been written."""
+        return _entries(self._path)
+
+
+def peak_memory_mib() -> int:
+    """Return the most memory that this process has had, in MiB (Linux counts KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of the file; a process that was killed may have left half a one."""
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
+    return entries

@@ -1,0 +1,67 @@
+"""Being told to stop: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from entrypoints.console import note
+from paddle_stacks.errors import Stopped
+
+__all__ = ["GRACE_SECONDS", "StopSignal"]
+
+GRACE_SECONDS = 30
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignal:
+    """Catches SIGTERM and SIGINT.
+
+    Until :meth:`defer` is called a signal stops the work at once. After it, the
+    first one only sets :attr:`received`, and the work that looks at it has
+    ``grace`` seconds to end; then, or at a second signal, it is stopped where it is.
+
+    Args:
+        grace: seconds between a signal and the end.
+    """
+
+    def __init__(self, grace: int = GRACE_SECONDS) -> None:
+        self.received: int | None = None
+        self._grace = grace
+        self._deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for signum in _SIGNALS:
+            self._before[signum] = signal.signal(signum, self._on_signal)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.alarm(0)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def defer(self) -> None:
+        """From here on, let the work end by itself when a signal comes."""
+        self._deferred = True
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if not self._deferred or self.received is not None:
+            raise Stopped(signum)
+        self.received = signum
+        signal.alarm(self._grace)
+        name = signal.Signals(signum).name
+        note(f"{name}: finishing the step and saving, within {self._grace} s; again: stop at once")
+
+    def _on_alarm(self, signum: int, frame: FrameType | None) -> None:
+        raise Stopped(
+            self.received or signal.SIGTERM,
+            f"stopped: the step and its checkpoint took longer than {self._grace} s",
+        )
