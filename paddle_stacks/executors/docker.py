@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from paddle_stacks.errors import JobError, MachineError, StackError, Stopped
-from paddle_stacks.executors.runlog import RunLog
+from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.events import parse
 from paddle_stacks.live import View, view_for
 from paddle_stacks.plan import Plan
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-__all__ = ["attach_terminal", "container_options", "execute"]
+__all__ = ["attach", "container_options", "execute"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 0.125
@@ -43,7 +43,7 @@ def execute(
     plan: Plan,
     client: DockerClient,
     *,
-    log: Path | None = None,
+    record: RunRecord | None = None,
     view: View | None = None,
     output: IO[bytes] | None = None,
 ) -> int:
@@ -56,7 +56,7 @@ def execute(
     Args:
         plan: what to run.
         client: the engine.
-        log: a file that gets the job's lines, once the job has made its folder.
+        record: what keeps the plan and the job's lines.
         view: what shows the job; by default what suits standard error.
         output: where the job's standard output goes; by default to ours.
 
@@ -71,7 +71,7 @@ def execute(
 
     view = view or view_for(plan.job)
     owner = _owner(plan)
-    run = _Run(plan, view, output or sys.stdout.buffer, RunLog(log, owner) if log else None)
+    run = _Run(plan, view, output or sys.stdout.buffer, record)
     try:
         with ExitStack() as stack:
             stack.enter_context(_signals(run.stops))
@@ -89,25 +89,33 @@ def execute(
         raise _engine_went_away(plan, error) from error
 
 
-def attach_terminal(plan: Plan) -> int:
-    """Run the plan's container with the terminal attached and return its exit status.
+def attach(plan: Plan) -> int:
+    """Run the plan's container on our standard streams and return its exit status.
 
     The engine's own client does it: it knows about raw mode and window sizes.
+
+    Raises:
+        MachineError: the client is not installed.
     """
     import subprocess
 
-    # Ctrl-C belongs to the job, which gets it through the terminal.
+    streams = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
+    words = [word for group in docker_arguments(plan, attach=streams) for word in group]
+    # The client hands Ctrl-C to the job; it is not ours to die of it before the job has.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        words = [word for group in docker_arguments(plan, interactive=True) for word in group]
-        return subprocess.run(words, check=False).returncode
+        return subprocess.run(words, check=False, preexec_fn=_mind_interrupts).returncode
     except FileNotFoundError as error:
         raise MachineError(
-            "the docker command is not installed, and an interactive job needs it",
-            remedy="install the engine's client, or run without a terminal",
+            "the docker command is not installed, and a job that reads standard input needs it",
+            remedy="install the engine's client, or give the input as a file",
         ) from error
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _mind_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
@@ -150,14 +158,14 @@ class _Run:
         plan: what is run.
         view: what shows the job.
         output: where its standard output goes.
-        log: where its lines are kept.
+        record: what keeps its lines.
         stops: the signals that have come, in order; the handler appends to it.
     """
 
     plan: Plan
     view: View
     output: IO[bytes]
-    log: RunLog | None
+    record: RunRecord | None
     stops: list[int] = field(default_factory=list)
 
     def follow(self, container: Container) -> int:
@@ -221,8 +229,8 @@ class _Run:
             self.view.event(event)
         else:
             self.view.line(line)
-        if self.log:
-            self.log.write(event.plain() if event else line)
+        if self.record:
+            self.record.write(event.plain() if event else line)
 
     def _status(self, state: dict[str, Any]) -> int:
         """Return the exit status, or raise what the container's last state means."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Plan
 from paddle_stacks.settings import without_password
 
-__all__ = ["as_docker_command", "as_json", "as_text", "docker_arguments"]
+__all__ = ["as_docker_command", "as_json", "as_line", "as_text", "docker_arguments"]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -71,24 +72,37 @@ def as_text(plan: Plan) -> str:
     return "\n".join([f"plan: {plan.job} on {plan.backend}", *lines])
 
 
-def as_docker_command(plan: Plan, *, multiline: bool = True, interactive: bool = False) -> str:
+def as_line(plan: Plan) -> str:
+    """Return the plan in short: what runs, where, as whom, and what it reaches."""
+    parts = [
+        f"plan: {shlex.join(plan.argv)}",
+        plan.image,
+        f"user {plan.user}",
+        f"network {plan.network}",
+        *([", ".join(plan.devices)] if plan.devices else []),
+        *([f"{plan.ranks} ranks"] if plan.ranks > 1 else []),
+    ]
+    return " · ".join(parts)
+
+
+def as_docker_command(plan: Plan, *, multiline: bool = True) -> str:
     """Return the ``docker run`` command line that does the same, ready to be pasted.
 
     A variable that holds a password is named only: the engine's client takes its
     value from the environment in which the line is run.
     """
-    words = [shlex.join(group) for group in docker_arguments(plan, interactive=interactive)]
+    words = [shlex.join(group) for group in docker_arguments(plan)]
     return (" \\\n  " if multiline else " ").join(words)
 
 
-def docker_arguments(plan: Plan, *, interactive: bool = False) -> list[list[str]]:
+def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str]]:
     """Return the words of that command line, grouped by option.
 
     Args:
         plan: what to run.
-        interactive: whether to attach the terminal.
+        attach: ``--interactive`` to attach standard input, ``--tty`` for a terminal.
     """
-    groups = [["docker", "run", "--rm", *(["--interactive", "--tty"] if interactive else [])]]
+    groups = [["docker", "run", "--rm", *attach]]
     groups += [["--name", plan.name], ["--user", plan.user], ["--network", plan.network]]
     groups += [["--read-only"]] if plan.read_only else []
     groups += [["--cap-drop", capability] for capability in plan.cap_drop]

@@ -1,0 +1,55 @@
+"""``python -m paddle_stacks.cli``: invoke, with status 2 for a wrong command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from invoke.exceptions import Exit, ParseError
+from invoke.program import Program
+
+from paddle_stacks import __version__
+from paddle_stacks.cli import colour
+from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
+
+
+class StackProgram(Program):
+    """Invoke's program, which tells of a wrong command line as the project does."""
+
+    def parse_tasks(self) -> None:
+        """Parse the tasks and their options; a fault in them ends with status 2."""
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            print(render(self._fault(error), colour=colour()), file=sys.stderr)
+            raise Exit(code=RequestError.status) from error
+
+    def print_help(self) -> None:
+        """Print invoke's help and the exit statuses."""
+        super().print_help()
+        print("Exit status:")
+        for status, meaning in STATUSES.items():
+            print(f"  {status:<6} {meaning}")
+
+    def _fault(self, error: ParseError) -> RequestError:
+        context: Any = error.context
+        words = str(error).split("'")
+        unknown = words[1] if str(error).startswith("No idea what") else ""
+        if context is not None and context.name:
+            known = [name for name in context.flags if name.startswith("--")]
+            where, remedy = context.name, f"./inv --help {context.name}"
+        else:
+            known, where, remedy = [*self.collection.task_names], "", "./inv --list"
+        if unknown and not unknown.startswith("-"):
+            known, remedy = [*self.collection.task_names], "./inv --list"
+        hint = did_you_mean(unknown, known) if unknown else ""
+        return RequestError(str(error), where=where, remedy=f"{hint} {remedy}".strip())
+
+
+def main() -> None:
+    """Run the program; it exits with the task's status."""
+    StackProgram(version=__version__, name="paddle-stacks", binary="./inv").run()
+
+
+if __name__ == "__main__":
+    main()

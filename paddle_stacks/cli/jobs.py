@@ -1,0 +1,137 @@
+"""The tasks that run jobs. A job's options are the container's own, declared once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.parser.argument import Argument
+
+from paddle_stacks import settings
+from paddle_stacks.cli import ROOT, StackTask, finish
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.arguments import PARSERS, parser
+from paddle_stacks.jobs.catalog import JOBS, find
+
+__all__ = ["collection"]
+
+_DRY_RUN = "Print the plan and stop."
+_JSON = "Print the plan as JSON, and stop."
+_BACKEND = "The platform (default: the setting, else cpu)."
+
+
+class JobTask(StackTask):
+    """A task whose options are those of one job or several, and a few of the host's."""
+
+    def __init__(self, body: Callable[..., Any], jobs: Iterable[str], **options: Any) -> None:
+        self.jobs = tuple(jobs)
+        super().__init__(body, positional=(), **options)
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Return the arguments of the jobs, each once, and the host's own."""
+        found: dict[str, Argument] = {}
+        for job in self.jobs:
+            for action in _actions(job):
+                made = _argument(action, positional=len(self.jobs) == 1)
+                found.setdefault(str(made.name), made)
+        return [*self.own_arguments(), *found.values(), *_host_arguments()]
+
+    def own_arguments(self) -> list[Argument]:
+        """Return the arguments that come before the jobs' own."""
+        return []
+
+
+class PlanTask(JobTask):
+    """The task that plans any job, named by its first argument."""
+
+    def own_arguments(self) -> list[Argument]:
+        """Return the job's name."""
+        return [Argument("job", positional=True, help=f"One of: {', '.join(JOBS)}.")]
+
+
+def _job_task(name: str) -> JobTask:
+    def body(context: Context, **options: Any) -> None:
+        _launch(name, options)
+
+    summary = JOBS[name].summary
+    body.__doc__ = f"{summary[0].upper()}{summary[1:]}."
+    return JobTask(body, [name], name=name)
+
+
+def _plan(context: Context, job: str, **options: Any) -> None:
+    """Print what a job would do and stop: ./inv plan finetune --config my.json --json."""
+    find(job)
+    _launch(job, {**options, "dry_run": True})
+
+
+def _launch(job: str, options: dict[str, Any]) -> None:
+    from paddle_stacks import launch
+
+    found = settings.load(ROOT, {"backend": options.pop("backend", None)})
+    as_json = options.pop("json", False)
+    if options.pop("dry_run", False) or as_json:
+        launch.print_plan(launch.make_plan(job, _words(job, options), found), as_json=as_json)
+    else:
+        finish(launch.launch(job, _words(job, options), found))
+
+
+def _words(job: str, options: dict[str, Any]) -> list[str]:
+    """Return the job's command line for the options that were given."""
+    line: list[str] = []
+    actions = {action.dest: action for action in _actions(job)}
+    for name, value in options.items():
+        if value in (None, False, []):
+            continue
+        if name not in actions:
+            raise RequestError(f"{job} has no --{name.replace('_', '-')}", where=job)
+        option = actions[name].option_strings[-1:]
+        if not option:
+            line.append(value)
+        elif value is True:
+            line += option
+        else:
+            line += [f"{option[0]}={v}" for v in (value if isinstance(value, list) else [value])]
+    return line
+
+
+def _actions(job: str) -> list[argparse.Action]:
+    return [action for action in parser(job)._actions if action.dest != "help"]
+
+
+def _argument(action: argparse.Action, *, positional: bool) -> Argument:
+    name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
+    kind = bool if action.nargs == 0 else list if isinstance(action.default, list) else str
+    # invoke shows the type of a value; what it looks like is worth saying where it has a form.
+    form = str(action.metavar or "")
+    shown = f"{form}: {action.help}" if "=" in form or "|" in form else action.help
+    return Argument(
+        name,
+        # invoke takes a name that is its own alias for a loop.
+        attr_name=action.dest if action.dest != name else None,
+        kind=kind,
+        # Left to the job's own parser, so that a plan shows what was asked for and no more.
+        default=False if kind is bool else None,
+        help=shown,
+        positional=positional and not action.option_strings,
+    )
+
+
+def _host_arguments() -> list[Argument]:
+    return [
+        Argument("backend", kind=str, help=_BACKEND),
+        Argument("dry-run", attr_name="dry_run", kind=bool, default=False, help=_DRY_RUN),
+        Argument("json", kind=bool, default=False, help=_JSON),
+        Argument("debug", kind=bool, default=False, help="Show tracebacks."),
+    ]
+
+
+def collection() -> Collection:
+    """Return the tasks: one for each job, and ``plan``."""
+    made = Collection()
+    for name in PARSERS:
+        made.add_task(_job_task(name))
+    made.add_task(PlanTask(_plan, PARSERS, name="plan"))
+    return made

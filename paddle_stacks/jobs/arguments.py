@@ -1,0 +1,183 @@
+"""The arguments of every job, declared once: containers parse them, the host too."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from paddle_stacks.errors import RequestError, did_you_mean
+
+__all__ = ["GRACE_SECONDS", "PARSERS", "Parser", "parser", "words"]
+
+GRACE_SECONDS = 30
+"""From SIGTERM until ``finetune`` gives up saving; less than what the host waits."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises :class:`RequestError` and guesses the option meant.
+
+    Abbreviated options are refused: an abbreviation that works today would
+    change its meaning when an option is added.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the fault that argparse found."""
+        hint = ""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            hint = did_you_mean(unknown.group(1), options)
+        remedy = f"{hint} {self.prog} --help lists the arguments".strip()
+        raise RequestError(message, where=self.prog, remedy=remedy)
+
+
+def parser(job: str) -> Parser:
+    """Return the parser of a job's arguments.
+
+    Args:
+        job: a name in :data:`paddle_stacks.jobs.catalog.JOBS`.
+    """
+    return PARSERS[job]()
+
+
+def words(made: Parser, found: argparse.Namespace) -> list[str]:
+    """Return the command line that ``made`` parses to ``found``, without what is default."""
+    line: list[str] = []
+    for action in made._actions:
+        value = getattr(found, action.dest, action.default)
+        if value == action.default:
+            continue
+        if not action.option_strings:
+            line.append(str(value))
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            line.append(option)
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            # A value that begins like an option has to be joined to its own.
+            text = str(item)
+            joined = text.startswith("-") and text != "-"
+            line += [f"{option}={text}"] if joined else [option, text]
+    return line
+
+
+def _fetch() -> Parser:
+    made = Parser(prog="fetch", description="Put a model into models/ as a PaddleNLP checkpoint.")
+    add = made.add_argument
+    add("name", metavar="NAME", help="a known model, and its folder in models/")
+    add(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="a GGUF file, a Hugging Face or PaddleNLP folder, hf:REPOSITORY or ppnlp:REPOSITORY "
+        "(default: what is known of NAME)",
+    )
+    add("--force", action="store_true", help="fetch again, and replace models/NAME")
+    return made
+
+
+def _finetune() -> Parser:
+    made = Parser(
+        prog="finetune",
+        description="LoRA or full supervised fine-tuning from a JSON configuration.",
+    )
+    add = made.add_argument
+    add("--config", type=Path, required=True, help="a JSON with upstream's keys")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the configuration; repeatable",
+    )
+    add("--name", help="write to runs/NAME (default: output_dir, or the configuration's name)")
+    add(
+        "--resume",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: from the last whole checkpoint (default); never: start over; or a folder",
+    )
+    add(
+        "--grace",
+        type=int,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"time to finish the step and save after SIGTERM (default: {GRACE_SECONDS})",
+    )
+    return made
+
+
+def _export() -> Parser:
+    made = Parser(prog="export", description="Merge a LoRA adapter into its base model.")
+    add = made.add_argument
+    add("--model", required=True, help="the base model: a name in models/, or a path")
+    add("--adapter", required=True, help="the LoRA adapter: a name in runs/, or a path")
+    add("--merge", action="store_true", help="merge the adapter into the model")
+    add("--output", required=True, metavar="FOLDER", help="where the model goes, as models/NAME")
+    add("--force", action="store_true", help="replace an existing --output")
+    return made
+
+
+_INFER_ENDING = """\
+examples:
+  infer --model smollm2-135m-instruct --prompt 'What is the capital of France?'
+  infer --model smollm2-135m-instruct --adapter try1 --chat
+  infer --model models/x --adapter runs/y --input in.jsonl --output out.jsonl
+
+exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
+"""
+
+
+def _infer() -> Parser:
+    made = Parser(
+        prog="infer",
+        description="Answer a prompt, a person or a file of prompts.",
+        epilog=_INFER_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", required=True, help="the base model: a name in models/, or a path")
+    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    what = made.add_argument_group("what to answer (one of them)").add_argument
+    what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
+    what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")
+    what("--chat", action="store_true", help="talk: /reset begins anew, /exit or Ctrl-D leaves")
+    add("--output", metavar="FILE", help="answers to --input (default: standard output)")
+    add("--force", action="store_true", help="replace an existing --output; begin anew")
+    add("--batch-size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
+    add("--system", metavar="TEXT", help="a system message, where a prompt brings none")
+    add("--raw", action="store_true", help="give the prompt as it is, without the chat template")
+    _add_decoding(made)
+    return made
+
+
+def _add_decoding(made: Parser) -> None:
+    add = made.add_argument_group("decoding").add_argument
+    add(
+        "--decode",
+        choices=("greedy", "sampling"),
+        help="default: sampling if --temperature, --top-k or --top-p is given, else greedy",
+    )
+    add("--temperature", type=float, metavar="T", help="sampling: > 0 (default: 1.0)")
+    add("--top-k", type=int, metavar="K", help="sampling: the K likeliest (default: 0, all)")
+    add("--top-p", type=float, metavar="P", help="sampling: the likeliest with P (default: 1.0)")
+    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="default: 1.0, none")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
+    add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
+    add("--dtype", choices=("float32",), default="float32", help="what a CPU computes in")
+
+
+PARSERS: dict[str, Callable[[], Parser]] = {
+    "fetch": _fetch,
+    "finetune": _finetune,
+    "export": _export,
+    "infer": _infer,
+}

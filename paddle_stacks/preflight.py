@@ -1,0 +1,168 @@
+"""What can be known to be wrong before a container starts: only the checks the plan needs."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paddle_stacks.errors import MachineError, Problem, RequestError
+from paddle_stacks.jobs import prompts, records, schema, workspace
+from paddle_stacks.plan import Plan
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = ["check_image", "check_request", "check_workspace", "run_folder"]
+
+# A container's own files are small; what a model needs beyond this the job finds
+# out when it knows the model's size.
+_LEAST_FREE_BYTES = 2 * 2**30
+_LOCK = ".lock"
+
+
+def check_image(plan: Plan, client: DockerClient) -> None:
+    """Check that the engine has the plan's image.
+
+    Raises:
+        MachineError: it has not.
+    """
+    import docker.errors
+
+    try:
+        client.images.get(plan.image)
+    except docker.errors.ImageNotFound as error:
+        image = plan.image.rpartition("/")[2].partition(":")[0]
+        raise MachineError(
+            f"there is no image {plan.image}", remedy=f"./inv build --image {image}"
+        ) from error
+
+
+def check_workspace(plan: Plan) -> None:
+    """Check that the container's user may write where jobs write, and that there is room.
+
+    Raises:
+        MachineError: a folder belongs to somebody else, or the disk is full.
+    """
+    uid, _, gid = plan.user.partition(":")
+    folders = [plan.workspace, *(plan.workspace / name for name in ("models", "runs"))]
+    problems = [
+        Problem(
+            f"user {plan.user}, as whom the job runs, may not write here",
+            str(folder),
+            f"sudo chown -R {plan.user} {folder}",
+        )
+        for folder in folders
+        if folder.is_dir() and not _may_write(folder, int(uid), int(gid))
+    ]
+    free = shutil.disk_usage(plan.workspace).free
+    if plan.job == "fetch" and free < _LEAST_FREE_BYTES:
+        room = f"{free / 2**30:.1f} GiB free, a model needs {_LEAST_FREE_BYTES / 2**30:.0f} or more"
+        problems.append(Problem(f"the disk is nearly full: {room}", str(plan.workspace)))
+    if problems:
+        raise MachineError(problems)
+
+
+def check_request(plan: Plan, arguments: argparse.Namespace) -> None:
+    """Check the files that the job's arguments name.
+
+    Raises:
+        RequestError: with one problem for each fault.
+    """
+    # Relative, so that messages have the names that the person gave.
+    here = Path(os.path.relpath(plan.workspace))
+    if check := _CHECKS.get(plan.job):
+        check(here, plan, arguments)
+
+
+def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
+    """Return the folder that ``finetune`` writes, relative to the workspace."""
+    if arguments.name:
+        return Path("runs", arguments.name)
+    return Path(config["output_dir"] or Path("runs", arguments.config.stem))
+
+
+def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    config = schema.load(here / arguments.config, arguments.set, backend=plan.backend)
+    faults = [
+        *_faults(lambda: workspace.find_model(config["model_name_or_path"], here)),
+        *_faults(
+            lambda: records.check(here / config["dataset_name_or_path"], dev=config["do_eval"])
+        ),
+        *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
+    ]
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    faults = [
+        *_faults(lambda: workspace.find_model(arguments.model, here)),
+        *_faults(lambda: workspace.find_adapter(arguments.adapter, here)),
+    ]
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_infer(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    faults = _faults(lambda: workspace.find_model(arguments.model, here))
+    if arguments.adapter:
+        faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
+    if arguments.input and arguments.input != "-":
+        faults += _faults(lambda: _check_prompts(here / arguments.input))
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_prompts(path: Path) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"cannot read the prompts: {error.strerror}", where=str(path)) from error
+    prompts.parse(content, str(path))
+
+
+_CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
+    "finetune": _check_finetune,
+    "export": _check_export,
+    "infer": _check_infer,
+}
+
+
+def _faults(check: Callable[[], object]) -> list[Problem]:
+    """Return what the check finds wrong with the request."""
+    try:
+        check()
+    except RequestError as error:
+        return list(error.problems)
+    return []
+
+
+def _check_idle(folder: Path) -> None:
+    """Check that no job holds the folder: a job locks a file in it while it runs."""
+    lock = folder / _LOCK
+    if not lock.is_file():
+        return
+    with lock.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = stream.read(200).decode("utf-8", "replace").strip()
+            raise RequestError(
+                f"another job is writing here: {holder or 'it has just begun'}",
+                where=str(folder),
+                remedy="wait for it, or give this one a name of its own",
+            ) from None
+
+
+def _may_write(folder: Path, uid: int, gid: int) -> bool:
+    """Whether a user may write to the folder; as root without capabilities, for root."""
+    if uid == os.geteuid() and uid != 0:
+        return os.access(folder, os.W_OK | os.X_OK)
+    found = folder.stat()
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
+    return (found.st_mode >> shift) & 0o3 == 0o3

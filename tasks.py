@@ -1,0 +1,15 @@
+"""The tasks of ``./inv``: composed here, made in ``paddle_stacks/cli/``."""
+
+from importlib import import_module
+
+from invoke.collection import Collection
+
+# Each module is a group of tasks; its collection() or its @task functions are added.
+GROUPS = ("jobs",)
+
+namespace = Collection()
+for group in GROUPS:
+    module = import_module(f"paddle_stacks.cli.{group}")
+    found = module.collection() if hasattr(module, "collection") else Collection.from_module(module)
+    for task in found.tasks.values():
+        namespace.add_task(task)
