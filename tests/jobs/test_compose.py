@@ -1,0 +1,97 @@
+"""The services on a real engine: exit statuses, owners of files, standard input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Runs the shell in the place of the jobs, so that this takes seconds and no network.
+OVERRIDE = """
+services:
+  fetch:
+    entrypoint: [/usr/bin/tini, --, /usr/local/bin/entry, sh, -c]
+    command: !override ["exit ${FETCH_STATUS:-0}"]
+  finetune:
+    image: paddle-stacks/infer:cpu
+    entrypoint: [/usr/bin/tini, --, /usr/local/bin/entry, sh, -c]
+    command: !override
+      - "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status; touch made; exit $STATUS"
+"""
+
+
+class Project:
+    """A copy of the Compose file in a folder of its own, that belongs to user 1234 if it can."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "docker-compose.yml").write_text((ROOT / "docker-compose.yml").read_text())
+        (folder / "override.yml").write_text(OVERRIDE)
+        if os.geteuid() == 0:
+            os.chown(folder, 1234, 1235)
+
+    def compose(
+        self, *words: str, override: bool = True, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        files = ["-f", "docker-compose.yml", *(["-f", "override.yml"] if override else [])]
+        return subprocess.run(
+            ["docker", "compose", "-p", f"test-{self.folder.name}", *files, *words],
+            cwd=self.folder,
+            env={**os.environ, "STATUS": "0", **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path)
+    yield made
+    done = made.compose("--profile", "*", "down", "--remove-orphans")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("status", ["0", "2", "5"])
+def test_up_ends_with_the_jobs_status(project: Project, status: str) -> None:
+    done = project.compose("up", "--exit-code-from", "finetune", "finetune", STATUS=status)
+    assert done.returncode == int(status), done.stderr
+
+
+def test_run_ends_with_the_jobs_status(project: Project) -> None:
+    done = project.compose("run", "--rm", "finetune", STATUS="3")
+    assert done.returncode == 3, done.stderr
+
+
+def test_finetune_does_not_start_without_its_model(project: Project) -> None:
+    done = project.compose("up", "finetune", FETCH_STATUS="2")
+    assert done.returncode != 0
+    assert "didn't complete successfully: exit 2" in done.stderr
+    assert not (project.folder / "made").exists()
+
+
+def test_a_service_has_no_rights_and_the_owners_files(project: Project) -> None:
+    done = project.compose("run", "--rm", "finetune")
+    assert done.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
+    made, owner = (project.folder / "made").stat(), project.folder.stat()
+    assert (made.st_uid, made.st_gid) == (owner.st_uid, owner.st_gid)
+
+
+def test_arguments_follow_the_service(project: Project) -> None:
+    words = ("run", "--rm", "--no-deps", "finetune", "--config", "nowhere.json")
+    done = project.compose(*words, override=False)
+    assert done.returncode == 2, done.stderr
+    assert "nowhere.json" in done.stderr
+
+
+def test_infer_reads_standard_input(project: Project) -> None:
+    words = ("run", "--rm", "-T", "infer", "--model", "none", "--prompt", "-")
+    done = project.compose(*words, override=False, stdin="hello")
+    assert done.returncode == 2, done.stderr
+    assert 'no model "none"' in done.stderr

@@ -1,0 +1,82 @@
+"""The services of docker-compose.yml have the rights of the jobs' plans. Needs no engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import Plan, backend, make, show
+from paddle_stacks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    if not shutil.which("docker"):
+        pytest.skip("the docker command is not installed")
+    command = ["docker", "compose", "--profile", "*", "config", "--format", "json"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    return found
+
+
+def plan(job: str) -> Plan:
+    settings = Settings(root=ROOT, workspace=ROOT)
+    return make(JOBS[job], [], settings, backend.load("cpu", ROOT), user="1000:1000", suffix="test")
+
+
+def test_there_is_a_service_for_every_job(services: dict[str, Any]) -> None:
+    assert set(services) == set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str) -> None:
+    service, wanted = services[job], plan(job)
+    assert service["image"] == wanted.image
+    assert service["build"]["target"] == JOBS[job].image
+    assert service["read_only"] is wanted.read_only
+    assert tuple(service["cap_drop"]) == wanted.cap_drop
+    assert tuple(service["security_opt"]) == wanted.security_opt
+    assert service["tmpfs"] == [f"/tmp:{show.tmpfs_options(wanted)}"]
+    assert int(service["shm_size"]) == wanted.shm_mib * 2**20
+    assert service["stop_grace_period"] == f"{wanted.grace_seconds}s"
+    assert service["network_mode"] == wanted.network
+    assert [(v["source"], v["target"]) for v in service["volumes"]] == [
+        (m.source, m.target) for m in wanted.mounts
+    ]
+    assert not service.get("privileged") and "devices" not in service and "pid" not in service
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_only_capabilities_are_those_that_change_the_user(
+    services: dict[str, Any], job: str
+) -> None:
+    assert services[job]["cap_add"] == ["SETGID", "SETPCAP", "SETUID"]
+    assert "user" not in services[job], "the entry decides"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_service_starts_as_its_image_does(services: dict[str, Any], job: str) -> None:
+    found = re.search(r"^ENTRYPOINT (\[.*\])", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found
+    assert services[job]["entrypoint"] == [*json.loads(found[1]), job]
+
+
+def test_finetune_waits_for_its_model(services: dict[str, Any]) -> None:
+    condition = services["finetune"]["depends_on"]["fetch"]["condition"]
+    assert condition == "service_completed_successfully"
+    config = ROOT / services["finetune"]["command"][-1]
+    assert json.loads(config.read_text())["model_name_or_path"] in services["fetch"]["command"]
+
+
+def test_only_fetch_gets_secrets(services: dict[str, Any]) -> None:
+    with_secrets = [job for job, service in services.items() if service.get("secrets")]
+    assert with_secrets == ["fetch"]
