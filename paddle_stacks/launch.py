@@ -15,10 +15,11 @@ from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser, words
 from paddle_stacks.jobs.catalog import find
+from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Plan, backend, show
 from paddle_stacks.settings import Settings
 
-__all__ = ["launch", "make_plan", "print_plan", "run_as"]
+__all__ = ["launch", "make_plan", "print_plan"]
 
 # The arguments that name a file or a folder.
 _PATHS = {"config", "input", "output", "model", "adapter", "resume", "source"}
@@ -86,18 +87,6 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
     else:
         print(show.as_text(plan))
         print(f"\nby hand:\n{show.as_docker_command(plan)}")
-
-
-def run_as(workspace: Path) -> str:
-    """Return the ``uid:gid`` that a container runs as: the caller's.
-
-    For root it is the owner of the workspace. Without capabilities root could not
-    write to somebody else's folder, and files of root's there would be a nuisance.
-    """
-    if os.geteuid() != 0:
-        return f"{os.geteuid()}:{os.getegid()}"
-    owner = workspace.stat()
-    return f"{owner.st_uid}:{owner.st_gid}"
 
 
 def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None:

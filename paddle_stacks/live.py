@@ -80,7 +80,7 @@ class LiveView:
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(
             console=console,
-            get_renderable=self._render,
+            get_renderable=self.render,
             auto_refresh=False,
             transient=True,
             # Standard output is the job's result and goes out as bytes, not through here.
@@ -139,7 +139,8 @@ class LiveView:
             self._console.print(Text.assemble(("✓ ", "green"), self._phase, (f"  {took}", "dim")))
         self._phase = ""
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """Return the view as it is now."""
         from rich.console import Group
         from rich.text import Text
 
@@ -207,7 +208,7 @@ def view_for(title: str, stream: IO[str] | None = None) -> View:
 
 def duration(seconds: float) -> str:
     """Return a span of time as a person says it: ``3.2 s``, ``2 min 05 s``, ``1 h 02 min``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -7,6 +7,7 @@ is for ``--debug`` or ``PADDLE_STACKS_DEBUG=1``.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -35,7 +36,7 @@ class StackTask(invoke.tasks.Task[Any]):
         # change their meaning when an option is added.
         super().__init__(body, auto_shortflags=False, **options)
         statuses = "\n".join(f"  {status:<6} {meaning}" for status, meaning in STATUSES.items())
-        self.__doc__ = f"{(body.__doc__ or '').rstrip()}\n\nExit status:\n{statuses}\n"
+        self.__doc__ = f"{inspect.cleandoc(body.__doc__ or '')}\n\nExit status:\n{statuses}\n"
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the arguments of the task, and ``--debug``."""
@@ -54,9 +55,13 @@ class StackTask(invoke.tasks.Task[Any]):
             raise Exit(code=error.status) from error
 
 
-def task(*args: Any, **options: Any) -> Any:
-    """Make a task of a function, as ``invoke.task`` does, with the project's errors."""
-    return invoke.tasks.task(*args, klass=StackTask, **options)
+def task(**options: Any) -> Callable[[Callable[..., Any]], StackTask]:
+    """Make a task of a function, with the project's errors.
+
+    Args:
+        **options: those of ``invoke.task``: ``help``, ``iterable``, ``optional``, …
+    """
+    return lambda body: StackTask(body, **options)
 
 
 def colour() -> bool:

@@ -25,6 +25,7 @@ from paddle_stacks.errors import JobError, MachineError, StackError, Stopped
 from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.events import parse
 from paddle_stacks.live import View, view_for
+from paddle_stacks.ownership import hand_over
 from paddle_stacks.plan import Plan
 from paddle_stacks.plan.show import docker_arguments, tmpfs_options
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-__all__ = ["attach", "container_options", "execute"]
+__all__ = ["Lines", "attach", "container_options", "execute"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 0.125
@@ -70,12 +71,11 @@ def execute(
     import requests.exceptions
 
     view = view or view_for(plan.job)
-    owner = _owner(plan)
     run = _Run(plan, view, output or sys.stdout.buffer, record)
     try:
         with ExitStack() as stack:
             stack.enter_context(_signals(run.stops))
-            secrets = stack.enter_context(_written_secrets(plan, owner))
+            secrets = stack.enter_context(_written_secrets(plan))
             container = _create(plan, client, secrets)
             stack.callback(_remove, container)
             stack.callback(view.close)
@@ -175,7 +175,7 @@ class _Run:
         container.start()
         # A thread of its own reads, so that this one is free for signals and the clock.
         threading.Thread(target=_read, args=(container, frames, news), daemon=True).start()
-        lines = _Lines()
+        lines = Lines()
         heard, deadline = 0, float("inf")
         while True:
             if len(self.stops) > heard:
@@ -246,21 +246,20 @@ class _Run:
         return status
 
 
-class _Lines:
+class Lines:
     """Cuts a stream of bytes into lines of text."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, chunk: bytes) -> Iterator[str]:
-        """Yield the lines that the chunk completes."""
+    def feed(self, chunk: bytes) -> list[str]:
+        """Return the lines that the chunk completes."""
         *whole, self._rest = (self._rest + chunk).split(b"\n")
-        yield from map(_text, whole)
+        return [_text(line) for line in whole]
 
-    def rest(self) -> Iterator[str]:
-        """Yield what came after the last end of line, if anything did."""
-        if self._rest:
-            yield _text(self._rest)
+    def rest(self) -> list[str]:
+        """Return what came after the last end of line, if anything did."""
+        return [_text(self._rest)] if self._rest else []
 
 
 def _text(line: bytes) -> str:
@@ -349,7 +348,7 @@ def _signals(stops: list[int]) -> Iterator[None]:
 
 
 @contextmanager
-def _written_secrets(plan: Plan, owner: tuple[int, int]) -> Iterator[dict[str, str]]:
+def _written_secrets(plan: Plan) -> Iterator[dict[str, str]]:
     """Yield the files of the secrets that exist as content only; they go when the run ends."""
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-") as folder:
         written = {}
@@ -358,15 +357,9 @@ def _written_secrets(plan: Plan, owner: tuple[int, int]) -> Iterator[dict[str, s
                 path = Path(folder, secret.name)
                 path.touch(mode=0o600)
                 path.write_text(secret.content, encoding="utf-8")
-                if os.geteuid() == 0:
-                    os.chown(path, *owner)
+                hand_over(path, plan.user)
                 written[secret.name] = str(path)
         yield written
-
-
-def _owner(plan: Plan) -> tuple[int, int]:
-    uid, _, gid = plan.user.partition(":")
-    return int(uid), int(gid)
 
 
 def _stage(plan: Plan) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.ownership import hand_over
 
 __all__ = ["LOG", "PLAN", "RunRecord"]
 
@@ -50,8 +50,6 @@ class RunRecord:
         with replacing_file(self._folder / PLAN) as stream:
             json.dump(self._plan, stream, indent=2, ensure_ascii=False)
         (self._folder / LOG).touch()
-        if os.geteuid() == 0:
-            uid, _, gid = self._user.partition(":")
-            for name in (PLAN, LOG):
-                os.chown(self._folder / name, int(uid), int(gid))
+        for name in (PLAN, LOG):
+            hand_over(self._folder / name, self._user)
         self._begun = True

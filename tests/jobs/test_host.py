@@ -18,12 +18,13 @@ from pathlib import Path
 import docker
 import pytest
 
-from paddle_stacks import launch, settings
+from paddle_stacks import settings
 from paddle_stacks.errors import JobError, MachineError, Stopped
 from paddle_stacks.executors.docker import execute
 from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.catalog import Job
 from paddle_stacks.jobs.events import Event
+from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Backend, Plan, Secret, make, show
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def shell(workspace: Path, script: str, **changes: object) -> Plan:
         ["-c", script],
         settings.Settings(root=ROOT, workspace=workspace),
         Backend("cpu", ""),
-        user=launch.run_as(workspace),
+        user=run_as(workspace),
         suffix=os.urandom(4).hex(),
     )
     return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
@@ -199,7 +200,7 @@ def test_a_job_has_no_rights(client: docker.DockerClient, workspace: Path) -> No
     """
     output = io.BytesIO()
     assert execute(shell(workspace, script), client, view=Recorder(), output=output) == 0
-    uid = launch.run_as(workspace).partition(":")[0]
+    uid = run_as(workspace).partition(":")[0]
     assert output.getvalue().decode().split("\n") == [
         "CapEff:\t0000000000000000",
         "CapBnd:\t0000000000000000",

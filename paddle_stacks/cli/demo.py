@@ -1,0 +1,20 @@
+"""The task that shows it all."""
+
+from invoke.context import Context
+
+from paddle_stacks import settings
+from paddle_stacks.cli import ROOT, task
+
+__all__ = ["demo"]
+
+
+@task(help={"backend": "The platform (default: the setting, else cpu)."})
+def demo(context: Context, backend: str = "") -> None:
+    """Fetch a small model, fine-tune it, and ask it what it could not know.
+
+    Finds or installs a container engine, finds or builds the images, and leaves
+    runs/demo/ with the adapter, the log and summary.json.
+    """
+    from paddle_stacks import demo
+
+    demo.run(settings.load(ROOT, {"backend": backend or None}))

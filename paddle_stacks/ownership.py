@@ -1,0 +1,27 @@
+"""Whose files are whose: what a job writes, and what is written for it, is the caller's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["hand_over", "run_as"]
+
+
+def run_as(workspace: Path) -> str:
+    """Return the ``uid:gid`` that a container runs as: the caller's.
+
+    For root it is the owner of the workspace. Without capabilities root could not
+    write to somebody else's folder, and files of root's there would be a nuisance.
+    """
+    if os.geteuid() != 0:
+        return f"{os.geteuid()}:{os.getegid()}"
+    owner = workspace.stat()
+    return f"{owner.st_uid}:{owner.st_gid}"
+
+
+def hand_over(path: Path, user: str) -> None:
+    """Give a file that this process made to ``uid:gid``, as far as it may: root only may."""
+    if os.geteuid() == 0:
+        uid, _, gid = user.partition(":")
+        os.chown(path, int(uid), int(gid))

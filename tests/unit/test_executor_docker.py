@@ -1,0 +1,66 @@
+"""What the executor asks of the engine, and how it reads what comes back. Needs no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paddle_stacks.executors.docker import Lines, container_options
+from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import Backend, make
+from paddle_stacks.settings import Settings
+
+
+def test_the_container_is_what_the_plan_says() -> None:
+    settings = Settings(
+        root=Path("/repo"),
+        workspace=Path("/ws"),
+        ca_bundle=Path("/ca.pem"),
+        index_url="https://me:hidden@host/simple",
+    )
+    backend = Backend("dcu", "", devices=("/dev/kfd",), groups=("video",), ulimits={"memlock": -1})
+    plan = make(JOBS["fetch"], ["x"], settings, backend, user="1:2", suffix="s")
+    options = container_options(plan, {"pip.conf": "/private/pip.conf"})
+    mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
+    assert mounts == [
+        ("/ws", "/workspace", False),
+        ("/ca.pem", "/run/secrets/ca_bundle", True),
+        ("/private/pip.conf", "/run/secrets/pip.conf", True),
+    ]
+    limits = [(u["Name"], u["Soft"], u["Hard"]) for u in options.pop("ulimits")]
+    assert limits == [("memlock", -1, -1)]
+    assert options == {
+        "image": "paddle-stacks/infer:dcu",
+        "command": ["fetch", "x"],
+        "name": "paddle-stacks-fetch-s",
+        "user": "1:2",
+        "network_mode": "bridge",
+        "environment": dict(plan.environment),
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "tmpfs": {"/tmp": "size=2048m,mode=1777"},
+        "shm_size": "1024m",
+        "devices": ["/dev/kfd:/dev/kfd:rwm"],
+        "group_add": ["video"],
+        "labels": dict(plan.labels),
+    }
+    assert not any("hidden" in str(value) for value in options.values())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "lines"),
+    [
+        ([b"a\nb\n"], ["a", "b"]),
+        ([b"a", b"b\n", b"c"], ["ab", "c"]),
+        (["é".encode()[:1], "é".encode()[1:] + b"\n"], ["é"]),
+        ([b"\xff\n"], ["\N{REPLACEMENT CHARACTER}"]),
+        ([b"1%\r2%\r3%\n", b"a\r\n"], ["3%", "a"]),
+        ([b"\n\n"], ["", ""]),
+        ([], []),
+    ],
+)
+def test_lines_are_cut_from_chunks(chunks: list[bytes], lines: list[str]) -> None:
+    cutter = Lines()
+    assert [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.rest() == lines

@@ -1,0 +1,214 @@
+"""What a plan decides, and how it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import Backend, Plan, backend, make, show
+from paddle_stacks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+CPU = Backend("cpu", "", environment={"OF_THE": "backend"})
+ACCELERATOR = Backend(
+    "dcu",
+    "",
+    devices=("/dev/kfd", "/dev/dri"),
+    groups=("video",),
+    shm_mib=16384,
+    ulimits={"memlock": -1, "stack": 67108864},
+)
+
+
+def plan(
+    job: str = "infer",
+    *arguments: str,
+    settings: Settings | None = None,
+    platform: Backend = CPU,
+) -> Plan:
+    return make(
+        JOBS[job],
+        arguments,
+        settings or Settings(root=Path("/repo"), workspace=Path("/repo/ws")),
+        platform,
+        user="1000:1001",
+        suffix="x1",
+    )
+
+
+def settings(**changes: object) -> Settings:
+    made = Settings(root=Path("/repo"), workspace=Path("/repo/ws"))
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_plan_has_the_least_rights() -> None:
+    made = plan()
+    assert made.cap_drop == ("ALL",)
+    assert made.security_opt == ("no-new-privileges",)
+    assert made.read_only
+    assert made.user == "1000:1001"
+    assert made.devices == () and made.groups == ()
+    assert [m.target for m in made.mounts if not m.read_only] == ["/workspace"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_only_fetch_has_a_network(job: str) -> None:
+    assert plan(job).network == ("bridge" if job == "fetch" else "none")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_only_fetch_gets_proxies_and_secrets(job: str) -> None:
+    given = settings(ca_bundle=Path("/ca.pem"), https_proxy="http://p:1", hub_token_file=Path("/t"))
+    made = plan(job, settings=given)
+    assert bool(made.secrets) == (job == "fetch")
+    assert ("https_proxy" in made.environment) == (job == "fetch")
+
+
+def test_the_image_is_the_jobs_on_the_backend() -> None:
+    assert plan("finetune").image == "paddle-stacks/train:cpu"
+    assert plan("infer", platform=ACCELERATOR).image == "paddle-stacks/infer:dcu"
+
+
+def test_a_job_reports_events_and_gets_the_backends_environment() -> None:
+    assert plan().environment == {"PADDLE_STACKS_EVENTS": "1", "OF_THE": "backend"}
+
+
+def test_the_bundle_is_found_by_all_who_look_for_it() -> None:
+    made = plan("fetch", settings=settings(ca_bundle=Path("/etc/my ca.pem")))
+    assert [(s.source, s.target) for s in made.secrets] == [
+        ("/etc/my ca.pem", "/run/secrets/ca_bundle")
+    ]
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"):
+        assert made.environment[name] == "/run/secrets/ca_bundle"
+
+
+def test_proxies_come_in_both_cases() -> None:
+    made = plan("fetch", settings=settings(http_proxy="http://p:1", no_proxy="a,b"))
+    assert made.environment["http_proxy"] == made.environment["HTTP_PROXY"] == "http://p:1"
+    assert made.environment["no_proxy"] == made.environment["NO_PROXY"] == "a,b"
+    assert "https_proxy" not in made.environment
+
+
+def test_an_index_without_a_password_is_a_variable() -> None:
+    made = plan("fetch", settings=settings(index_url="https://host/simple"))
+    assert made.environment["PIP_INDEX_URL"] == "https://host/simple"
+    assert made.secrets == ()
+
+
+def test_an_index_with_a_password_is_a_file() -> None:
+    made = plan("fetch", settings=settings(index_url="https://me:hidden@host/simple"))
+    assert "PIP_INDEX_URL" not in made.environment
+    assert made.environment["PIP_CONFIG_FILE"] == "/run/secrets/pip.conf"
+    assert made.secrets[0].content == "[global]\nindex-url = https://me:hidden@host/simple\n"
+
+
+def test_no_password_is_shown() -> None:
+    given = settings(
+        index_url="https://me:hidden@host/simple", https_proxy="http://me:hidden@proxy:1"
+    )
+    made = plan("fetch", "x", settings=given)
+    shown = [show.as_text(made), show.as_line(made), json.dumps(show.as_json(made))]
+    shown += [show.as_docker_command(made), repr(made.secrets)]
+    for text in shown:
+        assert "hidden" not in text
+    assert "https_proxy=http://***@proxy:1" in show.as_text(made)
+
+
+def test_what_holds_a_password_comes_from_the_environment_by_hand() -> None:
+    given = settings(
+        index_url="https://me:hidden@host/simple", https_proxy="http://me:hidden@proxy:1"
+    )
+    words = shlex.split(show.as_docker_command(plan("fetch", "x", settings=given)))
+    taken = {words[i + 1] for i, word in enumerate(words) if word == "--env"}
+    assert taken == {"https_proxy", "HTTPS_PROXY", "OF_THE=backend", "PIP_INDEX_URL"}
+
+
+def test_the_docker_command_line() -> None:
+    command = show.as_docker_command(plan("infer", "--model", "m", "--prompt", "it's me"))
+    assert shlex.split(command.replace("\\\n", "")) == [
+        *("docker", "run", "--rm", "--name", "paddle-stacks-infer-x1"),
+        *("--user", "1000:1001", "--network", "none", "--read-only"),
+        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        *("--tmpfs", "/tmp:size=2048m,mode=1777", "--shm-size", "1024m", "--stop-timeout", "45"),
+        *("--label", "paddle-stacks.job=infer", "--label", "paddle-stacks.version=0.1.0"),
+        *("--mount", "type=bind,source=/repo/ws,target=/workspace", "--env", "OF_THE=backend"),
+        *("paddle-stacks/infer:cpu", "infer", "--model", "m", "--prompt", "it's me"),
+    ]
+
+
+def test_the_docker_command_line_has_devices_and_limits() -> None:
+    command = show.as_docker_command(plan(platform=ACCELERATOR), multiline=False)
+    for words in (
+        "--device /dev/kfd --device /dev/dri --group-add video",
+        "--ulimit memlock=-1:-1 --ulimit stack=67108864:67108864",
+        "--shm-size 16384m",
+    ):
+        assert words in command
+
+
+def test_a_path_with_a_comma_stays_one_path() -> None:
+    given = settings(workspace=Path("/a, b"))
+    assert '"source=/a, b"' in show.as_docker_command(plan(settings=given))
+
+
+def test_the_text_names_what_is_decided() -> None:
+    text = show.as_text(plan("finetune", "--config", "a b.json", platform=ACCELERATOR))
+    for words in (
+        "plan: finetune on dcu",
+        "finetune --config 'a b.json'",
+        "paddle-stacks/train:dcu",
+        "1000:1001",
+        "/repo/ws → /workspace",
+        "/dev/kfd",
+        "video",
+        "memlock unlimited",
+        "/dev/shm up to 16384 MiB",
+        "SIGTERM, then SIGKILL after 45 s",
+    ):
+        assert words in text, words
+
+
+def test_the_json_holds_every_field_of_the_plan() -> None:
+    shown = show.as_json(plan())
+    assert {field.name for field in dataclasses.fields(Plan)} <= set(shown)
+    assert json.loads(json.dumps(shown)) == shown
+
+
+def test_the_backends_that_are_shipped_are_right() -> None:
+    names = [path.stem for path in (ROOT / "configs" / "backends").glob("*.toml")]
+    assert "cpu" in names
+    for name in names:
+        assert backend.load(name, ROOT).summary
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", '"summary" is missing'),
+        ('summary = "x"\ndevice = []\n', 'unknown key "device"'),
+        ('summary = "x"\nshm_mib = "8g"\n', '"shm_mib" must be a whole number'),
+        ('summary = "x"\nshm_mib = true\n', '"shm_mib" must be a whole number'),
+        ('summary = "x"\ngroups = [39]\n', '"groups" must be a list of strings'),
+        ('summary = "x"\n[ulimits]\nmemlock = "-1"\n', '"ulimits" must be a table'),
+    ],
+)
+def test_a_bad_backend_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    folder = tmp_path / "configs" / "backends"
+    folder.mkdir(parents=True)
+    (folder / "odd.toml").write_text(text)
+    with pytest.raises(RequestError) as caught:
+        backend.load("odd", tmp_path)
+    assert words in caught.value.problems[0].what
+    assert "odd.toml" in caught.value.problems[0].where
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(RequestError) as caught:
+        backend.load("cpus", ROOT)
+    assert 'did you mean "cpu"?' in caught.value.problems[0].remedy
