@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paddle_stacks import plan as plans
+from paddle_stacks import preflight
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser, words
@@ -39,13 +40,13 @@ def launch(job: str, arguments: Sequence[str], settings: Settings) -> int:
 
 def run(plan: Plan) -> int:
     """Check what a plan needs, carry it out, and return the job's exit status."""
-    from paddle_stacks import engine, preflight
-    from paddle_stacks.executors import docker
-    from paddle_stacks.executors.record import RunRecord
-
     parsed = parser(plan.job).parse_args(list(plan.argv[1:]))
     preflight.check_request(plan, parsed)
     preflight.check_workspace(plan)
+    from paddle_stacks import engine
+    from paddle_stacks.executors import docker
+    from paddle_stacks.executors.record import RunRecord
+
     client = engine.connect()
     preflight.check_image(plan, client)
     if _reads_standard_input(parsed):

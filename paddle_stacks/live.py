@@ -30,8 +30,12 @@ class View(Protocol):
     def tick(self) -> None:
         """Let the clock move on; called several times a second."""
 
-    def close(self) -> None:
-        """Leave the terminal as a person expects it; may be called twice."""
+    def close(self, *, done: bool) -> None:
+        """Leave the terminal as a person expects it; only the first call counts.
+
+        Args:
+            done: whether the job ended well.
+        """
 
 
 class PlainView:
@@ -51,7 +55,7 @@ class PlainView:
     def tick(self) -> None:
         """Do nothing: plain lines have no clock."""
 
-    def close(self) -> None:
+    def close(self, *, done: bool) -> None:
         """Do nothing: plain lines leave nothing to tidy."""
 
 
@@ -92,10 +96,9 @@ class LiveView:
     def event(self, event: Event) -> None:
         """Take the event into the view; what has no place in it scrolls by above."""
         if event.kind == "phase":
-            self._end_phase()
+            self._end_phase(done=True)
             self._phase = str(event.fields.get("name"))
             self._phase_started = time.monotonic()
-            self._progress = {}
         elif event.kind == "progress":
             self._progress = dict(event.fields)
         elif event.kind == "step":
@@ -119,10 +122,10 @@ class LiveView:
         if not self._closed:
             self._live.refresh()
 
-    def close(self) -> None:
-        """Take the view away; the finished phases and the notes stay."""
+    def close(self, *, done: bool) -> None:
+        """Take the view away; the phases and the notes stay."""
         if not self._closed:
-            self._end_phase()
+            self._end_phase(done=done)
             self._closed = True
             self._live.stop()
 
@@ -131,13 +134,19 @@ class LiveView:
 
         self._console.print(Text(text, style=style))
 
-    def _end_phase(self) -> None:
+    def _end_phase(self, *, done: bool) -> None:
         from rich.text import Text
 
         if self._phase:
             took = duration(time.monotonic() - self._phase_started)
-            self._console.print(Text.assemble(("✓ ", "green"), self._phase, (f"  {took}", "dim")))
+            if self._losses:
+                took += f"  {self._step.get('step')} steps"
+                took += f", loss {self._losses[0]:.4g} → {self._losses[-1]:.4g}"
+            mark = ("✓ ", "green") if done else ("✗ ", "red")
+            self._console.print(Text.assemble(mark, self._phase, (f"  {took}", "dim")))
         self._phase = ""
+        self._step, self._progress = {}, {}
+        self._losses.clear()
 
     def render(self) -> RenderableType:
         """Return the view as it is now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from invoke.exceptions import Exit
 from invoke.parser.argument import Argument
 
 from paddle_stacks import settings
-from paddle_stacks.errors import STATUSES, StackError, render
+from paddle_stacks.errors import STATUSES, StackError, Stopped, render
 
 __all__ = ["ROOT", "StackTask", "colour", "finish", "task"]
 
@@ -48,11 +49,14 @@ class StackTask(invoke.tasks.Task[Any]):
         debug = kwargs.pop("debug", False) or os.environ.get(settings.DEBUG_SWITCH) == "1"
         try:
             return super().__call__(*args, **kwargs)
-        except StackError as error:
+        except Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()
-            print(render(error, colour=colour()), file=sys.stderr)
-            raise Exit(code=error.status) from error
+            told = _told(error)
+            print(render(told, colour=colour()), file=sys.stderr)
+            raise Exit(code=told.status) from error
 
 
 def task(**options: Any) -> Callable[[Callable[..., Any]], StackTask]:
@@ -73,3 +77,13 @@ def finish(status: int) -> None:
     """End with the exit status of something that has told about itself already."""
     if status:
         raise Exit(code=status)
+
+
+def _told(error: BaseException) -> StackError:
+    """Return the error as one that a person can read."""
+    if isinstance(error, StackError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped(signal.SIGINT)
+    what = f"{type(error).__name__}: {error}"
+    return StackError(what, remedy="this should not happen: --debug shows where it did")

@@ -78,8 +78,10 @@ def execute(
             secrets = stack.enter_context(_written_secrets(plan))
             container = _create(plan, client, secrets)
             stack.callback(_remove, container)
-            stack.callback(view.close)
-            return run.follow(container)
+            stack.callback(view.close, done=False)
+            status = run.follow(container)
+            view.close(done=status == 0)
+            return status
     except BrokenPipeError as error:
         # `… | head`: nobody reads the result any more. The interpreter would
         # complain about the same pipe once more when it flushes at its end.
@@ -219,7 +221,7 @@ class _Run:
     def _result(self, chunk: bytes) -> None:
         if _same_terminal(self.output):
             # The result and a live view cannot share the screen.
-            self.view.close()
+            self.view.close(done=True)
         self.output.write(chunk)
         self.output.flush()
 

@@ -36,7 +36,7 @@ class Recorder:
     def __init__(self, on: dict[str, Callable[[], None]] | None = None) -> None:
         self.events: list[Event] = []
         self.lines: list[str] = []
-        self.closed = False
+        self.closed: list[bool] = []
         self._on = on or {}
 
     def event(self, event: Event) -> None:
@@ -49,8 +49,8 @@ class Recorder:
 
     def tick(self) -> None: ...
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, *, done: bool) -> None:
+        self.closed.append(done)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_streams_are_kept_apart(client: docker.DockerClient, workspace: Path
     assert output.getvalue() == "résult\n".encode() + b"\xff no end of line"
     assert view.lines == ["a line", "progress 2", "the last, without an end"]
     assert view.events == [Event("step", {"step": 1, "total": 2, "loss": 0.5})]
-    assert view.closed
+    assert view.closed[0] is True
     assert gone(client, plan)
 
 
@@ -114,8 +114,9 @@ def test_a_large_result_is_whole(client: docker.DockerClient, workspace: Path) -
 def test_the_exit_status_is_the_jobs(
     client: docker.DockerClient, workspace: Path, status: int
 ) -> None:
-    plan = shell(workspace, f"exit {status}")
-    assert execute(plan, client, view=Recorder()) == status
+    plan, view = shell(workspace, f"exit {status}"), Recorder()
+    assert execute(plan, client, view=view) == status
+    assert view.closed[0] is (status == 0)
     assert gone(client, plan)
 
 

@@ -52,7 +52,7 @@ def test_a_pipe_gets_plain_lines() -> None:
     view.event(STEP)
     view.line("a line")
     view.tick()
-    view.close()
+    view.close(done=True)
     assert stream.getvalue() == f"== train\n{STEP.plain()}\na line\n"
 
 
@@ -60,7 +60,7 @@ def test_a_terminal_gets_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     view = view_for("finetune", Terminal())
     assert isinstance(view, LiveView)
-    view.close()
+    view.close(done=True)
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     view = view_for("finetune", stream)
     view.event(Event("phase", {"name": "train"}))
     view.event(Event("warning", {"text": "look out"}))
-    view.close()
+    view.close(done=True)
     assert "look out" in stream.getvalue()
     for colour in ("\x1b[3", "\x1b[9"):
         assert colour not in stream.getvalue()
@@ -89,7 +89,7 @@ def test_the_view_shows_where_training_is() -> None:
     view.event(STEP)
     view.event(Event("evaluation", {"step": 5, "loss": 1.5}))
     text = screen(view)
-    view.close()
+    view.close(done=True)
     for words in (
         "finetune",
         "train",
@@ -111,7 +111,7 @@ def test_the_view_fits_a_narrow_terminal() -> None:
         view.event(Event("step", {**STEP.fields, "step": number, "loss": 1 / (number + 1)}))
     console = Console(file=io.StringIO(), width=40)
     console.print(view.render())
-    view.close()
+    view.close(done=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(lines) == 4
     assert all(len(line) <= 40 for line in lines)
@@ -123,7 +123,7 @@ def test_progress_is_shown_with_and_without_a_total() -> None:
     assert "download 10/93 MB" in screen(view)
     view.event(Event("progress", {"what": "answers", "done": 3}))
     assert "answers 3" in screen(view)
-    view.close()
+    view.close(done=True)
 
 
 def test_what_is_over_and_what_was_said_stays_on_the_screen() -> None:
@@ -132,18 +132,35 @@ def test_what_is_over_and_what_was_said_stays_on_the_screen() -> None:
     view.event(Event("note", {"text": "135M parameters"}))
     view.line("a line of the library")
     view.event(Event("phase", {"name": "train"}))
-    view.close()
-    view.close()
+    view.close(done=True)
     text = stream.getvalue()
     for words in ("load the model", "135M parameters", "a line of the library", "train"):
         assert words in text
     assert text.count("✓") == 2
 
 
+def test_a_finished_phase_says_what_came_of_it() -> None:
+    view, stream = live()
+    view.event(Event("phase", {"name": "train"}))
+    for number, loss in ((1, 4.0), (2, 0.5)):
+        view.event(Event("step", {"step": number, "total": 2, "loss": loss}))
+    view.event(Event("phase", {"name": "save"}))
+    view.close(done=True)
+    assert stream.getvalue().count("2 steps, loss 4 → 0.5") == 1
+
+
+def test_a_phase_that_failed_is_not_ticked_off() -> None:
+    view, stream = live()
+    view.event(Event("phase", {"name": "train"}))
+    view.close(done=False)
+    view.close(done=True)
+    assert "✗" in stream.getvalue() and "✓" not in stream.getvalue()
+
+
 def test_brackets_in_a_line_are_not_markup() -> None:
     view, stream = live()
     view.line("[red]not a colour[/red]")
-    view.close()
+    view.close(done=True)
     assert "[red]not a colour[/red]" in stream.getvalue()
 
 

@@ -1,0 +1,193 @@
+"""The command line: its tasks, its help, its errors and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from paddle_stacks.cli import task
+from paddle_stacks.errors import STATUSES, JobError, MachineError, RequestError, Stopped
+from paddle_stacks.jobs.catalog import JOBS
+
+ROOT = Path(__file__).parents[2]
+
+
+def inv(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "paddle_stacks.cli", *words],
+        cwd=ROOT,
+        env={**clean, "NO_COLOR": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "my.json"
+    path.write_text('{"model_name_or_path": "m", "dataset_name_or_path": "data/d"}')
+    return path
+
+
+def test_the_list_names_every_job() -> None:
+    done = inv("--list")
+    assert done.returncode == 0
+    for job in JOBS.values():
+        assert job.name in done.stdout
+    assert "demo" in done.stdout and "plan" in done.stdout
+
+
+def test_the_list_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, tasks\n"
+        "tasks.namespace.to_contexts()\n"
+        "heavy = {'docker', 'rich', 'jinja2', 'requests'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--help", "finetune"), ("demo", "--help")])
+def test_the_help_documents_the_exit_statuses(words: tuple[str, ...]) -> None:
+    done = inv(*words)
+    assert done.returncode == 0
+    for status, meaning in STATUSES.items():
+        assert f"{status:<6} {meaning}" in done.stdout
+
+
+def test_the_help_of_a_job_has_the_containers_options() -> None:
+    done = inv("--help", "infer")
+    for words in ("--top-k", "--max-new-tokens", "a LoRA adapter", "--dry-run", "--debug"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("finetun",), 2, ["No idea what 'finetun'", 'did you mean "finetune"?']),
+        (("finetune", "--confi", "x"), 2, ["--confi", 'did you mean "--config"?']),
+        (("finetune",), 2, ["required: --config"]),
+        (("fetch",), 2, ["did not receive required positional arguments", "'name'"]),
+        (("export", "--model", "m"), 2, ["--adapter", "--output"]),
+        (("infer", "--model", "m", "--seed", "x", "--dry-run"), 2, ["--seed", "'x'"]),
+        (("infer", "--model", "m", "--decode", "beam", "--dry-run"), 2, ["'beam'"]),
+        (("plan", "finetun"), 2, ['no job is named "finetun"', 'did you mean "finetune"?']),
+        (("plan", "export", "--prompt", "x"), 2, ["export has no --prompt"]),
+        (("infer", "--model", "m", "--backend", "cpus", "--dry-run"), 2, ["no backend is named"]),
+        (("infer", "--model", "/etc", "--dry-run"), 2, ["/etc is outside the workspace"]),
+        (("finetune", "--config", "../x.json", "--dry-run"), 2, ["outside the workspace"]),
+        (("finetune", "--config", "nowhere.json"), 2, ["nowhere.json"]),
+    ],
+)
+def test_a_wrong_command_line(words: tuple[str, ...], status: int, said: list[str]) -> None:
+    done = inv(*words)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    for text in said:
+        assert text in done.stderr, done.stderr
+
+
+def test_a_traceback_is_for_those_who_ask() -> None:
+    words = ("finetune", "--config", "nowhere.json")
+    for done in (inv(*words, "--debug"), inv(*words, PADDLE_STACKS_DEBUG="1")):
+        assert done.returncode == 2
+        assert "Traceback (most recent call last)" in done.stderr
+
+
+def test_the_plan_as_json_is_one_document(tmp_path: Path, config: Path) -> None:
+    words = ("plan", "finetune", "--config", "my.json", "--json", "--name", "try1")
+    sets = ("--set", "learning_rate=1e-4", "--set", "lora=true")
+    done = inv(*words, *sets, PADDLE_STACKS_WORKSPACE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert plan["argv"] == [
+        *("finetune", "--config", "my.json"),
+        *("--set", "learning_rate=1e-4", "--set", "lora=true", "--name", "try1"),
+    ]
+    assert plan["mounts"][0]["source"] == str(tmp_path)
+
+
+def test_the_plan_and_a_dry_run_say_the_same(tmp_path: Path, config: Path) -> None:
+    workspace = {"PADDLE_STACKS_WORKSPACE": str(tmp_path)}
+    words = ("finetune", "--config", "my.json")
+    plan = inv("plan", *words, **workspace)
+    dry = inv(*words, "--dry-run", **workspace)
+    assert plan.returncode == dry.returncode == 0
+    assert "plan: finetune on cpu" in plan.stdout and "docker run --rm" in plan.stdout
+    # The container's name is a new one each time.
+    same = [line for line in plan.stdout.splitlines() if "paddle-stacks-finetune-" not in line]
+    assert set(same) <= set(dry.stdout.splitlines())
+
+
+def test_a_plan_of_a_wrong_configuration_is_refused(tmp_path: Path, config: Path) -> None:
+    words = ("plan", "finetune", "--config", "my.json", "--set", "learning_rat=1")
+    done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
+    assert done.returncode == 2
+    assert 'did you mean "learning_rate"?' in done.stderr
+
+
+def test_an_absolute_path_in_the_workspace_is_the_jobs(tmp_path: Path, config: Path) -> None:
+    words = ("plan", "finetune", "--config", str(config), "--json")
+    done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["argv"] == ["finetune", "--config", "my.json"]
+
+
+def test_a_wrong_setting_is_told_with_its_variable() -> None:
+    done = inv("plan", "infer", "--model", "m", PADDLE_STACKS_BACKENDS="cpu")
+    assert done.returncode == 2
+    assert "PADDLE_STACKS_BACKENDS" in done.stderr
+
+
+def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, config: Path) -> None:
+    (tmp_path / "models" / "mm").mkdir(parents=True)
+    done = inv(
+        "finetune",
+        "--config",
+        "my.json",
+        PADDLE_STACKS_WORKSPACE=str(tmp_path),
+        DOCKER_HOST="unix:///nowhere.sock",
+    )
+    assert done.returncode == 2
+    assert 'no model "m"' in done.stderr
+    assert "there is no such data folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (RequestError("no", where="here", remedy="so"), 2, "error: no\n   at: here\n  fix: so\n"),
+        (MachineError("no"), 3, "error: no\n"),
+        (JobError("no"), 5, "error: no\n"),
+        (Stopped(15), 143, "error: stopped by signal 15\n"),
+        (KeyboardInterrupt(), 130, "error: stopped by signal 2\n"),
+        (KeyError("x"), 5, "error: KeyError: 'x'\n"),
+    ],
+)
+def test_an_error_in_a_task_becomes_a_message_and_a_status(
+    raised: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @task()
+    def failing(context: Context) -> None:
+        raise raised
+
+    with pytest.raises(Exit) as caught:
+        failing(Context(), debug=False)
+    assert caught.value.code == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(said)
+    assert "Traceback" not in shown.err
