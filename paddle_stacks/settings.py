@@ -52,7 +52,7 @@ class Settings:
         registry: where prebuilt images and the OS image are pulled from; empty:
             the engine's default.
         os_image: the OS image to build on; empty: the Dockerfile's default.
-        ca_bundle: certificates of a private authority, in addition to the public ones.
+        ca_bundle: the certificates to trust, instead of the distribution's own.
         index_url: the Python package index; empty: the installer's default.
         apt_mirror: the mirror of the distribution's packages; empty: the default.
         http_proxy: proxy for http; empty: none.
