@@ -1,0 +1,182 @@
+"""A GGUF file as a PaddleNLP checkpoint.
+
+The names and the layout of queries and keys follow ``convert_hf_to_gguf.py`` of
+llama.cpp, undone; quantized weights become the float32 values they stand for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.fetching import gguf_file, gguf_tokenizer
+from entrypoints.fetching.gguf_file import Gguf
+from entrypoints.fetching.llama import (
+    Shape,
+    paddle_names,
+    problems_of,
+    write_json,
+    write_weights,
+)
+from entrypoints.fetching.tensors import Tensor
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["convert"]
+
+_OUTER = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_IN_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def convert(path: Path, folder: Path) -> None:
+    """Write the model of a GGUF file into ``folder``, which exists and is empty.
+
+    Raises:
+        RequestError: the file is damaged, or holds something other than a Llama
+            that PaddleNLP can run as it is.
+    """
+    with gguf_file.opened(path) as source:
+        config = _config(source)
+        weights = _weights(source, _shape(source), bool(config["tie_word_embeddings"]))
+        tokenizer = gguf_tokenizer.files(source)
+        write_json(folder / "config.json", config)
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        write_json(folder / "generation_config.json", {key: config[key] for key in ids})
+        for name, content in tokenizer.items():
+            (folder / name).write_bytes(content)
+        write_weights(folder, weights)
+
+
+def _config(source: Gguf) -> dict[str, Any]:
+    _check_supported(source)
+    shape, get = _shape(source), source.get
+    eos = get("tokenizer.ggml.eos_token_id", int)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "max_position_embeddings": get("llama.context_length", int),
+        "rope_theta": _shortest(get("llama.rope.freq_base", float, 10000.0)),
+        "rms_norm_eps": _shortest(get("llama.attention.layer_norm_rms_epsilon", float)),
+        "hidden_act": "silu",
+        "tie_word_embeddings": "output.weight" not in source.tensors,
+        "bos_token_id": get("tokenizer.ggml.bos_token_id", int),
+        "eos_token_id": eos,
+        # Padding is masked: where a model names no token for it, any one will do.
+        "pad_token_id": get("tokenizer.ggml.padding_token_id", int, eos),
+        "use_cache": True,
+        "dtype": "float32",
+    }
+
+
+def _check_supported(source: Gguf) -> None:
+    where, get = str(source.path), source.metadata.get
+    architecture = get("general.architecture")
+    if architecture != "llama":
+        raise RequestError(
+            f'a GGUF file of the architecture "{architecture}"',
+            where=where,
+            remedy="supported: llama (Llama 1 to 3.0, SmolLM, TinyLlama, …)",
+        )
+    problems = []
+    if get("llama.expert_count"):
+        problems.append(Problem("a mixture of experts is not supported", where))
+    if get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in source.tensors:
+        # The file holds the scaled frequencies and not the factors PaddleNLP wants.
+        fix = "fetch the model's Hugging Face folder instead"
+        problems.append(Problem("scaled rotary positions in a GGUF file", where, fix))
+    if problems:
+        raise RequestError(problems)
+    shape = _shape(source)
+    problems = shape.problems(where)
+    if problems:
+        raise RequestError(problems)
+    width = shape.hidden // shape.heads
+    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        if get(f"llama.{key}", width) != width:
+            problems.append(Problem(f"llama.{key} is not hidden size / heads ({width})", where))
+    if problems:
+        raise RequestError(problems)
+
+
+def _shape(source: Gguf) -> Shape:
+    embedding = source.tensors.get("token_embd.weight")
+    heads = source.get("llama.attention.head_count", int)
+    return Shape(
+        vocabulary=embedding.shape[0] if embedding else 0,
+        hidden=source.get("llama.embedding_length", int),
+        intermediate=source.get("llama.feed_forward_length", int),
+        layers=source.get("llama.block_count", int),
+        heads=heads,
+        key_value_heads=source.get("llama.attention.head_count_kv", int, heads),
+    )
+
+
+def _weights(source: Gguf, shape: Shape, tied: bool) -> list[Tensor]:
+    wanted = shape.weights(tied)
+    origins = {_hugging_face_name(name): name for name in source.tensors}
+    found = {name: source.tensors[origin].shape for name, origin in origins.items()}
+    problems = problems_of(found, wanted, str(source.path))
+    if problems:
+        raise RequestError(problems)
+    return [_tensor(source, origins[name], name, size, shape) for name, size in wanted.items()]
+
+
+def _tensor(source: Gguf, origin: str, name: str, size: tuple[int, ...], shape: Shape) -> Tensor:
+    target, transposed = paddle_names(name, size)
+    heads = {"attn_q": shape.heads, "attn_k": shape.key_value_heads}.get(origin.split(".")[-2], 0)
+
+    def values() -> npt.NDArray[Any]:
+        array = source.values(origin)
+        if heads:
+            array = _unpermuted(array, heads)
+        return array.T if transposed else array
+
+    return Tensor(target, "F32", size[::-1] if transposed else size, values)
+
+
+def _unpermuted(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Return rotary pairs as two halves again, which llama.cpp interleaves.
+
+    Args:
+        weight: ``[heads x width, hidden]``.
+        heads: how many heads the rows belong to.
+    """
+    rows, columns = weight.shape
+    pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(rows, columns)
+
+
+def _hugging_face_name(name: str) -> str:
+    if name in _OUTER:
+        return _OUTER[name]
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _IN_BLOCK and parts[3] == "weight":
+        return f"model.layers.{parts[1]}.{_IN_BLOCK[parts[2]]}.weight"
+    return name
+
+
+def _shortest(value: float) -> float:
+    """Return the shortest decimal that is this float32: 1e-05 rather than 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,256 @@
+"""The GGUF format: what a file holds, with every claim checked against the file's size.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The ``gguf``
+package has a reader of its own; this one exists because that one believes the
+counts it finds, so that a damaged file makes it loop and allocate without end.
+Dequantization is the package's.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from paddle_stacks.errors import RequestError
+
+__all__ = ["Gguf", "TensorInfo", "opened"]
+
+T = TypeVar("T")
+
+MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
+_SHORTEST_ENTRY = 13  # key length, an empty key, type, one byte
+_SHORTEST_TENSOR = 32  # name length, an empty name, dimensions, one of them, type, offset
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a GGUF file.
+
+    Args:
+        name: as in the file.
+        shape: rows first, as NumPy has it (GGUF writes the fastest dimension first).
+        type_name: how it is quantized: ``F32``, ``Q4_1``, …
+        begin: offset of its first byte in the file.
+        nbytes: its size in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    begin: int
+    nbytes: int
+
+
+class Gguf:
+    """An open GGUF file.
+
+    Args:
+        path: the file, for messages.
+        mapped: its bytes.
+
+    Attributes:
+        metadata: the key-value pairs.
+        tensors: by name, in the file's order.
+
+    Raises:
+        RequestError: it is not a GGUF file, is truncated, or is of a version or
+            uses a type that is not known here.
+    """
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self._mapped = mapped
+        cursor = _Cursor(path, mapped)
+        tensors, entries = _counts(cursor)
+        self.metadata: dict[str, Any] = {}
+        for _ in range(cursor.sane(entries, _SHORTEST_ENTRY, "metadata entries")):
+            key = cursor.string()
+            self.metadata[key] = cursor.value(cursor.number("I"))
+        infos = [_tensor(cursor) for _ in range(cursor.sane(tensors, _SHORTEST_TENSOR, "tensors"))]
+        alignment = self.metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise RequestError(f"alignment of {alignment!r}: not a power of two", where=str(path))
+        start = -(-cursor.offset // alignment) * alignment
+        self.tensors = {
+            info.name: TensorInfo(
+                info.name, info.shape, info.type_name, start + info.begin, info.nbytes
+            )
+            for info in infos
+        }
+        self._check_extent(len(infos))
+
+    def values(self, name: str) -> npt.NDArray[np.float32]:
+        """Return a tensor's values, dequantized."""
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        info = self.tensors[name]
+        raw = np.frombuffer(self._mapped[info.begin : info.begin + info.nbytes], dtype=np.uint8)
+        rows = raw.reshape((*info.shape[:-1], -1))
+        values = dequantize(rows, GGMLQuantizationType[info.type_name])
+        return np.asarray(values, dtype=np.float32).reshape(info.shape)
+
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
+        """Return a metadata value of the type ``kind`` (an int passes for a float).
+
+        Raises:
+            RequestError: it is of another type, or is missing and has no default.
+        """
+        value = self.metadata.get(key, default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            fault = "is missing" if value is None else f"is {value!r:.60}, not {kind.__name__}"
+            raise RequestError(f"{key} {fault}", where=str(self.path))
+        return value
+
+    def _check_extent(self, count: int) -> None:
+        if len(self.tensors) != count:
+            raise RequestError("two tensors have the same name", where=str(self.path))
+        end = max((t.begin + t.nbytes for t in self.tensors.values()), default=0)
+        if end > len(self._mapped):
+            raise RequestError(
+                f"the GGUF file is truncated: {len(self._mapped)} bytes,"
+                f" and its tensors end at {end}",
+                where=str(self.path),
+                remedy="get the file again",
+            )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Gguf]:
+    """Yield the GGUF file at ``path``; it is mapped into memory, not read.
+
+    Raises:
+        RequestError: see :class:`Gguf`.
+    """
+    if path.stat().st_size < len(MAGIC):
+        raise RequestError("not a GGUF file: it is empty or nearly so", where=str(path))
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        yield Gguf(path, mapped)
+
+
+class _Cursor:
+    """Reads forward through a file and never behind its end."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path, self.offset, self._mapped = path, 0, mapped
+
+    def sane(self, count: int, least: int, what: str) -> int:
+        """Return ``count`` if so many things of at least ``least`` bytes can still follow."""
+        left = len(self._mapped) - self.offset
+        if count * least > left:
+            raise self._damaged(f"claims {count} {what}, and {left} bytes are left")
+        return count
+
+    def take(self, size: int) -> bytes:
+        self.sane(size, 1, "bytes")
+        self.offset += size
+        return self._mapped[self.offset - size : self.offset]
+
+    def number(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        raw = self.take(self.number("Q"))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"a string is not UTF-8: {error}") from None
+
+    def value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self.number(_SCALARS[kind])
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self._array(self.number("I"), self.number("Q"))
+        raise self._damaged(f"a metadata entry has the unknown type {kind}")
+
+    def _array(self, kind: int, count: int) -> list[Any]:
+        if kind == _STRING:
+            return [self.string() for _ in range(self.sane(count, 8, "strings"))]
+        if kind not in _SCALARS:
+            raise self._damaged(f"an array of the type {kind}, which no Llama file needs")
+        code = _SCALARS[kind]
+        self.sane(count, struct.calcsize("<" + code), "numbers")
+        raw = self.take(count * struct.calcsize("<" + code))
+        return list(struct.unpack(f"<{count}{code}", raw))
+
+    def _damaged(self, what: str) -> RequestError:
+        return RequestError(
+            f"the GGUF file is damaged or truncated: {what}",
+            where=f"{self.path}, byte {self.offset}",
+            remedy="get the file again",
+        )
+
+
+def _counts(cursor: _Cursor) -> tuple[int, int]:
+    if cursor.take(len(MAGIC)) != MAGIC:
+        raise RequestError("not a GGUF file: it does not begin with GGUF", where=str(cursor.path))
+    version = cursor.number("I")
+    if version not in _VERSIONS:
+        swapped = " (big-endian)" if version & 0xFFFF == 0 else ""
+        raise RequestError(
+            f"GGUF version {version}{swapped} is not supported",
+            where=str(cursor.path),
+            remedy="convert it to version 3, little-endian",
+        )
+    return cursor.number("Q"), cursor.number("Q")
+
+
+def _tensor(cursor: _Cursor) -> TensorInfo:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import _type_traits
+
+    name = cursor.string()
+    dimensions = cursor.number("I")
+    where = f"{cursor.path}, tensor {name}"
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        raise RequestError(f"a tensor of {dimensions} dimensions", where=where)
+    shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))
+    number, offset = cursor.number("I"), cursor.number("Q")
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError:
+        raise RequestError(f"unknown tensor type {number}", where=where) from None
+    if kind.name not in ("F32", "F16") and kind not in _type_traits:
+        known = ", ".join(sorted(["F32", "F16", *(k.name for k in _type_traits)]))
+        raise RequestError(
+            f"tensor type {kind.name} is not supported", where=where, remedy=f"known: {known}"
+        )
+    per_block, block_bytes = GGML_QUANT_SIZES[kind]
+    if shape[-1] % per_block:
+        raise RequestError(
+            f"rows of {shape[-1]} values do not fill blocks of {per_block} ({kind.name})",
+            where=where,
+        )
+    return TensorInfo(name, shape, kind.name, offset, math.prod(shape) // per_block * block_bytes)

@@ -1,0 +1,250 @@
+r"""The tokenizer and the chat template that a GGUF file holds, as PaddleNLP loads them.
+
+Byte-level vocabularies become a ``tokenizer.json`` for ``PretrainedTokenizerFast``:
+it runs the very library, on the very rules, that Hugging Face's does. PaddleNLP's
+``Qwen2Tokenizer`` looks like a simpler home for ``vocab.json`` and ``merges.txt``,
+but it splits white space by other rules and normalizes accents, so that ids differ
+("\n\t", two letters that make one "é"); besides, upstream's packing fails with it.
+
+Sentencepiece vocabularies become a ``sentencepiece.bpe.model`` for ``LlamaTokenizer``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from entrypoints.fetching.gguf_file import Gguf
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["MODEL_INPUTS", "files", "trimmed_template"]
+
+MODEL_INPUTS = ["input_ids", "attention_mask"]
+"""What a tokenizer gives a Llama. The fast tokenizer's default has ``token_type_ids``
+too, and with them ``generate()`` fails in a reshape."""
+
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # llama.cpp's token types
+
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+_LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# By llama.cpp's name of the rule (src/llama-vocab.cpp), in the tokenizers library's terms.
+_SPLITS: dict[str, dict[str, Any]] = {
+    "gpt-2": _BYTE_LEVEL,
+    "smollm": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
+    },
+    "llama-bpe": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": _LLAMA_3},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {**_BYTE_LEVEL, "use_regex": False},
+        ],
+    },
+}
+
+
+def files(source: Gguf) -> dict[str, bytes]:
+    """Return the tokenizer's files by name.
+
+    Raises:
+        RequestError: the file has no whole tokenizer, or one of a kind that is
+            not known here.
+    """
+    kind = source.metadata.get("tokenizer.ggml.model")
+    own: dict[str, Any]
+    if kind == "gpt2":
+        content = {"tokenizer.json": _json(_byte_level(source))}
+        own = {
+            "tokenizer_class": "PretrainedTokenizerFast",
+            "model_input_names": MODEL_INPUTS,
+        }
+    elif kind == "llama":
+        content = {"sentencepiece.bpe.model": _sentencepiece(source)}
+        own = {
+            "tokenizer_class": "LlamaTokenizer",
+            "add_bos_token": _adds_bos(source, True),
+        }
+    else:
+        raise RequestError(
+            f'a tokenizer of the kind "{kind}"',
+            where=str(source.path),
+            remedy="supported: gpt2 (byte-level BPE) and llama (sentencepiece)",
+        )
+    return content | {"tokenizer_config.json": _json(_config(source) | own)}
+
+
+def trimmed_template(template: str) -> str:
+    """Return a chat template that PaddleNLP renders as Hugging Face does.
+
+    PaddleNLP keeps a newline at the end of the template, Hugging Face drops it.
+    """
+    return template[:-1] if template.endswith("\n") else template
+
+
+def _config(source: Gguf) -> dict[str, Any]:
+    tokens, _ = _vocabulary(source)
+    eos = source.get("tokenizer.ggml.eos_token_id", int)
+    numbers = {
+        "bos_token": source.get("tokenizer.ggml.bos_token_id", int),
+        "eos_token": eos,
+        "pad_token": source.get("tokenizer.ggml.padding_token_id", int, eos),
+    }
+    if "tokenizer.ggml.unknown_token_id" in source.metadata:
+        numbers["unk_token"] = source.get("tokenizer.ggml.unknown_token_id", int)
+    beyond = [f"{key} {n}" for key, n in numbers.items() if not 0 <= n < len(tokens)]
+    if beyond:
+        raise RequestError(f"outside the vocabulary: {', '.join(beyond)}", where=str(source.path))
+    config: dict[str, Any] = {key: tokens[number] for key, number in numbers.items()}
+    config |= {
+        "model_max_length": source.get("llama.context_length", int),
+        "padding_side": "left",  # a model that generates goes on from the right
+        "clean_up_tokenization_spaces": False,
+    }
+    template = source.get("tokenizer.chat_template", str, "")
+    return config | ({"chat_template": trimmed_template(template)} if template else {})
+
+
+def _byte_level(source: Gguf) -> dict[str, Any]:
+    tokens, types = _vocabulary(source)
+    split = source.metadata.get("tokenizer.ggml.pre")
+    if split not in _SPLITS:
+        raise RequestError(
+            f'a byte-level tokenizer that splits text by the rule "{split}"',
+            where=str(source.path),
+            remedy=f"supported: {', '.join(_SPLITS)}",
+        )
+    added = [
+        {
+            "id": number,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == _CONTROL,
+        }
+        for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": _SPLITS[split],
+        "post_processor": _begin_of_text(source, tokens) if _adds_bos(source, False) else None,
+        "decoder": _BYTE_LEVEL,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            # Llama 3 takes a word that is in the vocabulary whole, whatever the merges say.
+            "ignore_merges": split == "llama-bpe",
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": _merges(source, set(tokens)),
+        },
+    }
+
+
+def _vocabulary(source: Gguf) -> tuple[list[str], list[int]]:
+    tokens = source.get("tokenizer.ggml.tokens", list)
+    types = source.get("tokenizer.ggml.token_type", list)
+    if not tokens or len(types) != len(tokens):
+        raise RequestError(
+            f"no whole vocabulary: {len(tokens)} tokens and {len(types)} types of tokens",
+            where=str(source.path),
+        )
+    if len(set(tokens)) != len(tokens):
+        raise RequestError("a token occurs twice in the vocabulary", where=str(source.path))
+    return tokens, types
+
+
+def _merges(source: Gguf, tokens: set[str]) -> list[str]:
+    merges: list[str] = source.metadata.get("tokenizer.ggml.merges") or []
+    faults = [
+        Problem(f'merge {number} "{merge}" is not of the vocabulary', str(source.path))
+        for number, merge in enumerate(merges)
+        if len(parts := merge.split(" ")) != 2 or not {*parts, "".join(parts)} <= tokens
+    ]
+    if not merges:
+        faults = [Problem("tokenizer.ggml.merges is missing", str(source.path))]
+    if faults:
+        raise RequestError(faults[:20])
+    return merges
+
+
+def _adds_bos(source: Gguf, default: bool) -> bool:
+    return bool(source.metadata.get("tokenizer.ggml.add_bos_token", default))
+
+
+def _begin_of_text(source: Gguf, tokens: list[str]) -> dict[str, Any]:
+    number = source.metadata["tokenizer.ggml.bos_token_id"]
+    bos = tokens[number]
+
+    def special(kind: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": bos, "type_id": kind}}
+
+    def text(name: str, kind: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": kind}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [special(0), text("A", 0)],
+        "pair": [special(0), text("A", 0), special(1), text("B", 1)],
+        "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+    }
+
+
+def _sentencepiece(source: Gguf) -> bytes:
+    """Return the sentencepiece model that llama.cpp took the vocabulary from."""
+    from sentencepiece import sentencepiece_model_pb2 as protocol
+
+    tokens, types = _vocabulary(source)
+    scores = source.metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise RequestError("tokenizer.ggml.scores is missing or short", where=str(source.path))
+    get = source.metadata.get
+    model = protocol.ModelProto()
+    for token, score, kind in zip(tokens, scores, types, strict=True):
+        # llama.cpp's numbers of the types are sentencepiece's.
+        model.pieces.add(piece=token, score=score, type=kind)
+    trainer = model.trainer_spec
+    trainer.model_type = protocol.TrainerSpec.BPE
+    trainer.vocab_size = len(tokens)
+    trainer.byte_fallback = True
+    trainer.unk_id = get("tokenizer.ggml.unknown_token_id", types.index(_UNKNOWN))
+    trainer.bos_id = get("tokenizer.ggml.bos_token_id")
+    trainer.eos_id = get("tokenizer.ggml.eos_token_id")
+    trainer.pad_id = -1
+    for key in ("unk", "bos", "eos"):
+        setattr(trainer, f"{key}_piece", tokens[getattr(trainer, f"{key}_id")])
+    normalizer = model.normalizer_spec
+    normalizer.name = "identity"
+    normalizer.add_dummy_prefix = bool(get("tokenizer.ggml.add_space_prefix", True))
+    normalizer.remove_extra_whitespaces = False
+    normalizer.escape_whitespaces = True
+    encoded: bytes = model.SerializeToString()
+    return encoded
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return (json.dumps(body, ensure_ascii=False, indent=2) + "\n").encode("utf-8")

@@ -1,0 +1,190 @@
+"""Safetensors files, read and written one tensor at a time.
+
+The format: eight bytes with the length of a JSON header, the header, then the
+tensors' bytes (https://huggingface.co/docs/safetensors). It is simple enough to
+be handled here, and that buys three things: memory stays bounded by the largest
+tensor rather than by a file, bfloat16 passes through although NumPy has no such
+type, and every claim of a header is checked against the file before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["ITEM_SIZES", "Stored", "Tensor", "opened", "read_header", "write"]
+
+ITEM_SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8,
+}  # fmt: skip
+"""Bytes per element, by the format's names of types."""
+
+_LONGEST_HEADER = 100_000_000  # the reference implementation's own limit
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies in a file.
+
+    Args:
+        dtype: one of :data:`ITEM_SIZES`.
+        shape: as stored.
+        begin: offset of its first byte in the file.
+        end: offset behind its last byte.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to be written.
+
+    Args:
+        name: its key in the file.
+        dtype: one of :data:`ITEM_SIZES`.
+        shape: of the array that ``values`` returns.
+        values: makes the array, when its turn has come; items of the type's size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: Callable[[], npt.NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file, in bytes."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Return the tensors that a safetensors file holds, by name.
+
+    Raises:
+        RequestError: the file is truncated or is not a safetensors file; every
+            fault of its header is named.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+            raise RequestError(
+                f"not a whole safetensors file: {size} bytes, and a header of {length} claimed",
+                where=str(path),
+                remedy="get the file again",
+            )
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise RequestError(
+                f"the header of the safetensors file is not JSON: {error}", where=str(path)
+            ) from None
+    if not isinstance(header, dict):
+        raise RequestError("the header of the safetensors file is no object", where=str(path))
+    header.pop("__metadata__", None)
+    found: dict[str, Stored] = {}
+    problems = []
+    for name, entry in header.items():
+        try:
+            found[name] = _stored(entry, 8 + length, size)
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(Problem(f'tensor "{name}": {error}', str(path), "get the file again"))
+    if problems:
+        raise RequestError(problems)
+    return found
+
+
+def _stored(entry: Any, start: int, size: int) -> Stored:
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    if dtype not in ITEM_SIZES:
+        raise ValueError(f"unknown type {dtype}")
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError("shape and offsets have to be whole numbers")
+    if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
+        raise ValueError(f"{end - begin} bytes do not hold {dtype} {list(shape)}")
+    if start + end > size:
+        raise ValueError(f"ends at byte {start + end}, the file at {size}: it is truncated")
+    return Stored(dtype, shape, start + begin, start + end)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Callable[[Stored], npt.NDArray[Any]]]:
+    """Yield a function that returns a tensor of the file as an array of unsigned integers.
+
+    The integers have the size of the tensor's items: bytes are moved, never
+    interpreted, so no type is lost on the way.
+    """
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+
+        def tensor(stored: Stored) -> npt.NDArray[Any]:
+            # A copy: a view would keep the mapping open behind our back.
+            raw = mapped[stored.begin : stored.end]
+            integers = f"<u{ITEM_SIZES[stored.dtype]}"
+            return np.frombuffer(raw, dtype=integers).reshape(stored.shape)
+
+        yield tensor
+
+
+def write(
+    path: Path, tensors: Sequence[Tensor], progress: Callable[[int], None] = lambda _: None
+) -> None:
+    """Write a safetensors file; memory is bounded by the largest tensor.
+
+    Args:
+        path: the file.
+        tensors: what to write, in this order.
+        progress: is told the number of bytes written so far.
+
+    Raises:
+        ValueError: an array is not what its tensor announced.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}  # PaddleNLP takes no other
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors are aligned to eight bytes
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(encoded)) + encoded)
+        done = 0
+        for tensor in tensors:
+            array = np.ascontiguousarray(tensor.values())
+            if array.shape != tensor.shape or array.nbytes != tensor.nbytes:
+                raise ValueError(f"{tensor.name}: {array.shape} {array.dtype} is not {tensor}")
+            stream.write(array.data)
+            done += array.nbytes
+            progress(done)
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes that the tensors take in a file."""
+    return sum(tensor.nbytes for tensor in tensors)
