@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.records import Record
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.records import SHOWN, Record
 
 __all__ = ["IGNORED", "Encoded", "Encoder", "Example"]
 
@@ -64,15 +64,29 @@ class Encoder:
         self._max_length = max_length
 
     def encode_all(self, records: Iterable[Record]) -> Encoded:
-        """Return the examples of all records."""
+        """Return the examples of all records.
+
+        Raises:
+            RequestError: with a problem for each of the first records that the
+                tokenizer cannot take.
+        """
         examples, cut, dropped = [], 0, 0
+        problems: list[Problem] = []
         for record in records:
-            example, shortened = self.encode(record)
+            try:
+                example, shortened = self.encode(record)
+            except RequestError as error:
+                problems += error.problems
+                if len(problems) == SHOWN:
+                    break
+                continue
             cut += shortened
             if any(label != IGNORED for label in example.labels):
                 examples.append(example)
             else:
                 dropped += 1
+        if problems:
+            raise RequestError(problems)
         return Encoded(tuple(examples), cut, dropped)
 
     def encode(self, record: Record) -> tuple[Example, bool]:

@@ -1,4 +1,4 @@
-"""One job at a time in a run's folder."""
+"""One job at a time in a folder."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from paddle_stacks.errors import RequestError
 
 __all__ = ["locked"]
 
-_NAME = ".lock"
-
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made if it is not there.
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold a folder, which is made if it is not there.
 
     The lock is the kernel's (``flock``), so it ends with the process however that
     ends, and holds between containers that mount the same folder.
 
+    Args:
+        folder: the folder.
+        name: the lock's file in it; who holds one name does not hold another.
+
     Raises:
         RequestError: another job holds it; the message says which.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
             raise RequestError(
-                f"another job is writing to this run: {holder or 'it has just begun'}",
-                where=str(run),
-                remedy="wait for it, or give this one a name of its own: --name NAME",
+                f"another job is writing here: {holder or 'it has just begun'}",
+                where=str(folder),
+                remedy="wait for it, or give this one a name of its own",
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _about_me().encode())

@@ -35,15 +35,8 @@ def draw(entries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         (evaluated, "evaluation", {"color": _ORANGE, "linewidth": 1.4, "marker": "o"}),
     ):
         if points:
-            axes.plot(*zip(*points, strict=True), label=name, markersize=5, clip_on=False, **style)
-            step, loss = points[-1]
-            axes.annotate(
-                f" {loss:.3g}",
-                (step, loss),
-                color=style["color"],
-                va="center",
-                annotation_clip=False,
-            )
+            label = f"{name} (at the end {points[-1][1]:.3g})"
+            axes.plot(*zip(*points, strict=True), label=label, markersize=5, clip_on=False, **style)
     axes.set(title=title, xlabel="step", ylabel="loss (mean cross entropy of a token)")
     axes.set_ylim(bottom=0)
     axes.margins(x=0)

@@ -13,12 +13,14 @@ from pathlib import Path
 __all__ = ["libraries_log_to"]
 
 
-def libraries_log_to(path: Path) -> None:
-    """Send Python warnings, and the logs of PaddleNLP and others, to a file.
+def libraries_log_to(path: Path | None) -> None:
+    """Send Python warnings, and the logs of PaddleNLP and others, to a file, or nowhere.
 
     Call it before Paddle is imported.
     """
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
+    handler: logging.Handler = logging.NullHandler()
+    if path is not None:
+        handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]

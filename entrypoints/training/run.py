@@ -13,7 +13,7 @@ from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.request import LOSS, METRICS, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
 from entrypoints.training.trainer import Finetuner, arguments
-from paddle_stacks.errors import JobError, RequestError, Stopped
+from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.jobs.schema import Config
@@ -26,10 +26,11 @@ def train(request: Request, stop: StopSignal) -> None:
 
     Raises:
         RequestError: the data or the model does not fit the configuration.
-        JobError: training failed.
+        JobError: the loss is not a number any more.
         Stopped: a signal came; there is a checkpoint.
     """
     began = time.monotonic()
+    stop.install()
     config = request.config
     tokenizer = model.load_tokenizer(
         request.tokenizer,
@@ -42,7 +43,7 @@ def train(request: Request, stop: StopSignal) -> None:
     trainer, metrics = _trainer(request, tokenizer, train_batches, dev_batches, stop)
     phase("train")
     stop.defer()
-    _loop(trainer, request)
+    trainer.train(resume_from_checkpoint=str(request.resume.folder) if request.resume else None)
     plot.draw(metrics.entries(), request.run.name, request.run / LOSS)
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(
@@ -158,20 +159,6 @@ def _trainer(
         keep=config["save_total_limit"],
     )
     return trainer, metrics
-
-
-def _loop(trainer: Finetuner, request: Request) -> None:
-    resume = str(request.resume.folder) if request.resume else None
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    except ValueError as error:
-        if "Loss contains inf or nan" not in str(error):  # upstream's words
-            raise
-        raise JobError(
-            f"the loss is not a number any more, at step {trainer.state.global_step}",
-            where=str(request.run),
-            remedy='lower "learning_rate", or set "max_grad_norm" to 1.0',
-        ) from None
 
 
 def _save(network: Any, request: Request) -> Path:

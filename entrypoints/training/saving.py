@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
             for path in sorted(place.iterdir()) if place.is_dir() else [place]:
                 if path.is_file() and not _belongs_to_weights(path.name):
                     shutil.copyfile(path, part / path.name)
-        network.save_pretrained(str(part), safe_serialization=True)
+        network.save_pretrained(
+            str(part), state_dict=_own_weights(network), safe_serialization=True
+        )
+        for path in part.iterdir():  # safetensors makes its files readable by their owner alone
+            path.chmod(0o666 & ~_umask())
 
 
 def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> None:
@@ -68,6 +73,20 @@ def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> Non
     network.merge()
     network.restore_original_model()
     save_model(network.model, companions, output)
+
+
+def _own_weights(network: Any) -> dict[str, Any]:
+    """Return the weights to store: a head that is the embedding is not stored twice."""
+    weights = dict(network.state_dict())
+    if network.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    return weights
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _belongs_to_weights(name: str) -> bool:

@@ -33,10 +33,15 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for signum in _SIGNALS:
-            self._before[signum] = signal.signal(signum, self._on_signal)
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_alarm)
+        self._before = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGALRM)}
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Take the signals, again if need be: importing Paddle takes SIGTERM for itself."""
+        for signum in _SIGNALS:
+            signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGALRM, self._on_alarm)
 
     def __exit__(
         self,

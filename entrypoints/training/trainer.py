@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,12 @@ class Finetuner(Trainer):  # type: ignore[misc]
         start = time.perf_counter()
         self._tokens += inputs.pop("tokens")
         loss = super().training_step(model, inputs)
+        if not math.isfinite(float(loss)):
+            raise JobError(
+                f"the loss is not a number any more, at step {self.state.global_step + 1}",
+                where=self.args.output_dir,
+                remedy='lower "learning_rate", or set "max_grad_norm" to 1.0',
+            )
         self._seconds += time.perf_counter() - start
         return loss
 

@@ -1,0 +1,94 @@
+"""The ``export`` job: a model with a LoRA adapter merged into its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from entrypoints.arguments import Parser
+from entrypoints.console import phase, report
+from entrypoints.training.lock import locked
+from entrypoints.training.quiet import libraries_log_to
+from entrypoints.training.saving import BASE, fingerprint, save_merged
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import workspace
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the job and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.merge:
+        raise RequestError("nothing to do", where="export", remedy="--merge merges an adapter")
+    output = Path(arguments.output)
+    model = workspace.find_model(arguments.model)
+    adapter = workspace.find_adapter(arguments.adapter)
+    _check_output(output, model, adapter, force=arguments.force)
+    phase("compare the base model")
+    _check_base(model, adapter)
+    phase("start PaddlePaddle")
+    libraries_log_to(None)
+    with locked(output.parent, f".{output.name}.lock"):
+        _check_output(output, model, adapter, force=arguments.force)
+        _merge(model, adapter, output)
+    report("result", output=str(output))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="export", description=__doc__)
+    parser.add_argument(
+        "--model", required=True, help="the base model: a name in models/ or a path"
+    )
+    parser.add_argument(
+        "--adapter", required=True, help="a run's name or path, or an adapter's path"
+    )
+    parser.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
+    parser.add_argument("--output", required=True, help="the folder to write, e.g. models/NAME")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
+    return parser
+
+
+def _check_output(output: Path, model: Path, adapter: Path, *, force: bool) -> None:
+    if output.resolve() in (model.resolve(), adapter.resolve(), *model.resolve().parents):
+        raise RequestError(
+            "the output folder would take the place of what it is made from",
+            where=str(output),
+            remedy="give another one: --output models/NAME",
+        )
+    if output.exists() and not force:
+        raise RequestError(
+            "the output folder is there already", where=str(output), remedy="--force replaces it"
+        )
+
+
+def _check_base(model: Path, adapter: Path) -> None:
+    """Refuse a model that is not the one the adapter was trained on.
+
+    An adapter that was made elsewhere does not say which model that was; then
+    the shapes decide, when it is loaded.
+    """
+    about = adapter / BASE
+    if not about.is_file():
+        return
+    try:
+        told = json.loads(about.read_text(encoding="utf-8"))
+        name, expected = told["model"], told["weights_sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise RequestError("it cannot be read", where=str(about)) from None
+    if fingerprint(model) != expected:
+        raise RequestError(
+            f"the adapter was trained on {name}, and the weights of {model} are not the same",
+            where=str(adapter),
+            remedy=f"--model {Path(name).name}",
+        )
+
+
+def _merge(model: Path, adapter: Path, output: Path) -> None:
+    from entrypoints.training.model import load_adapted
+
+    phase("load the model and the adapter")
+    network = load_adapted(model, adapter)
+    phase("merge")
+    save_merged(network, (model,), output)

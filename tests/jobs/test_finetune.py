@@ -1,0 +1,344 @@
+"""The finetune job in a real container, on a Llama of two layers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+SYLLABLES = ["ka", "lo", "mi", "tu", "ne", "sa", "ro", "vi", "be", "do", "fa", "gu"]
+SETTINGS = {
+    "model_name_or_path": "tiny",
+    "dataset_name_or_path": "data/small",
+    "src_length": 96,
+    "max_length": 128,
+    "per_device_train_batch_size": 4,
+    "max_steps": 20,
+    "learning_rate": 5e-3,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 6,
+    "lora": True,
+}
+
+
+@pytest.fixture
+def ready(workspace: Path) -> Path:
+    """A workspace with data and a configuration; 30 records, so 8 steps are an epoch."""
+    folder = workspace / "data" / "small"
+    folder.mkdir()
+    write_records(folder / "train.json", 30)
+    write_records(folder / "dev.json", 6)
+    configure(workspace)
+    return workspace
+
+
+def write_records(path: Path, count: int) -> None:
+    lines = []
+    for number in range(count):
+        words = [SYLLABLES[(number * step) % 12] for step in range(1, 3 + number % 7)]
+        record = {"src": f"{number} " + " ".join(words), "tgt": " ".join(reversed(words))}
+        if number % 5 == 0:
+            record = {"src": [record["src"], "lo?"], "tgt": [record["tgt"], "ka mi"]}
+        lines.append(json.dumps(record))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def configure(workspace: Path, **changes: object) -> None:
+    (workspace / "my.json").write_text(json.dumps(SETTINGS | changes))
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in metrics(run) if "loss" in entry}
+
+
+def finetune(job, workspace: Path, *arguments: str):
+    done = job(["finetune", "--config", "my.json", *arguments], workspace)
+    assert not any(word in done.stderr for word in ("WARNING", "ERROR", "Traceback")), done.stderr
+    assert done.stdout == ""
+    return done
+
+
+def test_lora_leaves_a_whole_run(job, ready: Path) -> None:
+    configure(ready, do_eval=True, evaluation_strategy="steps", eval_steps=10, merge=True)
+    done = finetune(job, ready, "--name", "one")
+    assert done.status == 0, done.stderr
+    run = ready / "runs" / "one"
+    curve = losses(run)
+    assert list(curve) == list(range(1, 21))
+    assert curve[1] == pytest.approx(math.log(1000), abs=0.3)  # random weights know nothing
+    assert curve[20] < curve[1] - 0.5
+    evaluations = [entry for entry in metrics(run) if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluations] == [10, 20]
+    assert evaluations[1]["eval_loss"] < evaluations[0]["eval_loss"]
+    first = metrics(run)[0]
+    assert first["tokens_per_second"] > 0
+    assert first["memory_mib"] > 100
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((run / "config.json").read_text())["learning_rate"] == 5e-3
+    assert (run / "adapter" / "lora_config.json").is_file()
+    assert not (run / "adapter" / "config.json").exists()
+    assert (run / "merged" / "model.safetensors").is_file()
+    assert sorted(p.name for p in run.glob("checkpoint-*")) == [
+        "checkpoint-12",
+        "checkpoint-18",
+        "checkpoint-6",
+    ]
+    result = json.loads((run / "result.json").read_text())
+    assert result["first_loss"] == curve[1]
+    assert result["last_loss"] == curve[20]
+    assert {path.stat().st_uid for path in run.rglob("*")} == {os.getuid()}
+
+
+def test_full_finetuning_keeps_the_best_checkpoint(job, ready: Path) -> None:
+    configure(
+        ready,
+        lora=False,
+        learning_rate=0.05,  # so that it gets worse again
+        max_steps=12,
+        save_steps=3,
+        evaluation_strategy="steps",
+        eval_steps=3,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
+    done = finetune(job, ready, "--name", "full")
+    assert done.status == 0, done.stderr
+    run = ready / "runs" / "full"
+    evaluated = {e["step"]: e["eval_loss"] for e in metrics(run) if "eval_loss" in e}
+    best = min(evaluated, key=evaluated.__getitem__)
+    left = {int(path.name.split("-")[1]) for path in run.glob("checkpoint-*")}
+    assert left == {best, 12}
+    assert json.loads((run / "result.json").read_text())["best_checkpoint"] == f"checkpoint-{best}"
+    configure(ready, model_name_or_path="runs/full", lora=False, max_steps=1, learning_rate=1e-9)
+    again = finetune(job, ready, "--name", "again", "--set", "evaluation_strategy=steps")
+    assert again.status == 0, again.stderr
+    loaded = [e["eval_loss"] for e in metrics(ready / "runs" / "again") if "eval_loss" in e]
+    assert loaded == [pytest.approx(evaluated[best], abs=1e-4)]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
+    configure(ready, max_steps=300, save_steps=100, gradient_accumulation_steps=2)
+    whole = finetune(job, ready, "--name", "whole")
+    assert whole.status == 0, whole.stderr
+    stopped = job.start(["finetune", "--config", "my.json", "--name", "parts"], ready)
+    stopped.wait_for("step 20/300")
+    stopped.send(signal.SIGTERM)
+    end = stopped.wait()
+    assert end.status == 128 + signal.SIGTERM, end.stderr
+    assert "the same command goes on from there" in end.stderr
+    run = ready / "runs" / "parts"
+    last = max(losses(run))
+    assert 20 <= last < 300
+    assert (run / f"checkpoint-{last}" / "checkpoint.json").is_file()
+    assert not (run / "adapter").exists()
+    again = finetune(job, ready, "--name", "parts")
+    assert again.status == 0, again.stderr
+    assert f"step {last}\n" in again.stderr
+    assert losses(run) == losses(ready / "runs" / "whole")
+
+
+def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(job, ready: Path) -> None:
+    configure(ready, max_steps=200, save_steps=5, lora=False)
+    killed = job.start(["finetune", "--config", "my.json", "--name", "killed"], ready)
+    killed.wait_for("saved checkpoint-40")
+    killed.send(signal.SIGKILL)
+    killed.wait()
+    run = ready / "runs" / "killed"
+    half = run / ".saving" / "checkpoint-900"  # what a kill in the middle of a save leaves
+    half.mkdir(parents=True, exist_ok=True)
+    (half / "model_state.pdparams").write_bytes(b"half")
+    by_step = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    newest, second = by_step[-1], by_step[-2]
+    with (newest / "optimizer.pdopt").open("r+b") as stream:
+        stream.truncate(1000)
+    again = job(["finetune", "--config", "my.json", "--name", "killed"], ready)
+    assert again.status == 0, again.stderr
+    assert f"{newest.name} is passed over: optimizer.pdopt has 1000 bytes" in again.stderr
+    assert f"resuming from runs/killed/{second.name}" in again.stderr
+    assert not (run / ".saving").exists()
+    whole = finetune(job, ready, "--name", "whole")
+    assert whole.status == 0, whole.stderr
+    assert losses(run) == losses(ready / "runs" / "whole")
+
+
+def test_two_jobs_do_not_write_to_one_run(job, ready: Path) -> None:
+    configure(ready, max_steps=3000, save_strategy="no")
+    first = job.start(["finetune", "--config", "my.json", "--name", "busy"], ready)
+    first.wait_for("step 1/")
+    second = job(["finetune", "--config", "my.json", "--name", "busy"], ready)
+    first.send(signal.SIGTERM)
+    assert second.status == 2
+    assert "another job is writing here: process" in second.stderr
+    assert first.wait().status == 128 + signal.SIGTERM
+
+
+def test_what_a_finished_run_does_when_started_again(job, ready: Path) -> None:
+    configure(ready, max_steps=4)
+    assert finetune(job, ready, "--name", "done").status == 0
+    run = ready / "runs" / "done"
+    before = (run / "adapter" / "lora_model_state.pdparams").stat().st_mtime_ns
+    again = finetune(job, ready, "--name", "done")
+    assert again.status == 0
+    assert "is finished" in again.stderr
+    assert (run / "adapter" / "lora_model_state.pdparams").stat().st_mtime_ns == before
+    other = job(["finetune", "--config", "my.json", "--name", "done", "--set", "seed=7"], ready)
+    assert other.status == 2
+    assert '"seed" was 42 in this run, and is 7 now' in other.stderr
+    longer = finetune(job, ready, "--name", "done", "--set", "max_steps=8")
+    assert longer.status == 0, longer.stderr
+    assert max(losses(run)) == 8
+    over = finetune(job, ready, "--name", "done", "--resume", "never", "--set", "seed=7")
+    assert over.status == 0, over.stderr
+    assert list(losses(run)) == [1, 2, 3, 4]
+
+
+def test_changed_data_is_not_resumed_on(job, ready: Path) -> None:
+    configure(ready, max_steps=6)
+    assert finetune(job, ready, "--name", "changed").status == 0
+    write_records(ready / "data" / "small" / "train.json", 29)
+    again = job(
+        ["finetune", "--config", "my.json", "--name", "changed", "--set", "max_steps=9"], ready
+    )
+    assert again.status == 2
+    assert "the training data is not what this checkpoint was trained on" in again.stderr
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-bytes", "tiny-fast"])
+def test_packing_works_with_every_tokenizer(job, ready: Path, model: str) -> None:
+    configure(ready, model_name_or_path=model, max_steps=6)
+    shutil.copy(Path(__file__).with_name("packed.py"), ready)
+    same = job(["python", "packed.py", f"models/{model}", "data/small"], ready)
+    assert same.status == 0, same.stderr
+    assert json.loads(same.stdout)["largest_difference"] < 2e-5
+    assert json.loads(same.stdout)["rows"] < 30
+    done = finetune(job, ready, "--name", "packed", "--set", "zero_padding=true")
+    assert done.status == 0, done.stderr
+    assert "packed into" in done.stderr
+    curve = losses(ready / "runs" / "packed")
+    assert curve[6] < curve[1]
+
+
+def test_labels_are_the_answers_alone(job, ready: Path) -> None:
+    shutil.copy(Path(__file__).with_name("masked.py"), ready)
+    for model in ("tiny", "tiny-bytes", "tiny-fast"):
+        shown = job(["python", "masked.py", f"models/{model}"], ready)
+        assert shown.status == 0, shown.stderr
+        found = json.loads(shown.stdout)
+        assert [text.strip() for text in found["labels"]] == ["mi tu</s>", "ka</s>"]
+        assert "lo ne" in found["text"]
+        assert found["cut"] == [False, True]
+
+
+def test_several_turns_need_a_chat_template(job, ready: Path) -> None:
+    configure(ready, model_name_or_path="tiny-plain")
+    done = job(["finetune", "--config", "my.json", "--name", "plain"], ready)
+    assert done.status == 2
+    assert done.stderr.count("several turns") == 6
+    assert "data/small/train.json:6" in done.stderr
+
+
+def test_unified_checkpoints_accumulation_and_recompute(job, ready: Path) -> None:
+    configure(ready, max_steps=5, save_steps=3, gradient_accumulation_steps=2)
+    assert finetune(job, ready, "--name", "reference").status == 0
+    configure(
+        ready,
+        max_steps=5,
+        save_steps=3,
+        gradient_accumulation_steps=2,
+        recompute=True,
+        unified_checkpoint=True,
+    )
+    assert finetune(job, ready, "--name", "other", "--set", "max_steps=3").status == 0
+    again = finetune(job, ready, "--name", "other", "--set", "lr_scheduler_type=linear")
+    assert again.status == 0, again.stderr
+    reference, other = (losses(ready / "runs" / name) for name in ("reference", "other"))
+    assert other[1] == pytest.approx(reference[1], abs=1e-6)
+    assert list(other) == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_that_is_no_number_is_a_failed_job(job, ready: Path) -> None:
+    configure(ready, learning_rate=1e30, max_grad_norm=0, lora=False)
+    done = job(["finetune", "--config", "my.json", "--name", "hot"], ready)
+    assert done.status == 5, done.stderr
+    assert "the loss is not a number any more" in done.stderr
+    assert 'lower "learning_rate"' in done.stderr
+
+
+def test_noise_and_other_kinds_of_lora_run(job, ready: Path) -> None:
+    for number, changes in enumerate(
+        ({"neftune": True}, {"rslora": True, "lora_plus_scale": 4.0}, {"use_quick_lora": True})
+    ):
+        configure(ready, max_steps=6, **changes)
+        done = finetune(job, ready, "--name", f"kind{number}")
+        assert done.status == 0, done.stderr
+        curve = losses(ready / "runs" / f"kind{number}")
+        assert curve[6] < curve[1]
+
+
+def test_an_adapter_is_where_another_one_begins(job, ready: Path) -> None:
+    assert finetune(job, ready, "--name", "first").status == 0
+    done = finetune(job, ready, "--name", "second", "--set", "lora_path=first")
+    assert done.status == 0, done.stderr
+    first, second = (losses(ready / "runs" / name) for name in ("first", "second"))
+    assert second[1] < first[1] - 0.3
+
+
+def test_bad_requests_are_answered_before_anything_is_loaded(job, ready: Path) -> None:
+    configure(ready, model_name_or_path="tinny", bf16=True, fp16_opt_level="O2", lerning_rate=1)
+    done = job(["finetune", "--config", "my.json"], ready)
+    assert done.status == 2
+    assert 'did you mean "learning_rate"?' in done.stderr
+    assert "--set bf16=false --set fp16_opt_level=O1" in done.stderr
+    configure(ready, model_name_or_path="tinny")
+    done = job(["finetune", "--config", "my.json"], ready)
+    assert done.status == 2
+    assert 'did you mean "tiny"?' in done.stderr
+    configure(ready)
+    (ready / "data" / "small" / "train.json").write_text('{"src": "a"}\n{"src": "a", "tgt": " "}\n')
+    done = job(["finetune", "--config", "my.json"], ready)
+    assert done.status == 2
+    assert "data/small/train.json:1" in done.stderr
+    assert "data/small/train.json:2" in done.stderr
+    assert not (ready / "runs").exists()
+
+
+def test_export_merges_exactly(job, ready: Path) -> None:
+    assert finetune(job, ready, "--name", "adapted").status == 0
+    shutil.copy(Path(__file__).with_name("same_logits.py"), ready)
+    export = ["export", "--model", "tiny", "--adapter", "adapted", "--merge", "--output"]
+    done = job([*export, "models/merged"], ready)
+    assert done.status == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    compared = job(
+        ["python", "same_logits.py", "models/tiny", "runs/adapted/adapter", "models/merged"], ready
+    )
+    assert compared.status == 0, compared.stderr
+    numbers = json.loads(compared.stdout)
+    assert numbers["unmerged_to_merged"] < 1e-5
+    assert numbers["base_to_merged"] > 1e-2
+    assert (ready / "models" / "merged" / "chat_template.json").is_file()
+    refused = job([*export, "models/merged"], ready)
+    assert refused.status == 2
+    assert "--force replaces it" in refused.stderr
+    assert job([*export, "models/merged", "--force"], ready).status == 0
+    export[2] = "tiny-plain"
+    (ready / "models" / "tiny-plain" / "model.safetensors").unlink()
+    shutil.copy(
+        ready / "models" / "merged" / "model.safetensors",
+        ready / "models" / "tiny-plain" / "model.safetensors",
+    )
+    other = job([*export, "models/wrong"], ready)
+    assert other.status == 2
+    assert "the adapter was trained on models/tiny" in other.stderr
+    assert not (ready / "models" / "wrong").exists()
