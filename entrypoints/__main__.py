@@ -17,7 +17,7 @@ USAGE = "usage: JOB [ARGUMENT …]   or any command, run as it is"
 
 def main(argv: list[str]) -> int:
     """Run the job or the command that ``argv`` names and return its exit status."""
-    debug = "--debug" in argv
+    debug = "--debug" in argv or os.environ.get("PADDLE_STACKS_DEBUG") == "1"
     argv = [word for word in argv if word != "--debug"] if argv and argv[0] in JOBS else argv
     try:
         return _dispatch(argv)

@@ -18,7 +18,7 @@ from paddle_stacks.jobs.arguments import parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Plan, backend, show
-from paddle_stacks.settings import Settings
+from paddle_stacks.settings import DEBUG_SWITCH, Settings
 
 __all__ = ["launch", "make_plan", "print_plan"]
 
@@ -78,6 +78,7 @@ def make_plan(job: str, arguments: Sequence[str], settings: Settings) -> Plan:
         backend.load(settings.backend, settings.root),
         user=run_as(settings.workspace),
         suffix=secrets.token_hex(3),
+        debug=os.environ.get(DEBUG_SWITCH) == "1",
     )
 
 

@@ -46,7 +46,9 @@ class StackTask(invoke.tasks.Task[Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task; its errors become a message and an exit status."""
-        debug = kwargs.pop("debug", False) or os.environ.get(settings.DEBUG_SWITCH) == "1"
+        if kwargs.pop("debug", False):
+            os.environ[settings.DEBUG_SWITCH] = "1"
+        debug = os.environ.get(settings.DEBUG_SWITCH) == "1"
         try:
             return super().__call__(*args, **kwargs)
         except Exit:

@@ -10,7 +10,7 @@ from paddle_stacks import __version__
 from paddle_stacks.jobs.catalog import Job
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
 from paddle_stacks.plan.backend import Backend
-from paddle_stacks.settings import Settings, without_password
+from paddle_stacks.settings import DEBUG_SWITCH, Settings, without_password
 
 __all__ = ["PLAIN_ENVIRONMENT", "Mount", "Plan", "Secret", "image_name", "make"]
 
@@ -139,6 +139,7 @@ def make(
     *,
     user: str,
     suffix: str,
+    debug: bool = False,
 ) -> Plan:
     """Return the plan of one run of a job.
 
@@ -149,6 +150,7 @@ def make(
         backend: the platform.
         user: ``uid:gid`` that the container runs as.
         suffix: what makes the container's name unique.
+        debug: whether the job shows tracebacks.
     """
     networked = job.name in _NETWORKED
     secrets = _secrets(settings) if networked else ()
@@ -160,6 +162,7 @@ def make(
         argv=(job.name, *arguments),
         environment={
             ENVIRONMENT_SWITCH: "1",
+            **({DEBUG_SWITCH: "1"} if debug else {}),
             **backend.environment,
             **(_network_environment(settings, secrets) if networked else {}),
         },

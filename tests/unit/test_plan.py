@@ -79,6 +79,12 @@ def test_a_job_reports_events_and_gets_the_backends_environment() -> None:
     assert plan().environment == {"PADDLE_STACKS_EVENTS": "1", "OF_THE": "backend"}
 
 
+def test_a_job_shows_tracebacks_where_the_host_does() -> None:
+    given = settings()
+    made = make(JOBS["infer"], [], given, CPU, user="1:1", suffix="x", debug=True)
+    assert made.environment["PADDLE_STACKS_DEBUG"] == "1"
+
+
 def test_the_bundle_is_found_by_all_who_look_for_it() -> None:
     made = plan("fetch", settings=settings(ca_bundle=Path("/etc/my ca.pem")))
     assert [(s.source, s.target) for s in made.secrets] == [
