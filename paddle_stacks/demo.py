@@ -246,22 +246,26 @@ def _print_answers(answers: list[Answer]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 1, 0))
-    for title, share in (("question", 4), ("base model", 5), ("fine-tuned", 5)):
-        table.add_column(title, ratio=share, overflow="fold")
+    table.add_column("question", ratio=4, overflow="fold")
+    for title in ("base model", "fine-tuned"):
+        table.add_column("", width=1)
+        table.add_column(title, ratio=5, overflow="fold")
     for answer in answers:
-        after = _said(answer.expected, answer.after)
+        before = _said(answer.expected, answer.before)
+        mark, after = _said(answer.expected, answer.after)
         if not _right(answer.expected, answer.after):
             after.append(f"\nexpected: {_cut(answer.expected)}", style="yellow")
-        table.add_row(_cut(answer.question), _said(answer.expected, answer.before), after)
+        table.add_row(_cut(answer.question), *before, mark, after)
     Console(highlight=False).print(table)
 
 
-def _said(expected: str, said: str) -> Text:
+def _said(expected: str, said: str) -> tuple[Text, Text]:
+    """Return the mark of an answer, and the answer."""
     from rich.text import Text
 
     right = _right(expected, said)
-    mark = (f"{_mark(expected, said)} ", "green" if right else "red")
-    return Text.assemble(mark, (_cut(said), "" if right else "dim"))
+    mark = Text(_mark(expected, said), style="green" if right else "red")
+    return mark, Text(_cut(said), style="" if right else "dim")
 
 
 def _print_summary(summary: Mapping[str, Any], folder: Path) -> None:
@@ -270,8 +274,7 @@ def _print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     before, after = (round(match[when] * count) for when in ("before", "after"))
     print(f"right answers  {before} of {count} before, {after} of {count} after")
     print(f"loss           {loss['first']:.3f} at first, {loss['last']:.3f} at last")
-    took = ", ".join(f"{name} {duration(s)}" for name, s in summary["seconds"].items())
-    print(f"took           {duration(sum(summary['seconds'].values()))}: {took}")
+    print(f"took           {duration(sum(summary['seconds'].values()))}")
     print(f"see            {folder}/summary.json, {folder}/loss.png, {folder}/run.log")
     print(f"go on          ./inv infer --model {MODEL} --adapter {NAME} --chat")
 
