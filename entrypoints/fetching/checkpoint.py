@@ -1,0 +1,174 @@
+"""What a whole checkpoint is, and the manifest that says so.
+
+``paddle-stacks.json`` lists every file of a model with its size and its sum, so
+that a model that lost a byte is noticed before it is loaded, not after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from entrypoints.fetching import tensors
+from entrypoints.fetching.llama import write_json
+from entrypoints.fetching.progress import in_mib
+from paddle_stacks import __version__
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "seal", "sha256_of"]
+
+MANIFEST = "paddle-stacks.json"
+INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("model.safetensors", INDEX, "model_state.pdparams", "model_state.pdparams.index.json")
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where a checkpoint came from and what belongs to it.
+
+    Args:
+        model: its name.
+        source: as it would be written behind ``--from``.
+        source_sha256: of the source's file; empty where the source is many files.
+        format: of the source: ``gguf``, ``huggingface`` or ``paddlenlp``.
+        version: of the tool that wrote it.
+        created: when, as ISO 8601 in UTC.
+        files: by name: ``size`` in bytes and ``sha256``.
+    """
+
+    model: str
+    source: str
+    source_sha256: str
+    format: str
+    version: str
+    created: str
+    files: dict[str, dict[str, Any]]
+
+
+def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -> Manifest:
+    """Check the checkpoint in ``folder`` and write its manifest.
+
+    Raises:
+        RequestError: something is missing from it or truncated.
+    """
+    check(folder)
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    paths = [folder / name for name in names if name.as_posix() != MANIFEST]
+    report, done = in_mib("checksums", sum(p.stat().st_size for p in paths)), 0
+    files = {}
+    for path in paths:
+        files[path.relative_to(folder).as_posix()] = {
+            "size": path.stat().st_size,
+            "sha256": sha256_of(path, lambda count, done=done: report(done + count)),  # type: ignore[misc]
+        }
+        done += path.stat().st_size
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    manifest = Manifest(model, source, source_sha256, form, __version__, created, files)
+    write_json(folder / MANIFEST, asdict(manifest))
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the folder's manifest, or None where there is none that can be read."""
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if all({"size", "sha256"} <= entry.keys() for entry in manifest.files.values()):
+            return manifest
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # a manifest that cannot be read vouches for nothing
+    return None
+
+
+def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Problem]:
+    """Return how the files in ``folder`` differ from its manifest.
+
+    Args:
+        folder: the checkpoint.
+        manifest: what belongs to it.
+        sums: compare contents too, which reads every byte; otherwise sizes alone.
+    """
+    found = []
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(Problem("the file is missing", str(path)))
+        elif path.stat().st_size != entry["size"]:
+            fault = f"{path.stat().st_size} bytes instead of {entry['size']}"
+            found.append(Problem(fault, str(path)))
+        elif sums and (sha := sha256_of(path)) != entry["sha256"]:
+            found.append(Problem(f"sha256 {sha} instead of {entry['sha256']}", str(path)))
+    return found
+
+
+def check(folder: Path) -> None:
+    """Check that a folder has all that PaddleNLP needs to load a causal language model.
+
+    Raises:
+        RequestError: it has not; every fault is named.
+    """
+    where = str(folder)
+    problems: list[Problem] = []
+    config = _json(folder / "config.json", problems)
+    if config is not None and "LlamaForCausalLM" not in (config.get("architectures") or []):
+        kind = config.get("architectures") or config.get("model_type")
+        problems.append(Problem(f"the model is {kind}, not LlamaForCausalLM", where))
+    _json(folder / "tokenizer_config.json", problems)
+    present = [name for name in _WEIGHTS if (folder / name).is_file()]
+    if not present:
+        problems.append(Problem(f"no weights: none of {', '.join(_WEIGHTS)}", where))
+    for name in present:
+        problems += _weights_problems(folder, name)
+    if problems:
+        raise RequestError(problems)
+
+
+def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; ``progress`` is told the bytes read."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done)
+    return digest.hexdigest()
+
+
+def _weights_problems(folder: Path, name: str) -> list[Problem]:
+    problems: list[Problem] = []
+    shards = [name]
+    if name.endswith(".index.json"):
+        index = _json(folder / name, problems) or {}
+        shards = sorted({str(shard) for shard in index.get("weight_map", {}).values()})
+        if not shards and not problems:
+            problems.append(Problem("the index names no files", str(folder / name)))
+    for shard in shards:
+        path = folder / shard
+        if not path.is_file():
+            problems.append(Problem("the file is missing", str(path), "get it again"))
+        elif shard.endswith(".safetensors"):
+            try:
+                tensors.read_header(path)
+            except RequestError as error:
+                problems += error.problems
+    return problems
+
+
+def _json(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(Problem("the file is missing", str(path)))
+        return None
+    except (OSError, ValueError) as error:
+        problems.append(Problem(f"cannot be read as JSON: {error}", str(path)))
+        return None
+    if not isinstance(body, dict):
+        problems.append(Problem("it is JSON, and no object", str(path)))
+        return None
+    return body

@@ -1,0 +1,65 @@
+"""A model that is already on this machine: what it is, and PaddleNLP's own folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from entrypoints.fetching import checkpoint, gguf_file, huggingface, tensors
+from entrypoints.fetching.progress import in_mib
+from paddle_stacks.errors import RequestError
+
+__all__ = ["copy", "recognize"]
+
+# Optimizer states, logs and the like of a training run are not the model.
+_PATTERNS = (
+    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.json*", "vocab.*", "merges.txt",
+    "sentencepiece.bpe.model", "model*.safetensors", "model*.safetensors.index.json",
+    "model_state*.pdparams", "model_state*.pdparams.index.json",
+)  # fmt: skip
+
+
+def recognize(path: Path) -> str:
+    """Return what a path holds, by its content: ``gguf``, ``huggingface`` or ``paddlenlp``.
+
+    Raises:
+        RequestError: it is not there, or it is none of these.
+    """
+    if not path.exists():
+        raise RequestError("there is no such file or folder", where=str(path))
+    if path.is_file():
+        with path.open("rb") as stream:
+            if stream.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC:
+                return "gguf"
+        raise RequestError(
+            "not a GGUF file: it does not begin with GGUF",
+            where=str(path),
+            remedy="a model is a GGUF file or a folder with config.json and its weights",
+        )
+    if any(path.glob("model_state*.pdparams")):
+        return "paddlenlp"
+    files = huggingface.weight_files(path)
+    if not files:
+        raise RequestError(
+            "no model in this folder: no model*.safetensors and no model_state*.pdparams",
+            where=str(path),
+            remedy="a model is a GGUF file or a folder with config.json and its weights",
+        )
+    names = [name for file in files for name in tensors.read_header(file)]
+    return "paddlenlp" if any(name.startswith("llama.") for name in names) else "huggingface"
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Copy the PaddleNLP checkpoint in ``source`` into ``folder``, which exists and is empty.
+
+    Raises:
+        RequestError: it is not whole; every fault is named.
+    """
+    checkpoint.check(source)
+    files = sorted({path for pattern in _PATTERNS for path in source.glob(pattern)})
+    report, done = in_mib("copy", sum(path.stat().st_size for path in files)), 0
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+        done += path.stat().st_size
+        report(done)

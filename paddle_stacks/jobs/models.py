@@ -1,0 +1,165 @@
+"""The models that are known by name, and where a model can come from.
+
+A known model is a row: a file ``configs/models/<name>.toml`` of the project, or of
+the user's workspace, which wins.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["FORMS", "Model", "Source", "find", "known", "parse_source"]
+
+_SHIPPED = Path(__file__).parents[2] / "configs" / "models"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+FORMS = (
+    "python-package:NAME==VERSION, gguf:PATH, huggingface:ORG/NAME, paddlenlp:ORG/NAME or a PATH"
+)
+"""What a source can be, for a person."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Args:
+        kind: ``python-package``, ``gguf``, ``huggingface``, ``paddlenlp`` or
+            ``path`` (a file or a folder, recognized by what is in it).
+        value: a pinned requirement, a hub's name of the model, or a path.
+    """
+
+    kind: str
+    value: str
+
+    def __str__(self) -> str:
+        return self.value if self.kind == "path" else f"{self.kind}:{self.value}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of ``configs/models``.
+
+    Args:
+        name: its folder's name in ``models/``.
+        source: where it comes from.
+        title: its maker's name for it.
+        licence: an SPDX identifier, or its maker's name of the licence.
+        parameters: how many weights it has; 0 where that is not known.
+        context: the longest text it was made for, in tokens; 0 where that is not known.
+        sha256: of the source's file, where it is one file; empty where it is not pinned.
+    """
+
+    name: str
+    source: Source
+    title: str = ""
+    licence: str = ""
+    parameters: int = 0
+    context: int = 0
+    sha256: str = ""
+
+
+def parse_source(text: str) -> Source:
+    """Return the source that a command line or a row names.
+
+    Raises:
+        RequestError: it is of no known form.
+    """
+    kind, colon, value = text.partition(":")
+    forms = {"python-package": _PINNED, "huggingface": _HUB_NAME, "paddlenlp": _HUB_NAME}
+    if colon and kind in forms:
+        if not forms[kind].fullmatch(value):
+            wanted = "NAME==VERSION" if kind == "python-package" else "ORG/NAME"
+            raise RequestError(
+                f'"{value}" is not a name of the form {wanted}',
+                where=f"source {text}",
+                remedy=f"a source is {FORMS}",
+            )
+        return Source(kind, value)
+    if colon and kind == "gguf" and value:
+        return Source(kind, value)
+    if not text or (colon and re.fullmatch(r"[a-z-]{2,}", kind) and not Path(text).exists()):
+        hint = did_you_mean(kind, [*forms, "gguf"])
+        raise RequestError(
+            f'unknown kind of source "{kind}"',
+            where=f"source {text}",
+            remedy=f"{hint} a source is {FORMS}".strip(),
+        )
+    return Source("path", text)
+
+
+def known(workspace: Path = Path()) -> dict[str, Path]:
+    """Return the rows' files by the models' names; the workspace's replace the project's."""
+    folders = (_SHIPPED, workspace / "configs" / "models")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def find(name: str, source: str | None = None, workspace: Path = Path()) -> Model:
+    """Return the known model of that name, or a new one that comes from ``source``.
+
+    Args:
+        name: of a row, or any name together with a source.
+        source: where to get it from instead.
+        workspace: the folder that may hold rows of its own.
+
+    Raises:
+        RequestError: there is no such row and no source, the name cannot be a
+            folder's, or the row is wrong (all its faults at once).
+    """
+    if not _NAME.fullmatch(name):
+        raise RequestError(
+            f'"{name}" cannot name a model: letters, digits, ".", "_" and "-" only',
+            remedy="a source goes behind --from: fetch NAME --from SOURCE",
+        )
+    if source is not None:
+        return Model(name, parse_source(source))
+    rows = known(workspace)
+    if name not in rows:
+        hint = did_you_mean(name, rows)
+        raise RequestError(
+            f'no model is known as "{name}"',
+            remedy=f"{hint} known: {', '.join(rows)}; any other with --from SOURCE".strip(),
+        )
+    return _row(rows[name])
+
+
+def _row(path: Path) -> Model:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"cannot read the model's row: {error}", where=str(path)) from error
+    types: dict[str, type] = dict.fromkeys(("source", "title", "licence", "sha256"), str)
+    types |= dict.fromkeys(("parameters", "context"), int)
+    problems = [_fault(key, value, types, path) for key, value in table.items()]
+    found = [problem for problem in problems if problem]
+    if "source" not in table:
+        found.append(Problem('"source" is missing', str(path), f"it is {FORMS}"))
+    if isinstance(sha := table.get("sha256", "0" * 64), str) and not _SHA256.fullmatch(sha):
+        found.append(Problem('"sha256" is not 64 lower-case hexadecimal digits', str(path)))
+    if found:
+        raise RequestError(found)
+    source = parse_source(table.pop("source"))
+    return Model(path.stem, source, **table)
+
+
+def _fault(key: str, value: Any, types: dict[str, type], path: Path) -> Problem | None:
+    if key not in types:
+        hint = did_you_mean(key, types) or f"known: {', '.join(types)}"
+        return Problem(f'unknown key "{key}"', str(path), hint)
+    if type(value) is not types[key]:
+        return Problem(f'"{key}" is {value!r}, not {types[key].__name__}', str(path))
+    return None
