@@ -53,7 +53,6 @@ _MAY_CHANGE = {
     "save_steps",
     "save_strategy",
     "save_total_limit",
-    "unified_checkpoint",
 }
 
 

@@ -49,6 +49,9 @@ def arguments(config: Config, run: Path) -> Arguments:
             "report_to": [],
             "save_total_limit": None,  # checkpoints are removed after the new one has its name
             "resume_from_checkpoint": None,
+            # PaddleNLP 3.0.0b3 writes a unified checkpoint of one process in float32 and
+            # cannot read its optimizer back (TypeError: unhashable type: 'list').
+            "unified_checkpoint": False,
         }
     )
 

@@ -248,23 +248,24 @@ def test_several_turns_need_a_chat_template(job, ready: Path) -> None:
     assert "data/small/train.json:6" in done.stderr
 
 
-def test_unified_checkpoints_accumulation_and_recompute(job, ready: Path) -> None:
-    configure(ready, max_steps=5, save_steps=3, gradient_accumulation_steps=2)
+def test_accumulation_and_recompute_do_not_change_the_losses(job, ready: Path) -> None:
+    configure(ready, max_steps=5, per_device_train_batch_size=30)
     assert finetune(job, ready, "--name", "reference").status == 0
     configure(
         ready,
         max_steps=5,
-        save_steps=3,
+        per_device_train_batch_size=15,
         gradient_accumulation_steps=2,
         recompute=True,
-        unified_checkpoint=True,
+        unified_checkpoint=True,  # as every configuration of upstream's has it
     )
-    assert finetune(job, ready, "--name", "other", "--set", "max_steps=3").status == 0
-    again = finetune(job, ready, "--name", "other", "--set", "lr_scheduler_type=linear")
-    assert again.status == 0, again.stderr
-    reference, other = (losses(ready / "runs" / name) for name in ("reference", "other"))
-    assert other[1] == pytest.approx(reference[1], abs=1e-6)
-    assert list(other) == [1, 2, 3, 4, 5]
+    done = finetune(job, ready, "--name", "parts")
+    assert done.status == 0, done.stderr
+    assert "no effect here: unified_checkpoint" in done.stderr
+    reference, parts = (losses(ready / "runs" / name) for name in ("reference", "parts"))
+    assert list(parts) == [1, 2, 3, 4, 5]
+    # Means of two halves weigh their tokens a little differently than the mean of the whole.
+    assert parts == pytest.approx(reference, rel=0.02)
 
 
 def test_a_loss_that_is_no_number_is_a_failed_job(job, ready: Path) -> None:

@@ -127,7 +127,6 @@ _USED = (
     Key("save_strategy", str, "steps", choices=_STRATEGIES),
     Key("save_steps", int, 500, low=1),
     Key("save_total_limit", int, low=1),
-    Key("unified_checkpoint", bool, False),
     # kernels: what the backend has, checked in checks.py
     Key("use_flash_attention", bool, False),
     Key("flash_mask", bool, False),
@@ -249,6 +248,7 @@ _INERT = tuple(
         ("no_recompute_layers", list, None, _PROCESSES),
         ("refined_recompute", str, "", _PROCESSES),
         ("skip_recompute_ops", dict, None, _PROCESSES),
+        ("unified_checkpoint", bool, False, _PROCESSES),
         ("unified_checkpoint_config", str, "", _PROCESSES),
         ("ckpt_quant_stage", str, "O0", _PROCESSES),
         ("release_grads", bool, False, _PROCESSES),
