@@ -95,13 +95,18 @@ def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None
     """Make the paths among the arguments relative to the workspace, as a job sees them."""
     problems = []
     for key, value in vars(arguments).items():
-        if key not in _PATHS or value is None or not str(value).startswith(("/", "..")):
+        if key not in _PATHS or value is None:
             continue
-        inside = os.path.relpath(workspace / value, workspace)
+        # Where a model comes from can be gguf:PATH.
+        prefix = "gguf:" if str(value).startswith("gguf:") else ""
+        path = str(value).removeprefix(prefix)
+        if not path.startswith(("/", "..")):
+            continue
+        inside = os.path.relpath(workspace / path, workspace)
         if inside.startswith(".."):
-            what = f"{value} is outside the workspace, which is all that a job sees"
+            what = f"{path} is outside the workspace, which is all that a job sees"
             problems.append(Problem(what, str(workspace), "move or copy it there"))
-        setattr(arguments, key, type(value)(inside))
+        setattr(arguments, key, type(value)(prefix + inside))
     if problems:
         raise RequestError(problems)
 

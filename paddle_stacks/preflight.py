@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs import prompts, records, schema, workspace
+from paddle_stacks.jobs import models, prompts, records, schema, workspace
 from paddle_stacks.plan import Plan
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
     return Path(config["output_dir"] or Path("runs", arguments.config.stem))
 
 
+def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    models.find(arguments.model, arguments.source, here)
+
+
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     config = schema.load(here / arguments.config, arguments.set, backend=plan.backend)
     faults = [
@@ -127,6 +131,7 @@ def _check_prompts(path: Path) -> None:
 
 
 _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
+    "fetch": _check_fetch,
     "finetune": _check_finetune,
     "export": _check_export,
     "infer": _check_infer,

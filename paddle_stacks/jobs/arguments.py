@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.jobs import models
 
 __all__ = ["GRACE_SECONDS", "PARSERS", "Parser", "parser", "words"]
 
@@ -72,15 +73,10 @@ def words(made: Parser, found: argparse.Namespace) -> list[str]:
 def _fetch() -> Parser:
     made = Parser(prog="fetch", description="Put a model into models/ as a PaddleNLP checkpoint.")
     add = made.add_argument
-    add("name", metavar="NAME", help="a known model, and its folder in models/")
-    add(
-        "--from",
-        dest="source",
-        metavar="SOURCE",
-        help="a GGUF file, a Hugging Face or PaddleNLP folder, hf:REPOSITORY or ppnlp:REPOSITORY "
-        "(default: what is known of NAME)",
-    )
-    add("--force", action="store_true", help="fetch again, and replace models/NAME")
+    add("model", metavar="MODEL", help="a known model, or any name with --from")
+    add("--from", dest="source", metavar="SOURCE", help=models.FORMS)
+    add("--output", metavar="FOLDER", help="where it goes (default: models/MODEL)")
+    add("--force", action="store_true", help="replace what is there")
     return made
 
 
@@ -118,10 +114,10 @@ def _export() -> Parser:
     made = Parser(prog="export", description="Merge a LoRA adapter into its base model.")
     add = made.add_argument
     add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", required=True, help="the LoRA adapter: a name in runs/, or a path")
-    add("--merge", action="store_true", help="merge the adapter into the model")
-    add("--output", required=True, metavar="FOLDER", help="where the model goes, as models/NAME")
-    add("--force", action="store_true", help="replace an existing --output")
+    add("--adapter", required=True, help="a LoRA adapter: a name in runs/, or a path")
+    add("--merge", action="store_true", help="merge the adapter into the weights")
+    add("--output", required=True, metavar="FOLDER", help="where it goes, as models/NAME")
+    add("--force", action="store_true", help="replace what is there")
     return made
 
 

@@ -77,7 +77,7 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
         (("finetun",), 2, ["No idea what 'finetun'", 'did you mean "finetune"?']),
         (("finetune", "--confi", "x"), 2, ["--confi", 'did you mean "--config"?']),
         (("finetune",), 2, ["required: --config"]),
-        (("fetch",), 2, ["did not receive required positional arguments", "'name'"]),
+        (("fetch",), 2, ["did not receive required positional arguments", "'model'"]),
         (("export", "--model", "m"), 2, ["--adapter", "--output"]),
         (("infer", "--model", "m", "--seed", "x", "--dry-run"), 2, ["--seed", "'x'"]),
         (("infer", "--model", "m", "--decode", "beam", "--dry-run"), 2, ["'beam'"]),
@@ -144,6 +144,13 @@ def test_an_absolute_path_in_the_workspace_is_the_jobs(tmp_path: Path, config: P
     done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["argv"] == ["finetune", "--config", "my.json"]
+
+
+def test_a_source_in_the_workspace_is_the_jobs(tmp_path: Path) -> None:
+    words = ("fetch", "m", "--from", f"gguf:{tmp_path}/x.gguf", "--json")
+    done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["argv"] == ["fetch", "m", "--from", "gguf:x.gguf"]
 
 
 def test_a_wrong_setting_is_told_with_its_variable() -> None:

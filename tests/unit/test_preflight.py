@@ -49,7 +49,7 @@ def request(workspace: Path, job: str, *line: str) -> tuple[Plan, argparse.Names
         ("infer", ["--model", "m", "--adapter", "a", "--input", "in.jsonl"]),
         ("infer", ["--model", "models/m", "--input", "-"]),
         ("export", ["--model", "m", "--adapter", "runs/a", "--output", "models/o"]),
-        ("fetch", ["anything"]),
+        ("fetch", ["anything", "--from", "huggingface:org/name"]),
     ],
 )
 def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> None:
@@ -79,6 +79,7 @@ def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> N
             ["--model", "x", "--adapter", "b", "--input", "my.json"],
             ['no model "x"', 'no run "b"', 'unknown key "model_name_or_path"'],
         ),
+        ("fetch", ["anything"], ['no model is known as "anything"']),
         ("infer", ["--model", "m", "--input", "gone.jsonl"], ["cannot read the prompts"]),
         ("export", ["--model", "x", "--adapter", "b", "--output", "o"], ['"x"', 'no run "b"']),
     ],
