@@ -1,0 +1,83 @@
+# The targets: what is built, and what is said of it. `./inv build` sets the variables;
+# a plain `docker buildx bake` builds the same layers, with "unknown" where nobody said.
+
+variable "BACKEND" { default = "cpu" }
+variable "VERSION" { default = "unknown" }
+variable "REVISION" { default = "unknown" }
+variable "SOURCE_DATE_EPOCH" { default = "0" }
+variable "CREATED" { default = "1970-01-01T00:00:00Z" }
+
+# The OS image and where it came from. OS_IMAGE is empty for the Dockerfile's own.
+variable "OS_IMAGE" { default = "" }
+variable "OS_NAME" { default = "unknown" }
+variable "OS_DIGEST" { default = "unknown" }
+variable "OS_SOURCE" { default = "registry" }
+
+# Read from the locks.
+variable "LOCK_HASH" { default = "unknown" }
+variable "PADDLE_VERSION" { default = "unknown" }
+variable "PADDLENLP_VERSION" { default = "unknown" }
+
+# Files that a build step may read and no layer keeps; an empty file means none.
+variable "CA_BUNDLE" { default = "/dev/null" }
+variable "NETWORK" { default = "/dev/null" }
+
+group "default" {
+  targets = ["train", "infer"]
+}
+
+group "all" {
+  targets = ["base", "framework", "train", "infer"]
+}
+
+target "_common" {
+  context    = "."
+  dockerfile = "Dockerfile"
+  args = {
+    BACKEND           = BACKEND
+    OS_IMAGE          = OS_IMAGE != "" ? OS_IMAGE : null
+    SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH
+  }
+  secret = [
+    "id=ca_bundle,src=${CA_BUNDLE}",
+    "id=network,src=${NETWORK}",
+  ]
+  labels = {
+    "org.opencontainers.image.source"      = "https://github.com/paddle-stacks/paddle-stacks"
+    "org.opencontainers.image.revision"    = REVISION
+    "org.opencontainers.image.version"     = VERSION
+    "org.opencontainers.image.created"     = CREATED
+    "org.opencontainers.image.licenses"    = "Apache-2.0"
+    "org.opencontainers.image.base.name"   = OS_NAME
+    "org.opencontainers.image.base.digest" = OS_DIGEST
+    "paddle-stacks.backend"                = BACKEND
+    "paddle-stacks.os.source"              = OS_SOURCE
+    "paddle-stacks.lock"                   = LOCK_HASH
+    "paddle-stacks.paddle.version"         = PADDLE_VERSION
+    "paddle-stacks.paddlenlp.version"      = PADDLENLP_VERSION
+  }
+}
+
+target "base" {
+  inherits = ["_common"]
+  target   = "base"
+  tags     = ["paddle-stacks/base:${BACKEND}", "paddle-stacks/base:${VERSION}-${BACKEND}"]
+}
+
+target "framework" {
+  inherits = ["_common"]
+  target   = "framework"
+  tags     = ["paddle-stacks/framework:${BACKEND}", "paddle-stacks/framework:${VERSION}-${BACKEND}"]
+}
+
+target "train" {
+  inherits = ["_common"]
+  target   = "train"
+  tags     = ["paddle-stacks/train:${BACKEND}", "paddle-stacks/train:${VERSION}-${BACKEND}"]
+}
+
+target "infer" {
+  inherits = ["_common"]
+  target   = "infer"
+  tags     = ["paddle-stacks/infer:${BACKEND}", "paddle-stacks/infer:${VERSION}-${BACKEND}"]
+}
