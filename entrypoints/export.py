@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from entrypoints.arguments import Parser
+from entrypoints.arguments import parser
 from entrypoints.console import phase, report
 from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Run the job and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser("export").parse_args(argv)
     if not arguments.merge:
         raise RequestError("nothing to do", where="export", remedy="--merge merges an adapter")
     output = Path(arguments.output)
@@ -34,20 +34,6 @@ def main(argv: list[str]) -> int:
         _merge(model, adapter, output)
     report("result", output=str(output))
     return 0
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="export", description=__doc__)
-    parser.add_argument(
-        "--model", required=True, help="the base model: a name in models/ or a path"
-    )
-    parser.add_argument(
-        "--adapter", required=True, help="a run's name or path, or an adapter's path"
-    )
-    parser.add_argument("--merge", action="store_true", help="merge the adapter into the weights")
-    parser.add_argument("--output", required=True, help="the folder to write, e.g. models/NAME")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
-    return parser
 
 
 def _check_output(output: Path, model: Path, adapter: Path, *, force: bool) -> None:

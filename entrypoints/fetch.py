@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from entrypoints import console
-from entrypoints.arguments import Parser
+from entrypoints.arguments import parser
 from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package
 from entrypoints.fetching.download import download, trust_bundle
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
@@ -43,7 +43,7 @@ class Brought:
 
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser("fetch").parse_args(argv)
     model = models.find(arguments.model, arguments.source)
     target = Path(arguments.output or f"models/{model.name}")
     _check_target(target)
@@ -59,15 +59,6 @@ def main(argv: list[str]) -> int:
         ) from error
     print(target)
     return 0
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="fetch", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a known model, or any name with --from")
-    parser.add_argument("--from", dest="source", metavar="SOURCE", help=models.FORMS)
-    parser.add_argument("--output", metavar="FOLDER", help="where it goes (default: models/MODEL)")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
-    return parser
 
 
 def _check_target(target: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import Parser
+from entrypoints.arguments import parser
 from entrypoints.console import note, phase, report, warn
 from entrypoints.training import checkpoints
 from entrypoints.training.lock import locked
@@ -23,7 +23,7 @@ from entrypoints.training.request import (
     RESULT,
     Request,
 )
-from entrypoints.training.stop import GRACE_SECONDS, StopSignal
+from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import records, schema, workspace
 from paddle_stacks.jobs.files import replacing_file
@@ -58,7 +58,7 @@ _MAY_CHANGE = {
 
 def main(argv: list[str]) -> int:
     """Run the job and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser("finetune").parse_args(argv)
     backend = os.environ.get("PADDLE_STACKS_BACKEND", "cpu")
     config = schema.load(arguments.config, arguments.set, backend=backend)
     for text in config.notes:
@@ -81,34 +81,6 @@ def main(argv: list[str]) -> int:
 
         train(request, stop)
     return 0
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="finetune", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="a JSON with upstream's keys")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the configuration; may be repeated",
-    )
-    parser.add_argument(
-        "--name", help="write to runs/NAME (default: output_dir, or the configuration's name)"
-    )
-    parser.add_argument(
-        "--resume",
-        metavar="auto|never|CHECKPOINT",
-        help="auto: from the last whole checkpoint (default); never: start over; or a folder",
-    )
-    parser.add_argument(
-        "--grace",
-        type=int,
-        default=GRACE_SECONDS,
-        metavar="SECONDS",
-        help=f"time to finish the step and save after SIGTERM (default {GRACE_SECONDS})",
-    )
-    return parser
 
 
 def _paths(config: schema.Config) -> dict[str, Path]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from entrypoints.console import note
 from paddle_stacks.errors import Stopped
+from paddle_stacks.jobs.arguments import GRACE_SECONDS
 
-__all__ = ["GRACE_SECONDS", "StopSignal"]
+__all__ = ["StopSignal"]
 
-GRACE_SECONDS = 30
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
