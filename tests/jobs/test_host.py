@@ -332,3 +332,19 @@ def test_a_reader_that_leaves(client: docker.DockerClient, workspace: Path) -> N
     assert process.wait() == 128 + signal.SIGPIPE
     assert complaint == b""
     assert gone(client, plan)
+
+
+def test_a_job_that_reads_standard_input(client: docker.DockerClient, workspace: Path) -> None:
+    plan = shell(workspace, "cat; echo said >&2; exit 3")
+    program = (
+        "import sys, tests.jobs.test_host as t\n"
+        "from pathlib import Path\n"
+        "from paddle_stacks.executors.docker import attach\n"
+        f"plan = t.shell(Path({str(workspace)!r}), {plan.argv[-1]!r}, name={plan.name!r})\n"
+        "sys.exit(attach(plan))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, input=b"asked\n", capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"asked\n", b"said\n")
+    assert gone(client, plan)
