@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["NotThere", "download", "trust_bundle"]
 
 _ATTEMPTS = 5
-_CHUNK = 2**20
+_PASSING = (429, 500, 502, 503, 504)  # what a server says when it is busy or restarts
 _BUNDLE = Path("/run/secrets/ca_bundle")
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 
@@ -57,6 +58,7 @@ def download(
     token: str = "",
     timeout: float = 60.0,
     attempts: int = _ATTEMPTS,
+    pause: float = 1.0,
 ) -> None:
     """Bring the file at ``url`` to ``target``, and be sure of it.
 
@@ -71,6 +73,7 @@ def download(
         token: sent as bearer, to the first host only.
         timeout: seconds without a byte after which an attempt is given up.
         attempts: how often to connect when the connection breaks.
+        pause: seconds to wait before the second attempt; each wait is longer by as much.
 
     Raises:
         RequestError: it is not what it is meant to be; nothing of it is kept.
@@ -86,7 +89,7 @@ def download(
         if urlsplit(url).scheme == "file":
             shutil.copyfile(unquote(urlsplit(url).path), part)
         else:
-            _resume(url, part, token, timeout, attempts)
+            _resume(url, part, token, timeout, attempts, pause)
         _check(part, target, sha256, url)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -94,7 +97,7 @@ def download(
     _validator_file(part).unlink(missing_ok=True)
 
 
-def _resume(url: str, part: Path, token: str, timeout: float, attempts: int) -> None:
+def _resume(url: str, part: Path, token: str, timeout: float, attempts: int, pause: float) -> None:
     import httpx
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -112,7 +115,8 @@ def _resume(url: str, part: Path, token: str, timeout: float, attempts: int) -> 
                         remedy="check the network, the proxy and the certificates; run the "
                         "command again: it goes on where it stopped",
                     ) from error
-                console.note(f"the connection broke ({reason}): going on")
+                console.note(f"the connection broke ({reason}): trying again")
+                time.sleep(pause * attempt)
 
 
 def _attempt(client: httpx.Client, url: str, part: Path) -> None:
@@ -125,9 +129,12 @@ def _attempt(client: httpx.Client, url: str, part: Path) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # The part is as long as the file or longer: begin anew.
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return  # whole already: the process was killed just before the rename
             part.unlink(missing_ok=True)
             raise _CutOff("the part on the disk is longer than the file")
+        if answer.status_code in _PASSING:
+            raise _CutOff(f"the server says {answer.status_code} {answer.reason_phrase}")
         if answer.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             raise _refusal(answer, url)
         if answer.status_code == httpx.codes.PARTIAL_CONTENT:
@@ -149,7 +156,7 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
         _remember(answer, part, url)
     done = have
     with part.open("ab" if have else "wb") as stream:
-        for chunk in answer.iter_raw(_CHUNK):
+        for chunk in answer.iter_raw():  # as it comes: what is gathered would be lost in a cut
             stream.write(chunk)
             done += len(chunk)
             report(done)

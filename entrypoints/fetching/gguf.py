@@ -138,6 +138,10 @@ def _weights(source: Gguf, shape: Shape, tied: bool) -> list[Tensor]:
     origins = {_hugging_face_name(name): name for name in source.tensors}
     found = {name: source.tensors[origin].shape for name, origin in origins.items()}
     problems = problems_of(found, wanted, str(source.path))
+    tokens = len(source.get("tokenizer.ggml.tokens", list))
+    if tokens > shape.vocabulary:
+        fault = f"{tokens} tokens, and an embedding of {shape.vocabulary} rows"
+        problems.append(Problem(fault, str(source.path)))
     if problems:
         raise RequestError(problems)
     return [_tensor(source, origins[name], name, size, shape) for name, size in wanted.items()]

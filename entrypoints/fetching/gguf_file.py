@@ -229,7 +229,7 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
 
 def _tensor(cursor: _Cursor) -> TensorInfo:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-    from gguf.quants import _type_traits
+    from gguf.quants import _type_traits  # there is no public list of what it can dequantize
 
     name = cursor.string()
     dimensions = cursor.number("I")

@@ -163,12 +163,15 @@ def _model_info(name: str, secret: str) -> Any:
         raise RequestError(f"not a model's name: {error}", where=where) from error
     except (HfHubHTTPError, RequestException, OfflineModeIsEnabled) as error:
         raise JobError(
-            f"the Hugging Face hub cannot be asked: {type(error).__name__}: {_first_line(error)}",
+            f"the Hugging Face hub cannot be asked: {_reason(error)}",
             where=where,
             remedy="check the network, the proxy and the certificates, or set HF_ENDPOINT to a "
             "mirror",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+def _reason(error: Exception) -> str:
+    """Return what lies at the bottom of a requests error, which wraps urllib3's in its own."""
+    inner = error.args[0] if error.args else error
+    inner = getattr(inner, "reason", None) or inner
+    return (str(inner).strip().splitlines() or [type(error).__name__])[0]

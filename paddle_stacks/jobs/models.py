@@ -105,7 +105,8 @@ def parse_source(text: str) -> Source:
 def known(workspace: Path = Path()) -> dict[str, Path]:
     """Return the rows' files by the models' names; the workspace's replace the project's."""
     folders = (_SHIPPED, workspace / "configs" / "models")
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    rows = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+    return dict(sorted(rows.items()))
 
 
 def find(name: str, source: str | None = None, workspace: Path = Path()) -> Model:
@@ -129,7 +130,8 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
         return Model(name, parse_source(source))
     rows = known(workspace)
     if name not in rows:
-        hint = did_you_mean(name, rows)
+        longer = [row for row in rows if row.startswith(name)]
+        hint = did_you_mean(name, rows) or (did_you_mean(longer[0], longer) if longer else "")
         raise RequestError(
             f'no model is known as "{name}"',
             remedy=f"{hint} known: {', '.join(rows)}; any other with --from SOURCE".strip(),

@@ -1,0 +1,111 @@
+"""A web server on loopback that serves files as well or as badly as a test wants."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """What is served, and what was asked.
+
+    Args:
+        url: the server's address.
+        files: contents by path.
+        etag: of every file.
+        redirects: addresses by path.
+        cut_after: bytes after which a connection is closed, once per entry.
+        stall_after: bytes after which nothing more comes, once per entry.
+        statuses: answers to give before anything else, one per request.
+        ranges: whether ranges are served.
+        asked: path and headers of every request.
+    """
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    etag: str = '"one"'
+    redirects: dict[str, str] = field(default_factory=dict)
+    cut_after: list[int] = field(default_factory=list)
+    stall_after: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    ranges: bool = True
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Server
+
+    def do_GET(self) -> None:
+        state = self.state
+        state.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        path = self.path.partition("?")[0]
+        if state.statuses:
+            self._short(state.statuses.pop(0))
+        elif path in state.redirects:
+            self._short(302, {"Location": state.redirects[path]})
+        elif path not in state.files:
+            self._short(404)
+        else:
+            self._file(state.files[path])
+
+    do_HEAD = do_GET
+
+    def _short(self, status: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _file(self, content: bytes) -> None:
+        begin = 0
+        wanted = self.headers.get("Range", "")
+        same = self.headers.get("If-Range", self.state.etag) == self.state.etag
+        if wanted and same and self.state.ranges:
+            begin = int(wanted.removeprefix("bytes=").split("-")[0])
+            if begin >= len(content):
+                self._short(416, {"Content-Range": f"bytes */{len(content)}"})
+                return
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        self.send_header("ETag", self.state.etag)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = content[begin:]
+        if self.state.cut_after:
+            self.wfile.write(body[: self.state.cut_after.pop(0)])
+            self.close_connection = True
+        elif self.state.stall_after:
+            self.wfile.write(body[: self.state.stall_after.pop(0)])
+            self.wfile.flush()
+            self.state.release.wait(30)
+            self.close_connection = True
+        else:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the test asks what was asked."""
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {}))
+    state = Server(f"http://127.0.0.1:{server.server_port}")
+    server.RequestHandlerClass.state = state  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.release.set()
+        server.shutdown()
+        server.server_close()
