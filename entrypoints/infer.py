@@ -1,0 +1,85 @@
+"""The ``infer`` job: answers a prompt, a person or a file of prompts."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from entrypoints.console import phase
+from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
+from paddle_stacks.errors import RequestError, Stopped
+from paddle_stacks.jobs import prompts, workspace
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; see ``infer --help``."""
+    begun = time.perf_counter()
+    options = parse(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    model = workspace.find_model(options.model)
+    adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
+    # What a request can be refused for is looked at before Paddle is imported, which takes seconds.
+    if options.input is not None:
+        _answer_file(options, model, adapter, begun)
+    elif options.prompt is not None:
+        _answer_prompt(options, model, adapter, begun)
+    else:
+        _chat(options, model, adapter, begun)
+    return 0
+
+
+def _answer_file(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+    from entrypoints.inference.batch_input import read_prompts
+
+    content, found = read_prompts(options)
+    from entrypoints.inference.batch import answer_file
+
+    answer_file(options, content, found, model, adapter, begun)
+
+
+def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+    asked = options.prompt or ""
+    if asked == STANDARD_STREAM:
+        asked = _standard_input()
+    prompt = prompts.question(asked, options.system)
+    from entrypoints.inference.session import Session, open_text
+
+    phase("load the tokenizer")
+    text = open_text(options, model)
+    tokens = text.tokens(prompt)
+    session = Session.open(options, text, model, adapter, begun)
+
+    def listen(piece: str) -> bool:
+        print(piece, end="", flush=True)
+        return True
+
+    session.answer([tokens], [0], listen)
+    print(flush=True)
+    session.report()
+
+
+def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+    from entrypoints.inference.chat import talk
+    from entrypoints.inference.session import Session, open_text
+
+    session = Session.open(options, open_text(options, model), model, adapter, begun)
+    talk(session)
+    session.report()
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        where = f"standard input, byte {error.start}"
+        raise RequestError("the prompt is not UTF-8", where=where) from None
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(signum, "stopped; answers to a file that are done stay for the same command")

@@ -1,0 +1,138 @@
+"""A LoRA adapter (arXiv:2106.09685), to be added into a base model's weights.
+
+PaddleNLP writes ``lora_config.json`` and ``lora_model_state.pdparams``: for a
+linear layer's weight W ``[inputs, outputs]`` the factors A ``[inputs, r]`` and
+B ``[r, outputs]``. W + A·B·scaling gives the answers of the unmerged model, and
+costs nothing per token.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["Adapter"]
+
+_CONFIG, _STATE = "lora_config.json", "lora_model_state.pdparams"
+_FACTORS = (".lora_A", ".lora_B")
+_LISTED = 5
+
+
+class Adapter:
+    """The changes that an adapter makes to a model's weights.
+
+    Args:
+        folder: with ``lora_config.json`` and ``lora_model_state.pdparams``.
+        shapes: the base model's weights and their shapes.
+
+    Raises:
+        RequestError: files are missing or damaged, it is not a plain LoRA
+            adapter, or it does not fit the base model.
+    """
+
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.folder = folder
+        self._scaling = _scaling(folder)
+        self._state = _state(folder)
+        _check_fit(folder, self._state, shapes)
+
+    def changes(self) -> Iterator[tuple[str, npt.NDArray[np.float32], bool]]:
+        """Yield a weight's name, an array, and whether it is added or takes the weight's place.
+
+        Layers that were trained as they are (``trainable_modules``, biases) take
+        the place of the base model's.
+        """
+        for name, values in self._state.items():
+            if name.endswith(".lora_A"):
+                layer = name.removesuffix(".lora_A")
+                yield (
+                    layer + ".weight",
+                    values @ self._state[layer + ".lora_B"] * self._scaling,
+                    True,
+                )
+            elif not name.endswith(".lora_B"):
+                yield name, values, False
+
+
+def _scaling(folder: Path) -> np.float32:
+    path = folder / _CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rank, alpha = int(config["r"]), float(config.get("lora_alpha", config["r"]))
+        if rank < 1:
+            raise ValueError(f"r is {rank}")
+    except OSError as error:
+        raise RequestError(f"cannot read it: {error.strerror}", where=str(path)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fault = f"not an adapter's configuration: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(path)) from None
+    for key in ("pissa", "lora_use_mixer", "do_qat"):
+        if config.get(key):
+            raise RequestError(f"adapters with {key} are not supported", where=str(path))
+    if config.get("tensor_parallel_degree", -1) > 1:
+        fault = "the adapter is split for tensor parallelism"
+        raise RequestError(fault, where=str(path), remedy="save it with merge_tensor_parallel")
+    return np.float32(alpha / (rank**0.5 if config.get("rslora") else rank))
+
+
+def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    import paddle
+
+    path = folder / _STATE
+    if not path.is_file():
+        remedy = "is the run finished? start the same finetune command again: it resumes"
+        raise RequestError(
+            f"the adapter has no weights: no {_STATE}", where=str(folder), remedy=remedy
+        )
+    try:
+        state = paddle.load(str(path), return_numpy=True)
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
+        fault = f"the adapter's weights are damaged: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(path), remedy="train it again") from None
+    if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
+        raise RequestError("this is not an adapter's state", where=str(path))
+    return {name: values.astype(np.float32, copy=False) for name, values in state.items()}
+
+
+def _check_fit(
+    folder: Path,
+    state: Mapping[str, npt.NDArray[np.float32]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    faults = []
+    for name, values in state.items():
+        layer = name.removesuffix(".lora_A")
+        if name.endswith(".lora_B"):
+            if name.removesuffix(".lora_B") + ".lora_A" not in state:
+                faults.append(f"{name} has no lora_A beside it")
+            continue
+        target, shape = name, values.shape
+        if name.endswith(".lora_A"):
+            other = state.get(layer + ".lora_B")
+            if other is None or values.ndim != 2 or values.shape[1:] != other.shape[:1]:
+                faults.append(f"{name} has no lora_B beside it that fits")
+                continue
+            target, shape = layer + ".weight", (values.shape[0], other.shape[1])
+        if target not in shapes:
+            faults.append(f"the base model has no weight {target}")
+        elif shapes[target] != shape:
+            faults.append(
+                f"the adapter's {target} is {list(shape)}, the base model's {list(shapes[target])}"
+            )
+    if not any(name.endswith(_FACTORS) for name in state):
+        faults.append("it holds no LoRA factors")
+    if faults:
+        more = len(faults) - _LISTED
+        remedy = "give the --model that the adapter was trained on"
+        problems = [Problem(fault, str(folder)) for fault in faults[:_LISTED]]
+        problems += [Problem(f"and {more} more of the kind")] if more > 0 else []
+        lead = Problem("the adapter does not fit the base model", str(folder), remedy)
+        raise RequestError([lead, *problems])

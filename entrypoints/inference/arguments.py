@@ -1,0 +1,205 @@
+"""The arguments of ``infer``, checked together before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+from entrypoints.arguments import Parser
+from entrypoints.inference.sampling import Sampling
+from paddle_stacks.errors import Problem, RequestError
+
+__all__ = ["STANDARD_STREAM", "Options", "parse"]
+
+STANDARD_STREAM = "-"
+"""As ``--prompt``, ``--input`` or ``--output``: standard input or output."""
+
+_ENDING = """\
+examples:
+  infer --model smollm2-135m-instruct --prompt 'What is the capital of France?'
+  infer --model smollm2-135m-instruct --adapter try1 --chat
+  infer --model models/x --adapter runs/y --input in.jsonl --output out.jsonl
+
+exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``infer`` is asked to do.
+
+    Args:
+        model: name in ``models/`` or path of the base model.
+        adapter: run or path of a LoRA adapter, or None.
+        prompt: a question, or ``-``; this, ``input`` or ``chat`` is given.
+        input: a file of prompts, or ``-``.
+        output: where the answers to ``input`` go; ``-`` is standard output.
+        chat: whether to talk.
+        system: a system message for prompts that bring none, or None.
+        raw: whether the prompt goes to the model as it is, without the chat template.
+        sampling: how tokens are chosen.
+        stops: texts that end an answer.
+        max_new_tokens: an answer's greatest length.
+        batch_size: how many prompts of ``input`` are answered at once.
+        force: whether an existing ``output``, or what is left of another run's, is replaced.
+    """
+
+    model: str
+    adapter: str | None
+    prompt: str | None
+    input: str | None
+    output: str
+    chat: bool
+    system: str | None
+    raw: bool
+    sampling: Sampling
+    stops: tuple[str, ...]
+    max_new_tokens: int
+    batch_size: int
+    force: bool
+
+
+def parse(argv: list[str]) -> Options:
+    """Return the options that ``argv`` holds.
+
+    Raises:
+        RequestError: they are wrong; all that is out of range is named at once.
+    """
+    found = _parser().parse_args(argv)
+    problems = [*_wrong_combinations(found), *_out_of_range(found)]
+    if problems:
+        raise RequestError(problems)
+    return Options(
+        model=found.model,
+        adapter=found.adapter,
+        prompt=found.prompt,
+        input=found.input,
+        output=found.output or STANDARD_STREAM,
+        chat=found.chat,
+        system=found.system,
+        raw=found.raw,
+        sampling=_sampling(found),
+        stops=tuple(found.stop),
+        max_new_tokens=found.max_new_tokens,
+        batch_size=found.batch_size,
+        force=found.force,
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="infer",
+        description="Answer a prompt, a person or a file of prompts.",
+        epilog=_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="the base model: a name in models/, or a path")
+    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    what = parser.add_argument_group("what to answer (one of them)").add_argument
+    what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
+    what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")
+    what("--chat", action="store_true", help="talk: /reset begins anew, /exit or Ctrl-D leaves")
+    add("--output", metavar="FILE", help="answers to --input (default: standard output)")
+    add("--force", action="store_true", help="replace an existing --output; begin anew")
+    add("--batch-size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
+    add("--system", metavar="TEXT", help="a system message, where a prompt brings none")
+    add("--raw", action="store_true", help="give the prompt as it is, without the chat template")
+    _add_decoding(parser)
+    return parser
+
+
+def _add_decoding(parser: Parser) -> None:
+    add = parser.add_argument_group("decoding").add_argument
+    add(
+        "--decode",
+        choices=("greedy", "sampling"),
+        help="default: sampling if --temperature, --top-k or --top-p is given, else greedy",
+    )
+    add("--temperature", type=float, metavar="T", help="sampling: > 0 (default: 1.0)")
+    add("--top-k", type=int, metavar="K", help="sampling: the K likeliest (default: 0, all)")
+    add("--top-p", type=float, metavar="P", help="sampling: the likeliest with P (default: 1.0)")
+    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="default: 1.0, none")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
+    add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
+    add("--dtype", choices=("float32",), default="float32", help="what a CPU computes in")
+
+
+def _sampling(found: argparse.Namespace) -> Sampling:
+    return Sampling(
+        greedy=(found.decode or _implied(found)) == "greedy",
+        temperature=1.0 if found.temperature is None else found.temperature,
+        top_k=found.top_k or 0,
+        top_p=1.0 if found.top_p is None else found.top_p,
+        repetition_penalty=found.repetition_penalty,
+        seed=found.seed,
+    )
+
+
+def _implied(found: argparse.Namespace) -> str:
+    return "sampling" if _sampling_options(found) else "greedy"
+
+
+def _sampling_options(found: argparse.Namespace) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in ("temperature", "top_k", "top_p")
+        if getattr(found, name) is not None
+    ]
+
+
+def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
+    problems = []
+    asked = [
+        name
+        for name, given in (
+            ("--prompt", found.prompt is not None),
+            ("--input", found.input is not None),
+            ("--chat", found.chat),
+        )
+        if given
+    ]
+    if len(asked) != 1:
+        what = " and ".join(asked) or "none of --prompt, --input and --chat"
+        problems.append(Problem(f"{what}: one of the three has to be given", "infer"))
+    if found.output is not None and found.input is None:
+        problems.append(Problem("--output is for --input: other answers go to standard output"))
+    if found.raw and (found.system is not None or found.chat):
+        problems.append(Problem("--raw goes without --system and --chat: they need the template"))
+    if found.decode == "greedy" and _sampling_options(found):
+        names = ", ".join(_sampling_options(found))
+        problems.append(Problem(f"{names} and --decode greedy", remedy="--decode sampling"))
+    return problems
+
+
+def _out_of_range(found: argparse.Namespace) -> list[Problem]:
+    greedy = "for the likeliest token every time: --decode greedy"
+    temperature, top_k, top_p = found.temperature, found.top_k, found.top_p
+    checks = (
+        ("--temperature", temperature, temperature is None or _positive(temperature), "> 0"),
+        ("--top-k", top_k, top_k is None or top_k >= 0, "at least 0"),
+        ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "in (0, 1]"),
+        (
+            "--repetition-penalty",
+            found.repetition_penalty,
+            _positive(found.repetition_penalty),
+            "> 0",
+        ),
+        ("--seed", found.seed, 0 <= found.seed < 2**63, "at least 0 and below 2**63"),
+        ("--max-new-tokens", found.max_new_tokens, found.max_new_tokens > 0, "at least 1"),
+        ("--batch-size", found.batch_size, 0 < found.batch_size <= 1024, "in 1 … 1024"),
+    )
+    problems = [
+        Problem(f"{name} {value}: it has to be {right}", "infer", greedy if value == 0.0 else "")
+        for name, value, fits, right in checks
+        if not fits
+    ]
+    if any(not stop for stop in found.stop):
+        problems.append(Problem("--stop is empty: every answer would end at once", "infer"))
+    return problems
+
+
+def _positive(value: float) -> bool:
+    return value > 0 and math.isfinite(value)

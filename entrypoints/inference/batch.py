@@ -1,0 +1,103 @@
+"""A file of prompts in, a file of answers out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from entrypoints.console import note, phase, report
+from entrypoints.inference import fingerprint
+from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from entrypoints.inference.part import Part, open_part
+from entrypoints.inference.session import Session, open_text
+from entrypoints.inference.text import all_tokens
+from paddle_stacks.jobs.prompts import Prompt
+
+__all__ = ["answer_file", "batches"]
+
+
+def answer_file(
+    options: Options,
+    content: bytes,
+    prompts: Sequence[Prompt],
+    model: Path,
+    adapter: Path | None,
+    begun: float,
+) -> None:
+    """Answer every prompt; those that an earlier run has answered are not answered again."""
+    with _unfinished(options, content, prompts, model, adapter) as part:
+        left = [number for number in range(len(prompts)) if number not in part.done]
+        if part.done:
+            note(f"{len(part.done)} of {len(prompts)} answers are there already")
+        if not left:
+            return
+        phase("check the prompts")
+        text = open_text(options, model)
+        tokens = dict(zip(left, all_tokens(text, [prompts[n] for n in left]), strict=True))
+        session = Session.open(options, text, model, adapter, begun)
+        phase("answer")
+        for batch in batches({number: len(tokens[number]) for number in left}, options.batch_size):
+            _answer_batch(session, part, prompts, tokens, batch)
+            report(
+                "progress", what="answers", done=len(part.done), total=len(prompts), unit="prompts"
+            )
+        session.report()
+
+
+def batches(lengths: Mapping[int, int], size: int) -> list[list[int]]:
+    """Return the prompts' numbers in batches of similar length, so that little is padded.
+
+    The longest come first: what runs out of memory does so at once.
+    """
+    order = sorted(lengths, key=lambda number: (-lengths[number], number))
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
+class _Printed(Part):
+    """Answers that go to standard output, each as soon as those before it are there."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout, {})
+        self._next = 0
+
+    def add(self, number: int, line: Mapping[str, Any]) -> None:
+        self.done[number] = line
+        while self._next in self.done:
+            print(json.dumps(self.done[self._next], ensure_ascii=False), flush=True)
+            self._next += 1
+
+
+def _unfinished(
+    options: Options,
+    content: bytes,
+    prompts: Sequence[Prompt],
+    model: Path,
+    adapter: Path | None,
+) -> AbstractContextManager[Part]:
+    if options.output == STANDARD_STREAM:
+        return nullcontext(_Printed())
+    depends_on = fingerprint.of_run(options, model, adapter, content)
+    ids = [prompt.id for prompt in prompts]
+    return open_part(Path(options.output), depends_on, ids, force=options.force)
+
+
+def _answer_batch(
+    session: Session,
+    part: Part,
+    prompts: Sequence[Prompt],
+    tokens: Mapping[int, Sequence[int]],
+    batch: Sequence[int],
+) -> None:
+    answers = session.answer([tokens[number] for number in batch], batch)
+    for number, answer in sorted(zip(batch, answers, strict=True), key=lambda pair: pair[0]):
+        line = {
+            "id": prompts[number].id,
+            "text": answer.text,
+            "token_ids": list(answer.token_ids),
+            "finish_reason": answer.finish_reason,
+        }
+        part.add(number, line)

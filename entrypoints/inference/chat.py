@@ -1,0 +1,126 @@
+"""Talking with a model: at a terminal, or through a pipe with a question per line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from entrypoints.console import note
+from entrypoints.inference.session import Session
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.prompts import Message, Prompt
+
+__all__ = ["talk"]
+
+_HELP = "/reset begins anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+
+
+def talk(session: Session) -> None:
+    """Answer what standard input says, line by line, until it ends or says ``/exit``.
+
+    Answers go to standard output, everything else to standard error.
+
+    Raises:
+        RequestError: standard input was closed from the start.
+    """
+    if sys.stdin.isatty():
+        note(_HELP)
+    history: list[Message] = []
+    said = answers = 0
+    for line in _lines():
+        said += 1
+        if line == "/exit":
+            break
+        if line == "/reset":
+            history.clear()
+            note("begun anew")
+        elif line.startswith("/"):
+            note(f"unknown command {line.split()[0]}: {_HELP}")
+        else:
+            history = _answer(session, [*history, Message("user", line)], answers)
+            answers += 1
+    if not said:
+        raise RequestError(
+            "there was nothing on standard input to answer",
+            where="--chat",
+            remedy="at a terminal: docker run -it …; in a pipe: docker run -i …, a question a line",
+        )
+
+
+def _lines() -> Iterator[str]:
+    """Yield what is said, empty lines left out; Ctrl-C at the question only asks again."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        import readline  # noqa: F401 - gives input() a history and the arrow keys
+    while True:
+        try:
+            line = input("> ") if terminal else sys.stdin.readline()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            print(file=sys.stderr)
+            note("Ctrl-D leaves")
+            continue
+        except UnicodeDecodeError as error:
+            raise RequestError(f"standard input is not UTF-8: {error.reason}") from None
+        if not terminal and not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _answer(session: Session, history: list[Message], number: int) -> list[Message]:
+    """Print the answer to the last message and return the conversation with it.
+
+    Where the conversation outgrows the context, its oldest turns are forgotten.
+    """
+    kept, tokens = _fitting(session, history)
+    with _Interruption() as interruption:
+
+        def listen(piece: str) -> bool:
+            print(piece, end="", flush=True)
+            return not interruption.asked
+
+        [answer] = session.answer([tokens], [number], listen)
+    print(flush=True)
+    return [*kept, Message("assistant", answer.text)]
+
+
+def _fitting(session: Session, history: list[Message]) -> tuple[list[Message], list[int]]:
+    kept = history
+    while True:
+        system = session.options.system
+        lead = (Message("system", system),) if system else ()
+        try:
+            return kept, session.text.tokens(Prompt(0, (*lead, *kept), plain=True))
+        except RequestError:
+            if len(kept) < 3:
+                raise
+            kept = kept[2:]
+            note(
+                "the conversation is longer than the model's context: its oldest turn is forgotten"
+            )
+
+
+class _Interruption:
+    """Ctrl-C ends the answer, not the job; a second one, before the answer has ended, does."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Interruption:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

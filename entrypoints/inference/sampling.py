@@ -1,0 +1,138 @@
+"""How the next token is chosen from a model's logits.
+
+The order of the steps, and what each does at its limits, is that of Hugging Face
+transformers (``generation/logits_process.py``): repetition penalty, temperature,
+top-k, top-p. Plain NumPy: Paddle's ``log_softmax`` is quadratic in the vocabulary
+on a CPU at batch 1, and its ``top_p_sampling`` has no CPU kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Chooser", "Sampling", "distribution", "penalized"]
+
+Logits = npt.NDArray[np.float32]
+
+_LIKELY = 512  # a sampled token is among so many in nearly every step
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Args:
+        greedy: always the likeliest token; temperature, top_k and top_p have no say.
+        temperature: divides the logits; > 0.
+        top_k: only the k likeliest tokens; 0 for all.
+        top_p: only the likeliest tokens that together have at least this
+            probability; in (0, 1], 1 for all.
+        repetition_penalty: divides the positive logits of tokens that have occurred,
+            in the prompt or since, and multiplies the negative ones; 1 for none.
+        seed: of the random numbers; ≥ 0.
+    """
+
+    greedy: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+class Chooser:
+    """Chooses the tokens of one answer.
+
+    Its random numbers are its own, drawn from the seed and the answer's number:
+    an answer does not depend on what else is in its batch.
+
+    Args:
+        sampling: how.
+        number: which answer of the run this is, from 0.
+        prompt: the prompt's tokens, which the repetition penalty counts.
+    """
+
+    def __init__(self, sampling: Sampling, number: int, prompt: Iterable[int]) -> None:
+        self._sampling = sampling
+        self._random = np.random.Generator(np.random.PCG64([sampling.seed, number]))
+        self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+
+    def choose(self, logits: Logits) -> int:
+        """Return the next token.
+
+        Args:
+            logits: ``[vocabulary]``, float32.
+        """
+        sampling = self._sampling
+        if sampling.repetition_penalty != 1.0:
+            logits = penalized(logits, self._seen, sampling.repetition_penalty)
+        if sampling.greedy:
+            token = int(logits.argmax())
+        else:
+            tokens, probabilities = distribution(logits, sampling)
+            edges = np.cumsum(probabilities)
+            drawn = self._random.random() * edges[-1]
+            token = int(tokens[np.searchsorted(edges, drawn, side="right")])
+        if sampling.repetition_penalty != 1.0:
+            self._seen.add(token)
+        return token
+
+
+def penalized(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:
+    """Return the logits with the repetition penalty of CTRL (arXiv:1909.05858) on ``seen``."""
+    tokens = np.fromiter(seen, dtype=np.int64)
+    logits = logits.copy()
+    values = logits[tokens]
+    logits[tokens] = np.where(values > 0, values / penalty, values * penalty)
+    return logits
+
+
+def distribution(
+    logits: Logits, sampling: Sampling
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the tokens that may come next, likeliest first, and their probabilities.
+
+    Args:
+        logits: ``[vocabulary]``, float32.
+        sampling: temperature, top_k and top_p are used.
+    """
+    scaled = logits.astype(np.float64) / sampling.temperature
+    scaled -= scaled.max()
+    tokens = np.arange(scaled.size)
+    if 0 < sampling.top_k < scaled.size:
+        # Ties with the k-th stay, as in transformers.
+        tokens = np.flatnonzero(scaled >= np.partition(scaled, -sampling.top_k)[-sampling.top_k])
+    weights = np.exp(scaled[tokens])
+    weights /= weights.sum()
+    order = _likeliest_first(weights, sampling.top_p)
+    tokens, weights = tokens[order], weights[order]
+    if sampling.top_p < 1.0:
+        # A token stays if those before it do not reach top_p yet.
+        kept = int(np.searchsorted(np.cumsum(weights), sampling.top_p, side="left")) + 1
+        tokens, weights = tokens[:kept], weights[:kept]
+    return tokens, weights / weights.sum()
+
+
+def _likeliest_first(weights: npt.NDArray[np.float64], needed: float) -> npt.NDArray[np.int64]:
+    """Return an order by falling weight that covers at least ``needed`` of the whole.
+
+    Sorting a vocabulary takes longer than a step of a small model; where a few
+    hundred tokens cover what is needed, only they are sorted.
+    """
+    if needed < 1.0 and weights.size > 2 * _LIKELY:
+        likely = np.argpartition(weights, -_LIKELY)[-_LIKELY:]
+        if weights[likely].sum() > needed:
+            return _sorted(likely, weights)
+    return _sorted(np.arange(weights.size), weights)
+
+
+def _sorted(
+    tokens: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    # By token where weights are equal, so that the order does not depend on the way to it.
+    ordered: npt.NDArray[np.int64] = tokens[np.lexsort((tokens, -weights[tokens]))]
+    return ordered

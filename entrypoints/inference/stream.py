@@ -1,0 +1,86 @@
+"""Tokens as text, as they come: never half a character, never beyond a stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+__all__ = ["TextStream"]
+
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder makes of a character's first bytes
+
+
+class TextStream:
+    """The text of one answer.
+
+    A character can be spread over several tokens, and a token's text can depend
+    on the one before it (sentencepiece's spaces). So text is decoded together
+    with the tokens before it, and held back while it ends within a character or
+    could still become a stop text.
+
+    Args:
+        decode: returns the text of a sequence of tokens.
+        stops: texts that end the answer, and are not part of it.
+
+    Attributes:
+        text: what has been let out so far.
+        stopped: whether a stop text has come.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.stopped = False
+        self._decode = decode
+        self._stops = stops
+        self._tokens: list[int] = []
+        self._begin = 0  # of the tokens that are decoded again as context
+        self._done = 0  # tokens whose text is known
+        self._held = ""  # known, but perhaps the beginning of a stop text
+
+    def push(self, token: int) -> str:
+        """Take the next token and return the text that is certain now; it may be empty."""
+        self._tokens.append(token)
+        known, text = self._context_and_text()
+        if text.endswith(_HALF) or len(text) <= len(known):
+            return ""
+        self._begin, self._done = self._done, len(self._tokens)
+        return self._let_out(text[len(known) :])
+
+    def finish(self) -> str:
+        """Return what was held back: nothing more comes."""
+        if self.stopped:
+            return ""
+        known, text = self._context_and_text()
+        self._done = len(self._tokens)
+        piece = self._let_out(text[len(known) :])
+        if self.stopped:
+            return piece
+        rest, self._held = self._held, ""
+        self.text += rest
+        return piece + rest
+
+    def _context_and_text(self) -> tuple[str, str]:
+        context = self._tokens[self._begin : self._done]
+        return self._decode(context), self._decode(self._tokens[self._begin :])
+
+    def _let_out(self, piece: str) -> str:
+        self._held += piece
+        found = [at for at in map(self._held.find, self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            certain = self._held[: min(found)]
+            self._held = ""
+        else:
+            certain = self._held[: len(self._held) - self._beginning_of_stop()]
+            self._held = self._held[len(certain) :]
+        self.text += certain
+        return certain
+
+    def _beginning_of_stop(self) -> int:
+        """Return the length of the longest end of the held text that a stop text begins with."""
+        longest = 0
+        for stop in self._stops:
+            for size in range(min(len(stop) - 1, len(self._held)), longest, -1):
+                if self._held.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest

@@ -1,0 +1,172 @@
+"""From a prompt to tokens and back: the tokenizer, the chat template, the end tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.prompts import Prompt, listed
+
+__all__ = ["Text", "load"]
+
+_SURELY_LONG = 32  # characters per token of context, beyond which it is worth a closer look
+
+
+class Text:
+    """A model's tokenizer.
+
+    Args:
+        tokenizer: PaddleNLP's.
+        folder: the model's, for messages.
+        context: the model's context, in tokens.
+        raw: whether prompts go to the model as they are.
+
+    Attributes:
+        ends: the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, folder: Path, context: int, raw: bool) -> None:
+        self._tokenizer = tokenizer
+        self._folder = folder
+        self._context = context
+        self._raw = raw
+        self.ends = _ends(folder, tokenizer)
+        self.has_template = tokenizer.chat_template is not None
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Return a prompt's tokens, the beginning of the answer included.
+
+        Raises:
+            RequestError: it does not fit into the model's context, or the model's
+                chat template does not take it.
+        """
+        plain = self._raw or not self.has_template
+        text = self._plain(prompt) if plain else self._rendered(prompt)
+        self._check_length(len(text) // self._longest_token(text), prompt, "at least ")
+        # A template writes the special tokens itself.
+        encoded = self._tokenizer(text, add_special_tokens=plain, return_attention_mask=False)
+        tokens: list[int] = list(encoded["input_ids"])
+        self._check_length(len(tokens), prompt, "")
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens, special ones left out."""
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _plain(self, prompt: Prompt) -> str:
+        if prompt.plain and len(prompt.messages) == 1:
+            return prompt.messages[0].content
+        if self._raw:
+            what, remedy = "--raw takes prompts, not messages", 'write {"id": …, "prompt": "…"}'
+        else:
+            what = "the model has no chat template, so that it takes neither messages nor --system"
+            remedy = "give a plain prompt, or put a chat_template into tokenizer_config.json"
+        raise RequestError(what, where=prompt.where or str(self._folder), remedy=remedy)
+
+    def _rendered(self, prompt: Prompt) -> str:
+        from jinja2 import Template, TemplateError
+
+        try:
+            if isinstance(self._tokenizer.chat_template, Template):
+                messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+                text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
+                return text
+            return self._rendered_by_paddle(prompt)
+        except TemplateError as error:
+            fault = f"the model's chat template refuses this: {error}"
+            raise RequestError(fault, where=prompt.where or str(self._folder)) from None
+
+    def _rendered_by_paddle(self, prompt: Prompt) -> str:
+        """Render with PaddleNLP's own kind of template, ``chat_template.json``."""
+        messages, context = prompt.messages, {}
+        if messages[0].role == "system":
+            if "system" not in (self._tokenizer.chat_template.system or ""):
+                what = "the model's chat template has a system message of its own"
+                raise RequestError(what, where=prompt.where or str(self._folder))
+            context, messages = {"system": messages[0].content}, messages[1:]
+        turns = [[m.content for m in messages[at : at + 2]] for at in range(0, len(messages), 2)]
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, context_data=context)
+        return text
+
+    def _check_length(self, length: int, prompt: Prompt, about: str) -> None:
+        if length >= self._context:
+            raise RequestError(
+                f"the prompt is {about}{length} tokens long, and the model's context"
+                f" {self._context}, the answer included",
+                where=prompt.where,
+                remedy="shorten it",
+            )
+
+    def _longest_token(self, text: str) -> int:
+        """Return a bound on the characters of a token.
+
+        Splitting a long text into tokens takes long; one that cannot fit is told by its length.
+        """
+        if len(text) < self._context * _SURELY_LONG:
+            return len(text) + 1
+        return max(map(len, self._tokenizer.get_vocab()))
+
+
+def load(folder: Path, context: int, *, raw: bool) -> Text:
+    """Return the tokenizer of a model.
+
+    Raises:
+        RequestError: its files are missing or damaged.
+    """
+    from paddlenlp.transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        remedy = "get the model again: ./inv fetch NAME --force"
+        raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # every tokenizer's library has errors of its own
+        fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
+    return Text(tokenizer, folder, context, raw)
+
+
+def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the tokens of every prompt.
+
+    Raises:
+        RequestError: prompts do not fit; up to 20 of them are named.
+    """
+    found: list[list[int]] = []
+    problems: list[Problem] = []
+    for prompt in prompts:
+        try:
+            found.append(text.tokens(prompt))
+        except RequestError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise RequestError(listed(problems, "bad prompts"))
+    return found
+
+
+def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
+    """Return the end tokens that generation_config.json, else config.json, and the tokenizer name.
+
+    Llama 3 has several, as a list.
+    """
+    ends: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except (ValueError, AttributeError) as error:
+            raise RequestError(f"not a JSON object: {error}", where=str(path)) from None
+        ends |= {found} if isinstance(found, int) else set(found or ())
+        if ends:
+            break
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    return frozenset(ends)

@@ -1,0 +1,91 @@
+"""A checkpoint's weights, mapped into memory instead of read.
+
+A model is ready when its first weights are needed, not when the last one has been
+copied; processes share the pages. The mapping is private: what is changed here
+(a merged adapter) never reaches the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.fetching.tensors import Stored, read_header
+from paddle_stacks.errors import RequestError
+
+__all__ = ["Weights"]
+
+_AGAIN = "get the model again: ./inv fetch NAME --force"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": np.uint16}
+
+
+class Weights(Mapping[str, npt.NDArray[np.float32]]):
+    """The weights of a folder with ``model.safetensors``, or with shards and their index.
+
+    Opening it checks that every file is there and whole. A weight is an array of
+    float32; one of another type is converted when it is asked for.
+
+    Args:
+        folder: the checkpoint.
+
+    Raises:
+        RequestError: it holds no safetensors, or files are missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stored: dict[str, tuple[Path, Stored]] = {}
+        for path in _files(folder):
+            for name, stored in read_header(path).items():
+                if stored.dtype not in _TYPES:
+                    raise RequestError(f"{name} is of the type {stored.dtype}", where=str(path))
+                self._stored[name] = (path, stored)
+        self._mapped: dict[Path, npt.NDArray[np.uint8]] = {}
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        path, stored = self._stored[name]
+        if path not in self._mapped:
+            self._mapped[path] = np.memmap(path, dtype=np.uint8, mode="c")
+        raw = self._mapped[path][stored.begin : stored.end]
+        values: npt.NDArray[Any] = raw.view(_TYPES[stored.dtype]).reshape(stored.shape)
+        if stored.dtype == "BF16":  # the upper half of a float32
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a weight's shape without touching the weight."""
+        return self._stored[name][1].shape
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    index = folder / _INDEX
+    if not index.is_file():
+        raise RequestError(
+            f"{folder} holds no weights: neither {_SINGLE} nor {_INDEX}",
+            where=str(folder),
+            remedy="./inv fetch turns other formats into this one",
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fault = f"the index of the shards is damaged: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(index), remedy=_AGAIN) from None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        fault = f"weights are missing: {', '.join(missing)}"
+        raise RequestError(fault, where=str(folder), remedy=_AGAIN)
+    return [folder / name for name in names]
