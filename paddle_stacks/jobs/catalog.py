@@ -29,7 +29,7 @@ JOBS: dict[str, Job] = {
     for job in (
         Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint"),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
-        Job("export", "infer", "merge a LoRA adapter into its base model"),
+        Job("export", "train", "merge a LoRA adapter into its base model"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
     )
 }

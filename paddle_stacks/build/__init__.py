@@ -1,0 +1,216 @@
+"""Build the images: ``docker buildx bake`` with this checkout's variables, told step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.build import reasons
+from paddle_stacks.build.os_image import OsImage, resolve
+from paddle_stacks.build.progress import Step, Steps, documents
+from paddle_stacks.build.variables import secrets, variables
+from paddle_stacks.errors import BuildError, RequestError, did_you_mean
+from paddle_stacks.settings import Settings
+
+__all__ = ["Built", "build", "command", "targets"]
+
+_LOGS = Path(".cache") / "build"
+
+
+@dataclass(frozen=True)
+class Built:
+    """The outcome of a build.
+
+    Args:
+        images: the references that were built.
+        seconds: from start to end.
+        run: how many of the Dockerfile's steps were run.
+        cached: how many were taken from the cache.
+        logs: the folder with a log for each step that printed something.
+    """
+
+    images: tuple[str, ...]
+    seconds: float
+    run: int
+    cached: int
+    logs: Path
+
+
+def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> Built:
+    """Build images and return what was done.
+
+    Args:
+        images: targets of ``docker-bake.hcl``; a group's name stands for its targets.
+        settings: backend, mirrors, proxies, the CA bundle.
+        quiet: say nothing but errors.
+
+    Raises:
+        RequestError: an unknown image.
+        MachineError: no engine answers, or there is no OS image to be had.
+        BuildError: a step failed; the error names its log.
+    """
+    from paddle_stacks import engine
+
+    client = engine.connect()
+    check(images, settings.root)
+    os_image = resolve(settings, client)
+    say = _silent if quiet else _say
+    say(f"building {', '.join(images)} for {settings.backend} on {os_image.reference}")
+    now = reasons.fingerprint(settings.root, settings.backend)
+    memory = settings.root / _LOGS / f"last-{settings.backend}.json"
+    started = time.monotonic()
+    steps = _bake(images, settings, os_image, say)
+    before = reasons.remembered(memory)
+    found = reasons.reasons(steps, before, now)
+    logs = _keep_logs(steps, settings.root)
+    reasons.remember(memory, {**before, **now})
+    own = [step for step in steps if step.stage]
+    run = [step for step in own if not step.cached]
+    for step in run:
+        say(f"  ran {step.stage}: {_short(step.instruction)} ({found[step.digest]})")
+    built = Built(
+        tuple(
+            f"paddle-stacks/{name}:{settings.backend}" for name in _expand(images, settings.root)
+        ),
+        time.monotonic() - started,
+        len(run),
+        len(own) - len(run),
+        logs,
+    )
+    say(f"built in {built.seconds:.1f} s: {built.run} steps run, {built.cached} from the cache")
+    return built
+
+
+def check(images: Sequence[str], root: Path) -> None:
+    """Raise a RequestError for the images that are no targets."""
+    known = targets(root)
+    for name in images:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise RequestError(
+                f'no image is named "{name}"',
+                where="docker-bake.hcl",
+                remedy=f"{hint} images: {', '.join(known)}".strip(),
+            )
+
+
+def command(images: Sequence[str], *, progress: str = "rawjson") -> list[str]:
+    """Return the command line that builds the images; the variables are in the environment."""
+    return ["docker", "buildx", "bake", "-f", "docker-bake.hcl", f"--progress={progress}", *images]
+
+
+def plan_text(images: Sequence[str], settings: Settings, os_image: OsImage) -> str:
+    """Return what :func:`build` would run, as a shell script that can be pasted."""
+    given = {**variables(settings, os_image), "CA_BUNDLE": str(settings.ca_bundle or os.devnull)}
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in given.items()]
+    return "\n".join([*lines, shlex.join(command(images, progress="auto"))])
+
+
+def targets(root: Path) -> list[str]:
+    """Return the targets and groups of ``docker-bake.hcl``.
+
+    Raises:
+        BuildError: bake cannot read it.
+    """
+    printed = _print_bake(root, "all")
+    return [*printed["target"], "all", "default"]
+
+
+def _expand(images: Sequence[str], root: Path) -> list[str]:
+    return [name for given in images for name in _print_bake(root, given)["target"]]
+
+
+def _print_bake(root: Path, name: str) -> dict[str, Any]:
+    done = subprocess.run(
+        ["docker", "buildx", "bake", "-f", "docker-bake.hcl", "--print", name],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BuildError(done.stderr.strip().splitlines()[-1], where="docker-bake.hcl")
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def _bake(
+    images: Sequence[str], settings: Settings, os_image: OsImage, say: Callable[[str], None]
+) -> Steps:
+    steps = Steps()
+    plain: list[str] = []
+    with secrets(settings) as files:
+        environment = {**os.environ, **variables(settings, os_image), **files}
+        with subprocess.Popen(
+            command(images),
+            cwd=settings.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as bake:
+            assert bake.stderr is not None
+            for document in documents(bake.stderr):
+                if isinstance(document, str):
+                    plain.append(document)
+                    continue
+                for step in steps.take(document):
+                    if step.stage and not step.cached:
+                        say(f"  {step.stage}: {_short(step.instruction)}  {step.seconds:.1f} s")
+    if bake.returncode:
+        raise _failure(steps, plain, settings.root)
+    return steps
+
+
+def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
+    logs = _keep_logs(steps, root)
+    failed = [step for step in steps if step.error and "canceled" not in step.error]
+    if not failed:
+        told = next((line for line in reversed(plain) if line.strip()), "docker buildx failed")
+        return BuildError(told.removeprefix("ERROR: "), where="docker buildx bake")
+    step = failed[0]
+    lines = bytes(step.log).decode(errors="replace").strip().splitlines()
+    last = "\n         ".join(lines[-5:])
+    return BuildError(
+        f"{step.stage or 'build'}: {_short(step.instruction)}: {step.error.splitlines()[0]}",
+        where=f"{logs / _log_name(step)}" + (f"\n         {last}" if last else ""),
+        remedy="the log has the whole of it; ./inv build --plan prints the command to repeat it",
+    )
+
+
+def _keep_logs(steps: Steps, root: Path) -> Path:
+    """Write the log of each step that printed something; return their folder."""
+    folder = root / _LOGS / time.strftime("%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if step.log:
+            (folder / _log_name(step)).write_bytes(bytes(step.log))
+    return folder
+
+
+def _log_name(step: Step) -> str:
+    digest = step.digest.rpartition(":")[2][:8]
+    return f"{step.stage or 'buildkit'}-{digest}.log"
+
+
+def _short(instruction: str, width: int = 70) -> str:
+    words = [word for word in instruction.split() if not word.startswith("--mount")]
+    text = " ".join(words).replace("/bin/sh -eu -c ", "")
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""

@@ -1,0 +1,109 @@
+"""What ``docker-bake.hcl`` is told: versions, revision, dates, the OS image, and secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from paddle_stacks import __version__
+from paddle_stacks.build.os_image import OsImage
+from paddle_stacks.errors import BuildError
+from paddle_stacks.settings import Settings
+
+__all__ = ["locked_version", "lock_hash", "secrets", "variables"]
+
+_LOCKED_IMAGES = ("framework", "train")
+
+
+def variables(settings: Settings, os_image: OsImage) -> dict[str, str]:
+    """Return the bake variables of this checkout, but for the secrets.
+
+    Raises:
+        BuildError: a lock is missing or does not name Paddle or PaddleNLP.
+    """
+    root, backend = settings.root, settings.backend
+    seconds = _git(root, "log", "-1", "--format=%ct") or "0"
+    created = datetime.fromtimestamp(int(seconds), timezone.utc)
+    return {
+        "BACKEND": backend,
+        "VERSION": __version__,
+        "REVISION": _revision(root),
+        "SOURCE_DATE_EPOCH": seconds,
+        "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "OS_IMAGE": os_image.reference,
+        "OS_NAME": os_image.reference,
+        "OS_DIGEST": os_image.digest,
+        "OS_SOURCE": os_image.source,
+        "LOCK_HASH": lock_hash(root, backend),
+        "PADDLE_VERSION": locked_version(root, backend, "paddlepaddle"),
+        "PADDLENLP_VERSION": locked_version(root, backend, "paddlenlp"),
+    }
+
+
+def lock_hash(root: Path, backend: str) -> str:
+    """Return ``sha256:…`` over the backend's locks, in the order of the images."""
+    digest = hashlib.sha256()
+    for image in _LOCKED_IMAGES:
+        digest.update(_lock(root, backend, image).read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def locked_version(root: Path, backend: str, package: str) -> str:
+    """Return the version of a package in the framework's lock."""
+    lock = _lock(root, backend, "framework")
+    found = re.search(rf"^{re.escape(package)}==(\S+)", lock.read_text(), re.MULTILINE)
+    if not found:
+        raise BuildError(f"{package} is not in the lock", where=str(lock), remedy="./inv lock")
+    return found.group(1)
+
+
+@contextmanager
+def secrets(settings: Settings) -> Iterator[dict[str, str]]:
+    """Yield the bake variables that name secret files, which exist for the block.
+
+    ``NETWORK`` is a file only the caller can read, with the proxies and the
+    mirrors (they may hold passwords); ``images/base/with-network`` reads it.
+    """
+    keys = ("http_proxy", "https_proxy", "no_proxy", "index_url", "apt_mirror")
+    lines = [f"{key}={getattr(settings, key)}\n" for key in keys if getattr(settings, key)]
+    with tempfile.NamedTemporaryFile("w", prefix="network-", encoding="utf-8") as network:
+        network.writelines(lines)
+        network.flush()
+        bundle = settings.ca_bundle or Path(os.devnull)
+        yield {"CA_BUNDLE": str(bundle), "NETWORK": network.name}
+
+
+def _lock(root: Path, backend: str, image: str) -> Path:
+    path = root / "images" / image / f"requirements.{backend}.lock"
+    if not path.is_file():
+        raise BuildError(
+            f"no lock of the image {image} for the backend {backend}",
+            where=str(path),
+            remedy=f"make it: ./inv lock --backend {backend}",
+        )
+    return path
+
+
+def _revision(root: Path) -> str:
+    revision = _git(root, "rev-parse", "HEAD")
+    if not revision:
+        return "unknown"
+    return revision + ("-dirty" if _git(root, "status", "--porcelain") else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git says, or an empty string outside a checkout or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

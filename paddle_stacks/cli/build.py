@@ -1,0 +1,78 @@
+"""Tasks that build and show images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from paddle_stacks.cli import ROOT, task
+
+_BACKEND = {"backend": "The platform: a file in configs/backends/."}
+
+
+@task(
+    iterable=["image"],
+    help={
+        "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
+        "plan": "Print what would be run, as a shell script, and stop.",
+        **_BACKEND,
+    },
+)
+def build(context: Any, image: list[str], backend: str | None = None, plan: bool = False) -> None:
+    """Build the images, telling of each step, its log, and why it was run."""
+    from paddle_stacks import build as building
+    from paddle_stacks import engine, settings
+
+    found = settings.load(ROOT, {"backend": backend})
+    wanted = image or ["all"]
+    if not plan:
+        engine.ensure()
+        building.build(wanted, found)
+        return
+    building.check(wanted, ROOT)
+    print(building.plan_text(wanted, found, building.resolve(found, engine.connect())))
+
+
+@task(
+    help={
+        "image": "One image's layers and labels. Default: all images, a line each.",
+        "json": "Print one JSON document.",
+        **_BACKEND,
+    }
+)
+def images(
+    context: Any, image: str | None = None, backend: str | None = None, json: bool = False
+) -> None:
+    """Show the images: size, what each layer adds, versions, labels."""
+    from paddle_stacks import engine, images, settings
+
+    found = settings.load(ROOT, {"backend": backend})
+    known = images.inspect_all(engine.connect(), found.backend, image)
+    if json:
+        print(_as_json([item.to_json() for item in known]))
+    else:
+        images.show(known, details=image is not None)
+
+
+@task(help=_BACKEND)
+def lock(context: Any, backend: str = "cpu") -> None:
+    """Resolve the requirements of the images and of .venv anew; say what changed."""
+    from paddle_stacks import locks
+
+    for line in locks.relock(ROOT, backend):
+        print(line, file=sys.stderr)
+
+
+@task()
+def setup(context: Any) -> None:
+    """Make sure that a Docker Engine with buildx and Compose v2 answers."""
+    from paddle_stacks import engine
+
+    engine.ensure()
+    version = engine.connect().version()
+    print(f"Docker Engine {version['Version']} answers", file=sys.stderr)
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

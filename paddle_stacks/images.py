@@ -1,0 +1,135 @@
+"""What is in the images: sizes, layers, versions and labels, as the engine tells them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from paddle_stacks.errors import MachineError, RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    import docker
+
+__all__ = ["Image", "Layer", "inspect_all", "show"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one instruction added.
+
+    Args:
+        size: bytes.
+        instruction: the Dockerfile's, shortened.
+    """
+
+    size: int
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the project.
+
+    Args:
+        name: the target in ``docker-bake.hcl``.
+        tags: all its references.
+        id: the engine's.
+        size: bytes, uncompressed, with what it shares with its parents.
+        layers: those that add something, the first first.
+        labels: all of them.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    id: str
+    size: int
+    layers: tuple[Layer, ...]
+    labels: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the image as JSON-serializable values."""
+        return asdict(self)
+
+
+def inspect_all(client: docker.DockerClient, backend: str, only: str | None = None) -> list[Image]:
+    """Return the project's images for a backend, the smallest first.
+
+    Raises:
+        RequestError: ``only`` names an image that does not exist.
+        MachineError: none has been built.
+    """
+    found = [
+        _inspect(image, tag.partition("/")[2].partition(":")[0])
+        for image in client.images.list()
+        for tag in image.tags
+        if re.fullmatch(rf"paddle-stacks/[a-z]+:{re.escape(backend)}", tag)
+    ]
+    found.sort(key=lambda image: image.size)
+    if not found:
+        raise MachineError(f"no image for {backend} is here", remedy="build them: ./inv build")
+    if only is None:
+        return found
+    chosen = [image for image in found if image.name == only]
+    if not chosen:
+        names = [image.name for image in found]
+        hint = did_you_mean(only, names)
+        raise RequestError(
+            f'no image is named "{only}"', remedy=f"{hint} here: {', '.join(names)}".strip()
+        )
+    return chosen
+
+
+def show(images: list[Image], *, details: bool) -> None:
+    """Print the images as a table; with details, the layers and labels of each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("image", "size", "layers", "paddle", "paddlenlp", "revision", "OS from"):
+        table.add_column(heading, justify="right" if heading in ("size", "layers") else "left")
+    for image in images:
+        label = image.labels.get
+        table.add_row(
+            image.name,
+            _megabytes(image.size),
+            str(len(image.layers)),
+            label("paddle-stacks.paddle.version", "?"),
+            label("paddle-stacks.paddlenlp.version", "?"),
+            label("org.opencontainers.image.revision", "?")[:12],
+            label("paddle-stacks.os.source", "?"),
+        )
+    console.print(table)
+    if details:
+        for image in images:
+            _show_details(console, image)
+
+
+def _show_details(console: Any, image: Image) -> None:
+    console.print(f"\nlayers of {image.tags[0]}, the first first")
+    for layer in image.layers:
+        console.print(f"  {_megabytes(layer.size):>10}  {layer.instruction}", soft_wrap=True)
+    console.print("\nlabels")
+    for key, value in sorted(image.labels.items()):
+        console.print(f"  {key} = {value}", soft_wrap=True)
+
+
+def _inspect(image: Any, name: str) -> Image:
+    layers = tuple(
+        Layer(entry["Size"], _instruction(entry["CreatedBy"]))
+        for entry in reversed(image.history())
+        if entry["Size"]
+    )
+    return Image(name, tuple(image.tags), image.id, image.attrs["Size"], layers, image.labels)
+
+
+def _instruction(text: str) -> str:
+    text = re.sub(r"\|\d+ \S+=\S+ ", "", text).replace("# buildkit", "")
+    text = text.replace("/bin/sh -eu -c ", "").replace("/bin/sh -c ", "")
+    text = " ".join(text.split()) or "the OS image"
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,113 @@
+"""The locks: every dependency with its version and hashes, resolved by uv.
+
+The images' locks are resolved from the largest image to the smallest, so that an
+image has the very versions of its parent.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from paddle_stacks.errors import BuildError, RequestError
+
+__all__ = ["changes", "relock", "versions"]
+
+# The Python of each backend's images, and the platform its wheels are for.
+_PYTHON = {"cpu": ("3.11", "x86_64-manylinux_2_36")}
+_COMMON = ("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
+
+
+def relock(root: Path, backend: str) -> list[str]:
+    """Resolve all locks anew and return what changed, a line each.
+
+    Raises:
+        RequestError: a backend that has no locks.
+        BuildError: the requirements cannot be met; nothing is changed then.
+    """
+    if backend not in _PYTHON:
+        raise RequestError(
+            f'the backend "{backend}" has no locks', remedy=f"backends: {', '.join(_PYTHON)}"
+        )
+    images = root / "images"
+    train, framework, base = (images / name for name in ("train", "framework", "base"))
+    python, platform = _PYTHON[backend]
+    target = ["--python-version", python, "--python-platform", platform]
+    build = ["--build-constraints", str(framework / "build-constraints.txt")]
+    name = f"requirements.{backend}.lock"
+    jobs = (
+        (
+            train / name,
+            [train / "requirements.in", "--overrides", train / "overrides.txt", *build, *target],
+        ),
+        (
+            framework / name,
+            [
+                framework / "requirements.in",
+                "--overrides",
+                framework / "overrides.txt",
+                "-c",
+                train / name,
+                *build,
+                *target,
+            ],
+        ),
+        (base / "uv.lock", [base / "uv.in", *target]),
+        # The host's lock holds for every Python the project runs on.
+        (
+            root / "requirements.lock",
+            [root / "pyproject.toml", "--group", "test", "--universal", "--python-version", "3.10"],
+        ),
+    )
+    before = {path: path.read_text() if path.is_file() else "" for path, _ in jobs}
+    try:
+        for path, arguments in jobs:
+            path.unlink(missing_ok=True)  # or uv would keep what is locked
+            _compile(root, path, [str(argument) for argument in arguments])
+    except BuildError:
+        for path, text in before.items():
+            path.write_text(text)
+        raise
+    return [
+        f"{path.relative_to(root)}: {line}"
+        for path, text in before.items()
+        for line in changes(versions(text), versions(path.read_text())) or ["no change"]
+    ]
+
+
+def versions(lock: str) -> dict[str, str]:
+    """Return the version of each package in the text of a lock."""
+    return dict(re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", lock, re.MULTILINE))
+
+
+def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return what differs, a line for each package: new, gone, or from one version to another."""
+    lines = []
+    for name in sorted(set(before) | set(after)):
+        old, new = before.get(name), after.get(name)
+        if old is None:
+            lines.append(f"{name} {new} is new")
+        elif new is None:
+            lines.append(f"{name} {old} is gone")
+        elif old != new:
+            lines.append(f"{name} {old} -> {new}")
+    return lines
+
+
+def _compile(root: Path, output: Path, arguments: list[str]) -> None:
+    command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", *_COMMON, *arguments]
+    done = subprocess.run(
+        [*command, "--output-file", str(output)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BuildError(
+            "the requirements cannot be met: " + " ".join(done.stderr.split())[:600],
+            where=arguments[0],
+            remedy="loosen or change the pin it names",
+        )
