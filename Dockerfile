@@ -11,10 +11,10 @@ FROM ${OS_IMAGE} AS base-cpu
 SHELL ["/bin/sh", "-eu", "-c"]
 # Debian's stable release moves by security fixes only, so its packages are not pinned.
 # hadolint ignore=DL3008
-RUN --mount=type=bind,source=images/base,target=/mnt \
+RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
-    /mnt/with-network apt-get update -q && \
-    /mnt/with-network apt-get install -yq --no-install-recommends \
+    /srv/with-network apt-get update -q && \
+    /srv/with-network apt-get install -yq --no-install-recommends \
         ca-certificates libgomp1 python3 tini && \
     rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/cache/debconf/*-old \
         /var/log/apt /var/log/*.log
@@ -34,6 +34,8 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     MPLCONFIGDIR=/tmp/.matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# A login shell begins by setting Debian's PATH, which would hide the environment.
+RUN echo "export PATH=$PATH" > /etc/profile.d/paddle-stacks.sh
 WORKDIR /workspace
 # No USER: a plain `docker run` runs the job as the owner of /workspace (images/base/entry).
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/entry"]
@@ -42,12 +44,13 @@ CMD ["help"]
 # What installs packages, and is in no image.
 FROM base AS installer
 # hadolint ignore=DL3008
-RUN --mount=type=bind,source=images/base,target=/mnt \
+RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
-    /mnt/with-network apt-get update -q && \
-    /mnt/with-network apt-get install -yq --no-install-recommends python3-venv && \
+    /srv/with-network apt-get update -q && \
+    /srv/with-network apt-get install -yq --no-install-recommends python3-venv && \
     python3 -m venv /opt/uv && \
-    /mnt/with-network /opt/uv/bin/pip install --quiet --require-hashes -r /mnt/uv.lock
+    /srv/with-network /opt/uv/bin/pip install --quiet --require-hashes -r /srv/uv.lock
 
 # ----------------------------------------------------------------------- framework
 FROM base AS framework

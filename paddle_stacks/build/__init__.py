@@ -72,8 +72,8 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     found = reasons.reasons(steps, before, now)
     logs = _keep_logs(steps, settings.root)
     reasons.remember(memory, {**before, **now})
-    own = [step for step in steps if step.stage]
-    run = [step for step in own if not step.cached]
+    own = [s for s in steps if s.stage and not s.instruction.startswith("FROM ")]
+    run = [step for step in own if step.ran]
     for step in run:
         say(f"  ran {step.stage}: {_short(step.instruction)} ({found[step.digest]})")
     built = Built(
@@ -82,7 +82,7 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
         ),
         time.monotonic() - started,
         len(run),
-        len(own) - len(run),
+        sum(step.cached for step in own),
         logs,
     )
     say(f"built in {built.seconds:.1f} s: {built.run} steps run, {built.cached} from the cache")
@@ -164,7 +164,7 @@ def _bake(
                     plain.append(document)
                     continue
                 for step in steps.take(document):
-                    if step.stage and not step.cached:
+                    if step.stage and step.ran and step.seconds >= 0.05:
                         say(f"  {step.stage}: {_short(step.instruction)}  {step.seconds:.1f} s")
     if bake.returncode:
         raise _failure(steps, plain, settings.root)

@@ -50,6 +50,11 @@ class Step:
         return found["stage"] if found and found["stage"] != "internal" else ""
 
     @property
+    def ran(self) -> bool:
+        """Whether it did something: BuildKit also names steps that it then never needs."""
+        return bool(self.started and self.completed) and not self.cached
+
+    @property
     def instruction(self) -> str:
         """The Dockerfile's instruction."""
         found = _STAGE.match(self.name)

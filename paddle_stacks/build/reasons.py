@@ -52,7 +52,7 @@ def reasons(
     found: dict[str, str] = {}
     rebuilt_stages: dict[str, str] = {}
     for step in steps:
-        if step.cached or not step.stage:
+        if not step.ran or not step.stage:
             continue
         found[step.digest] = _reason(step, before, changed, rebuilt_stages)
         rebuilt_stages.setdefault(step.stage, step.instruction)
