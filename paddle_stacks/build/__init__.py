@@ -18,6 +18,7 @@ from paddle_stacks.build.os_image import OsImage, resolve
 from paddle_stacks.build.progress import Step, Steps, documents
 from paddle_stacks.build.variables import secrets, variables
 from paddle_stacks.errors import BuildError, RequestError, did_you_mean
+from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
 
 __all__ = ["Built", "build", "command", "targets"]
@@ -72,6 +73,7 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     found = reasons.reasons(steps, before, now)
     logs = _keep_logs(steps, settings.root)
     reasons.remember(memory, {**before, **now})
+    _tell_compose(settings, os_image)
     own = [s for s in steps if s.stage and not s.instruction.startswith("FROM ")]
     run = [step for step in own if step.ran]
     for step in run:
@@ -185,6 +187,22 @@ def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
         where=f"{logs / _log_name(step)}" + (f"\n         {last}" if last else ""),
         remedy="the log has the whole of it; ./inv build --plan prints the command to repeat it",
     )
+
+
+def _tell_compose(settings: Settings, os_image: OsImage) -> None:
+    """Write ``.env``, from which Compose takes what ``docker-bake.hcl`` takes from us.
+
+    A ``.env`` that somebody else wrote is left alone.
+    """
+    path = settings.root / ".env"
+    head = "# Written by ./inv build for docker compose; not to be edited.\n"
+    if path.is_file() and not path.read_text(encoding="utf-8").startswith(head):
+        return
+    with replacing_file(path) as stream:
+        stream.write(head)
+        stream.writelines(
+            f"{key}={value}\n" for key, value in variables(settings, os_image).items()
+        )
 
 
 def _keep_logs(steps: Steps, root: Path) -> Path:
