@@ -23,6 +23,7 @@ def build(context: Any, image: list[str], backend: str | None = None, plan: bool
     """Build the images, telling of each step, its log, and why it was run."""
     from paddle_stacks import build as building
     from paddle_stacks import engine, settings
+    from paddle_stacks.build.os_image import resolve
 
     found = settings.load(ROOT, {"backend": backend})
     wanted = image or ["all"]
@@ -31,7 +32,7 @@ def build(context: Any, image: list[str], backend: str | None = None, plan: bool
         building.build(wanted, found)
         return
     building.check(wanted, ROOT)
-    print(building.plan_text(wanted, found, building.resolve(found, engine.connect())))
+    print(building.plan_text(wanted, found, resolve(found, engine.connect())))
 
 
 @task(
