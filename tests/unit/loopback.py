@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,9 +97,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the test asks what was asked."""
 
 
+class _Listener(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing when a client goes away: tests kill clients."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def serving() -> Iterator[Server]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {}))
+    server = _Listener(("127.0.0.1", 0), type("Handler", (_Handler,), {}))
     state = Server(f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass.state = state  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
