@@ -21,8 +21,11 @@ class Server:
         redirects: addresses by path.
         cut_after: bytes after which a connection is closed, once per entry.
         stall_after: bytes after which nothing more comes, once per entry.
+        stall_at: the same by path.
         statuses: answers to give before anything else, one per request.
         ranges: whether ranges are served.
+        content_type: of every file.
+        refusal: status and headers of every answer, where nothing is to be had.
         asked: path and headers of every request.
     """
 
@@ -32,8 +35,11 @@ class Server:
     redirects: dict[str, str] = field(default_factory=dict)
     cut_after: list[int] = field(default_factory=list)
     stall_after: list[int] = field(default_factory=list)
+    stall_at: dict[str, int] = field(default_factory=dict)
     statuses: list[int] = field(default_factory=list)
     ranges: bool = True
+    content_type: str = "application/octet-stream"
+    refusal: tuple[int, dict[str, str]] | None = None
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -46,7 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.state
         state.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
         path = self.path.partition("?")[0]
-        if state.statuses:
+        if state.refusal:
+            self._short(*state.refusal)
+        elif state.statuses:
             self._short(state.statuses.pop(0))
         elif path in state.redirects:
             self._short(302, {"Location": state.redirects[path]})
@@ -77,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         self.send_header("ETag", self.state.etag)
+        self.send_header("Content-Type", self.state.content_type)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         if self.command == "HEAD":
@@ -85,8 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.state.cut_after:
             self.wfile.write(body[: self.state.cut_after.pop(0)])
             self.close_connection = True
-        elif self.state.stall_after:
-            self.wfile.write(body[: self.state.stall_after.pop(0)])
+        elif self.state.stall_after or self.path in self.state.stall_at:
+            stalls = self.state.stall_after
+            self.wfile.write(
+                body[: stalls.pop(0) if stalls else self.state.stall_at.pop(self.path)]
+            )
             self.wfile.flush()
             self.state.release.wait(30)
             self.close_connection = True
