@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,13 +29,30 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the arguments, after a look for options that do not exist.
+
+        Argparse would tell first of the required option that a misspelt one was meant to be.
+        """
+        given = sys.argv[1:] if args is None else list(args)
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in given:
+            name = word.partition("=")[0]
+            if name == "--":
+                break
+            if re.fullmatch(r"--[A-Za-z][\w-]*", name) and name not in options:
+                hint = did_you_mean(name, options)
+                self._refuse(f"unrecognized arguments: {name}", hint)
+        found: tuple[argparse.Namespace, list[str]] = super().parse_known_args(given, namespace)
+        return found
+
     def error(self, message: str) -> NoReturn:
         """Raise the fault that argparse found."""
-        hint = ""
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        if unknown:
-            options = [name for name in self._option_string_actions if name.startswith("--")]
-            hint = did_you_mean(unknown.group(1), options)
+        self._refuse(message)
+
+    def _refuse(self, message: str, hint: str = "") -> NoReturn:
         remedy = f"{hint} {self.prog} --help lists the arguments".strip()
         raise RequestError(message, where=self.prog, remedy=remedy)
 
