@@ -1,0 +1,138 @@
+"""Each image is looked into from one container that runs as a plan runs one.
+
+The folders are the Dockerfile's stages. A test in ``base/`` runs on every image
+that has the stage ``base`` in it: because it starts from it (``FROM base``) or takes
+its files (``COPY --from=code``). So a child inherits its parents' checks, and a new
+image has them all from its first line.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+import testinfra
+from docker.models.containers import Container
+from docker.models.images import Image
+from stages import BACKEND, IMAGES, ROOT, stages_in
+
+from paddle_stacks.executors.docker import container_options
+from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import backend, image_name, make
+from paddle_stacks.settings import Settings
+
+# No entry in the image's passwd: what a cluster or a shared machine may give.
+USER = "4242:4242"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses ``image`` on the images that have its folder's stage in them."""
+    if "image" not in metafunc.fixturenames:
+        return
+    folder = metafunc.definition.path.parent
+    wanted = IMAGES
+    if folder != Path(__file__).parent:
+        wanted = tuple(image for image in IMAGES if folder.name in stages_in(image))
+        assert wanted, f"no image has a stage {folder.name}: {folder}"
+    metafunc.parametrize("image", wanted, scope="session")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a container's command ended with."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session")
+def engine() -> docker.DockerClient:
+    return docker.from_env(timeout=120)
+
+
+@pytest.fixture(scope="session")
+def built(engine: docker.DockerClient, image: str) -> Image:
+    """The image, as the engine describes it."""
+    name = image_name(image, BACKEND)
+    try:
+        return engine.images.get(name)
+    except docker.errors.ImageNotFound:
+        pytest.fail(f"there is no image {name}: run ./inv build", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def container(
+    engine: docker.DockerClient,
+    image: str,
+    built: Image,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Container]:
+    """One container of the image for all its tests, with the rights of a plan."""
+    workspace = tmp_path_factory.mktemp(image)
+    workspace.chmod(0o777)
+    plan = make(
+        JOBS["infer"],
+        [],
+        Settings(root=ROOT, workspace=workspace),
+        backend.load(BACKEND, ROOT),
+        user=USER,
+        suffix=f"test-{image}-{built.short_id.rpartition(':')[2]}",
+    )
+    options = {**container_options(plan, {}), "image": built.id, "command": ["sleep", "infinity"]}
+    if "code" not in stages_in(image):
+        # Nothing here knows commands yet.
+        options["entrypoint"] = ["/usr/bin/tini", "--"]
+    started = engine.containers.create(**options)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.remove(force=True)
+
+
+@pytest.fixture(scope="session")
+def host(container: Container) -> Any:
+    """The container, as testinfra sees it."""
+    return testinfra.get_host(f"docker://{container.id}")
+
+
+@pytest.fixture(scope="session")
+def python(container: Container) -> Callable[[str], Any]:
+    """``python(program)`` runs a program in the container and returns the JSON it prints."""
+
+    def run(program: str) -> Any:
+        done = subprocess.run(
+            ["docker", "exec", "--interactive", str(container.id), "python3", "-"],
+            input=program,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run(built: Image) -> Run:
+    """``run(command, options)`` runs the image's own entry point to its end, in a new container."""
+
+    def run(command: Sequence[str], options: Sequence[str] = ()) -> Finished:
+        words = ["docker", "run", "--rm", "--network=none", *options, str(built.id), *command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run

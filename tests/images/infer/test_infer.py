@@ -1,0 +1,13 @@
+"""The image that answers: no heavier than it has to be."""
+
+from __future__ import annotations
+
+import pytest
+from locked import locked
+
+
+@pytest.mark.parametrize("package", ["datasets", "matplotlib", "pandas", "pyarrow"])
+def test_what_training_alone_needs_is_left_out(image: str, package: str) -> None:
+    # test_framework.py holds the image to its lock.
+    assert package not in locked(image)
+    assert package in locked("train")

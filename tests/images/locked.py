@@ -1,0 +1,20 @@
+"""What the locks say is in an image."""
+
+from __future__ import annotations
+
+import re
+
+from stages import BACKEND, ROOT, stages_in
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+
+
+def locked(image: str) -> dict[str, str]:
+    """Return the packages that an image's locks name, and their versions."""
+    found: dict[str, str] = {}
+    for stage in ("framework", "train"):
+        if stage in stages_in(image):
+            text = (ROOT / "images" / stage / f"requirements.{BACKEND}.lock").read_text()
+            found |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
+    assert found, f"the locks of {image} name no package"
+    return found

@@ -1,0 +1,73 @@
+"""What an image says of itself is true, and it is no larger than agreed."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import datetime, timezone
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+from docker.models.images import Image
+from locked import locked
+from stages import BACKEND, ROOT
+
+from paddle_stacks import __version__
+from paddle_stacks.build.os_image import BOOTSTRAPPED
+from paddle_stacks.build.variables import lock_hash
+
+# The largest an image may be, in MB (10**6 bytes) as `docker images` counts: what it was when
+# this was written, and 3 % for Debian's updates.
+BUDGET = {"base": 175, "framework": 1140, "train": 1520, "infer": 1140}
+
+
+def test_versions_and_lock(built: Image, image: str) -> None:
+    labels = built.labels
+    pins = locked("framework")
+    assert labels["paddle-stacks.backend"] == BACKEND
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["paddle-stacks.lock"] == lock_hash(ROOT, BACKEND), "another lock: run ./inv build"
+    # test_framework.py holds what is installed to the lock.
+    assert labels["paddle-stacks.paddle.version"] == pins["paddlepaddle"]
+    assert labels["paddle-stacks.paddlenlp.version"] == pins["paddlenlp"]
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_revision_and_date_are_those_of_a_commit(built: Image) -> None:
+    revision = built.labels["org.opencontainers.image.revision"].removesuffix("-dirty")
+    if not (ROOT / ".git").exists():
+        assert revision == "unknown"
+        return
+    show = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%H %ct", revision]
+    found = subprocess.run(show, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, f"{revision} is no commit here: {found.stderr}"
+    commit, seconds = found.stdout.split()
+    assert commit == revision
+    date = datetime.fromtimestamp(int(seconds), timezone.utc)
+    created = built.labels["org.opencontainers.image.created"]
+    assert created == date.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_the_os_image_is_the_one_named(engine: docker.DockerClient, built: Image) -> None:
+    name = built.labels["org.opencontainers.image.base.name"]
+    digest = built.labels["org.opencontainers.image.base.digest"]
+    source = built.labels["paddle-stacks.os.source"]
+    assert source == ("bootstrap" if name == BOOTSTRAPPED else "registry")
+    try:
+        os_image = engine.images.get(name)
+    except docker.errors.ImageNotFound:
+        pytest.fail(f"the OS image {name} is gone: run ./inv build", pytrace=False)
+    known = [found.rpartition("@")[2] for found in os_image.attrs["RepoDigests"] or []]
+    assert digest in [*known, os_image.id], f"{name} is newer than the image: run ./inv build"
+    assert layers(built)[: len(layers(os_image))] == layers(os_image)
+
+
+def test_the_size_is_within_its_budget(built: Image, image: str) -> None:
+    megabytes = built.attrs["Size"] / 1e6
+    assert megabytes <= BUDGET[image], f"{image} has {megabytes:.0f} MB"
+
+
+def layers(image: Image) -> list[Any]:
+    found: list[Any] = image.attrs["RootFS"]["Layers"]
+    return found
