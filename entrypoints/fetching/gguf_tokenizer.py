@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from entrypoints.fetching import sentencepiece_file
 from entrypoints.fetching.gguf_file import Gguf
+from entrypoints.fetching.sentencepiece_file import Vocabulary
 from paddle_stacks.errors import Problem, RequestError
 
 __all__ = ["MODEL_INPUTS", "files", "trimmed_template"]
@@ -65,6 +67,7 @@ def files(source: Gguf) -> dict[str, bytes]:
             not known here.
     """
     kind = source.metadata.get("tokenizer.ggml.model")
+    common = _config(source)
     own: dict[str, Any]
     if kind == "gpt2":
         content = {"tokenizer.json": _json(_byte_level(source))}
@@ -84,7 +87,7 @@ def files(source: Gguf) -> dict[str, bytes]:
             where=str(source.path),
             remedy="supported: gpt2 (byte-level BPE) and llama (sentencepiece)",
         )
-    return content | {"tokenizer_config.json": _json(_config(source) | own)}
+    return content | {"tokenizer_config.json": _json(common | own)}
 
 
 def trimmed_template(template: str) -> str:
@@ -168,7 +171,9 @@ def _byte_level(source: Gguf) -> dict[str, Any]:
 def _vocabulary(source: Gguf) -> tuple[list[str], list[int]]:
     tokens = source.get("tokenizer.ggml.tokens", list)
     types = source.get("tokenizer.ggml.token_type", list)
-    if not tokens or len(types) != len(tokens):
+    # The items of an array are of one type, so that the first one speaks for all.
+    sound = tokens and types and isinstance(tokens[0], str) and isinstance(types[0], int)
+    if not sound or len(types) != len(tokens):
         raise RequestError(
             f"no whole vocabulary: {len(tokens)} tokens and {len(types)} types of tokens",
             where=str(source.path),
@@ -179,11 +184,11 @@ def _vocabulary(source: Gguf) -> tuple[list[str], list[int]]:
 
 
 def _merges(source: Gguf, tokens: set[str]) -> list[str]:
-    merges: list[str] = source.metadata.get("tokenizer.ggml.merges") or []
+    merges: list[str] = source.get("tokenizer.ggml.merges", list, [])
     faults = [
         Problem(f'merge {number} "{merge}" is not of the vocabulary', str(source.path))
         for number, merge in enumerate(merges)
-        if len(parts := merge.split(" ")) != 2 or not {*parts, "".join(parts)} <= tokens
+        if len(parts := str(merge).split(" ")) != 2 or not {*parts, "".join(parts)} <= tokens
     ]
     if not merges:
         faults = [Problem("tokenizer.ggml.merges is missing", str(source.path))]
@@ -216,34 +221,24 @@ def _begin_of_text(source: Gguf, tokens: list[str]) -> dict[str, Any]:
 
 def _sentencepiece(source: Gguf) -> bytes:
     """Return the sentencepiece model that llama.cpp took the vocabulary from."""
-    from sentencepiece import sentencepiece_model_pb2 as protocol
-
     tokens, types = _vocabulary(source)
-    scores = source.metadata.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise RequestError("tokenizer.ggml.scores is missing or short", where=str(source.path))
-    get = source.metadata.get
-    model = protocol.ModelProto()
-    for token, score, kind in zip(tokens, scores, types, strict=True):
-        # llama.cpp's numbers of the types are sentencepiece's.
-        model.pieces.add(piece=token, score=score, type=kind)
-    trainer = model.trainer_spec
-    trainer.model_type = protocol.TrainerSpec.BPE
-    trainer.vocab_size = len(tokens)
-    trainer.byte_fallback = True
-    trainer.unk_id = get("tokenizer.ggml.unknown_token_id", types.index(_UNKNOWN))
-    trainer.bos_id = get("tokenizer.ggml.bos_token_id")
-    trainer.eos_id = get("tokenizer.ggml.eos_token_id")
-    trainer.pad_id = -1
-    for key in ("unk", "bos", "eos"):
-        setattr(trainer, f"{key}_piece", tokens[getattr(trainer, f"{key}_id")])
-    normalizer = model.normalizer_spec
-    normalizer.name = "identity"
-    normalizer.add_dummy_prefix = bool(get("tokenizer.ggml.add_space_prefix", True))
-    normalizer.remove_extra_whitespaces = False
-    normalizer.escape_whitespaces = True
-    encoded: bytes = model.SerializeToString()
-    return encoded
+    scores = source.get("tokenizer.ggml.scores", list)
+    if len(scores) != len(tokens) or not isinstance(scores[0], float):
+        raise RequestError(
+            f"{len(tokens)} tokens and {len(scores)} scores of tokens", where=str(source.path)
+        )
+    unknown = types.index(_UNKNOWN) if _UNKNOWN in types else 0
+    return sentencepiece_file.encode(
+        Vocabulary(
+            pieces=tokens,
+            scores=scores,
+            types=types,  # llama.cpp's numbers are sentencepiece's
+            unknown=source.get("tokenizer.ggml.unknown_token_id", int, unknown),
+            begin=source.get("tokenizer.ggml.bos_token_id", int),
+            end=source.get("tokenizer.ggml.eos_token_id", int),
+            dummy_prefix=source.get("tokenizer.ggml.add_space_prefix", bool, True),
+        )
+    )
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -104,8 +105,9 @@ def _failure(requirement: str, said: str) -> RequestError | JobError:
     errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
     reason = errors[-1].removeprefix("ERROR: ") if errors else said.strip()[-300:]
     if any(word in said for word in ("ConnectionError", "connection broken", "SSLError", "Proxy")):
+        broken = re.search(r"connection broken by '(.+)':", said)
         return JobError(
-            f"the package index cannot be reached: {reason}",
+            f"the package index cannot be reached: {broken[1] if broken else reason}",
             where=requirement,
             remedy="check the network, the proxy and the certificates, or set a mirror "
             "(PIP_INDEX_URL)",
