@@ -10,7 +10,10 @@ from types import FrameType
 from typing import NoReturn
 
 from entrypoints.console import phase
+from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
+from entrypoints.inference.batch_input import read_prompts
+from entrypoints.training.quiet import libraries_log_to
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import prompts, workspace
 
@@ -21,9 +24,10 @@ def main(argv: list[str]) -> int:
     """Run the job; see ``infer --help``."""
     begun = time.perf_counter()
     options = parse(argv)
-    signal.signal(signal.SIGTERM, _stop)
     model = workspace.find_model(options.model)
     adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
+    if adapter is not None:
+        check_base(adapter, model)
     # What a request can be refused for is looked at before Paddle is imported, which takes seconds.
     if options.input is not None:
         _answer_file(options, model, adapter, begun)
@@ -35,9 +39,8 @@ def main(argv: list[str]) -> int:
 
 
 def _answer_file(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
-    from entrypoints.inference.batch_input import read_prompts
-
     content, found = read_prompts(options)
+    _start_paddle()
     from entrypoints.inference.batch import answer_file
 
     answer_file(options, content, found, model, adapter, begun)
@@ -48,9 +51,9 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
     if asked == STANDARD_STREAM:
         asked = _standard_input()
     prompt = prompts.question(asked, options.system)
+    _start_paddle()
     from entrypoints.inference.session import Session, open_text
 
-    phase("load the tokenizer")
     text = open_text(options, model)
     tokens = text.tokens(prompt)
     session = Session.open(options, text, model, adapter, begun)
@@ -65,12 +68,19 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
 
 
 def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+    _start_paddle()
     from entrypoints.inference.chat import talk
     from entrypoints.inference.session import Session, open_text
 
     session = Session.open(options, open_text(options, model), model, adapter, begun)
     talk(session)
     session.report()
+
+
+def _start_paddle() -> None:
+    phase("start PaddlePaddle")
+    libraries_log_to(None)
+    signal.signal(signal.SIGTERM, _stop)  # now: importing Paddle takes the signal for itself
 
 
 def _standard_input() -> str:

@@ -17,13 +17,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from entrypoints.training.saving import BASE, fingerprint
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "check_base"]
 
 _CONFIG, _STATE = "lora_config.json", "lora_model_state.pdparams"
-_FACTORS = (".lora_A", ".lora_B")
+_FACTORS = (".lora_A", ".lora_B", ".lora_AB")
 _LISTED = 5
+
+
+def check_base(folder: Path, model: Path) -> None:
+    """Refuse a model other than the one an adapter was trained on.
+
+    A model of the same name is taken for the same; the weights of another one
+    are compared, which takes seconds. An adapter that was made elsewhere does
+    not say what it was trained on: then the shapes decide, when it is loaded.
+
+    Raises:
+        RequestError: the weights are not the same.
+    """
+    path = folder / BASE
+    if not path.is_file():
+        return
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        name, expected = Path(told["model"]).name, told["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(path)) from None
+    if name != model.name and fingerprint(model) != expected:
+        raise RequestError(
+            f"the adapter was trained on {name}, and the weights of {model} are not the same",
+            where=str(folder),
+            remedy=f"--model {name}",
+        )
 
 
 class Adapter:
@@ -53,12 +81,11 @@ class Adapter:
         for name, values in self._state.items():
             if name.endswith(".lora_A"):
                 layer = name.removesuffix(".lora_A")
-                yield (
-                    layer + ".weight",
-                    values @ self._state[layer + ".lora_B"] * self._scaling,
-                    True,
-                )
-            elif not name.endswith(".lora_B"):
+                if layer + ".lora_AB" in self._state:  # a mixer, arXiv:2406.11909
+                    values = values @ self._state[layer + ".lora_AB"]
+                change = values @ self._state[layer + ".lora_B"] * self._scaling
+                yield layer + ".weight", change, True
+            elif not name.endswith(_FACTORS):
                 yield name, values, False
 
 
@@ -74,7 +101,7 @@ def _scaling(folder: Path) -> np.float32:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fault = f"not an adapter's configuration: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path)) from None
-    for key in ("pissa", "lora_use_mixer", "do_qat"):
+    for key in ("pissa", "do_qat"):
         if config.get(key):
             raise RequestError(f"adapters with {key} are not supported", where=str(path))
     if config.get("tensor_parallel_degree", -1) > 1:
@@ -110,8 +137,8 @@ def _check_fit(
     faults = []
     for name, values in state.items():
         layer = name.removesuffix(".lora_A")
-        if name.endswith(".lora_B"):
-            if name.removesuffix(".lora_B") + ".lora_A" not in state:
+        if name.endswith((".lora_B", ".lora_AB")):
+            if name.rpartition(".")[0] + ".lora_A" not in state:
                 faults.append(f"{name} has no lora_A beside it")
             continue
         target, shape = name, values.shape

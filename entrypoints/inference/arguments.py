@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from entrypoints.arguments import Parser
+from entrypoints.arguments import parser
 from entrypoints.inference.sampling import Sampling
 from paddle_stacks.errors import Problem, RequestError
 
@@ -14,15 +14,6 @@ __all__ = ["STANDARD_STREAM", "Options", "parse"]
 
 STANDARD_STREAM = "-"
 """As ``--prompt``, ``--input`` or ``--output``: standard input or output."""
-
-_ENDING = """\
-examples:
-  infer --model smollm2-135m-instruct --prompt 'What is the capital of France?'
-  infer --model smollm2-135m-instruct --adapter try1 --chat
-  infer --model models/x --adapter runs/y --input in.jsonl --output out.jsonl
-
-exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
-"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,7 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    found = _parser().parse_args(argv)
+    found = parser("infer").parse_args(argv)
     problems = [*_wrong_combinations(found), *_out_of_range(found)]
     if problems:
         raise RequestError(problems)
@@ -85,46 +76,6 @@ def parse(argv: list[str]) -> Options:
         batch_size=found.batch_size,
         force=found.force,
     )
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="infer",
-        description="Answer a prompt, a person or a file of prompts.",
-        epilog=_ENDING,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
-    what = parser.add_argument_group("what to answer (one of them)").add_argument
-    what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
-    what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")
-    what("--chat", action="store_true", help="talk: /reset begins anew, /exit or Ctrl-D leaves")
-    add("--output", metavar="FILE", help="answers to --input (default: standard output)")
-    add("--force", action="store_true", help="replace an existing --output; begin anew")
-    add("--batch-size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
-    add("--system", metavar="TEXT", help="a system message, where a prompt brings none")
-    add("--raw", action="store_true", help="give the prompt as it is, without the chat template")
-    _add_decoding(parser)
-    return parser
-
-
-def _add_decoding(parser: Parser) -> None:
-    add = parser.add_argument_group("decoding").add_argument
-    add(
-        "--decode",
-        choices=("greedy", "sampling"),
-        help="default: sampling if --temperature, --top-k or --top-p is given, else greedy",
-    )
-    add("--temperature", type=float, metavar="T", help="sampling: > 0 (default: 1.0)")
-    add("--top-k", type=int, metavar="K", help="sampling: the K likeliest (default: 0, all)")
-    add("--top-p", type=float, metavar="P", help="sampling: the likeliest with P (default: 1.0)")
-    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="default: 1.0, none")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
-    add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
-    add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
-    add("--dtype", choices=("float32",), default="float32", help="what a CPU computes in")
 
 
 def _sampling(found: argparse.Namespace) -> Sampling:

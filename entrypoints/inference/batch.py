@@ -12,12 +12,13 @@ from typing import Any
 from entrypoints.console import note, phase, report
 from entrypoints.inference import fingerprint
 from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from entrypoints.inference.batch_input import batches
 from entrypoints.inference.part import Part, open_part
 from entrypoints.inference.session import Session, open_text
 from entrypoints.inference.text import all_tokens
 from paddle_stacks.jobs.prompts import Prompt
 
-__all__ = ["answer_file", "batches"]
+__all__ = ["answer_file"]
 
 
 def answer_file(
@@ -46,15 +47,6 @@ def answer_file(
                 "progress", what="answers", done=len(part.done), total=len(prompts), unit="prompts"
             )
         session.report()
-
-
-def batches(lengths: Mapping[int, int], size: int) -> list[list[int]]:
-    """Return the prompts' numbers in batches of similar length, so that little is padded.
-
-    The longest come first: what runs out of memory does so at once.
-    """
-    order = sorted(lengths, key=lambda number: (-lengths[number], number))
-    return [order[at : at + size] for at in range(0, len(order), size)]
 
 
 class _Printed(Part):

@@ -163,6 +163,7 @@ def context_length(folder: Path) -> int:
 def _empty(folder: Path) -> Any:
     """Return the network that a checkpoint is for, without values in it."""
     from paddlenlp import transformers
+    from paddlenlp.transformers.model_utils import no_init_weights
 
     config = transformers.AutoConfig.from_pretrained(str(folder))
     for key, value in _ON_CPU.items():
@@ -179,7 +180,7 @@ def _empty(folder: Path) -> Any:
     # 20 ns an element; plain copies take a thirtieth.
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     paddle.set_default_dtype("float32")
-    with paddle.LazyGuard():
+    with no_init_weights(), paddle.LazyGuard():
         network = network_class(config)
     network.eval()
     return network

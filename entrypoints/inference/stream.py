@@ -38,6 +38,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Take the next token and return the text that is certain now; it may be empty."""
+        if self.stopped:
+            return ""
         self._tokens.append(token)
         known, text = self._context_and_text()
         if text.endswith(_HALF) or len(text) <= len(known):

@@ -95,20 +95,32 @@ class Runner:
     def __init__(self) -> None:
         self._started: list[Running] = []
 
-    def __call__(self, argv: Sequence[str], workspace: Path, timeout: float = TIMEOUT) -> Finished:
-        return self.start(argv, workspace).wait(timeout)
+    def __call__(
+        self,
+        argv: Sequence[str],
+        workspace: Path,
+        timeout: float = TIMEOUT,
+        stdin: str | None = None,
+    ) -> Finished:
+        return self.start(argv, workspace, stdin).wait(timeout)
 
-    def start(self, argv: Sequence[str], workspace: Path) -> Running:
+    def start(self, argv: Sequence[str], workspace: Path, stdin: str | None = None) -> Running:
+        """Begin a job; without ``stdin`` its standard input is closed."""
         command, container = _container(argv, workspace) if PYTHON is None else _local(argv)
+        if container is not None and stdin is not None:
+            command.insert(2, "--interactive")
         process = subprocess.Popen(
             command,
             cwd=workspace,
             env=_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        if process.stdin is not None and stdin is not None:
+            with process.stdin:
+                process.stdin.write(stdin)
         self._started.append(Running(process, container))
         return self._started[-1]
 

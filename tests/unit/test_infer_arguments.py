@@ -1,0 +1,88 @@
+"""The arguments of ``infer``: defaults, and every fault at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from entrypoints.inference.arguments import parse
+from entrypoints.inference.sampling import Sampling
+from paddle_stacks.errors import RequestError
+
+MODEL = ["--model", "m"]
+PROMPT = [*MODEL, "--prompt", "x"]
+
+
+def faults(*argv: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        parse(list(argv))
+    return "\n".join(problem.what for problem in caught.value.problems)
+
+
+def test_defaults() -> None:
+    options = parse(PROMPT)
+    assert options.sampling == Sampling(True, 1.0, 0, 1.0, 1.0, 0)
+    assert (options.max_new_tokens, options.batch_size, options.stops) == (128, 8, ())
+    assert (options.output, options.adapter, options.system) == ("-", None, None)
+
+
+@pytest.mark.parametrize("option", ["--temperature=0.7", "--top-k=5", "--top-p=0.9"])
+def test_an_option_of_sampling_means_sampling(option: str) -> None:
+    assert not parse([*PROMPT, option]).sampling.greedy
+
+
+@pytest.mark.parametrize("option", ["--seed=4", "--repetition-penalty=1.1"])
+def test_other_options_do_not(option: str) -> None:
+    assert parse([*PROMPT, option]).sampling.greedy
+
+
+def test_what_is_said_counts() -> None:
+    line = [*MODEL, "--input", "-", "--stop", "a", "--stop", "b", "--decode", "sampling"]
+    options = parse([*line, "--top-k", "3", "--seed", "9", "--output", "o", "--force"])
+    assert options.sampling == Sampling(False, 1.0, 3, 1.0, 1.0, 9)
+    assert (options.input, options.output, options.force) == ("-", "o", True)
+    assert options.stops == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--prompt", "x"], "--model"),
+        (MODEL, "none of --prompt, --input and --chat"),
+        ([*PROMPT, "--chat"], "--prompt and --chat"),
+        ([*PROMPT, "--input", "i"], "--prompt and --input"),
+        ([*PROMPT, "--output", "o"], "--output is for --input"),
+        ([*PROMPT, "--raw", "--system", "s"], "--raw goes without --system"),
+        ([*MODEL, "--chat", "--raw"], "--raw goes without --system and --chat"),
+        ([*PROMPT, "--decode", "greedy", "--top-p", "0.5"], "--top-p and --decode greedy"),
+        ([*PROMPT, "--decode", "beam"], "beam"),
+        ([*PROMPT, "--temperature", "0"], "--temperature 0.0: it has to be > 0"),
+        ([*PROMPT, "--temperature", "nan"], "--temperature nan"),
+        ([*PROMPT, "--temperature", "inf"], "--temperature inf"),
+        ([*PROMPT, "--temperature", "warm"], "warm"),
+        ([*PROMPT, "--top-k", "-1"], "--top-k -1"),
+        ([*PROMPT, "--top-p", "0"], "--top-p 0.0"),
+        ([*PROMPT, "--top-p", "1.1"], "--top-p 1.1"),
+        ([*PROMPT, "--repetition-penalty", "0"], "--repetition-penalty 0.0"),
+        ([*PROMPT, "--seed", "-1"], "--seed -1"),
+        ([*PROMPT, "--max-new-tokens", "0"], "--max-new-tokens 0"),
+        ([*PROMPT, "--batch-size", "0"], "--batch-size 0"),
+        ([*PROMPT, "--stop", ""], "--stop is empty"),
+        ([*PROMPT, "--dtype", "float16"], "float16"),
+        ([*PROMPT, "--max-tokens", "5"], "unrecognized arguments: --max-tokens"),
+    ],
+)
+def test_a_wrong_argument(argv: list[str], words: str) -> None:
+    assert words in faults(*argv)
+
+
+def test_all_faults_at_once() -> None:
+    found = faults(*MODEL, "--top-p", "2", "--seed", "-1", "--stop", "")
+    assert [word in found for word in ("none of", "--top-p 2.0", "--seed -1", "--stop")] == [
+        True
+    ] * 4
+
+
+def test_the_remedy_for_no_temperature() -> None:
+    with pytest.raises(RequestError) as caught:
+        parse([*PROMPT, "--temperature", "0"])
+    assert "--decode greedy" in caught.value.problems[0].remedy

@@ -1,0 +1,129 @@
+"""What ``infer --input`` takes, and what it says of what it does not take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import prompts
+from paddle_stacks.jobs.prompts import Message, Prompt
+
+
+def lines(*entries: object) -> bytes:
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries).encode()
+
+
+def fault(content: bytes) -> tuple[str, str]:
+    with pytest.raises(RequestError) as caught:
+        prompts.parse(content, "in.jsonl")
+    [problem] = caught.value.problems
+    return problem.what, problem.where
+
+
+def said(*roles: str) -> dict[str, object]:
+    return {"id": 1, "messages": [{"role": role, "content": "x"} for role in roles]}
+
+
+def test_prompts_and_messages() -> None:
+    content = lines(
+        {"id": "a", "prompt": "北京?"},
+        {
+            "id": 7,
+            "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        },
+    )
+    assert prompts.parse(content, "in.jsonl") == [
+        Prompt("a", (Message("user", "北京?"),), True, "in.jsonl:1"),
+        Prompt(7, (Message("system", "s"), Message("user", "u")), False, "in.jsonl:2"),
+    ]
+
+
+def test_blank_lines_windows_line_ends_and_a_byte_order_mark() -> None:
+    content = b'\xef\xbb\xbf{"id": 1, "prompt": "x"}\r\n\r\n  \n{"id": 2, "prompt": "y"}\r\n'
+    assert [(p.id, p.where) for p in prompts.parse(content, "f")] == [(1, "f:1"), (2, "f:4")]
+
+
+def test_several_turns() -> None:
+    [prompt] = prompts.parse(lines(said("system", "user", "assistant", "user")), "f")
+    assert [m.role for m in prompt.messages] == ["system", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[1, 2]", "not a JSON object but [1, 2]"),
+        (b'{"id": 1, "prompt": "a\0b"}', "null bytes"),
+        (b'{"id": 1, "prompt": "\xff"}', "not UTF-8 from byte 21 on"),
+        (b'{"id": 1, "prompt": "' + b"x" * 10_000_000 + b'"}', "9.5 MiB long: 2 MiB"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"id": 1, "prompt": "\\ud83d"}', "half of a surrogate pair"),
+        (lines({"prompt": "x"}), '"id" is missing'),
+        (lines({"id": True, "prompt": "x"}), "id is true"),
+        (lines({"id": None, "prompt": "x"}), "id is missing or null"),
+        (lines({"id": 1.5, "prompt": "x"}), "id is 1.5"),
+        (lines({"id": "", "prompt": "x"}), 'id is ""'),
+        (lines({"id": 1}), 'neither of "prompt" and "messages"'),
+        (lines({"id": 1, "prompt": "x", "messages": []}), 'both of "prompt" and "messages"'),
+        (lines({"id": 1, "promt": "x"}), 'unknown key "promt"'),
+        (lines({"id": 1, "prompt": ""}), "prompt is empty"),
+        (lines({"id": 1, "prompt": " \n"}), "prompt is empty"),
+        (lines({"id": 1, "prompt": ["x"]}), 'prompt is ["x"]'),
+        (lines({"id": 1, "messages": []}), "messages is []"),
+        (lines({"id": 1, "messages": ["x"]}), 'messages[0] is "x"'),
+        (lines(said("human")), 'messages[0].role is "human"'),
+        (lines({"id": 1, "messages": [{"content": "x"}]}), "messages[0].role is missing"),
+        (lines({"id": 1, "messages": [{"role": "user"}]}), "messages[0].content is missing"),
+        (
+            lines({"id": 1, "messages": [{"role": "user", "content": "x", "name": "y"}]}),
+            'messages[0] has the unknown key "name"',
+        ),
+        (lines(said("assistant", "user")), "messages[0] is the assistant's"),
+        (lines(said("user", "user")), "messages[1] is the user's: it is the assistant's turn"),
+        (lines(said("user", "system")), "messages[1] is the system's"),
+        (lines(said("user", "assistant")), "the last message is the assistant's"),
+        (lines(said("system")), "the last message is the system's"),
+    ],
+)
+def test_a_bad_line(line: bytes, words: str) -> None:
+    what, where = fault(lines({"id": 0, "prompt": "good"}) + b"\n" + line)
+    assert words in what
+    assert where == "in.jsonl:2"
+
+
+def test_the_same_id_twice_names_both_lines() -> None:
+    what, where = fault(lines({"id": 1, "prompt": "x"}, {"id": 1, "prompt": "y"}))
+    assert (what, where) == ("the id 1 is in in.jsonl:1 already", "in.jsonl:2")
+
+
+def test_a_number_and_a_string_are_two_ids() -> None:
+    found = prompts.parse(lines({"id": 1, "prompt": "x"}, {"id": "1", "prompt": "y"}), "f")
+    assert [p.id for p in found] == [1, "1"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_nothing_in_it(content: bytes) -> None:
+    assert fault(content) == ("there are no prompts", "in.jsonl")
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, []), (23, ["and 3 more bad lines"])])
+def test_twenty_bad_lines_are_named_and_the_rest_is_counted(count: int, more: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        prompts.parse(b"{\n" * count, "f")
+    wheres = [problem.where for problem in caught.value.problems]
+    assert wheres[:20] == [f"f:{number}" for number in range(1, 21)]
+    assert [problem.what for problem in caught.value.problems[20:]] == more
+
+
+def test_a_system_message_is_put_in_front_once() -> None:
+    asked = prompts.question("x", "be kind")
+    assert [m.content for m in asked.messages] == ["be kind", "x"]
+    assert prompts.with_system(asked, "be rude") == asked
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_question(text: str) -> None:
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        prompts.question(text)

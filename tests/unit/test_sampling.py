@@ -1,0 +1,96 @@
+"""Tokens are chosen with the probabilities that the options ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from entrypoints.inference.sampling import Chooser, Sampling, distribution, penalized
+
+LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 0.0, 2.5, -4.0], dtype=np.float32)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    weights = np.exp(values.astype(np.float64) - values.max())
+    return weights / weights.sum()
+
+
+def by_token(logits: np.ndarray, sampling: Sampling) -> dict[int, float]:
+    tokens, probabilities = distribution(logits, sampling)
+    return dict(zip(tokens.tolist(), probabilities.tolist(), strict=True))
+
+
+def reference(logits: np.ndarray, sampling: Sampling) -> dict[int, float]:
+    """The steps of transformers, one after the other, on the whole vocabulary."""
+    scores = logits.astype(np.float64) / sampling.temperature
+    if sampling.top_k:
+        scores[scores < np.sort(scores)[-min(sampling.top_k, scores.size)]] = -np.inf
+    if sampling.top_p < 1:
+        order = np.argsort(scores)  # rising, as TopPLogitsWarper has it
+        removed = np.cumsum(softmax(scores)[order]) <= 1 - sampling.top_p
+        removed[-1] = False
+        scores[order[removed]] = -np.inf
+    probabilities = softmax(scores)
+    return {token: p for token, p in enumerate(probabilities.tolist()) if p > 0}
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_k", [0, 1, 3, 7, 100])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.83, 1.0])
+def test_the_distribution_is_that_of_transformers(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    sampling = Sampling(False, temperature, top_k, top_p)
+    assert by_token(LOGITS, sampling) == pytest.approx(reference(LOGITS, sampling))
+
+
+@pytest.mark.parametrize(("scale", "top_p"), [(1.0, 0.9), (6.0, 0.9), (6.0, 0.5), (1.0, 1.0)])
+def test_a_large_vocabulary_flat_and_peaked(scale: float, top_p: float) -> None:
+    logits = np.random.default_rng(1).normal(size=20_000).astype(np.float32) * scale
+    sampling = Sampling(False, top_p=top_p)
+    found = by_token(logits, sampling)
+    assert found == pytest.approx(reference(logits, sampling))
+    assert (len(found) > 512) == (scale == 1.0)  # both ways of sorting are taken
+
+
+def test_ties_with_the_kth_stay() -> None:
+    tied = np.array([2.0, 1.0, 1.0, 0.0], dtype=np.float32)
+    assert sorted(by_token(tied, Sampling(False, top_k=2))) == [0, 1, 2]
+
+
+def test_drawn_frequencies_match_the_probabilities() -> None:
+    sampling = Sampling(False, temperature=1.3, top_p=0.97, seed=5)
+    chooser, draws = Chooser(sampling, 0, ()), 20_000
+    counts = np.bincount([chooser.choose(LOGITS) for _ in range(draws)], minlength=LOGITS.size)
+    expected = np.zeros(LOGITS.size)
+    for token, probability in by_token(LOGITS, sampling).items():
+        expected[token] = probability * draws
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert chi_square < 22.5  # 5 degrees of freedom: passed by chance in 1 of 2,500; seeded
+
+
+def test_greedy_takes_the_likeliest_whatever_else_is_said() -> None:
+    assert Chooser(Sampling(True, temperature=9.0, top_k=2), 0, ()).choose(LOGITS) == 1
+
+
+def test_the_same_seed_and_number_choose_the_same() -> None:
+    def drawn(seed: int, number: int) -> list[int]:
+        chooser = Chooser(Sampling(False, seed=seed), number, ())
+        return [chooser.choose(LOGITS) for _ in range(50)]
+
+    assert drawn(3, 1) == drawn(3, 1)
+    assert drawn(3, 1) != drawn(3, 2)
+    assert drawn(3, 1) != drawn(4, 1)
+
+
+def test_the_penalty_divides_what_is_positive_and_multiplies_what_is_negative() -> None:
+    found = penalized(LOGITS, {1, 3}, 2.0)
+    assert found.tolist() == [1.0, 1.5, 2.0, -2.0, 0.0, 2.5, -4.0]
+    assert LOGITS[1] == 3.0  # the original is as it was
+
+
+def test_the_penalty_counts_the_prompt_and_what_was_chosen() -> None:
+    chooser = Chooser(Sampling(repetition_penalty=10.0), 0, [1])
+    assert [chooser.choose(LOGITS) for _ in range(3)] == [5, 2, 0]
