@@ -7,6 +7,7 @@ from pathlib import Path
 
 from entrypoints.arguments import parser
 from entrypoints.console import phase, report
+from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.saving import BASE, fingerprint, save_merged
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> int:
     phase("compare the base model")
     _check_base(model, adapter)
     phase("start PaddlePaddle")
+    spare()
     libraries_log_to(None)
     with locked(output.parent, f".{output.name}.lock"):
         _check_output(output, model, adapter, force=arguments.force)

@@ -13,7 +13,9 @@ from typing import Any
 from entrypoints.arguments import parser
 from entrypoints.console import note, phase, report, warn
 from entrypoints.training import checkpoints
+from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
+from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.request import (
     CONFIG,
     LIBRARY_LOG,
@@ -73,9 +75,8 @@ def main(argv: list[str]) -> int:
         request = _prepared(config, run, paths, resume)
         if request is None:
             return 0
-        from entrypoints.training.quiet import libraries_log_to
-
         phase("start PaddlePaddle")
+        spare()
         libraries_log_to(run / LIBRARY_LOG)
         from entrypoints.training.run import train
 

@@ -277,14 +277,21 @@ def test_a_loss_that_is_no_number_is_a_failed_job(job, ready: Path) -> None:
 
 
 def test_noise_and_other_kinds_of_lora_run(job, ready: Path) -> None:
-    for number, changes in enumerate(
-        ({"neftune": True}, {"rslora": True, "lora_plus_scale": 4.0}, {"use_quick_lora": True})
-    ):
+    curves = {}
+    for name, changes in {
+        "as it comes": {},
+        "slow": {"use_quick_lora": False},
+        "noise": {"neftune": True},
+        "other": {"rslora": True, "lora_plus_scale": 4.0},
+    }.items():
         configure(ready, max_steps=6, **changes)
-        done = finetune(job, ready, "--name", f"kind{number}")
+        done = finetune(job, ready, "--name", name)
         assert done.status == 0, done.stderr
-        curve = losses(ready / "runs" / f"kind{number}")
-        assert curve[6] < curve[1]
+        curves[name] = losses(ready / "runs" / name)
+        assert curves[name][6] < curves[name][1]
+    assert curves["slow"] == pytest.approx(curves["as it comes"], abs=1e-5)
+    assert abs(curves["noise"][1] - curves["slow"][1]) > 1e-5
+    assert abs(curves["other"][6] - curves["slow"][6]) > 1e-3
 
 
 def test_an_adapter_is_where_another_one_begins(job, ready: Path) -> None:

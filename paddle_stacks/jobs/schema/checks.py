@@ -100,7 +100,7 @@ def _lora(draft: Draft) -> Iterator[Fault]:
     values = draft.values
     if values["lora"]:
         return
-    for key in ("merge", "lora_path", "rslora", "use_quick_lora", "lora_use_mixer"):
+    for key in ("merge", "lora_path", "rslora", "lora_use_mixer"):
         if values[key]:
             yield draft.fault(f'"{key}" needs "lora"', key, 'set "lora" to true or remove it')
 
