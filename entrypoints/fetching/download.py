@@ -64,7 +64,8 @@ def download(
 
     It grows as ``<target>.part`` and is renamed when it is whole, so that a
     process killed in between goes on from there the next time. The server is
-    asked for the rest only if it is still the same file (``If-Range``).
+    asked for the rest only if it is still the same file (``If-Range``), or if
+    the sum will tell.
 
     Args:
         url: http, https or file.
@@ -89,7 +90,7 @@ def download(
         if urlsplit(url).scheme == "file":
             shutil.copyfile(unquote(urlsplit(url).path), part)
         else:
-            _resume(url, part, token, timeout, attempts, pause)
+            _resume(url, part, token, timeout, attempts, pause, bool(sha256))
         _check(part, target, sha256, url)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -97,14 +98,16 @@ def download(
     _validator_file(part).unlink(missing_ok=True)
 
 
-def _resume(url: str, part: Path, token: str, timeout: float, attempts: int, pause: float) -> None:
+def _resume(
+    url: str, part: Path, token: str, timeout: float, attempts: int, pause: float, summed: bool
+) -> None:
     import httpx
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(follow_redirects=True, timeout=timeout, headers=headers) as client:
         for attempt in range(1, attempts + 1):
             try:
-                _attempt(client, url, part)
+                _attempt(client, url, part, summed)
                 return
             except (httpx.TransportError, httpx.TooManyRedirects, _CutOff) as error:
                 reason = str(error) or type(error).__name__
@@ -119,14 +122,15 @@ def _resume(url: str, part: Path, token: str, timeout: float, attempts: int, pau
                 time.sleep(pause * attempt)
 
 
-def _attempt(client: httpx.Client, url: str, part: Path) -> None:
+def _attempt(client: httpx.Client, url: str, part: Path, summed: bool) -> None:
     import httpx
 
     have = part.stat().st_size if part.is_file() else 0
-    validator = _validator(part, url) if have else ""
+    validator = _validator(part, url) if have else None
     headers = {"Accept-Encoding": "identity"}  # a range of a compressed file is no range of it
-    if validator:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    if validator or (validator is not None and summed):
+        # A server may say nothing to tell versions of a file by: the sum will tell.
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
     with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if answer.headers.get("Content-Range") == f"bytes */{have}":
@@ -203,12 +207,13 @@ def _remember(answer: httpx.Response, part: Path, url: str) -> None:
     _validator_file(part).write_text(json.dumps({"url": url, "validator": validator}))
 
 
-def _validator(part: Path, url: str) -> str:
+def _validator(part: Path, url: str) -> str | None:
+    """Return what the server named the part's version by; None if the part is another file's."""
     try:
         body = json.loads(_validator_file(part).read_text(encoding="utf-8"))
-        return str(body["validator"]) if body["url"] == url else ""
+        return str(body["validator"]) if body["url"] == url else None
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return None
 
 
 @contextmanager

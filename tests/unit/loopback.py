@@ -17,7 +17,7 @@ class Server:
     Args:
         url: the server's address.
         files: contents by path.
-        etag: of every file.
+        etag: of every file; none if empty.
         redirects: addresses by path.
         cut_after: bytes after which a connection is closed, once per entry.
         stall_after: bytes after which nothing more comes, once per entry.
@@ -84,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", self.state.etag)
+        if self.state.etag:
+            self.send_header("ETag", self.state.etag)
         self.send_header("Content-Type", self.state.content_type)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()

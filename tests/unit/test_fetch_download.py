@@ -110,6 +110,16 @@ def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> 
     assert (tmp_path / "m.bin").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(("sha256", "begin"), [(SHA256, "bytes=1000000-"), ("", None)])
+def test_a_server_that_names_no_version_is_trusted_only_with_a_sum(
+    server: Server, tmp_path: Path, sha256: str, begin: str | None
+) -> None:
+    server.cut_after, server.etag = [1_000_000], ""
+    download(f"{server.url}/m.bin", tmp_path / "m.bin", sha256=sha256, pause=0)
+    assert (tmp_path / "m.bin").read_bytes() == CONTENT
+    assert ranges(server) == [None, begin]
+
+
 def test_a_part_longer_than_the_file_begins_anew(server: Server, tmp_path: Path) -> None:
     server.cut_after = [1_000_000]
     with pytest.raises(JobError):
