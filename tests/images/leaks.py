@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 # Where BuildKit puts secrets during a step. A layer has no such path, not even an empty file.
-_MOUNTED = "run/secrets"
+_MOUNTED = "run/secrets/"
 _CERTIFICATE = re.compile(rb"-----BEGIN [A-Z ]*CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END")
 
 
@@ -56,7 +56,9 @@ def leaks(images: Sequence[str], secrets: Secrets) -> list[str]:
                 content = archive.extractfile(blob) if blob.isfile() else None
                 if content is None:
                     continue
-                if content.peek(512)[257:262] == b"ustar":  # type: ignore[attr-defined]
+                head = content.peek(512)  # type: ignore[attr-defined]
+                # Engines with containerd's image store save layers as they are, in gzip.
+                if head[257:262] == b"ustar" or head.startswith(b"\x1f\x8b"):
                     found += _in_layer(blob.name, content, secrets)
                 else:
                     found += [f"{blob.name}: {what}" for what in _held(content.read(), secrets)]
@@ -65,10 +67,10 @@ def leaks(images: Sequence[str], secrets: Secrets) -> list[str]:
 
 
 def _in_layer(layer: str, content: IO[bytes], secrets: Secrets) -> Iterator[str]:
-    with tarfile.open(fileobj=content, mode="r|") as members:
+    with tarfile.open(fileobj=content, mode="r|*") as members:
         for member in members:
             where = f"{layer}: /{member.name}"
-            if member.name.lstrip("./").startswith(_MOUNTED):
+            if f"{member.name.lstrip('./')}/".startswith(_MOUNTED):
                 yield f"{where}: a secret's mount point"
             file = members.extractfile(member) if member.isfile() else None
             if file is not None:

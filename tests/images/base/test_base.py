@@ -25,11 +25,12 @@ def test_an_arbitrary_user_has_no_rights(host: Any) -> None:
     assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")} == {0}
 
 
-@pytest.mark.parametrize("folder", ["/", "/opt", "/etc", "/usr/local/bin", "/var/tmp", "/root"])
-def test_the_root_file_system_cannot_be_written(host: Any, folder: str) -> None:
-    done = host.run(f"touch {folder}/written")
+def test_the_root_file_system_cannot_be_written(host: Any) -> None:
+    assert host.mount_point("/").options[0] == "ro"
+    # Debian lets everyone write here.
+    done = host.run("touch /var/tmp/written")
     assert done.rc == 1
-    assert "Read-only file system" in done.stderr or "Permission denied" in done.stderr
+    assert "Read-only file system" in done.stderr
 
 
 def test_the_workspace_can_be_written(host: Any) -> None:
@@ -39,13 +40,13 @@ def test_the_workspace_can_be_written(host: Any) -> None:
 
 def test_home_and_the_caches_can_be_made(host: Any, container: Container) -> None:
     environment = _environment(container)
-    caches = ("HOME", "XDG_CACHE_HOME", "PPNLP_HOME", "HF_HOME", "MPLCONFIGDIR")
-    for name in caches:
-        assert environment[name].startswith("/tmp")
-        host.check_output(f"mkdir -p {environment[name]}/made && rmdir {environment[name]}/made")
+    for name in ("HOME", "XDG_CACHE_HOME", "PPNLP_HOME", "HF_HOME", "MPLCONFIGDIR"):
+        folder = environment[name]
+        assert folder.startswith("/tmp")
+        host.check_output(f"mkdir -p {folder}/made && rmdir {folder}/made")
 
 
-@pytest.mark.parametrize("shell", ["", "sh -c", "sh -lc", "bash -c", "bash -lc", "bash -ic"])
+@pytest.mark.parametrize("shell", ["", "sh -c", "sh -lc", "bash -lc", "bash -ic"])
 def test_every_shell_has_the_environment_of_the_image(
     container: Container, built: Image, shell: str
 ) -> None:
@@ -59,20 +60,18 @@ def test_every_shell_has_the_environment_of_the_image(
 
 def test_nothing_can_compile(host: Any) -> None:
     compilers = "gcc g++ cc c++ clang ld as make cmake nvcc hipcc rustc cargo go"
-    found = [name for name in compilers.split() if host.exists(name)]
-    assert not found
+    assert host.run(f"for name in {compilers}; do command -v $name; done; true").stdout == ""
     assert host.run("ls -d /usr/include/*.h /usr/lib/gcc").stdout == ""
 
 
-def test_no_file_gives_rights_to_who_runs_it_beyond_debians_own(host: Any) -> None:
-    found = host.run("find / -xdev -type f -perm /6000 2>/dev/null").stdout.split()
-    assert {path for path in found if path.startswith(("/opt", "/usr/local", "/tmp"))} == set()
+def test_no_file_of_ours_gives_rights_to_who_runs_it(host: Any) -> None:
+    # Debian has a few (su, mount); no-new-privileges makes them harmless.
+    assert host.check_output("find /opt /usr/local /workspace -type f -perm /6000") == ""
 
 
 def test_nothing_is_left_of_package_managers_at_work(host: Any) -> None:
     folders = "/var/lib/apt/lists /var/cache/apt /var/cache/uv /root/.cache /tmp/.cache /var/log"
     left = host.run(f"find {folders} -type f -size +0 2>/dev/null").stdout.split()
-    # The records of who logged in are part of Debian's base-files.
     assert left == []
     assert host.run("command -v uv").rc != 0
 
