@@ -40,6 +40,12 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
                 remedy=f"--model BASE --adapter {name}, or merge it: "
                 f"export --model BASE --adapter {name} --merge --output models/NAME",
             )
+        if _is_unfinished_run(folder):
+            raise RequestError(
+                f"{folder} is a run that is not finished: it has no model yet",
+                where=str(folder),
+                remedy="start the same finetune command again: it goes on where it stopped",
+            )
         if (folder / "config.json").is_file():
             return folder
         if folder.is_dir() and folder != workspace:
@@ -88,6 +94,12 @@ def find_adapter(name: str, workspace: Path = Path()) -> Path:
         where=str(folder),
         remedy="is the run finished? start the same finetune command again: it resumes",
     )
+
+
+def _is_unfinished_run(folder: Path) -> bool:
+    """Return whether ``config.json`` is a training's, and not a model's."""
+    config = folder / "config.json"
+    return config.is_file() and "dataset_name_or_path" in config.read_text(errors="replace")
 
 
 def _folders(parent: Path) -> list[str]:

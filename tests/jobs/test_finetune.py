@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from paddle_stacks.jobs import schema
+
 SYLLABLES = ["ka", "lo", "mi", "tu", "ne", "sa", "ro", "vi", "be", "do", "fa", "gu"]
 SETTINGS = {
     "model_name_or_path": "tiny",
@@ -319,6 +321,23 @@ def test_bad_requests_are_answered_before_anything_is_loaded(job, ready: Path) -
     assert "data/small/train.json:1" in done.stderr
     assert "data/small/train.json:2" in done.stderr
     assert not (ready / "runs").exists()
+
+
+def test_the_schema_has_every_key_that_upstream_has(job, ready: Path) -> None:
+    shutil.copy(Path(__file__).with_name("upstream_keys.py"), ready)
+    shown = job(["python", "upstream_keys.py"], ready)
+    assert shown.status == 0, shown.stderr
+    upstream = json.loads(shown.stdout)
+    assert len(upstream) > 150
+    assert set(upstream) <= set(schema.KEYS), set(upstream) - set(schema.KEYS)
+    ours = {"do_train", "device", "use_quick_lora"}  # keys.py says why
+    ours |= {"tensor_parallel_output"}  # llm/utils/argument.py overrides the package's default
+    other = {
+        name: (default, schema.KEYS[name].default)
+        for name, default in upstream.items()
+        if default != "?" and name not in ours and default != schema.KEYS[name].default
+    }
+    assert other == {}
 
 
 def test_export_merges_exactly(job, ready: Path) -> None:
