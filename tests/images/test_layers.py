@@ -26,7 +26,6 @@ from paddle_stacks import settings
 from paddle_stacks.build.variables import secrets as build_secrets
 from paddle_stacks.plan import image_name
 
-
 # In a file that the Dockerfile's framework stage makes.
 LINE = b"import paddle_stacks_startup"
 

@@ -104,11 +104,14 @@ def test_an_empty_bundle_is_none(run: Run) -> None:
     assert not names & {"SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"}
 
 
-@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("INT", 130)])
-def test_a_signal_reaches_the_command(built: Image, name: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("TERM", []), ("INT", []), ("TERM", ["--user=4242:4242"])]
+)
+def test_a_signal_reaches_the_command(built: Image, name: str, options: list[str]) -> None:
     container = f"paddle-stacks-test-{uuid.uuid4().hex[:12]}"
-    command = ["docker", "run", "--rm", f"--name={container}", str(built.id)]
-    command += ["sh", "-c", f"trap 'exit {status}' {name}; echo ready; while :; do sleep 0.1; done"]
+    command = ["docker", "run", "--rm", f"--name={container}", *options, str(built.id)]
+    # Its own status: any shell that the signal kills would end with 128 and its number.
+    command += ["sh", "-c", f"trap 'exit 7' {name}; echo ready; while :; do sleep 0.1; done"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         try:
@@ -117,7 +120,7 @@ def test_a_signal_reaches_the_command(built: Image, name: str, status: int) -> N
                 ["docker", "kill", f"--signal={name}", container], check=True, capture_output=True
             )
             # If the signal were lost the container would never end.
-            assert running.wait(timeout=60) == status
+            assert running.wait(timeout=60) == 7
         finally:
             subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
 
