@@ -203,43 +203,53 @@ def edit(bench: Bench) -> dict[str, Any]:
 
 def tables(found: dict[str, Any]) -> str:
     """Return the document as Markdown."""
-    parts = []
-    if part := found.get("sizes"):
-        rows = [
-            (name, f"{size / 1e6:.0f} MB", _percent(part, name), part["import_paddlenlp"][name])
-            for name, size in part["bytes"].items()
-        ]
-        goals = {"train": GOALS["train_of_naive"], "infer": GOALS["infer_of_naive"]}
-        rows = [
-            (*row[:3], f"{goals[row[0]]:.0%}" if row[0] in goals else "", row[3]) for row in rows
-        ]
-        parts.append(
-            report.table(("image", "size", "of naive", "goal", "`import paddlenlp`"), rows)
-            + f"\n\nOf the naive image, {part['naive_leftovers_bytes'] / 1e6:.0f} MB are package "
-            "lists and pip's cache. Without them: "
-            + ", ".join(f"{k} {v:.1%}" for k, v in part["of_naive_without_leftovers"].items())
-            + "."
-        )
-    rows = []
-    if part := found.get("cold"):
-        rows.append(("cold build, train and infer", f"{part['images_seconds']} s", ""))
-        rows.append(("pip install of the train lock in a venv", f"{part['plain_seconds']} s", ""))
-        rows.append(("ratio", part["ratio"], GOALS["cold_ratio"]))
-    if part := found.get("edit"):
-        rows.append(("nothing to do", f"{part['no_op_seconds']['median']} s", "about 1 s"))
-        edited = f"{part['edit_seconds']['median']} s"
-        rows.append(("one line of an entry point", edited, f"{GOALS['edit_seconds']} s"))
-        kept = ", ".join(
-            f"{name} {part['layers_kept'][name]} of {part['layers'][name]}" for name in IMAGES
-        )
-        rows.append(("layers kept after the edit", kept, "all but the last"))
+    parts = [_size_table(found["sizes"])] if "sizes" in found else []
+    rows = _cold_rows(found["cold"]) if "cold" in found else []
+    rows += _edit_rows(found["edit"]) if "edit" in found else []
     if rows:
         parts.append(report.table(("build", "measured", "goal"), rows))
     return "\n\n".join(parts)
 
 
-def _percent(part: dict[str, Any], name: str) -> str:
-    return f"{part['of_naive'][name]:.1%}" if name in part["of_naive"] else "100%"
+def _size_table(part: dict[str, Any]) -> str:
+    goals = {"train": GOALS["train_of_naive"], "infer": GOALS["infer_of_naive"]}
+    rows = [
+        (
+            name,
+            f"{size / 1e6:.0f} MB",
+            f"{size / part['bytes']['naive']:.1%}",
+            f"{goals[name]:.0%}" if name in goals else "",
+            part["import_paddlenlp"][name],
+        )
+        for name, size in part["bytes"].items()
+    ]
+    strict = ", ".join(f"{k} {v:.1%}" for k, v in part["of_naive_without_leftovers"].items())
+    return (
+        report.table(("image", "size", "of naive", "goal", "`import paddlenlp`"), rows)
+        + f"\n\nOf the naive image, {part['naive_leftovers_bytes'] / 1e6:.0f} MB are package lists "
+        f"and pip's cache. Against what is left without them: {strict}."
+    )
+
+
+def _cold_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
+    return [
+        ("the train lock, by pip into a virtual environment", f"{part['plain_seconds']} s", ""),
+        ("cold build of train and infer", f"{part['images_seconds']} s", ""),
+        ("ratio", part["ratio"], GOALS["cold_ratio"]),
+    ]
+
+
+def _edit_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
+    kept = [f"{name} {part['layers_kept'][name]} of {part['layers'][name]}" for name in IMAGES]
+    return [
+        ("nothing to do", f"{part['no_op_seconds']['median']} s", "about 1 s"),
+        (
+            "one line of an entry point",
+            f"{part['edit_seconds']['median']} s",
+            f"{GOALS['edit_seconds']} s",
+        ),
+        ("layers kept after the edit", ", ".join(kept), "all but the last"),
+    ]
 
 
 @contextmanager

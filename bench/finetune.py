@@ -4,10 +4,11 @@
 
 Both sides train the same weights (SmolLM2-135M-Instruct) on the same batches in the same
 order, in float32, with the same rank, targets, optimizer and threads: ours is the
-``finetune`` job as it is, in its container; the other is ``peft_side.py``. They take
-turns, and both are watched from outside in the same way: what they print after a step
-gives its time, ``/proc`` the processor time and the memory. The losses of the first step
-show that the work is the same.
+``finetune`` job as it is; the other is ``peft_side.py``. Both run in a container of the
+training image, so that the engine and the scheduler treat them alike; the other side
+uses Debian's Python and packages of its own. They take turns, and both are watched from
+outside in the same way: what they print after a step gives its time, ``/proc`` the
+processor time and the memory. The losses of the first step show that the work is the same.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ MODEL = "smollm2-135m-instruct"
 GOALS = {"tokens_per_second_ratio": 1.0}
 _WARM_UP = 2  # steps that are not counted: both libraries allocate and tune in them
 _SAME_LOSS = 1e-3
+_DEBIAN_PYTHON = "3.11"  # /usr/bin/python3 of the images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,28 +70,21 @@ class Run:
     losses: list[float]
 
 
-def watched(
-    line: Sequence[str], environment: dict[str, str], find_process: Callable[[int], int]
-) -> Run:
-    """Run a training and return what was seen of it.
+def watched(plan: Plan, line: Sequence[str]) -> Run:
+    """Run a training in a container and return what was seen of it.
 
     Args:
+        plan: whose container it is.
         line: the command line; it prints a line a step, JSON or an event.
-        environment: variables for it.
-        find_process: gives the process that trains, from the one that was started.
 
     Raises:
         JobError: it failed.
     """
     stamps, cpu, losses, other = [], [], [], []
-    peak = watched_pid = 0
+    peak = pid = 0
     began = time.monotonic()
     with subprocess.Popen(
-        line,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         for text in process.stdout:
@@ -99,12 +93,13 @@ def watched(
                 other.append(text)
                 continue
             stamps.append(time.monotonic())
-            watched_pid = watched_pid or find_process(process.pid)
-            cpu.append(_cpu_seconds(watched_pid))
-            peak = _peak_mib(watched_pid)
+            pid = pid or _process(plan)
+            cpu.append(_cpu_seconds(pid))
+            peak = _peak_mib(pid)
             losses.append(loss)
     if process.returncode or not losses:
-        raise JobError("".join(other[-5:]).strip(), where=" ".join(line[:3]))
+        said = "".join(other[-5:]).strip()
+        raise JobError(f"status {process.returncode}: {said}", where=line[-2])
     return Run(stamps[0] - began, _differences(stamps), cpu[0], _differences(cpu), peak, losses)
 
 
@@ -130,48 +125,55 @@ def _differences(values: Sequence[float]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(values)]
 
 
-def command(plan: Plan, threads: int, *, argv: Sequence[str] = ()) -> list[str]:
+def _process(plan: Plan) -> int:
+    """Return the process that trains: the only child of tini, the container's first."""
+    line = ["docker", "inspect", "--format={{.State.Pid}}", plan.name]
+    first = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
+
+
+def command(
+    plan: Plan, threads: int, *, argv: Sequence[str] = (), options: Sequence[str] = ()
+) -> list[str]:
     """Return the plan's ``docker run`` line with the benchmark's threads.
 
     Args:
         plan: the job.
         threads: for OpenMP and the math library.
         argv: instead of the job, another command.
+        options: more options of ``docker run``.
     """
     words = [word for group in docker_arguments(plan) for word in group]
-    given = [f"--env=OMP_NUM_THREADS={threads}", f"--env={ENVIRONMENT_SWITCH}=1"]
+    given = [f"--env=OMP_NUM_THREADS={threads}", f"--env={ENVIRONMENT_SWITCH}=1", *options]
     image = words.index(plan.image)
     return [*words[:2], *given, *words[2 : image + 1], *(argv or words[image + 1 :])]
 
 
-def in_container(plan: Plan) -> Callable[[int], int]:
-    """Return what finds the job's process: the only child of tini, the container's first."""
-
-    def find(_client: int) -> int:
-        line = ["docker", "inspect", "--format={{.State.Pid}}", plan.name]
-        first = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
-        return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
-
-    return find
+def peft_command(plan: Plan, threads: int, packages: Path, *arguments: str) -> list[str]:
+    """Return the line that runs ``peft_side.py`` in a container like the plan's."""
+    options = [f"--mount=type=bind,readonly,source={BENCH},target=/bench"]
+    options += [f"--mount=type=bind,readonly,source={packages},target=/packages"]
+    options += ["--env=PYTHONPATH=/packages", "--entrypoint=/usr/bin/tini"]
+    argv = ["--", "/usr/bin/python3", "/bench/peft_side.py", *arguments]
+    return command(plan, threads, argv=argv, options=options)
 
 
-def yardstick(given: str | None) -> str:
-    """Return the interpreter that has torch, transformers and peft, after making it."""
-    if given:
-        return given
+def yardstick() -> Path:
+    """Return the folder with torch, transformers and peft for Debian's Python, after making it."""
     requirements = BENCH / "requirements.txt"
-    folder = ROOT / ".cache" / "bench-venv"
-    python, made_from = folder / "bin" / "python", folder / "made-from.txt"
+    folder = ROOT / ".cache" / "bench-packages"
+    made_from = folder / "made-from.txt"
     if not made_from.is_file() or made_from.read_text() != requirements.read_text():
         report.say(f"making {folder}")
-        venv.create(folder, clear=True, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--requirement"]
-        subprocess.run([*install, str(requirements)], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+        install += [f"--python-version={_DEBIAN_PYTHON}", f"--target={folder}"]
+        subprocess.run([*install, f"--requirement={requirements}"], check=True)
         shutil.copy(requirements, made_from)
-    return str(python)
+    return folder
 
 
-def prepare(found: settings.Settings, python: str, data: Path, steps: int, threads: int) -> None:
+def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, threads: int) -> None:
     """Put the model, in both layouts, the data, the configuration and the batches there."""
     if not (data / "train.json").is_file():
         raise RequestError("there is no train.json", where=str(data), remedy="--data FOLDER")
@@ -203,23 +205,24 @@ def prepare(found: settings.Settings, python: str, data: Path, steps: int, threa
     chosen |= {"threads": threads, "padding": padding}
     (WORKSPACE / "peft.json").write_text(json.dumps(chosen, indent=2))
     if not (WORKSPACE / "hf" / "config.json").is_file():
-        line = [python, str(BENCH / "peft_side.py"), "convert", str(checkpoint)]
-        subprocess.run([*line, str(WORKSPACE / "hf")], check=True)
+        convert = ["convert", f"models/{MODEL}", "hf"]
+        subprocess.run(peft_command(plan, threads, packages, *convert), check=True)
 
 
 def measure(
-    found: settings.Settings, python: str, rounds: int, threads: int
+    found: settings.Settings, packages: Path, rounds: int, threads: int
 ) -> list[dict[str, Run]]:
     """Let the two sides take turns, and return what was seen of each round."""
-    peft = [python, str(BENCH / "peft_side.py"), "train"]
-    peft += [str(WORKSPACE / name) for name in ("hf", "batches.json", "peft.json")]
     seen = []
+    arguments = ["--config", "configs/bench.json", "--name", "bench", "--resume", "never"]
+    train = ["train", "hf", "batches.json", "peft.json"]
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
-        arguments = ["--config", "configs/bench.json", "--name", "bench", "--resume", "never"]
-        plan = make_plan("finetune", arguments, found)
-        ours = watched(command(plan, threads), {}, in_container(plan))
-        theirs = watched(peft, {"OMP_NUM_THREADS": str(threads)}, lambda pid: pid)
+        planned = make_plan("finetune", arguments, found)
+        # Not a job's name and labels: nobody who ends jobs is to end a measurement.
+        plan = dataclasses.replace(planned, name=f"bench-finetune-{os.getpid()}", labels={})
+        ours = watched(plan, command(plan, threads))
+        theirs = watched(plan, peft_command(plan, threads, packages, *train))
         if abs(ours.losses[0] - theirs.losses[0]) > _SAME_LOSS:
             raise JobError(
                 f"the two sides do not do the same: the first step's loss is {ours.losses[0]} "
@@ -304,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data" / "demo", help="default: data/demo"
     )
-    parser.add_argument("--python", help="an interpreter that has bench/requirements.txt")
+    parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(argv)
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
@@ -313,9 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RequestError(f"--steps must be more than {_WARM_UP}", where="--steps")
         WORKSPACE.mkdir(parents=True, exist_ok=True)
         found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
-        python = yardstick(given.python)
-        prepare(found, python, given.data, given.steps, given.threads)
-        seen = measure(found, python, given.rounds, given.threads)
+        packages = given.packages or yardstick()
+        prepare(found, packages, given.data, given.steps, given.threads)
+        seen = measure(found, packages, given.rounds, given.threads)
     except StackError as error:
         print(render(error), file=sys.stderr)
         return error.status
