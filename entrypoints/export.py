@@ -7,6 +7,7 @@ from pathlib import Path
 
 from entrypoints.arguments import parser
 from entrypoints.console import phase, report
+from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
@@ -18,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Run the job and return its exit status."""
+    """Run the job; the model's folder goes to standard output."""
     arguments = parser("export").parse_args(argv)
     if not arguments.merge:
         raise RequestError("nothing to do", where="export", remedy="--merge merges an adapter")
@@ -31,10 +32,11 @@ def main(argv: list[str]) -> int:
     phase("start PaddlePaddle")
     spare()
     libraries_log_to(None)
-    with locked(output.parent, f".{output.name}.lock"):
+    with writing_below(output), locked(output.parent, f".{output.name}.lock"):
         _check_output(output, model, adapter, force=arguments.force)
         _merge(model, adapter, output)
     report("result", output=str(output))
+    print(output)
     return 0
 
 

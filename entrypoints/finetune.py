@@ -13,6 +13,7 @@ from typing import Any
 from entrypoints.arguments import parser
 from entrypoints.console import note, phase, report, warn
 from entrypoints.training import checkpoints
+from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
@@ -59,7 +60,7 @@ _MAY_CHANGE = {
 
 
 def main(argv: list[str]) -> int:
-    """Run the job and return its exit status."""
+    """Run the job; the folder of what was trained goes to standard output."""
     arguments = parser("finetune").parse_args(argv)
     backend = os.environ.get("PADDLE_STACKS_BACKEND", "cpu")
     config = schema.load(arguments.config, arguments.set, backend=backend)
@@ -70,17 +71,18 @@ def main(argv: list[str]) -> int:
     phase("check the data")
     counts = records.check(paths["data"], dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
-    with locked(run), StopSignal(arguments.grace) as stop:
+    with writing_below(run), locked(run), StopSignal(arguments.grace) as stop:
         resume = _resume_choice(arguments.resume, config)
         request = _prepared(config, run, paths, resume)
         if request is None:
+            print(json.loads((run / RESULT).read_text(encoding="utf-8"))["output"])
             return 0
         phase("start PaddlePaddle")
         spare()
         libraries_log_to(run / LIBRARY_LOG)
         from entrypoints.training.run import train
 
-        train(request, stop)
+        print(train(request, stop))
     return 0
 
 

@@ -21,8 +21,8 @@ from paddle_stacks.jobs.schema import Config
 __all__ = ["train"]
 
 
-def train(request: Request, stop: StopSignal) -> None:
-    """Train, and leave the run finished.
+def train(request: Request, stop: StopSignal) -> Path:
+    """Train, leave the run finished, and return the folder of what was trained.
 
     Raises:
         RequestError: the data or the model does not fit the configuration.
@@ -54,6 +54,7 @@ def train(request: Request, stop: StopSignal) -> None:
     phase("save")
     output = _save(trainer.model, request)
     _finish(request, metrics, output, trainer.state, time.monotonic() - began)
+    return output
 
 
 def _batches(request: Request, tokenizer: Any) -> tuple[batches.Batches, batches.Batches | None]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from paddle_stacks.jobs.files import replacing_folder
 
@@ -58,9 +63,10 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
             for path in sorted(place.iterdir()) if place.is_dir() else [place]:
                 if path.is_file() and not _belongs_to_weights(path.name):
                     shutil.copyfile(path, part / path.name)
-        network.save_pretrained(
-            str(part), state_dict=_own_weights(network), safe_serialization=True
-        )
+        with _operating_system_errors():
+            network.save_pretrained(
+                str(part), state_dict=_own_weights(network), safe_serialization=True
+            )
         for path in part.iterdir():  # safetensors makes its files readable by their owner alone
             path.chmod(0o666 & ~_umask())
 
@@ -73,6 +79,19 @@ def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> Non
     network.merge()
     network.restore_original_model()
     save_model(network.model, companions, output)
+
+
+@contextmanager
+def _operating_system_errors() -> Iterator[None]:
+    """Turn what safetensors makes of a full disk back into an ``OSError``."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)|code: (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number.group(1) or number.group(2))
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _own_weights(network: Any) -> dict[str, Any]:

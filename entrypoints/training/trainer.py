@@ -274,3 +274,9 @@ class _Flow(TrainerCallback):  # type: ignore[misc]
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
         return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """After a signal: the loop calls this on its way out, with everything saved."""
+        if self._stop.received is not None and control.should_training_stop:
+            control.should_log = control.should_save = control.should_evaluate = False
+        return control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from entrypoints.training import batches, checkpoints, data, packing
+from entrypoints.training.disk import writing_below
 from entrypoints.training.lock import locked
 from entrypoints.training.metrics import Metrics
 from entrypoints.training.stop import StopSignal
-from paddle_stacks.errors import RequestError, Stopped
+from paddle_stacks.errors import MachineError, RequestError, Stopped
 from paddle_stacks.jobs.records import Record
 
 
@@ -245,6 +247,16 @@ def test_a_folder_is_held_once(tmp_path: Path) -> None:
             pass
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_what_cannot_be_written_is_the_machines_fault(tmp_path: Path, number: int) -> None:
+    with pytest.raises(MachineError, match="cannot write") as caught, writing_below(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.status == 3
+    assert caught.value.problems[0].where == str(tmp_path)
+    with pytest.raises(FileNotFoundError), writing_below(tmp_path):
+        (tmp_path / "nothing").read_text()
 
 
 def test_a_signal_stops_at_once_until_it_is_deferred() -> None:
