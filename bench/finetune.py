@@ -181,7 +181,8 @@ def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, th
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(WORKSPACE / "data" / "bench", ignore_errors=True)
     shutil.copytree(data, WORKSPACE / "data" / "bench")
-    subprocess.run(command(make_plan("fetch", [MODEL], found), threads), check=True)
+    fetch = command(make_plan("fetch", [MODEL], found), threads)
+    subprocess.run(fetch, stdout=sys.stderr, check=True)
     config = json.loads((ROOT / "configs/jobs/cpu/finetune-lora.json").read_text())
     config |= {
         "model_name_or_path": MODEL,

@@ -14,6 +14,5 @@ RUN --mount=type=bind,source=images/base,target=/mnt \
 RUN --mount=type=bind,source=images,target=/mnt \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     python3 -m venv /opt/venv && \
-    PIP_CONSTRAINT=/mnt/framework/build-constraints.txt /mnt/base/with-network \
-        /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps --require-hashes \
-        --requirement /mnt/train/requirements.cpu.lock
+    /mnt/base/with-network /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps \
+        --require-hashes --requirement /mnt/train/requirements.cpu.lock
