@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_stacks.errors import BuildError, MachineError
+from paddle_stacks.errors import BuildError, MachineError, RequestError
 from paddle_stacks.settings import Settings
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ def _pull(reference: str) -> bool:
 
 
 def _bootstrap(settings: Settings) -> None:
+    if "@" in settings.apt_mirror:
+        # mmdebstrap writes the mirror into the image's sources.list.
+        raise RequestError(
+            "apt_mirror holds a login, which would be left in the OS image",
+            where="apt_mirror",
+            remedy="put the login into /etc/apt/auth.conf.d on this machine",
+        )
     _require_mmdebstrap()
     command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
