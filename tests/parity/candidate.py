@@ -13,8 +13,6 @@ import numpy as np
 import paddle
 from paddlenlp.transformers import AutoModelForCausalLM, AutoTokenizer
 
-NEW_TOKENS = 64
-
 
 def main(folder: str, prompts_file: Path, output: Path) -> None:
     prompts = json.loads(prompts_file.read_text(encoding="utf-8"))
@@ -35,7 +33,7 @@ def main(folder: str, prompts_file: Path, output: Path) -> None:
                 tensor,
                 attention_mask=mask,
                 decode_strategy="greedy_search",
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=prompts["new_tokens"],
                 eos_token_id=model.config.eos_token_id,
                 pad_token_id=model.config.pad_token_id,
             )

@@ -21,7 +21,6 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-NEW_TOKENS = 64
 # llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM: one after the other.
 RULES = (r"\p{N}", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 CONTROL = 3
@@ -103,7 +102,7 @@ def main(source: Path, prompts_file: Path, output: Path) -> None:
                 tensor,
                 attention_mask=torch.ones_like(tensor),
                 do_sample=False,
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=prompts["new_tokens"],
                 eos_token_id=fields["tokenizer.ggml.eos_token_id"],
                 pad_token_id=fields["tokenizer.ggml.padding_token_id"],
             )
