@@ -156,7 +156,7 @@ def _debian_mirror() -> str:
         check=False,
     ).stdout
     for line in listing.splitlines():
-        codename, component, site = (line.split() + ["", "", ""])[:3]
+        codename, component, site = [*line.split(), "", "", ""][:3]
         if codename == "bookworm" and component == "main" and site:
             return site
     raise MachineError(

@@ -17,7 +17,7 @@ from paddle_stacks.build.os_image import OsImage
 from paddle_stacks.errors import BuildError
 from paddle_stacks.settings import Settings
 
-__all__ = ["locked_version", "lock_hash", "secrets", "variables"]
+__all__ = ["lock_hash", "locked_version", "secrets", "variables"]
 
 _LOCKED_IMAGES = ("framework", "train")
 
