@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from conftest import Runner
+from runner import Runner
 
 
 def test_a_sentencepiece_vocabulary_gives_the_same_ids(job: Runner, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Runner
+from runner import Runner
 
 from paddle_stacks.jobs import models
 

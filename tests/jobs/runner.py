@@ -1,0 +1,151 @@
+"""Run a job as a container does, or with a local Python while developing.
+
+``PADDLE_STACKS_TEST_PYTHON`` names an interpreter that has what the images have;
+without it every job runs in ``paddle-stacks/<image>:cpu``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddle_stacks.jobs.catalog import JOBS
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
+TIMEOUT = 180  # seconds, for jobs that take ten
+
+
+@dataclass(frozen=True)
+class Finished:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Running:
+    """A job under way: its log as it comes, and a way to signal it."""
+
+    process: subprocess.Popen[str]
+    container: str | None
+    lines: list[str] = field(default_factory=list)
+    stdout: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._readers = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in ((self.process.stderr, self.lines), (self.process.stdout, self.stdout))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream, into: list[str]) -> None:
+        for line in stream:
+            into.append(line)
+
+    def wait_for(self, text: str, timeout: float = TIMEOUT) -> str:
+        """Return the first log line that holds ``text``."""
+        seen = 0
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            while seen < len(self.lines):
+                if text in self.lines[seen]:
+                    return self.lines[seen]
+                seen += 1
+            if self.process.poll() is not None and seen == len(self.lines):
+                break
+            time.sleep(0.005)
+        raise AssertionError(f"{text!r} did not come:\n{''.join(self.lines)}")
+
+    def send(self, signum: int) -> None:
+        if self.container is None:
+            self.process.send_signal(signum)
+            return
+        name = signal.Signals(signum).name
+        subprocess.run(["docker", "kill", "--signal", name, self.container], check=True)
+
+    def wait(self, timeout: float = TIMEOUT) -> Finished:
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            self.process.wait()
+            raise
+        for reader in self._readers:
+            reader.join()
+        status = 128 - status if status < 0 else status
+        return Finished(status, "".join(self.stdout), "".join(self.lines))
+
+
+class Runner:
+    """``job(argv, workspace)`` runs a job to its end, ``job.start`` begins one."""
+
+    def __init__(self) -> None:
+        self._started: list[Running] = []
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        workspace: Path,
+        timeout: float = TIMEOUT,
+        stdin: str | None = None,
+    ) -> Finished:
+        return self.start(argv, workspace, stdin).wait(timeout)
+
+    def start(self, argv: Sequence[str], workspace: Path, stdin: str | None = None) -> Running:
+        """Begin a job; without ``stdin`` its standard input is closed."""
+        command, container = _container(argv, workspace) if PYTHON is None else _local(argv)
+        if container is not None and stdin is not None:
+            command.insert(2, "--interactive")
+        process = subprocess.Popen(
+            command,
+            cwd=workspace,
+            env=_environment(),
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if process.stdin is not None and stdin is not None:
+            with process.stdin:
+                process.stdin.write(stdin)
+        self._started.append(Running(process, container))
+        return self._started[-1]
+
+    def close(self) -> None:
+        for running in self._started:
+            if running.process.poll() is None:
+                running.send(signal.SIGKILL)
+                running.process.wait()
+
+
+def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
+    image = JOBS[argv[0]].image if argv[0] in JOBS else "train"
+    name = f"paddle-stacks-test-{uuid.uuid4().hex[:12]}"
+    docker = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
+    docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
+    docker += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace"]
+    return [*docker, f"paddle-stacks/{image}:cpu", *argv], name
+
+
+def _local(argv: Sequence[str]) -> tuple[list[str], None]:
+    assert PYTHON is not None
+    code = "import sys, paddle_stacks_startup; from entrypoints.__main__ import main"
+    return [PYTHON, "-c", f"{code}; sys.exit(main(sys.argv[1:]))", *argv], None
+
+
+def _environment() -> dict[str, str]:
+    if PYTHON is None:
+        return dict(os.environ)
+    paths = f"{REPOSITORY}:{REPOSITORY / 'images' / 'framework'}"
+    binaries = f"{Path(PYTHON).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PYTHONPATH": paths, "PATH": binaries, "PYTHONUNBUFFERED": "1"}
