@@ -24,9 +24,8 @@ PREFIX = "PADDLE_STACKS_"
 DEBUG_SWITCH = PREFIX + "DEBUG"
 
 # Variables of our prefix that are not settings: DEBUG asks for a traceback,
-# EVENTS is how the host makes a job speak to it, TEST_PYTHON runs job tests
-# without an engine.
-_SWITCHES = {"DEBUG", "EVENTS", "TEST_PYTHON"}
+# EVENTS is how the host makes a job speak to it, the others are the tests'.
+_SWITCHES = {"DEBUG", "EVENTS", "PARITY_PYTHON", "TEST_PYTHON"}
 
 # Where the machine itself says it, the first that is set wins. The lower-case
 # names come first because curl, apt and pip read those first.

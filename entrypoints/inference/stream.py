@@ -48,12 +48,16 @@ class TextStream:
         return self._let_out(text[len(known) :])
 
     def finish(self) -> str:
-        """Return what was held back: nothing more comes."""
+        """Return what was held back: nothing more comes.
+
+        A character of which only the first bytes came (the answer was cut at its
+        greatest length) is left out.
+        """
         if self.stopped:
             return ""
         known, text = self._context_and_text()
         self._done = len(self._tokens)
-        piece = self._let_out(text[len(known) :])
+        piece = self._let_out(text[len(known) :].rstrip(_HALF))
         if self.stopped:
             return piece
         rest, self._held = self._held, ""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paddle_stacks import settings
 from paddle_stacks.jobs.catalog import JOBS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,7 +135,21 @@ def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
     docker = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
     docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
     docker += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace"]
+    if argv[0] == "fetch":
+        docker += _trusted()
     return [*docker, f"paddle-stacks/{image}:cpu", *argv], name
+
+
+def _trusted() -> list[str]:
+    """The machine's CA bundle as a plan mounts it: only `fetch` reaches a network."""
+    bundle = settings.load(REPOSITORY).ca_bundle
+    if bundle is None:
+        return []
+    inside = "/run/secrets/ca_bundle"
+    mount = ["-v", f"{bundle}:{inside}:ro"]
+    for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"):
+        mount += ["-e", f"{variable}={inside}"]
+    return mount
 
 
 def _local(argv: Sequence[str]) -> tuple[list[str], None]:
