@@ -198,11 +198,10 @@ def _tell_compose(settings: Settings, os_image: OsImage) -> None:
     head = "# Written by ./inv build for docker compose; not to be edited.\n"
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(head):
         return
+    # Before the file is opened: its temporary name would make the checkout look edited.
+    lines = [f"{key}={value}\n" for key, value in variables(settings, os_image).items()]
     with replacing_file(path) as stream:
-        stream.write(head)
-        stream.writelines(
-            f"{key}={value}\n" for key, value in variables(settings, os_image).items()
-        )
+        stream.writelines([head, *lines])
 
 
 def _keep_logs(steps: Steps, root: Path) -> Path:
