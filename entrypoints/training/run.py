@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.console import note, phase, report
-from entrypoints.training import batches, data, model, packing, plot, saving
+from entrypoints.training import batches, data, kernels, model, packing, plot, saving
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.request import LOSS, METRICS, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
@@ -137,6 +137,8 @@ def _trainer(
 
     config = request.config
     paddle.set_device(config["device"])
+    if config["device"] == "cpu":
+        kernels.use_cheaper()
     settings = arguments(config, request.run)
     set_seed(config["seed"])
     network = model.load_model(request.base, config, settings)

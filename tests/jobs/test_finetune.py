@@ -389,3 +389,15 @@ def test_export_merges_exactly(job, ready: Path) -> None:
     assert other.status == 2
     assert "the adapter was trained on models/tiny" in other.stderr
     assert not (ready / "models" / "wrong").exists()
+
+
+def test_the_cheaper_kernels_give_the_same_loss_and_gradients(job, ready: Path) -> None:
+    shutil.copy(Path(__file__).with_name("same_kernels.py"), ready)
+    done = job(["python", "same_kernels.py", "models/tiny"], ready)
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["replaced"]
+    assert found["same_names"]
+    assert found["gradients"] > 10
+    assert found["loss"] < 1e-5
+    assert found["largest"] < 1e-5
