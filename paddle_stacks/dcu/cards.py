@@ -121,7 +121,7 @@ def parse_devices(text: str) -> tuple[int, ...]:
 
 
 def _card_type(name: str, entry: dict[str, Any]) -> CardType:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     return CardType(name=name, **values)
 
 

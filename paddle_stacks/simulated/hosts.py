@@ -1,0 +1,334 @@
+"""The simulated hosts there are, and how one is made.
+
+Each differs from ``ok`` in one thing, and says which of the doctor's findings that
+one thing must give. Device nodes are real nodes with the numbers of ``/dev/null``:
+a container can be given them, and nothing happens when they are opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_stacks.errors import MachineError, RequestError, did_you_mean
+
+__all__ = ["VARIATIONS", "Variation", "make", "show"]
+
+_RECORDED = Path(__file__).parent / "recorded"
+_RECORDED_VERSION = "6.3.31-V1.5.0a"  # the one in recorded/driver-version.txt
+_NULL = os.makedev(1, 3)
+
+# As Debian and Kylin number them; a container has other numbers, which is the point.
+_GROUPS = {"root": 0, "tty": 5, "disk": 6, "video": 44, "render": 109}
+_HOST_NAME = "dcu01"
+_CMDLINE = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro crashkernel=512M amd_iommu=on iommu=pt"
+# 192.0.2.0/24 is for documentation: nobody has it.
+_HOSTS = f"127.0.0.1 localhost\n192.0.2.10 {_HOST_NAME}\n"
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A simulated host.
+
+    Args:
+        name: how it is asked for.
+        summary: one line: what is the matter with it.
+        expects: the doctor's findings that it must give; none where all is well.
+        cards: how many.
+        module: the driver's kernel module; empty: none is loaded.
+        version: of the driver.
+        without: nodes that are missing: ``kfd``, ``mkfd``, ``dri``.
+        kfd: group and permission bits of ``/dev/kfd``.
+        hyhal: ``folder``, ``link`` to ``/usr/local/hyhal``, or ``none``.
+        smi: what ``hy-smi`` does: ``answers``, ``fails`` or ``hangs``.
+        table: what it prints, a file in ``recorded/``; so the next three.
+        memory: for ``--showmeminfo vram``.
+        json: for ``--json``.
+        pids: for ``--showpids``.
+        cmdline: the kernel's command line.
+        numa_balancing: the kernel's setting.
+        hosts: ``/etc/hosts``.
+    """
+
+    name: str
+    summary: str
+    expects: tuple[str, ...] = ()
+    cards: int = 8
+    module: str = "hydcu"
+    version: str = "6.2.17a"
+    without: tuple[str, ...] = ()
+    kfd: tuple[str, int] = ("render", 0o660)
+    hyhal: str = "folder"
+    smi: str = "answers"
+    table: str = "table-c"
+    memory: str = "memory-mib"
+    json: str = "json"
+    pids: str = "pids-none"
+    cmdline: str = _CMDLINE
+    numa_balancing: int = 0
+    hosts: str = _HOSTS
+
+
+def _variations() -> Iterator[Variation]:
+    yield Variation("ok", "eight K100_AI, driver 6.2.17a: all is well")
+    yield Variation("ok-one-card", "one K100_AI: all is well", cards=1, json="json-one")
+    yield Variation("symlinked-hyhal", "/opt/hyhal is a link to /usr/local/hyhal", hyhal="link")
+    yield Variation("no-mkfd", "no /dev/mkfd, as on older drivers: all is well", without=("mkfd",))
+    yield Variation(
+        "driver-6.3",
+        "driver 6.3.16 (hycu), which DTK 24.04's user land does not find",
+        ("driver-dtk",),
+        module="hycu",
+        version="6.3.16-V1.1.0a",
+        table="table-d",
+    )
+    yield Variation(
+        "old-driver",
+        "driver 5.16.29, older than DTK 24.04 takes",
+        ("driver-dtk",),
+        version="5.16.29",
+    )
+    yield Variation(
+        "no-driver",
+        "the driver is installed but not loaded: no module, no nodes, hy-smi fails",
+        ("device-nodes", "driver", "hy-smi"),
+        module="",
+        without=("kfd", "mkfd", "dri"),
+        smi="fails",
+    )
+    for node in ("kfd", "dri"):
+        yield Variation(f"no-{node}", f"no /dev/{node}", ("device-nodes",), without=(node,))
+    yield Variation(
+        "wrong-mode",
+        "/dev/kfd is root's alone (0600)",
+        ("device-access",),
+        kfd=("root", 0o600),
+    )
+    yield Variation(
+        "busy-card",
+        "card 3 computes for somebody",
+        ("cards-busy",),
+        table="table-c-busy",
+        memory="memory-mib-busy",
+        pids="pids-busy",
+    )
+    yield Variation(
+        "memory-full",
+        "cards 2 and 3 are full and do not compute",
+        ("cards-busy", "card-memory"),
+        table="table-c-full",
+        memory="memory-mib-full",
+        pids="pids-full",
+    )
+    yield Variation("no-hyhal", "no /opt/hyhal", ("hyhal", "hy-smi"), hyhal="none")
+    yield Variation(
+        "hy-smi-fails", "hy-smi ends with status 1 and a message", ("hy-smi",), smi="fails"
+    )
+    yield Variation("hy-smi-hangs", "hy-smi does not answer", ("hy-smi",), smi="hangs")
+    yield Variation(
+        "hy-smi-invalid-json",
+        "hy-smi --json leaves commas out and repeats empty keys: all is well",
+        json="json-invalid",
+    )
+    yield Variation(
+        "format-a",
+        "hy-smi's table of DTK 23, memory in bytes",
+        table="table-a",
+        memory="memory-bytes",
+    )
+    yield Variation(
+        "format-b",
+        "hy-smi's table of ROCm 4.0, memory in bytes",
+        table="table-b",
+        memory="memory-bytes",
+    )
+    yield Variation("format-c", "hy-smi's table of DTK 24.04")
+    yield Variation(
+        "format-d", "hy-smi's table of DTK 25.04", version="6.2.26-V1.5", table="table-d"
+    )
+    yield Variation(
+        "format-e",
+        "hy-smi's table of DTK 25.04.2 and 26.04",
+        version="6.2.26-V1.5",
+        table="table-e",
+    )
+    yield Variation(
+        "bw1000",
+        "eight BW1000 (gfx936), which the operators have no code for by default",
+        ("card-type", "driver-dtk"),
+        module="hycu",
+        version=_RECORDED_VERSION,
+        table="table-e",
+        json="json-bw1000",
+    )
+    yield Variation(
+        "no-iommu-pt",
+        "the kernel was started without iommu=pt",
+        ("iommu",),
+        cmdline=_CMDLINE.replace(" iommu=pt", ""),
+    )
+    yield Variation(
+        "numa-balancing", "the kernel balances NUMA pages", ("numa-balancing",), numa_balancing=1
+    )
+    yield Variation(
+        "hostname-loopback",
+        "/etc/hosts maps the host's name to 127.0.1.1, as Debian's installer does",
+        ("host-name",),
+        hosts=f"127.0.0.1 localhost\n127.0.1.1 {_HOST_NAME}\n",
+    )
+
+
+VARIATIONS: dict[str, Variation] = {variation.name: variation for variation in _variations()}
+"""The simulated hosts, by name."""
+
+
+def make(name: str, folder: Path) -> Path:
+    """Make the root of a simulated host, whole or not at all.
+
+    Args:
+        name: one of :data:`VARIATIONS`.
+        folder: where; it must not exist, or be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RequestError: no host is named so, or the folder is in use.
+        MachineError: this user may not make device nodes, or the disk is at fault.
+    """
+    if name not in VARIATIONS:
+        hint = did_you_mean(name, VARIATIONS)
+        remedy = f"{hint} hosts: {', '.join(VARIATIONS)}".strip()
+        raise RequestError(f'no simulated host is named "{name}"', remedy=remedy)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(
+            f"{folder} is there already", where=str(folder), remedy="name a new or empty folder"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            half.chmod(0o755)
+            _make(VARIATIONS[name], half)
+            half.rename(folder)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise MachineError(
+            f"the simulated host cannot be written: {error.strerror}", where=str(folder)
+        ) from error
+    return folder
+
+
+def show() -> None:
+    """Print the hosts: what is the matter with each, and what the doctor finds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("host", "what is the matter", "the doctor finds"):
+        table.add_column(heading)
+    for variation in VARIATIONS.values():
+        table.add_row(variation.name, variation.summary, ", ".join(variation.expects))
+    Console(highlight=False).print(table)
+
+
+def _make(variation: Variation, root: Path) -> None:
+    _make_nodes(variation, root)
+    _make_hyhal(variation, root)
+    if variation.module:
+        _write(root / "sys" / "module" / variation.module / "version", variation.version + "\n")
+    _write(root / "proc" / "cmdline", variation.cmdline + "\n")
+    kernel = root / "proc" / "sys" / "kernel"
+    _write(kernel / "numa_balancing", f"{variation.numa_balancing}\n")
+    _write(kernel / "hostname", _HOST_NAME + "\n")
+    _write(root / "etc" / "hostname", _HOST_NAME + "\n")
+    _write(root / "etc" / "hosts", variation.hosts)
+    _write(root / "etc" / "group", "".join(f"{name}:x:{n}:\n" for name, n in _GROUPS.items()))
+
+
+def _make_nodes(variation: Variation, root: Path) -> None:
+    dev = root / "dev"
+    dev.mkdir()
+    if "kfd" not in variation.without:
+        _node(dev / "kfd", *variation.kfd)
+    if "mkfd" not in variation.without:
+        _node(dev / "mkfd", "render", 0o660)
+    if "dri" not in variation.without:
+        dri = dev / "dri"
+        dri.mkdir()
+        _node(dri / "card0", "video", 0o660)  # the board's own display, as on every server
+        for index in range(variation.cards):
+            _node(dri / f"card{1 + index}", "video", 0o660)
+            _node(dri / f"renderD{128 + index}", "render", 0o660)
+
+
+def _node(path: Path, group: str, mode: int) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | mode, _NULL)
+        os.chown(path, 0, _GROUPS[group])
+        path.chmod(mode)  # the umask has taken some away
+    except PermissionError as error:
+        raise MachineError(
+            "this user may not make device nodes",
+            where=str(path),
+            remedy="run it as root; in a container, with the MKNOD and CHOWN capabilities",
+        ) from error
+
+
+def _make_hyhal(variation: Variation, root: Path) -> None:
+    if variation.hyhal == "none":
+        return
+    hyhal = root / "opt" / "hyhal"
+    hyhal.parent.mkdir()
+    if variation.hyhal == "link":
+        hyhal.symlink_to("/usr/local/hyhal")
+        hyhal = root / "usr" / "local" / "hyhal"
+    (hyhal / "lib").mkdir(parents=True)
+    (hyhal / "lib64").mkdir()
+    program = hyhal / "bin" / "hy-smi"
+    _write(program, (_RECORDED / "hy-smi.sh").read_text(encoding="utf-8"))
+    program.chmod(0o755)
+    for name, text in _texts(variation).items():
+        _write(hyhal / "share" / "hy-smi" / name, text)
+
+
+def _texts(variation: Variation) -> dict[str, str]:
+    """Return what ``hy-smi`` prints; ``recorded/hy-smi.sh`` says when."""
+    texts = {
+        "table": _of_cards(_text(variation.table), variation.cards),
+        "memory": _of_cards(_text(variation.memory), variation.cards),
+        "json": _text(variation.json),
+        "pids": _text(variation.pids),
+        "driver": _text("driver-version").replace(_RECORDED_VERSION, variation.version),
+    }
+    if variation.smi == "fails":
+        texts["failure"] = _text("failure")
+    if variation.smi == "hangs":
+        texts["hangs"] = ""
+    return texts
+
+
+def _text(name: str) -> str:
+    return (_RECORDED / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def _of_cards(text: str, count: int) -> str:
+    """Return the text without the lines of the cards from ``count`` on."""
+    card = re.compile(r"(?:[A-Z]+\[)?(\d+)\b")
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if not (match := card.match(line)) or int(match[1]) < count
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
