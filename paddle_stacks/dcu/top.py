@@ -121,9 +121,9 @@ def run(root: Path, interval: float) -> None:
     reader.start()
     try:
         with (
+            suppress(KeyboardInterrupt),
             _keys() as pressed,
             Live(console=console, screen=True, auto_refresh=False) as live,
-            suppress(KeyboardInterrupt),
         ):
             while True:
                 live.update(view.render(console.width), refresh=True)
