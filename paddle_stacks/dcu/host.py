@@ -13,7 +13,7 @@ from pathlib import Path
 
 from paddle_stacks.errors import MachineError
 
-__all__ = ["HYHAL", "MODULES", "NO_HOST", "Driver", "Host", "Node", "inside", "look"]
+__all__ = ["HYHAL", "MODULES", "Driver", "Host", "Node", "inside", "look"]
 
 HYHAL = "/opt/hyhal"
 """The driver's user land, which must be the host's own in every container."""
@@ -90,10 +90,6 @@ class Host:
         inner = tuple(path.rstrip("/") + "/" for path in wanted)
         found = {n.gid for n in self.nodes if n.path in wanted or n.path.startswith(inner)}
         return tuple(sorted(found - {0}))
-
-
-NO_HOST = Host(Path("/"), (), None, None)
-"""A host without a DCU: what a plan for the CPU needs to know."""
 
 
 def look(root: Path = Path("/")) -> Host:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from paddle_stacks.dcu.host import NO_HOST, Driver, Host, Node, inside, look
+from paddle_stacks.dcu.host import Driver, Host, Node, inside, look
 from paddle_stacks.errors import MachineError
 
 
 def test_an_empty_root_has_nothing(tmp_path: Path) -> None:
     assert look(tmp_path) == Host(tmp_path, (), None, None)
-    assert NO_HOST.node("/dev/kfd") is None
-    assert NO_HOST.gids(["/dev/kfd", "/dev/dri"]) == ()
+    assert look(tmp_path).node("/dev/kfd") is None
+    assert look(tmp_path).gids(["/dev/kfd", "/dev/dri"]) == ()
 
 
 def test_nodes_with_modes_in_a_persons_order(tmp_path: Path) -> None:
