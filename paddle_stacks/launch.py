@@ -8,10 +8,12 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_stacks import plan as plans
 from paddle_stacks import preflight
+from paddle_stacks.dcu.host import look
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser, words
@@ -20,20 +22,44 @@ from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Plan, backend, show
 from paddle_stacks.settings import DEBUG_SWITCH, Settings
 
-__all__ = ["launch", "make_plan", "print_plan"]
+__all__ = ["Choices", "launch", "make_plan", "print_plan"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the caller chose besides the job's own arguments.
+
+    Args:
+        profile: one of the backend's profiles; empty for none.
+        cards: the cards to use; none for all of them.
+    """
+
+    profile: str = ""
+    cards: tuple[int, ...] = ()
+
+
+_NO_CHOICE = Choices()
 
 # The arguments that name a file or a folder.
 _PATHS = {"config", "input", "output", "model", "adapter", "resume", "source"}
 
 
-def launch(job: str, arguments: Sequence[str], settings: Settings) -> int:
+def launch(
+    job: str, arguments: Sequence[str], settings: Settings, choices: Choices = _NO_CHOICE
+) -> int:
     """Plan a job, print the plan, check what it needs, run it, and return its exit status.
+
+    Args:
+        job: its name.
+        arguments: its arguments.
+        settings: the backend, the workspace and so on.
+        choices: profile and cards.
 
     Raises:
         StackError: the request is wrong, the machine is not fit, or the job was
             ended from outside.
     """
-    plan = make_plan(job, arguments, settings)
+    plan = make_plan(job, arguments, settings, choices)
     print(_announcement(plan), file=sys.stderr)
     return run(plan)
 
@@ -59,11 +85,13 @@ def run(plan: Plan) -> int:
     return docker.execute(plan, client, record=record)
 
 
-def make_plan(job: str, arguments: Sequence[str], settings: Settings) -> Plan:
+def make_plan(
+    job: str, arguments: Sequence[str], settings: Settings, choices: Choices = _NO_CHOICE
+) -> Plan:
     """Return the plan of a job, after a check of its arguments.
 
     Raises:
-        RequestError: there is no such job or backend, or the arguments are wrong.
+        RequestError: there is no such job, backend or profile, or the arguments are wrong.
     """
     known = find(job)
     made = parser(job)
@@ -71,14 +99,21 @@ def make_plan(job: str, arguments: Sequence[str], settings: Settings) -> Plan:
     _move_into_workspace(parsed, settings.workspace)
     if job == "finetune":
         schema.load(settings.workspace / parsed.config, parsed.set, backend=settings.backend)
+    platform = backend.load(settings.backend, settings.root, choices.profile)
+    if choices.cards and not platform.card_variable:
+        raise RequestError(
+            f"{platform.name} has no cards to pick", where="--devices", remedy="--backend dcu"
+        )
     return plans.make(
         known,
         words(made, parsed),
         settings,
-        backend.load(settings.backend, settings.root),
+        platform,
         user=run_as(settings.workspace),
         suffix=secrets.token_hex(3),
         debug=os.environ.get(DEBUG_SWITCH) == "1",
+        host=look(settings.host_root),
+        cards=choices.cards,
     )
 
 

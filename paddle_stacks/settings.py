@@ -36,7 +36,8 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "https_proxy": ("https_proxy", "HTTPS_PROXY"),
     "no_proxy": ("no_proxy", "NO_PROXY"),
 }
-_PATHS = {"workspace", "ca_bundle", "hub_token_file"}
+_FOLDERS = {"workspace", "host_root"}
+_PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Settings:
         http_proxy: proxy for http; empty: none.
         https_proxy: proxy for https; empty: none.
         no_proxy: hosts that are reached without a proxy, separated by commas.
+        host_root: where the host's devices, drivers and ``/opt/hyhal`` are looked for;
+            another folder than ``/`` is a simulated host.
         hub_token_file: a file that holds a model hub's access token.
     """
 
@@ -72,6 +75,7 @@ class Settings:
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
     no_proxy: str = ""
+    host_root: Path = Path("/")
     hub_token_file: Path | None = None
 
 
@@ -165,7 +169,7 @@ def _checked(key: str, value: str, base: Path, source: str, problems: list[Probl
     if key not in _PATHS or not value:
         return value
     path = (base / Path(value).expanduser()).absolute()
-    kind, there = ("folder", path.is_dir()) if key == "workspace" else ("file", path.is_file())
+    kind, there = ("folder", path.is_dir()) if key in _FOLDERS else ("file", path.is_file())
     if not there:
         problems.append(
             Problem(f'"{key}" names a {kind} that does not exist: {path}', f"{key} from {source}")

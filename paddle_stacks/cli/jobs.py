@@ -12,6 +12,7 @@ from invoke.parser.argument import Argument
 
 from paddle_stacks import settings
 from paddle_stacks.cli import ROOT, StackTask, finish
+from paddle_stacks.dcu.cards import parse_devices
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS, find
@@ -21,6 +22,8 @@ __all__ = ["collection"]
 _DRY_RUN = "Print the plan and stop."
 _JSON = "Print the plan as JSON, and stop."
 _BACKEND = "The platform (default: the setting, else cpu)."
+_DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
+_PROFILE = "Other rights than the least: debug, or doc for those of the platform's instructions."
 
 
 class JobTask(StackTask):
@@ -71,11 +74,16 @@ def _launch(job: str, options: dict[str, Any]) -> None:
     from paddle_stacks import launch
 
     found = settings.load(ROOT, {"backend": options.pop("backend", None)})
-    as_json = options.pop("json", False)
-    if options.pop("dry_run", False) or as_json:
-        launch.print_plan(launch.make_plan(job, _words(job, options), found), as_json=as_json)
+    as_json, dry_run = options.pop("json", False), options.pop("dry_run", False)
+    devices = options.pop("devices", None)
+    choices = launch.Choices(
+        options.pop("profile", None) or "", parse_devices(devices) if devices else ()
+    )
+    words = _words(job, options)
+    if dry_run or as_json:
+        launch.print_plan(launch.make_plan(job, words, found, choices), as_json=as_json)
     else:
-        finish(launch.launch(job, _words(job, options), found))
+        finish(launch.launch(job, words, found, choices))
 
 
 def _words(job: str, options: dict[str, Any]) -> list[str]:
@@ -122,6 +130,8 @@ def _argument(action: argparse.Action, *, positional: bool) -> Argument:
 def _host_arguments() -> list[Argument]:
     return [
         Argument("backend", kind=str, help=_BACKEND),
+        Argument("devices", kind=str, help=_DEVICES),
+        Argument("profile", kind=str, help=_PROFILE),
         Argument("dry-run", attr_name="dry_run", kind=bool, default=False, help=_DRY_RUN),
         Argument("json", kind=bool, default=False, help=_JSON),
         Argument("debug", kind=bool, default=False, help="Show tracebacks."),

@@ -4,6 +4,15 @@
 """
 
 from paddle_stacks.plan.backend import Backend
-from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Mount, Plan, Secret, image_name, make
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Mount, Plan, Secret, image_name, make
 
-__all__ = ["PLAIN_ENVIRONMENT", "Backend", "Mount", "Plan", "Secret", "image_name", "make"]
+__all__ = [
+    "PLAIN_ENVIRONMENT",
+    "Backend",
+    "Device",
+    "Mount",
+    "Plan",
+    "Secret",
+    "image_name",
+    "make",
+]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from paddle_stacks import __version__
+from paddle_stacks.dcu.host import HYHAL, Host
 from paddle_stacks.jobs.catalog import Job
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.settings import DEBUG_SWITCH, Settings, without_password
 
-__all__ = ["PLAIN_ENVIRONMENT", "Mount", "Plan", "Secret", "image_name", "make"]
+__all__ = ["PLAIN_ENVIRONMENT", "Device", "Mount", "Plan", "Secret", "image_name", "make"]
 
 WORKSPACE = PurePosixPath("/workspace")
 SECRETS = PurePosixPath("/run/secrets")
@@ -24,6 +25,9 @@ GRACE_SECONDS = 45
 
 # Left out of a command line that a person pastes: there a job prints plain lines.
 PLAIN_ENVIRONMENT = frozenset({ENVIRONMENT_SWITCH})
+
+# Where nobody has looked: a plan made on another machine than the one it is for.
+_NO_HOST = Host(Path("/"), (), None, None)
 
 # The jobs that reach out; every other one runs without a network.
 _NETWORKED = frozenset({"fetch"})
@@ -44,6 +48,19 @@ class Mount:
     source: str
     target: str
     read_only: bool = True
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device node of the host, or a folder of them.
+
+    Args:
+        source: the path on the host.
+        target: the path in the container; the same, but on a simulated host.
+    """
+
+    source: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -83,15 +100,20 @@ class Plan:
         mounts: folders and files of the host.
         secrets: files that hold a secret; their contents are never printed.
         devices: device nodes of the host.
-        groups: supplementary groups.
+        groups: supplementary groups, by number where they are a device's.
         user: ``uid:gid``.
         shm_mib: size limit of ``/dev/shm`` in MiB.
         tmp_mib: size limit of ``/tmp`` in MiB, the only place outside the mounts
             that can be written.
         ulimits: resource limits, soft and hard alike.
-        network: ``bridge`` or ``none``.
+        network: ``bridge``, ``none`` or ``host``.
         labels: labels of the container.
+        profile: the backend's profile; empty for none.
+        cards: the cards that were picked; empty for all of the host's.
         ranks: how many processes train together.
+        ipc: ``host`` to share the host's shared memory; empty for one's own.
+        privileged: whether the container has all rights and all devices.
+        cap_add: capabilities given.
         cap_drop: capabilities taken away.
         security_opt: the engine's security options.
         read_only: whether the root file system cannot be written.
@@ -106,7 +128,7 @@ class Plan:
     environment: Mapping[str, str]
     mounts: tuple[Mount, ...]
     secrets: tuple[Secret, ...]
-    devices: tuple[str, ...]
+    devices: tuple[Device, ...]
     groups: tuple[str, ...]
     user: str
     shm_mib: int
@@ -114,7 +136,12 @@ class Plan:
     ulimits: Mapping[str, int]
     network: str
     labels: Mapping[str, str]
+    profile: str = ""
+    cards: tuple[int, ...] = ()
     ranks: int = 1
+    ipc: str = ""
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ("ALL",)
     security_opt: tuple[str, ...] = ("no-new-privileges",)
     read_only: bool = True
@@ -140,6 +167,8 @@ def make(
     user: str,
     suffix: str,
     debug: bool = False,
+    host: Host = _NO_HOST,
+    cards: Sequence[int] = (),
 ) -> Plan:
     """Return the plan of one run of a job.
 
@@ -151,6 +180,8 @@ def make(
         user: ``uid:gid`` that the container runs as.
         suffix: what makes the container's name unique.
         debug: whether the job shows tracebacks.
+        host: the machine's device nodes, as they were found.
+        cards: the cards to use; none for all of the host's.
     """
     networked = job.name in _NETWORKED
     secrets = _secrets(settings) if networked else ()
@@ -164,19 +195,70 @@ def make(
             ENVIRONMENT_SWITCH: "1",
             **({DEBUG_SWITCH: "1"} if debug else {}),
             **backend.environment,
+            **_card_environment(backend, cards),
             **(_network_environment(settings, secrets) if networked else {}),
         },
-        mounts=(Mount(str(settings.workspace), str(WORKSPACE), read_only=False),),
+        mounts=(
+            Mount(str(settings.workspace), str(WORKSPACE), read_only=False),
+            *_folders(backend, host),
+        ),
         secrets=secrets,
-        devices=backend.devices,
-        groups=backend.groups,
-        user=user,
+        devices=_devices(backend, host),
+        groups=_groups(backend, host),
+        user=backend.user or user,
         shm_mib=backend.shm_mib,
         tmp_mib=backend.tmp_mib,
         ulimits=backend.ulimits,
-        network="bridge" if networked else "none",
+        network=backend.network or ("bridge" if networked else "none"),
         labels={f"{LABEL}.job": job.name, f"{LABEL}.version": __version__},
+        profile=backend.profile,
+        cards=tuple(cards),
+        ranks=max(1, len(cards)),
+        ipc=backend.ipc,
+        privileged=backend.privileged,
+        cap_add=backend.cap_add,
+        cap_drop=backend.cap_drop,
+        security_opt=backend.security_opt,
+        read_only=backend.read_only,
     )
+
+
+def _devices(backend: Backend, host: Host) -> tuple[Device, ...]:
+    there = [path for path in backend.optional_devices if host.node(path)]
+    # One that is missing stays in the plan: preflight and the doctor say what to do about it.
+    return tuple(Device(_below(host.root, path), path) for path in (*backend.devices, *there))
+
+
+def _groups(backend: Backend, host: Host) -> tuple[str, ...]:
+    found = host.gids((*backend.devices, *backend.optional_devices))
+    if not backend.device_groups or not found:
+        return backend.groups
+    return tuple(str(number) for number in found)
+
+
+def _folders(backend: Backend, host: Host) -> list[Mount]:
+    """Return the host's folders; the engine would mount a link as what it names in a container."""
+    return [
+        Mount(
+            (path == HYHAL and host.hyhal) or _below(host.root, path),
+            path,
+            read_only=not backend.writable_folders,
+        )
+        for path in backend.folders
+    ]
+
+
+def _below(root: Path, path: str) -> str:
+    return str(root / path.lstrip("/"))
+
+
+def _card_environment(backend: Backend, cards: Sequence[int]) -> dict[str, str]:
+    if not cards or not backend.card_variable:
+        return {}
+    # Paddle's launcher counts within the cards that are visible, and its variable beats
+    # its --devices (paddle/distributed/launch/context/args_envs.py, 3.0.0b2).
+    ranks = ",".join(str(rank) for rank in range(len(cards)))
+    return {backend.card_variable: ",".join(map(str, cards)), "PADDLE_DEVICES": ranks}
 
 
 def _secrets(settings: Settings) -> tuple[Secret, ...]:

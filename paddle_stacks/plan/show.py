@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Plan
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan
 from paddle_stacks.settings import without_password
 
 __all__ = ["as_docker_command", "as_json", "as_line", "as_text", "docker_arguments"]
@@ -27,7 +27,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             {"source": m.source, "target": m.target, "read_only": m.read_only} for m in plan.mounts
         ],
         "secrets": [{"target": s.target, "source": s.source} for s in plan.secrets],
-        "devices": list(plan.devices),
+        "devices": [{"source": d.source, "target": d.target} for d in plan.devices],
         "groups": list(plan.groups),
         "user": plan.user,
         "shm_mib": plan.shm_mib,
@@ -35,7 +35,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "ulimits": dict(plan.ulimits),
         "network": plan.network,
         "labels": dict(plan.labels),
+        "profile": plan.profile,
+        "cards": list(plan.cards),
         "ranks": plan.ranks,
+        "ipc": plan.ipc,
+        "privileged": plan.privileged,
+        "cap_add": list(plan.cap_add),
         "cap_drop": list(plan.cap_drop),
         "security_opt": list(plan.security_opt),
         "read_only": plan.read_only,
@@ -55,10 +60,11 @@ def as_text(plan: Plan) -> str:
         *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
         *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
         *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
-        *(("device", device) for device in plan.devices),
+        *(("device", _device(device, " → ")) for device in plan.devices),
         *(("group", group) for group in plan.groups),
         *(("limit", f"{name} {_amount(n)}") for name, n in plan.ulimits.items()),
         ("memory", f"/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"),
+        *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
         ("ranks", str(plan.ranks)),
         ("rights", _rights(plan)),
         ("stopping", f"SIGTERM, then SIGKILL after {plan.grace_seconds} s"),
@@ -79,7 +85,8 @@ def as_line(plan: Plan) -> str:
         plan.image,
         f"user {plan.user}",
         f"network {plan.network}",
-        *([", ".join(plan.devices)] if plan.devices else []),
+        *([", ".join(device.target for device in plan.devices)] if plan.devices else []),
+        *([f"cards {','.join(map(str, plan.cards))}"] if plan.cards else []),
         *([f"{plan.ranks} ranks"] if plan.ranks > 1 else []),
     ]
     return " · ".join(parts)
@@ -104,12 +111,15 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     """
     groups = [["docker", "run", "--rm", *attach]]
     groups += [["--name", plan.name], ["--user", plan.user], ["--network", plan.network]]
+    groups += [["--privileged"]] if plan.privileged else []
+    groups += [["--ipc", plan.ipc]] if plan.ipc else []
     groups += [["--read-only"]] if plan.read_only else []
+    groups += [["--cap-add", capability] for capability in plan.cap_add]
     groups += [["--cap-drop", capability] for capability in plan.cap_drop]
     groups += [["--security-opt", option] for option in plan.security_opt]
     groups += [["--tmpfs", f"/tmp:{tmpfs_options(plan)}"], ["--shm-size", f"{plan.shm_mib}m"]]
     groups += [["--stop-timeout", str(plan.grace_seconds)]]
-    groups += [["--device", device] for device in plan.devices]
+    groups += [["--device", _device(device, ":")] for device in plan.devices]
     groups += [["--group-add", group] for group in plan.groups]
     groups += [["--ulimit", f"{name}={n}:{n}"] for name, n in plan.ulimits.items()]
     groups += [["--label", f"{name}={value}"] for name, value in plan.labels.items()]
@@ -145,6 +155,11 @@ def _mount(source: str, target: str, *, read_only: bool = True) -> str:
     return line.getvalue()
 
 
+def _device(device: Device, between: str) -> str:
+    same = device.source == device.target
+    return device.target if same else f"{device.source}{between}{device.target}"
+
+
 def _mode(read_only: bool) -> str:
     return ", read only" if read_only else ""
 
@@ -154,5 +169,12 @@ def _amount(number: int) -> str:
 
 
 def _rights(plan: Plan) -> str:
-    root = "root file system read only, " if plan.read_only else ""
-    return f"{root}capabilities dropped: {' '.join(plan.cap_drop)}, {' '.join(plan.security_opt)}"
+    parts = [
+        "privileged" if plan.privileged else "",
+        "root file system read only" if plan.read_only else "",
+        f"capabilities dropped: {' '.join(plan.cap_drop)}" if plan.cap_drop else "",
+        f"capabilities given: {' '.join(plan.cap_add)}" if plan.cap_add else "",
+        f"IPC of the {plan.ipc}" if plan.ipc else "",
+        *plan.security_opt,
+    ]
+    return ", ".join(filter(None, parts))

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from paddle_stacks.dcu.host import Driver, Host, Node
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Backend, Plan, backend, make, show
@@ -197,7 +199,10 @@ def test_the_backends_that_are_shipped_are_right() -> None:
     ("text", "words"),
     [
         ("", '"summary" is missing'),
-        ('summary = "x"\ndevice = []\n', 'unknown key "device"'),
+        ('summary = "x"\ndevicez = []\n', 'unknown key "devicez"'),
+        ('summary = "x"\ndevice = []\n', '"device" must be a string'),
+        ('summary = "x"\n[profiles.p]\nusr = "root"\n', 'unknown key "usr"'),
+        ('extends = "odd"\n', '"odd" extends itself'),
         ('summary = "x"\nshm_mib = "8g"\n', '"shm_mib" must be a whole number'),
         ('summary = "x"\nshm_mib = true\n', '"shm_mib" must be a whole number'),
         ('summary = "x"\ngroups = [39]\n', '"groups" must be a list of strings'),
@@ -218,3 +223,112 @@ def test_an_unknown_backend() -> None:
     with pytest.raises(RequestError) as caught:
         backend.load("cpus", ROOT)
     assert 'did you mean "cpu"?' in caught.value.problems[0].remedy
+
+
+HOST = Host(
+    Path("/sim"),
+    (
+        Node("/dev/kfd", "/sim/dev/kfd", 109, 0o660),
+        Node("/dev/mkfd", "/sim/dev/mkfd", 109, 0o660),
+        Node("/dev/dri", "/sim/dev/dri", 0, 0o755),
+        Node("/dev/dri/card0", "/sim/dev/dri/card0", 44, 0o660),
+    ),
+    "/sim/usr/local/hyhal",
+    Driver("hydcu", "6.2.17a"),
+)
+
+
+def dcu(profile: str = "", host: Host = HOST, **options: Any) -> Plan:
+    platform = backend.load("dcu", ROOT, profile)
+    return make(
+        JOBS["infer"], [], settings(), platform, user="1:2", suffix="x", host=host, **options
+    )
+
+
+def test_a_dcu_plan_has_the_hosts_nodes_groups_and_user_land() -> None:
+    made = dcu()
+    assert [(d.source, d.target) for d in made.devices] == [
+        ("/sim/dev/kfd", "/dev/kfd"),
+        ("/sim/dev/dri", "/dev/dri"),
+        ("/sim/dev/mkfd", "/dev/mkfd"),
+    ]
+    assert made.groups == ("44", "109"), "numbers: a container has names of its own for groups"
+    hyhal = next(mount for mount in made.mounts if mount.target == "/opt/hyhal")
+    assert (hyhal.source, hyhal.read_only) == ("/sim/usr/local/hyhal", True)
+    assert made.ulimits == {"memlock": -1, "stack": -1}
+    assert made.shm_mib == 128 * 1024
+
+
+def test_a_dcu_plan_has_the_least_rights() -> None:
+    made = dcu()
+    assert not made.privileged and made.read_only and made.ipc == ""
+    assert (made.cap_drop, made.cap_add) == (("ALL",), ())
+    assert made.security_opt == ("no-new-privileges",)
+    assert (made.user, made.network) == ("1:2", "none")
+
+
+def test_a_plan_for_another_machine_names_what_every_dcu_host_has() -> None:
+    made = make(JOBS["infer"], [], settings(), backend.load("dcu", ROOT), user="1:2", suffix="x")
+    assert [device.source for device in made.devices] == ["/dev/kfd", "/dev/dri"]
+    assert made.groups == ("video",)
+    assert "/opt/hyhal" in [mount.source for mount in made.mounts]
+
+
+def test_picked_cards_reach_the_runtime_and_the_launcher() -> None:
+    made = dcu(cards=(4, 6))
+    assert made.environment["HIP_VISIBLE_DEVICES"] == "4,6"
+    assert made.environment["PADDLE_DEVICES"] == "0,1", "the launcher counts within the visible"
+    assert made.ranks == 2 and made.cards == (4, 6)
+    assert "HIP_VISIBLE_DEVICES" not in dcu().environment
+
+
+def test_debugging_gives_what_a_debugger_needs_and_no_more() -> None:
+    made = dcu("debug")
+    changed = {
+        field.name
+        for field in dataclasses.fields(Plan)
+        if getattr(made, field.name) != getattr(dcu(), field.name)
+    }
+    assert changed == {"profile", "cap_add", "security_opt"}
+
+
+# The options of the platform's own instructions for a container, as a set of words.
+DOCUMENTED = """
+    --network=host --privileged --device=/dev/kfd --device=/dev/dri --ipc=host --shm-size=128G
+    --group-add=video --cap-add=SYS_PTRACE --security-opt=seccomp=unconfined --user=root
+    --ulimit=stack=-1:-1 --ulimit=memlock=-1:-1
+"""
+
+
+def test_the_documented_profile_has_the_documented_flags() -> None:
+    made = dcu("doc", host=Host(Path("/"), (), "/usr/local/hyhal", None))
+    ours = set()
+    for name, *value in show.docker_arguments(made)[1:-1]:
+        ours.add(f"{name}={value[0]}" if value else name)
+    mounts = {word for word in ours if word.startswith("--mount")}
+    assert mounts == {
+        "--mount=type=bind,source=/repo/ws,target=/workspace",
+        "--mount=type=bind,source=/usr/local/hyhal,target=/opt/hyhal",
+    }, "both may be written to"
+    wanted = {word for word in DOCUMENTED.split() if word.startswith("--")}
+    wanted = wanted - {"--shm-size=128G"} | {"--shm-size=131072m"}
+    # What is ours: names and times that no container's rights depend on, and /tmp in memory.
+    own = {"--name", "--tmpfs", "--stop-timeout", "--label"}
+    assert {word for word in ours - mounts if word.split("=")[0] not in own} == wanted
+
+
+def test_an_unknown_profile() -> None:
+    with pytest.raises(RequestError) as caught:
+        backend.load("dcu", ROOT, "docs")
+    assert 'did you mean "doc"?' in caught.value.problems[0].remedy
+
+
+def test_the_simulated_platform_differs_in_what_it_computes_on_and_one_limit() -> None:
+    real, simulated = backend.load("dcu", ROOT), backend.load("dcu-sim", ROOT)
+    assert simulated == dataclasses.replace(
+        real,
+        name="dcu-sim",
+        summary=simulated.summary,
+        device="cpu",
+        ulimits={"stack": -1},
+    )
