@@ -1,0 +1,296 @@
+"""A plan as what a cluster's scheduler takes: a script for Slurm, documents for Kubernetes.
+
+The files in ``configs/cluster/`` say what it looks like. They are templates rather than
+values turned into YAML, because their comments tell who submits them why something is there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.plan.backend import Backend
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Plan
+from paddle_stacks.plan.show import docker_arguments
+from paddle_stacks.settings import without_password
+
+__all__ = ["HOURS", "as_kubernetes", "as_slurm"]
+
+HOURS = 24
+"""How long a job may take if nothing else is said."""
+
+_TEMPLATES = Path(__file__).parents[2] / "configs" / "cluster"
+
+# The jobs that several machines can share, and their options that a scheduler decides.
+_SHARED = frozenset({"pretrain", "quantize", "upstream"})
+_RENDEZVOUS = ("--nnodes", "--master", "--rank")
+
+_NO_NEW_PRIVILEGES = "no-new-privileges"
+_NO_SECCOMP = "seccomp=unconfined"
+
+
+def as_slurm(plan: Plan, backend: Backend, nodes: int = 1, *, hours: int = HOURS) -> str:
+    """Return a script for ``sbatch`` that runs the plan's container on every node.
+
+    What only a node knows is looked up there when the job starts: the groups of its
+    device nodes, devices that not every driver has, and the cards that Slurm gave.
+
+    Args:
+        plan: what to run.
+        backend: the platform that it was made for.
+        nodes: how many.
+        hours: after which Slurm ends the job.
+
+    Raises:
+        RequestError: the plan cannot be run so; all reasons at once.
+    """
+    workspace = str(plan.workspace)
+    problems = _problems(plan, nodes, hours)
+    if re.search(r"[\\\x00-\x1f\x7f]", workspace):
+        what = "sbatch takes no backslash and no control character in the name of a log"
+        problems.append(Problem(what, workspace, "rename the workspace"))
+    if problems:
+        raise RequestError(problems)
+    own = _on_a_node(plan, backend, nodes)
+    words = [group for group in docker_arguments(own) if group[0] != "--name"]
+    words.insert(1, ["--pull", "missing" if _has_registry(plan.image) else "never"])
+    sources = [device.source for device in own.devices]
+    optional = [(_beside(plan, path), path) for path in backend.optional_devices]
+    return _render(
+        "slurm.sh.j2",
+        title=_title(plan, nodes),
+        name=_name(plan),
+        nodes=nodes,
+        hours=hours,
+        gres=backend.slurm_gres,
+        cards=_cards(plan),
+        card_variable=backend.card_variable,
+        grace_seconds=plan.grace_seconds,
+        log=shlex.quote(f"{workspace.replace('%', '%%')}/%x-%j.log"),
+        optional=[tuple(map(shlex.quote, pair)) for pair in optional],
+        group_sources=[
+            shlex.quote(path)
+            for path in (*sources, *(source for source, _ in optional))
+            if backend.device_groups
+        ],
+        words=[shlex.join(group) for group in words],
+    )
+
+
+def as_kubernetes(
+    plan: Plan,
+    backend: Backend,
+    nodes: int = 1,
+    *,
+    hours: int = HOURS,
+    claim: str = "workspace",
+) -> str:
+    """Return YAML for ``kubectl create``: a Job, or a PaddleJob for several nodes.
+
+    Args:
+        plan: what to run.
+        backend: the platform that it was made for.
+        nodes: how many.
+        hours: after which the job is ended.
+        claim: the PersistentVolumeClaim that is the workspace.
+
+    Raises:
+        RequestError: the plan cannot be run so; all reasons at once.
+    """
+    problems = [*_problems(plan, nodes, hours), *_kubernetes_problems(plan, claim)]
+    if problems:
+        raise RequestError(problems)
+    own = _on_a_node(plan, backend, nodes)
+    uid, gid = _ids(plan.user)
+    return _render(
+        "kubernetes.yaml.j2",
+        title=_title(plan, nodes),
+        name=plan.name,
+        labels=plan.labels,
+        nodes=nodes,
+        hours=hours,
+        claim=claim,
+        image=plan.image,
+        pull="IfNotPresent" if _has_registry(plan.image) else "Never",
+        argv=plan.argv,
+        environment={k: v for k, v in own.environment.items() if k not in PLAIN_ENVIRONMENT},
+        uid=uid,
+        gid=gid,
+        groups=[int(group) for group in plan.groups],
+        # Workers find each other in the pods' own network.
+        network=plan.network,
+        ipc=plan.ipc,
+        resource=backend.kubernetes_resource,
+        cards=_cards(plan),
+        devices=[device.target for device in plan.devices],
+        folders=[mount for mount in plan.mounts if mount.target != str(WORKSPACE)],
+        shm_mib=plan.shm_mib,
+        tmp_mib=plan.tmp_mib,
+        ulimits=plan.ulimits,
+        grace_seconds=plan.grace_seconds,
+        privileged=plan.privileged,
+        escalation=_NO_NEW_PRIVILEGES not in plan.security_opt,
+        seccomp="Unconfined" if _NO_SECCOMP in plan.security_opt else "RuntimeDefault",
+        read_only=plan.read_only,
+        cap_add=plan.cap_add,
+        cap_drop=plan.cap_drop,
+    )
+
+
+def _on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
+    """Return the plan without what a node decides, and with what several of them need."""
+    several = nodes > 1
+    kept = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
+    return replace(
+        plan,
+        environment={**kept, **(backend.node_environment if several else {})},
+        devices=tuple(d for d in plan.devices if d.target not in backend.optional_devices),
+        groups=() if backend.device_groups else plan.groups,
+        # RCCL takes ports as it likes, and the fabric's adapters are the machine's.
+        network="host" if several else plan.network,
+    )
+
+
+def _cards(plan: Plan) -> int:
+    """Return how many cards a node has to give; which ones is the scheduler's to say."""
+    return max(plan.ranks, len(plan.cards))
+
+
+def _beside(plan: Plan, path: str) -> str:
+    """Return where a node of the host is, which may be a simulated one."""
+    for device in plan.devices:
+        if device.source.endswith(device.target):
+            return device.source.removesuffix(device.target) + path
+    return path
+
+
+def _name(plan: Plan) -> str:
+    # The number that Slurm gives to the job is what makes a container's name unique.
+    return f"paddle-stacks-{plan.job}"
+
+
+def _title(plan: Plan, nodes: int) -> str:
+    where = f"{nodes} nodes" if nodes > 1 else "one node"
+    return f"{plan.job} on {plan.backend}, {where}: written by ./inv render."
+
+
+def _has_registry(image: str) -> bool:
+    """Whether a reference begins with a host, as the engine tells it."""
+    first, slash, _ = image.partition("/")
+    return bool(slash) and (first == "localhost" or "." in first or ":" in first)
+
+
+def _problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
+    found = []
+    if nodes < 1:
+        found.append(Problem(f"there is no running on {nodes} nodes", "--nodes", "1 or more"))
+    if hours < 1:
+        found.append(Problem(f"no job is done in {hours} hours", "--hours", "1 or more"))
+    # What runs in the container counts: a recipe may run another program than its job's own.
+    program = plan.argv[0]
+    if nodes > 1 and program not in _SHARED:
+        found.append(Problem(f"{program} runs on one node", "--nodes", "leave --nodes out"))
+    if program in _SHARED and (given := _given(plan.argv, _RENDEZVOUS)):
+        what = f"where the nodes meet is the scheduler's to say, not {', '.join(given)}"
+        found.append(Problem(what, program, "leave it out; --nodes N says how many there are"))
+    if _reads_standard_input(plan.argv):
+        found.append(
+            Problem(
+                "a scheduled job has no standard input",
+                plan.job,
+                "give the input as a file in the workspace",
+            )
+        )
+    return found
+
+
+def _reads_standard_input(argv: Sequence[str]) -> bool:
+    if argv[0] != "infer":
+        return False
+    pairs = set(pairwise(argv))
+    return "--chat" in argv or bool(pairs & {("--prompt", "-"), ("--input", "-")})
+
+
+def _given(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Return those of the options that are on a command line, before a script's own."""
+    found = []
+    for word in argv[1:]:
+        if word.endswith(".py"):
+            break
+        found += [option for option in options if word.partition("=")[0] == option]
+    return found
+
+
+def _kubernetes_problems(plan: Plan, claim: str) -> list[Problem]:
+    found = []
+    names = [group for group in plan.groups if not group.isdecimal()]
+    if names:
+        found.append(
+            Problem(
+                f"Kubernetes takes a group by its number only, not {', '.join(names)}",
+                "--groups",
+                "name those of a node: stat -c %g /dev/kfd /dev/dri/* | sort -un | paste -sd, -",
+            )
+        )
+    if plan.user != "root" and not re.fullmatch(r"\d+(:\d+)?", plan.user):
+        what = f"Kubernetes takes a user by number only, not {plan.user}"
+        found.append(Problem(what, f"profile {plan.profile}"))
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", claim):
+        what = f'"{claim}" cannot be the name of a PersistentVolumeClaim'
+        found.append(Problem(what, "--claim", "small letters, digits, - and ."))
+    hidden = [name for name, v in plan.environment.items() if without_password(v) != v]
+    if plan.secrets or hidden:
+        what = ", ".join([*(secret.name for secret in plan.secrets), *hidden])
+        found.append(
+            Problem(
+                f"a document for Kubernetes would hold what is secret, or lack it: {what}",
+                plan.job,
+                f"run {plan.job} where the workspace's volume is mounted, with ./inv",
+            )
+        )
+    return found
+
+
+def _ids(user: str) -> tuple[int, int]:
+    if user == "root":
+        return 0, 0
+    uid, _, gid = user.partition(":")
+    return int(uid), int(gid or 0)
+
+
+def _render(template: str, **values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"json": _json, "literal": _literal}
+    return environment.get_template(template).render(values)
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON that is YAML as well.
+
+    YAML takes no character that cannot be printed, and takes a pair of surrogates, as
+    JSON has them, for two characters.
+    """
+    if isinstance(value, Mapping):
+        value = dict(value)
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)
+
+
+def _literal(text: str) -> str:
+    """Return what Kubernetes, which expands ``$(NAME)``, makes the text of again."""
+    return text.replace("$", "$$")
