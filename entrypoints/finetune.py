@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from entrypoints.training.request import (
 )
 from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import records, schema, workspace
+from paddle_stacks.jobs import platforms, records, schema, workspace
 from paddle_stacks.jobs.files import replacing_file
 
 __all__ = ["main"]
@@ -62,8 +61,7 @@ _MAY_CHANGE = {
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
     arguments = parser("finetune").parse_args(argv)
-    backend = os.environ.get("PADDLE_STACKS_BACKEND", "cpu")
-    config = schema.load(arguments.config, arguments.set, backend=backend)
+    config = schema.load(arguments.config, arguments.set, backend=platforms.current())
     for text in config.notes:
         note(text)
     paths = _paths(config)

@@ -7,22 +7,27 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from paddle_stacks import fitness, preflight, recipes
 from paddle_stacks import plan as plans
-from paddle_stacks import preflight
 from paddle_stacks.dcu.host import look
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import schema
-from paddle_stacks.jobs.arguments import parser, words
+from paddle_stacks.jobs import schema, upstream, workspace
+from paddle_stacks.jobs.arguments import as_upstream, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
-from paddle_stacks.plan import Plan, backend, show
+from paddle_stacks.plan import Backend, Plan, backend, show
+from paddle_stacks.recipes import Recipe
 from paddle_stacks.settings import DEBUG_SWITCH, Settings
 
-__all__ = ["Choices", "launch", "make_plan", "print_plan"]
+__all__ = ["Choices", "Step", "Steps", "launch", "make_plan", "make_steps", "print_plan"]
+
+# The jobs that are a script of upstream's with a configuration.
+_SCRIPTS = {"pretrain": "run_pretrain.py", "quantize": "run_finetune.py"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,61 @@ class Choices:
     Args:
         profile: one of the backend's profiles; empty for none.
         cards: the cards to use; none for all of them.
+        recipe: the recipe to follow; empty for none.
+        changes: ``KEY=VALUE`` of a recipe's configuration or options.
     """
 
     profile: str = ""
     cards: tuple[int, ...] = ()
+    recipe: str = ""
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job that has to be done before another.
+
+    Args:
+        plan: of the job.
+        produces: what it makes, in the workspace.
+        whole: whether that is there already.
+        recipe: the recipe that it follows; empty for a fetched model.
+    """
+
+    plan: Plan
+    produces: str
+    whole: bool
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A job, and what has to be done before it.
+
+    Args:
+        before: in order.
+        plan: the job's.
+        recipe: that the job follows; empty for none.
+    """
+
+    before: tuple[Step, ...]
+    plan: Plan
+    recipe: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a value that JSON can hold: the plan's, with what comes before it."""
+        if not self.recipe:
+            return show.as_json(self.plan)
+        before = [
+            {
+                "recipe": step.recipe,
+                "produces": step.produces,
+                "whole": step.whole,
+                "plan": show.as_json(step.plan),
+            }
+            for step in self.before
+        ]
+        return {**show.as_json(self.plan), "recipe": self.recipe, "before": before}
 
 
 _NO_CHOICE = Choices()
@@ -53,20 +109,29 @@ def launch(
         job: its name.
         arguments: its arguments.
         settings: the backend, the workspace and so on.
-        choices: profile and cards.
+        choices: profile, cards and recipe.
 
     Raises:
         StackError: the request is wrong, the machine is not fit, or the job was
             ended from outside.
     """
-    plan = make_plan(job, arguments, settings, choices)
-    print(_announcement(plan), file=sys.stderr)
-    return run(plan)
+    steps = make_steps(job, arguments, settings, choices)
+    for step in steps.before:
+        if step.whole:
+            print(f"there already: {step.produces}", file=sys.stderr)
+            continue
+        print(_announcement(step.plan), file=sys.stderr)
+        if status := run(step.plan, settings):
+            return status
+    print(_announcement(steps.plan), file=sys.stderr)
+    return run(steps.plan, settings)
 
 
-def run(plan: Plan) -> int:
+def run(plan: Plan, settings: Settings) -> int:
     """Check what a plan needs, carry it out, and return the job's exit status."""
-    parsed = parser(plan.job).parse_args(list(plan.argv[1:]))
+    # Not always the job's own program: a recipe can stand on upstream's.
+    program = plan.argv[0]
+    parsed = parser(program).parse_args(list(plan.argv[1:]))
     preflight.check_request(plan, parsed)
     preflight.check_workspace(plan)
     from paddle_stacks import engine
@@ -75,12 +140,11 @@ def run(plan: Plan) -> int:
 
     client = engine.connect()
     preflight.check_image(plan, client)
+    preflight.check_machine(plan, settings, client)
     if _reads_standard_input(parsed):
         return docker.attach(plan)
     record = None
-    if plan.job == "finetune":
-        config = schema.load(plan.workspace / parsed.config, parsed.set, backend=plan.backend)
-        folder = plan.workspace / preflight.run_folder(parsed, config)
+    if folder := _run_folder(plan, parsed):
         record = RunRecord(folder, show.as_json(plan), plan.user)
     return docker.execute(plan, client, record=record)
 
@@ -91,22 +155,224 @@ def make_plan(
     """Return the plan of a job, after a check of its arguments.
 
     Raises:
-        RequestError: there is no such job, backend or profile, or the arguments are wrong.
+        RequestError: there is no such job, backend, profile or recipe, the arguments
+            are wrong, or what is asked for cannot work on the platform's cards.
     """
-    known = find(job)
-    made = parser(job)
-    parsed = made.parse_args(list(arguments))
-    _move_into_workspace(parsed, settings.workspace)
-    if job == "finetune":
-        schema.load(settings.workspace / parsed.config, parsed.set, backend=settings.backend)
+    return make_steps(job, arguments, settings, choices).plan
+
+
+def make_steps(
+    job: str, arguments: Sequence[str], settings: Settings, choices: Choices = _NO_CHOICE
+) -> Steps:
+    """Return a job's plan with those of what has to be done before it.
+
+    Raises:
+        RequestError: as :func:`make_plan`.
+    """
+    find(job)
     platform = backend.load(settings.backend, settings.root, choices.profile)
     if choices.cards and not platform.card_variable:
         raise RequestError(
             f"{platform.name} has no cards to pick", where="--devices", remedy="--backend dcu"
         )
-    return plans.make(
-        known,
-        words(made, parsed),
+    if not choices.recipe:
+        if choices.changes:
+            raise RequestError(f"{job} has no --set", where=job, remedy="it is for --recipe NAME")
+        return Steps((), _plan_of_arguments(job, arguments, settings, platform, choices))
+    known = recipes.load(settings.root, settings.backend)
+    recipe = recipes.find(choices.recipe, settings.root, settings.backend, job)
+    plan = _plan_of_recipe(recipe, arguments, settings, platform, choices)
+    before = [
+        Step(
+            _plan_of_recipe(each, (), settings, platform, _for_step(each, choices)),
+            each.produces,
+            recipes.is_whole(each, settings.workspace),
+            each.name,
+        )
+        for each in recipes.steps(recipe, known)
+    ]
+    # What is there already needs no model any more to be made of.
+    needed = [known[step.recipe] for step in before if not step.whole] + [recipe]
+    fetched = [
+        step for model in _models(needed) if (step := _fetch_step(model, settings, platform))
+    ]
+    return Steps((*fetched, *before), plan, recipe.name)
+
+
+def print_plan(steps: Steps, *, as_json: bool) -> None:
+    """Print the plan on standard output: one JSON document, or text and a command line."""
+    if as_json:
+        print(json.dumps(steps.as_json(), indent=2, ensure_ascii=False))
+        return
+    for step in steps.before:
+        state = "there already" if step.whole else "first"
+        print(f"{state}: {step.produces}, by")
+        print("\n".join(f"  {line}" for line in _text(step.plan).splitlines()) + "\n")
+    print(_text(steps.plan))
+
+
+def _text(plan: Plan) -> str:
+    return f"{show.as_text(plan)}\n\nby hand:\n{show.as_docker_command(plan)}"
+
+
+def _plan_of_arguments(
+    job: str,
+    arguments: Sequence[str],
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+) -> Plan:
+    made = parser(job)
+    parsed = made.parse_args(list(arguments))
+    _move_into_workspace(parsed, settings.workspace)
+    if job == "finetune":
+        config = schema.load(
+            settings.workspace / parsed.config, parsed.set, backend=settings.backend
+        )
+        fitness.check_config(config, settings, platform, choices.cards)
+    if job not in (*_SCRIPTS, "upstream"):
+        return _plan(job, (job, *words(made, parsed)), settings, platform, choices)
+    line = words(made, parsed) if job == "upstream" else as_upstream(_SCRIPTS[job], parsed)
+    return _plan_of_upstream(job, line, settings, platform, choices)
+
+
+def _plan_of_recipe(
+    recipe: Recipe,
+    arguments: Sequence[str],
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+) -> Plan:
+    """Return the plan of a recipe.
+
+    Args:
+        recipe: what to do.
+        arguments: of the job; only those that say where it runs, and its name.
+        settings: of this command.
+        platform: where it is for.
+        choices: cards, profile and changes.
+    """
+    given = _given_beside_recipe(recipe, arguments)
+    if recipe.config and not (settings.workspace / recipe.config).is_file():
+        raise RequestError(
+            f"the recipe's configuration is not in the workspace: {recipe.config}",
+            where=str(settings.workspace),
+            remedy=f"cp --parents {recipe.config} {settings.workspace} (in {settings.root})",
+        )
+    if not recipe.script:
+        name = given.get("name") or recipe.name
+        line = ["--config", recipe.config, "--name", name]
+        for change in choices.changes:
+            line += ["--set", change]
+        config = schema.load(
+            settings.workspace / recipe.config, choices.changes, backend=settings.backend
+        )
+        fitness.check_config(config, settings, platform, choices.cards, instead=_instead(recipe))
+        return _plan(recipe.job, (recipe.job, *line), settings, platform, choices)
+    nnodes = int(given.get("nnodes") or recipe.nodes)
+    if nnodes > 1 and not given.get("master"):
+        raise RequestError(
+            f"{recipe.name} runs on {nnodes} nodes, which have to know where they meet",
+            where="--master",
+            remedy=f"./inv {recipe.job} --recipe {recipe.name} --master HOST:PORT --rank N, with "
+            "an address of node 0, on each node another rank from 0",
+        )
+    ranks = int(given.get("ranks") or recipe.cards)
+    line = ["--name", given.get("name") or recipe.name]
+    line += ["--ranks", str(ranks)] if ranks > 1 else []
+    line += ["--nnodes", str(nnodes)] if nnodes > 1 else []
+    for key in ("master", "rank"):
+        line += [f"--{key}", given[key]] if given.get(key) else []
+    line += ["--allow-bf16"] if given.get("allow_bf16") else []
+    line += [recipe.script, *([recipe.config] if recipe.config else [])]
+    line += _options(_changed(recipe, choices.changes, given.get("name") or recipe.name))
+    return _plan_of_upstream(recipe.job, line, settings, platform, choices, _instead(recipe))
+
+
+def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, str]:
+    """Return the arguments that a recipe leaves to the caller."""
+    allowed = (
+        ("name",)
+        if not recipe.script or recipe.job in ("finetune", "export", "infer")
+        else ("name", "ranks", "nnodes", "master", "rank", "allow_bf16")
+    )
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        name = option.lstrip("-").replace("-", "_")
+        if not option.startswith("--") or name not in allowed:
+            raise RequestError(
+                f"the recipe {recipe.name} decides {option}",
+                where=option,
+                remedy="change what it does with --set KEY=VALUE, or leave --recipe out",
+            )
+        if name == "allow_bf16":
+            found[name] = "yes"
+        else:
+            found[name] = value if equals else rest.pop(0) if rest else ""
+    return found
+
+
+def _changed(recipe: Recipe, changes: Sequence[str], name: str) -> dict[str, Any]:
+    """Return a recipe's options with the caller's changes."""
+    found = dict(recipe.arguments)
+    if recipe.script.endswith("predictor.py"):
+        found["output_file"] = f"runs/{name}/output.json"
+    for text in changes:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RequestError(
+                f'"{text}" is not KEY=VALUE', where="--set", remedy="for instance --set top_p=0.9"
+            )
+        found[key.strip()] = value
+    return found
+
+
+def _options(arguments: Mapping[str, Any]) -> list[str]:
+    line: list[str] = []
+    for key, value in arguments.items():
+        line.append(f"--{key}")
+        line += [] if value is True else [str(value).lower() if value is False else str(value)]
+    return line
+
+
+def _plan_of_upstream(
+    job: str,
+    line: Sequence[str],
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+    instead: str = "",
+) -> Plan:
+    """Return the plan of a run of upstream's program, after a check of what can be known here."""
+    if not platform.devices:
+        raise RequestError(
+            f"{job} runs upstream's program, which is in the images for a DCU only",
+            where=f"--backend {platform.name}",
+            remedy=f"./inv {job} --backend dcu"
+            + ("" if job == "upstream" else " --recipe NAME; ./inv recipes --backend dcu"),
+        )
+    parsed = parser("upstream").parse_args(list(line))
+    fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
+    plan = _plan(job, ("upstream", *line), settings, platform, choices)
+    nodes = parsed.nnodes or 1
+    if nodes > 1:
+        environment = {**plan.environment, **platform.node_environment}
+        plan = replace(plan, network="host", environment=environment)
+    return replace(plan, ranks=parsed.ranks)
+
+
+def _plan(
+    job: str,
+    argv: Sequence[str],
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+) -> Plan:
+    made = plans.make(
+        find(job),
+        argv[1:],
         settings,
         platform,
         user=run_as(settings.workspace),
@@ -115,15 +381,40 @@ def make_plan(
         host=look(settings.host_root),
         cards=choices.cards,
     )
+    return replace(made, argv=tuple(argv))
 
 
-def print_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print the plan on standard output: one JSON document, or text and a command line."""
-    if as_json:
-        print(json.dumps(show.as_json(plan), indent=2, ensure_ascii=False))
-    else:
-        print(show.as_text(plan))
-        print(f"\nby hand:\n{show.as_docker_command(plan)}")
+def _for_step(recipe: Recipe, choices: Choices) -> Choices:
+    """Return the caller's choices for a step before the job: fewer cards may do for it."""
+    return replace(choices, recipe=recipe.name, changes=(), cards=choices.cards[: recipe.cards])
+
+
+def _models(wanted: Sequence[Recipe]) -> list[str]:
+    return list(dict.fromkeys(recipe.model for recipe in wanted if recipe.model))
+
+
+def _fetch_step(model: str, settings: Settings, platform: Backend) -> Step | None:
+    """Return the step that fetches a model; None where it is there."""
+    try:
+        workspace.find_model(model, settings.workspace)
+    except RequestError:
+        plan = _plan("fetch", ("fetch", model), settings, platform, _NO_CHOICE)
+        return Step(plan, f"models/{model}", whole=False)
+    return None
+
+
+def _instead(recipe: Recipe) -> str:
+    return f"./inv {recipe.job} --recipe {recipe.instead}" if recipe.instead else ""
+
+
+def _run_folder(plan: Plan, arguments: argparse.Namespace) -> Path | None:
+    """Return the folder in which a job's plan and log are kept; None if it has none."""
+    if plan.argv[0] == "upstream":
+        return plan.workspace / upstream.run_folder(arguments)
+    if plan.argv[0] != "finetune":
+        return None
+    config = schema.load(plan.workspace / arguments.config, arguments.set, backend=plan.backend)
+    return plan.workspace / preflight.run_folder(arguments, config)
 
 
 def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None:

@@ -10,14 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paddle_stacks.dcu import fit, smi
+from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs import models, prompts, records, schema, workspace
+from paddle_stacks.jobs import models, prompts, records, schema, upstream, workspace
 from paddle_stacks.plan import Plan
+from paddle_stacks.settings import Settings
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["check_image", "check_request", "check_workspace", "run_folder"]
+__all__ = [
+    "ARCHITECTURES",
+    "check_image",
+    "check_machine",
+    "check_request",
+    "check_workspace",
+    "run_folder",
+]
+
+ARCHITECTURES = "paddle-stacks.ops.archs"
+"""The label of an image that says which cards its operators have code for."""
+
 
 # A container's own files are small; what a model needs beyond this the job finds
 # out when it knows the model's size.
@@ -40,6 +54,31 @@ def check_image(plan: Plan, client: DockerClient) -> None:
         raise MachineError(
             f"there is no image {plan.image}", remedy=f"./inv build --image {image}"
         ) from error
+
+
+def check_machine(plan: Plan, settings: Settings, client: DockerClient) -> None:
+    """Check that the host's cards are there, free, and of a kind that the image has code for.
+
+    Args:
+        plan: one with device nodes; another needs no cards.
+        settings: say where the host is.
+        client: of the engine that has the image.
+
+    Raises:
+        MachineError: with one problem for each fault.
+    """
+    if not plan.devices or plan.job == "fetch":
+        return
+    problems: list[Problem] = []
+    if plan.cards:
+        problems += check_free(plan.cards, smi.read(settings.host_root))
+    label = (client.images.get(plan.image).labels or {}).get(ARCHITECTURES, "")
+    # A simulated card is of no architecture that Debian's compiler knows.
+    if plan.backend != "dcu-sim":
+        cards = fit.look(settings.host_root, plan.cards)
+        problems += fit.architecture_problems(label, cards, plan.image)
+    if problems:
+        raise MachineError(problems)
 
 
 def check_workspace(plan: Plan) -> None:
@@ -75,7 +114,7 @@ def check_request(plan: Plan, arguments: argparse.Namespace) -> None:
     """
     # Relative, so that messages have the names that the person gave.
     here = Path(os.path.relpath(plan.workspace))
-    if check := _CHECKS.get(plan.job):
+    if check := _CHECKS.get(plan.argv[0]):
         check(here, plan, arguments)
 
 
@@ -122,6 +161,60 @@ def _check_infer(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
         raise RequestError(faults)
 
 
+def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    found = upstream.options(
+        arguments.script,
+        arguments.arguments,
+        lambda name: here / name if (here / name).is_file() else None,
+    )
+    faults = _faults(lambda: _check_idle(here / upstream.run_folder(arguments)))
+    if model := found.values.get("model_name_or_path"):
+        faults += _faults(lambda: _check_upstream_model(str(model), here))
+    if data := found.values.get("dataset_name_or_path"):
+        evaluates = found.on("do_eval")
+        faults += _faults(lambda: records.check(here / str(data), dev=evaluates))
+    if data := found.values.get("input_dir"):
+        faults += _faults(lambda: _check_packed(here / str(data)))
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_upstream_model(name: str, here: Path) -> None:
+    """Check that a model is a folder here: upstream's program would download it, without a network.
+
+    Its own paths are taken as they are: models/NAME cannot be written NAME.
+    """
+    if (here / name / "config.json").is_file():
+        return
+    row = Path(name).name.lower()
+    remedy = f"--model_name_or_path models/{row}"
+    if not (here / "models" / row).is_dir():
+        remedy = f"./inv fetch {row}, then {remedy}"
+    raise RequestError(
+        f'"{name}" is not a model in the workspace, and the job has no network to get it',
+        where=str(here / name),
+        remedy=remedy,
+    )
+
+
+def _check_packed(folder: Path) -> None:
+    """Check that a folder has text that was packed for pretraining: an index beside each file."""
+    indices = sorted(folder.glob("*.idx"))
+    missing = [
+        path.with_suffix(".bin") for path in indices if not path.with_suffix(".bin").is_file()
+    ]
+    if missing or not indices:
+        what = (
+            f"there is no {missing[0].name}"
+            if missing
+            else "there is no packed text (*.idx, *.bin)"
+        )
+        remedy = (
+            "docs/recipes.md says where the sample is, upstream's llm/tools/preprocess makes it"
+        )
+        raise RequestError(what, where=str(folder), remedy=remedy)
+
+
 def _check_prompts(path: Path) -> None:
     try:
         content = path.read_bytes()
@@ -135,6 +228,7 @@ _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "finetune": _check_finetune,
     "export": _check_export,
     "infer": _check_infer,
+    "upstream": _check_upstream,
 }
 
 

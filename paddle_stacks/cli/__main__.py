@@ -11,6 +11,7 @@ from invoke.program import Program
 from paddle_stacks import __version__
 from paddle_stacks.cli import colour
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
+from paddle_stacks.jobs import documented
 
 
 class StackProgram(Program):
@@ -42,8 +43,17 @@ class StackProgram(Program):
             known, where, remedy = [*self.collection.task_names], "", "./inv --list"
         if unknown and not unknown.startswith("-"):
             known, remedy = [*self.collection.task_names], "./inv --list"
+        if unknown.startswith("--") and (right := documented.ours(_job(context), unknown)):
+            return RequestError(f"there is no {unknown} here", where=where, remedy=right)
         hint = did_you_mean(unknown, known) if unknown else ""
         return RequestError(str(error), where=where, remedy=f"{hint} {remedy}".strip())
+
+
+def _job(context: Any) -> str:
+    """Return the job that a task is about: its own name, or what ``plan`` was asked for."""
+    if context is None or not context.name:
+        return ""
+    return str(context.args["job"].value or "") if "job" in context.args else str(context.name)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from invoke.collection import Collection
@@ -23,6 +24,8 @@ _DRY_RUN = "Print the plan and stop."
 _JSON = "Print the plan as JSON, and stop."
 _BACKEND = "The platform (default: the setting, else cpu)."
 _DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
+_RECIPE = "A command of the platform's instructions, ready to run: ./inv recipes lists them."
+_SET = "KEY=VALUE: change a recipe's option; repeatable."
 _PROFILE = "Other rights than the least: debug, or doc for those of the platform's instructions."
 
 
@@ -40,7 +43,8 @@ class JobTask(StackTask):
             for action in _actions(job):
                 made = _argument(action, positional=len(self.jobs) == 1)
                 found.setdefault(str(made.name), made)
-        return [*self.own_arguments(), *found.values(), *_host_arguments()]
+        host = [argument for argument in _host_arguments() if argument.name not in found]
+        return [*self.own_arguments(), *found.values(), *host]
 
     def own_arguments(self) -> list[Argument]:
         """Return the arguments that come before the jobs' own."""
@@ -57,7 +61,7 @@ class PlanTask(JobTask):
 
 def _job_task(name: str) -> JobTask:
     def body(context: Context, **options: Any) -> None:
-        _launch(name, options)
+        _launch(name, options, _verbatim(context))
 
     summary = JOBS[name].summary
     body.__doc__ = f"{summary[0].upper()}{summary[1:]}."
@@ -67,28 +71,39 @@ def _job_task(name: str) -> JobTask:
 def _plan(context: Context, job: str, **options: Any) -> None:
     """Print what a job would do and stop: ./inv plan finetune --config my.json --json."""
     find(job)
-    _launch(job, {**options, "dry_run": True})
+    _launch(job, {**options, "dry_run": True}, _verbatim(context))
 
 
-def _launch(job: str, options: dict[str, Any]) -> None:
+def _verbatim(context: Context) -> list[str]:
+    """Return the words after ``--``: invoke has them too, joined to one string."""
+    return sys.argv[sys.argv.index("--") + 1 :] if context.remainder and "--" in sys.argv else []
+
+
+def _launch(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> None:
     from paddle_stacks import launch
 
     found = settings.load(ROOT, {"backend": options.pop("backend", None)})
     as_json, dry_run = options.pop("json", False), options.pop("dry_run", False)
     devices = options.pop("devices", None)
+    recipe = options.pop("recipe", None) or ""
+    changes = tuple(options.pop("set", None) or ()) if recipe else ()
     choices = launch.Choices(
-        options.pop("profile", None) or "", parse_devices(devices) if devices else ()
+        options.pop("profile", None) or "",
+        parse_devices(devices) if devices else (),
+        recipe,
+        changes,
     )
-    words = _words(job, options)
+    words = _words(job, options, verbatim)
     if dry_run or as_json:
-        launch.print_plan(launch.make_plan(job, words, found, choices), as_json=as_json)
+        launch.print_plan(launch.make_steps(job, words, found, choices), as_json=as_json)
     else:
         finish(launch.launch(job, words, found, choices))
 
 
-def _words(job: str, options: dict[str, Any]) -> list[str]:
+def _words(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> list[str]:
     """Return the job's command line for the options that were given."""
     line: list[str] = []
+    last: list[str] = []
     actions = {action.dest: action for action in _actions(job)}
     for name, value in options.items():
         if value in (None, False, []):
@@ -97,16 +112,24 @@ def _words(job: str, options: dict[str, Any]) -> list[str]:
             raise RequestError(f"{job} has no --{name.replace('_', '-')}", where=job)
         option = actions[name].option_strings[-1:]
         if not option:
-            line.append(value)
+            last.append(value)
         elif value is True:
             line += option
         else:
             line += [f"{option[0]}={v}" for v in (value if isinstance(value, list) else [value])]
-    return line
+    if verbatim and job != "upstream":
+        remedy = "./inv upstream SCRIPT -- ARGUMENT …"
+        raise RequestError(f"{job} takes nothing behind --", where=job, remedy=remedy)
+    return [*line, *last, *verbatim]
 
 
 def _actions(job: str) -> list[argparse.Action]:
-    return [action for action in parser(job)._actions if action.dest != "help"]
+    # What a script gets stands behind --, and is no option of invoke's.
+    return [
+        action
+        for action in parser(job)._actions
+        if action.dest != "help" and action.nargs != argparse.REMAINDER
+    ]
 
 
 def _argument(action: argparse.Action, *, positional: bool) -> Argument:
@@ -132,6 +155,8 @@ def _host_arguments() -> list[Argument]:
         Argument("backend", kind=str, help=_BACKEND),
         Argument("devices", kind=str, help=_DEVICES),
         Argument("profile", kind=str, help=_PROFILE),
+        Argument("recipe", kind=str, help=_RECIPE),
+        Argument("set", kind=list, help=_SET),
         Argument("dry-run", attr_name="dry_run", kind=bool, default=False, help=_DRY_RUN),
         Argument("json", kind=bool, default=False, help=_JSON),
         Argument("debug", kind=bool, default=False, help="Show tracebacks."),

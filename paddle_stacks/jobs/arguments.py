@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs import models
+from paddle_stacks.jobs import documented, models
 
-__all__ = ["GRACE_SECONDS", "PARSERS", "Parser", "parser", "words"]
+__all__ = ["GRACE_SECONDS", "PARSERS", "Parser", "VerbatimParser", "as_upstream", "parser", "words"]
 
 GRACE_SECONDS = 30
 """From SIGTERM until ``finetune`` gives up saving; less than what the host waits."""
@@ -43,6 +43,8 @@ class Parser(argparse.ArgumentParser):
             if name == "--":
                 break
             if re.fullmatch(r"--[A-Za-z][\w-]*", name) and name not in options:
+                if right := documented.ours(self.prog, name):
+                    raise RequestError(f"there is no {name} here", where=self.prog, remedy=right)
                 hint = did_you_mean(name, options)
                 self._refuse(f"unrecognized arguments: {name}", hint)
         found: tuple[argparse.Namespace, list[str]] = super().parse_known_args(given, namespace)
@@ -55,6 +57,33 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, message: str, hint: str = "") -> NoReturn:
         remedy = f"{hint} {self.prog} --help lists the arguments".strip()
         raise RequestError(message, where=self.prog, remedy=remedy)
+
+
+class VerbatimParser(Parser):
+    """A parser whose first positional argument takes all that follows, whatever it looks like."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the options before the script; what follows it is the script's own."""
+        given = sys.argv[1:] if args is None else list(args)
+        own = self._own_words(given)
+        if own < len(given) and (wrong := documented.script_problem(given[own], given[own + 1 :])):
+            raise RequestError(wrong)
+        found, rest = super().parse_known_args(given[: own + 1], namespace)
+        found.arguments = given[own + 1 :]
+        return found, rest
+
+    def _own_words(self, given: Sequence[str]) -> int:
+        """Return how many of the words come before the script, or before what is no option."""
+        index = 0
+        while index < len(given):
+            name, equals, _ = given[index].partition("=")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                return index
+            index += 1 if equals or action.nargs == 0 else 2
+        return index
 
 
 def parser(job: str) -> Parser:
@@ -74,7 +103,7 @@ def words(made: Parser, found: argparse.Namespace) -> list[str]:
         if value == action.default:
             continue
         if not action.option_strings:
-            line.append(str(value))
+            line += value if isinstance(value, list) else [str(value)]
             continue
         option = action.option_strings[-1]
         if action.nargs == 0:
@@ -86,6 +115,31 @@ def words(made: Parser, found: argparse.Namespace) -> list[str]:
             joined = text.startswith("-") and text != "-"
             line += [f"{option}={text}"] if joined else [option, text]
     return line
+
+
+def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
+    """Return the command line of ``upstream`` for a job that runs a script with a configuration.
+
+    Args:
+        script: upstream's.
+        arguments: of ``pretrain`` or ``quantize``.
+
+    Raises:
+        RequestError: a ``--set`` is not KEY=VALUE.
+    """
+    changes: list[str] = []
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise RequestError(f'"{text}" is not KEY=VALUE', where="--set")
+        changes += [f"--{name.strip()}", value]
+    line: list[str] = []
+    for option in ("name", "ranks", "nnodes", "master", "rank"):
+        value = getattr(arguments, option)
+        if value is not None and (option, value) != ("ranks", 1):
+            line += [f"--{option}", str(value)]
+    line += ["--allow-bf16"] if arguments.allow_bf16 else []
+    return [*line, script, str(arguments.config), *changes]
 
 
 def _fetch() -> Parser:
@@ -104,14 +158,7 @@ def _finetune() -> Parser:
         description="LoRA or full supervised fine-tuning from a JSON configuration.",
     )
     add = made.add_argument
-    add("--config", type=Path, required=True, help="a JSON with upstream's keys")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the configuration; repeatable",
-    )
+    _add_config(made)
     add("--name", help="write to runs/NAME (default: output_dir, or the configuration's name)")
     add(
         "--resume",
@@ -125,6 +172,82 @@ def _finetune() -> Parser:
         metavar="SECONDS",
         help=f"time to finish the step and save after SIGTERM (default: {GRACE_SECONDS})",
     )
+    return made
+
+
+def _add_config(made: Parser) -> None:
+    add = made.add_argument
+    add("--config", type=Path, required=True, help="a JSON with upstream's keys")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the configuration; repeatable",
+    )
+
+
+def _add_ranks(made: Parser) -> None:
+    add = made.add_argument
+    add("--name", metavar="NAME", help="logs go to runs/NAME (default: after what is run)")
+    add("--ranks", type=_count, default=1, metavar="N", help="processes here, one on each card")
+    add("--nnodes", type=_count, metavar="N", help="nodes that train together (default: 1)")
+    add("--master", metavar="HOST:PORT", help="where they meet: an address of node 0")
+    add("--rank", type=int, metavar="N", help="which of the nodes this is, from 0")
+    add("--allow-bf16", action="store_true", help="the cards have bfloat16; a K100_AI has not")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("it has to be 1 or more")
+    return number
+
+
+def _pretrain() -> Parser:
+    made = Parser(prog="pretrain", description="Train on packed text, with upstream's program.")
+    _add_config(made)
+    _add_ranks(made)
+    return made
+
+
+def _quantize() -> Parser:
+    made = Parser(
+        prog="quantize", description="Quantize a model after its training, with upstream's program."
+    )
+    _add_config(made)
+    _add_ranks(made)
+    return made
+
+
+_UPSTREAM_ENDING = """\
+examples:
+  upstream run_finetune.py config/llama/lora_argument.json --bf16 false --fp16 true
+  upstream --ranks 8 run_pretrain.py configs/jobs/dcu/pretrain-pp8.json
+  upstream predict/predictor.py --model_name_or_path models/m --dtype float16
+
+Options of ours come before SCRIPT. A JSON is looked for in the workspace, then in llm/.
+Relative paths start in the workspace.
+"""
+
+
+def _upstream() -> Parser:
+    made = VerbatimParser(
+        prog="upstream",
+        usage="upstream [OPTION …] SCRIPT [ARGUMENT …]",
+        description="Run a script of PaddleNLP's llm/ folder as it is.",
+        epilog=_UPSTREAM_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_ranks(made)
+    made.add_argument("script", metavar="SCRIPT", help="below llm/, as run_finetune.py")
+    rest = made.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="ARGUMENT",
+        help="the script's own, passed on as they are",
+    )
+    rest.required = False  # argparse would ask for it together with a script that is missing
     return made
 
 
@@ -186,12 +309,19 @@ def _add_decoding(made: Parser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
-    add("--dtype", choices=("float32",), default="float32", help="what a CPU computes in")
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
+    )
 
 
 PARSERS: dict[str, Callable[[], Parser]] = {
     "fetch": _fetch,
     "finetune": _finetune,
+    "pretrain": _pretrain,
+    "quantize": _quantize,
     "export": _export,
     "infer": _infer,
+    "upstream": _upstream,
 }

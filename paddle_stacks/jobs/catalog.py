@@ -29,8 +29,11 @@ JOBS: dict[str, Job] = {
     for job in (
         Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint"),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
+        Job("pretrain", "train", "train a model on packed text, with upstream's program"),
+        Job("quantize", "train", "quantize a model after its training, with upstream's program"),
         Job("export", "train", "merge a LoRA adapter into its base model"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
+        Job("upstream", "train", "run a script of PaddleNLP's llm/ as it is"),
     )
 }
 

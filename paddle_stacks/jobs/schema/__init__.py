@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs.schema.checks import Draft, Fault, contradictions, unfit_for_backend
+from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs.schema.checks import Draft, Fault, contradictions, unfit_for_device
 from paddle_stacks.jobs.schema.keys import KEYS, Key
 from paddle_stacks.jobs.schema.reading import Document, read
 from paddle_stacks.jobs.schema.values import check_value, from_override, unknown_key
@@ -77,10 +78,11 @@ def load(
         raise RequestError(f'the job "{job}" has no configuration')
     document = read(path)
     written, places, faults = _written(document, overrides)
-    values = _resolved(written, backend)
+    device = platforms.device(backend)
+    values = _resolved(written, device)
     draft = Draft(MappingProxyType(values), frozenset(written), _places(document, places))
     wrong = {key for key, _ in faults}  # their defaults stand in: no second complaint about them
-    unfit, remedies = unfit_for_backend(draft, backend)
+    unfit, remedies = unfit_for_device(draft, device)
     faults += [fault for fault in (*contradictions(draft), *unfit) if fault[0] not in wrong]
     problems = [*document.problems, *(problem for _, problem in faults)]
     if len(remedies) > 1:
@@ -121,10 +123,10 @@ def _written(
     return written, places, faults
 
 
-def _resolved(written: Mapping[str, Any], backend: str) -> dict[str, Any]:
+def _resolved(written: Mapping[str, Any], device: str) -> dict[str, Any]:
     values = {name: written.get(name, key.default) for name, key in KEYS.items()}
     if values["device"] is None:
-        values["device"] = "cpu" if backend == "cpu" else "gpu"
+        values["device"] = device
     if values["evaluation_strategy"] != "no":
         values["do_eval"] = True  # as upstream does
     if values["evaluation_strategy"] == "steps" and values["eval_steps"] is None:

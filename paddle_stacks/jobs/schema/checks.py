@@ -14,7 +14,7 @@ from typing import Any
 from paddle_stacks.errors import Problem
 from paddle_stacks.jobs.schema.keys import FUSED_KEYS, KEYS
 
-__all__ = ["Draft", "Fault", "contradictions", "unfit_for_backend"]
+__all__ = ["Draft", "Fault", "contradictions", "unfit_for_device"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def contradictions(draft: Draft) -> list[Fault]:
     return [fault for check in checks for fault in check(draft)]
 
 
-def unfit_for_backend(draft: Draft, backend: str) -> tuple[list[Fault], list[str]]:
-    """Return what the backend cannot do, and the ``KEY=VALUE`` that mend it."""
-    return _unfit_for_cpu(draft) if backend == "cpu" else ([], [])
+def unfit_for_device(draft: Draft, device: str) -> tuple[list[Fault], list[str]]:
+    """Return what the device cannot do, and the ``KEY=VALUE`` that mend it."""
+    return _unfit_for_cpu(draft) if device == "cpu" else (_unfit_for_accelerator(draft), [])
 
 
 def _required(draft: Draft) -> Iterator[Fault]:
@@ -171,6 +171,15 @@ def _unfit_for_cpu(draft: Draft) -> tuple[list[Fault], list[str]]:
         for key, value, why in wanted
     ]
     return faults, [f"{key}={value}" for key, value, _ in wanted]
+
+
+def _unfit_for_accelerator(draft: Draft) -> list[Fault]:
+    """Return that the device is of another kind: to Paddle 3.0.0b2 a DCU is a ``gpu``."""
+    device = draft.values["device"]
+    if device.partition(":")[0] in ("gpu", "cpu"):
+        return []
+    what = f'"device" cannot be {json.dumps(device)} here: Paddle calls the cards "gpu"'
+    return [draft.fault(what, "device", _set("device", "gpu"))]
 
 
 def _set(key: str, value: str) -> str:

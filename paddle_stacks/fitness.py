@@ -1,0 +1,113 @@
+"""Whether a platform can do what is asked, as far as that is known before a container starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from paddle_stacks.dcu import fit
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import documented, upstream
+from paddle_stacks.jobs.schema import Config
+from paddle_stacks.plan import Backend
+from paddle_stacks.settings import Settings
+
+__all__ = ["check_config", "check_upstream"]
+
+
+def check_config(
+    config: Config,
+    settings: Settings,
+    platform: Backend,
+    picked: Sequence[int] = (),
+    *,
+    instead: str = "",
+) -> None:
+    """Check that a platform's cards can do a fine-tuning of ours, which is one process.
+
+    Args:
+        config: of the fine-tuning.
+        settings: of this command.
+        platform: where it is to run.
+        picked: the cards that it is to use; none for all.
+        instead: what to do where the memory does not suffice; empty: the usual.
+
+    Raises:
+        RequestError: they cannot; all reasons at once.
+    """
+    if platform.device != "gpu":
+        return
+    values = {k: v for k, v in config.values.items() if not k.endswith("_degree")}
+    values |= {"sharding": ""}  # it acts where a model is spread over several processes
+    found = upstream.Options(
+        "finetune", values, config.path, dict.fromkeys(values, str(config.path))
+    )
+    problems = fit.problems(
+        found,
+        fit.look(settings.host_root, picked),
+        per_node=1,
+        training=True,
+        workspace=settings.workspace,
+        remedy=instead,
+    )
+    if problems:
+        raise RequestError(problems)
+
+
+def check_upstream(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    platform: Backend,
+    picked: Sequence[int] = (),
+    *,
+    instead: str = "",
+) -> None:
+    """Check a run of upstream's program. A configuration of its own is checked in the container.
+
+    Args:
+        arguments: of ``upstream``.
+        settings: of this command.
+        platform: where it is to run.
+        picked: the cards that it is to use; none for all.
+        instead: what to do where the memory does not suffice; empty: the usual.
+
+    Raises:
+        RequestError: it cannot work; all reasons at once.
+    """
+    words: list[str] = arguments.arguments
+    found = upstream.options(arguments.script, words, _finder(settings.workspace))
+    nodes = arguments.nnodes or 1
+    own = words[1:] if words and words[0].endswith(".json") else words
+    problems = upstream.faults(found, own, world=arguments.ranks * nodes)
+    if found.config is not None:
+        problems += documented.key_problems(
+            [key for key in found.values if not found.where(key).startswith("--")], found.where
+        )
+    if picked and len(picked) < arguments.ranks:
+        what = f"{arguments.ranks} cards are needed, and --devices picks {len(picked)}"
+        remedy = f"--devices 0-{arguments.ranks - 1}"
+        problems.append(Problem(what, "--devices", remedy))
+    if platform.device == "gpu":
+        if arguments.allow_bf16:
+            found = replace(found, values={k: v for k, v in found.values.items() if k != "bf16"})
+        problems += fit.problems(
+            found,
+            fit.look(settings.host_root, picked),
+            per_node=arguments.ranks,
+            nodes=nodes,
+            training=not arguments.script.startswith("predict/") and not found.on("do_ptq"),
+            workspace=settings.workspace,
+            remedy=instead,
+        )
+    if problems:
+        raise RequestError(problems)
+
+
+def _finder(workspace: Path) -> Callable[[str], Path | None]:
+    def find(name: str) -> Path | None:
+        path = workspace / name
+        return path if path.is_file() else None
+
+    return find

@@ -1,0 +1,338 @@
+"""Recipes: the commands of a platform's instructions, each as a job with everything decided.
+
+A platform's recipes are in ``configs/recipes/<backend>.toml``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks import toml
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+
+__all__ = ["Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
+
+FOLDER = Path("configs", "recipes")
+
+BENCHMARK = "-benchmark"
+_BENCHMARK_ARGUMENTS: Mapping[str, Any] = {
+    "batch_size": 1,
+    "src_length": 3072,
+    "max_length": 1024,
+    "benchmark": True,
+}
+# The jobs that a recipe can be of; the last four can be a script of upstream's.
+_JOBS = ("finetune", "pretrain", "quantize", "export", "infer")
+_WEIGHTS = ("*.pdparams", "*.safetensors", "*.pdiparams")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A job with everything decided.
+
+    Args:
+        name: the recipe's name; also of its folder in ``runs/``.
+        job: the job's name.
+        summary: one line about it.
+        documented: the lines of the instructions that it stands for.
+        differs: what is different from them, and why.
+        config: a JSON with upstream's keys; empty without one.
+        script: upstream's program; empty where the job's own program runs.
+        arguments: options of the script, by name.
+        before: recipes that are run first, unless what they make is there.
+        produces: the folder that it makes, in the workspace; empty where nothing needs it.
+        cards: how many it takes, on each node.
+        nodes: how many machines.
+        model: the model's name in ``models/``; fetched first where it is not there.
+        dtype: what is computed in.
+        benchmark: whether there is a variant ``NAME-benchmark`` that measures.
+        instead: the recipe to use where this one cannot work; empty if none.
+    """
+
+    name: str
+    job: str
+    summary: str
+    documented: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    config: str = ""
+    script: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+    produces: str = ""
+    cards: int = 1
+    nodes: int = 1
+    model: str = ""
+    dtype: str = ""
+    benchmark: bool = False
+    instead: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a value that JSON can hold."""
+        return {
+            **{key: getattr(self, key) for key in self.__dataclass_fields__},
+            "documented": list(self.documented),
+            "differs": list(self.differs),
+            "arguments": dict(self.arguments),
+            "before": list(self.before),
+        }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the instructions that is no job.
+
+    Args:
+        documented: the line.
+        ours: what does the same here.
+        differs: what is different, and why; may be empty.
+    """
+
+    documented: str
+    ours: str
+    differs: str = ""
+
+
+def load(root: Path, backend: str) -> dict[str, Recipe]:
+    """Return a platform's recipes by name, the benchmarks among them.
+
+    Args:
+        root: the repository's root.
+        backend: the platform.
+
+    Raises:
+        RequestError: the file is wrong (every fault, with its line), or the
+            platform has no recipes.
+    """
+    path, table = _read(root, backend)
+    problems: list[Problem] = []
+    found: dict[str, Recipe] = {}
+    for name, entry in table.items():
+        if name == "line":
+            continue
+        faults = _faults(path, name, entry)
+        problems += faults
+        if not faults:
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
+            }
+            found[name] = Recipe(name=name, **values)
+    problems += _wrong_references(path, table, found)
+    problems += [fault for entry in table.get("line", []) for fault in _line_faults(path, entry)]
+    if problems:
+        raise RequestError(problems)
+    return {each.name: each for recipe in found.values() for each in _with_benchmark(recipe)}
+
+
+def lines(root: Path, backend: str) -> tuple[Line, ...]:
+    """Return the lines of the platform's instructions that are no jobs."""
+    load(root, backend)
+    return tuple(Line(**entry) for entry in _read(root, backend)[1].get("line", []))
+
+
+def find(name: str, root: Path, backend: str, job: str = "") -> Recipe:
+    """Return the recipe of that name.
+
+    Args:
+        name: of the recipe.
+        root: the repository's root.
+        backend: the platform.
+        job: the job that it has to be of; empty for any.
+
+    Raises:
+        RequestError: there is none, or it is another job's.
+    """
+    known = load(root, backend)
+    if name not in known:
+        own = [recipe.name for recipe in known.values() if job in ("", recipe.job)]
+        hint = did_you_mean(name, own) or did_you_mean(name, known)
+        listed = f"recipes of {job}: {', '.join(own)}" if own else "./inv recipes lists them"
+        raise RequestError(
+            f'{backend} has no recipe "{name}"', where="--recipe", remedy=f"{hint} {listed}".strip()
+        )
+    found = known[name]
+    if job and found.job != job:
+        raise RequestError(
+            f'"{name}" is a recipe of {found.job}, not of {job}',
+            where="--recipe",
+            remedy=f"./inv {found.job} --backend {backend} --recipe {name}",
+        )
+    return found
+
+
+def steps(recipe: Recipe, known: Mapping[str, Recipe]) -> list[Recipe]:
+    """Return the recipes to run before one, in order, each once."""
+    found: dict[str, Recipe] = {}
+    for name in recipe.before:
+        for each in (*steps(known[name], known), known[name]):
+            found.setdefault(each.name, each)
+    return list(found.values())
+
+
+def is_whole(recipe: Recipe, workspace: Path) -> bool:
+    """Whether what a recipe makes is there, and not left by a run that was cut off.
+
+    A folder that no run of ours has made is taken for whole if it has a model in it.
+    """
+    folder = workspace / recipe.produces
+    if not recipe.produces or not (folder / "config.json").is_file():
+        return False
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        return False
+    run = workspace / "runs" / recipe.name
+    return not run.is_dir() or (run / "result.json").is_file()
+
+
+def _read(root: Path, backend: str) -> tuple[Path, dict[str, Any]]:
+    path = root / FOLDER / f"{backend}.toml"
+    if not path.is_file():
+        others = sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
+        raise RequestError(
+            f"there are no recipes for {backend}",
+            where=str(root / FOLDER),
+            remedy=f"there are some for: {', '.join(others) or 'no platform'} (--backend NAME)",
+        )
+    return path, toml.read(path)
+
+
+def _with_benchmark(recipe: Recipe) -> list[Recipe]:
+    if not recipe.benchmark:
+        return [recipe]
+    measured = replace(
+        recipe,
+        name=recipe.name + BENCHMARK,
+        summary=f"{recipe.summary}, measured: batch 1, 3072 tokens in, 1024 out",
+        arguments={**recipe.arguments, **_BENCHMARK_ARGUMENTS},
+        benchmark=False,
+        documented=(),
+        differs=(),
+    )
+    return [recipe, measured]
+
+
+_STRING, _STRINGS = ("a string", str), ("a list of strings", list)
+_TYPES: dict[str, tuple[str, type]] = {
+    **dict.fromkeys(
+        ("config", "dtype", "instead", "job", "model", "produces", "script", "summary"), _STRING
+    ),
+    **dict.fromkeys(("before", "differs", "documented"), _STRINGS),
+    **dict.fromkeys(("cards", "nodes"), ("a whole number above 0", int)),
+    "benchmark": ("true or false", bool),
+    "arguments": ("a table", dict),
+}
+
+
+def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
+    if not isinstance(entry, dict):
+        return [Problem(f'"{name}" is no recipe', toml.line_of(path, name), f"write [{name}]")]
+    place = _heading(path, name)
+    problems = [
+        Problem(
+            f'[{name}] has the unknown key "{key}"',
+            _key_line(path, name, key),
+            did_you_mean(key, _TYPES) or f"known keys: {', '.join(sorted(_TYPES))}",
+        )
+        for key in entry
+        if key not in _TYPES
+    ]
+    for key, value in entry.items():
+        if key in _TYPES and not _fits(value, _TYPES[key][1]):
+            what = f'[{name}] "{key}" must be {_TYPES[key][0]}'
+            problems.append(Problem(what, _key_line(path, name, key)))
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        remedy = "small letters, digits and -: it names a folder in runs/"
+        problems.append(Problem(f'"{name}" cannot name a recipe', place, remedy))
+    problems += [
+        Problem(f'[{name}] "{key}" is missing', place) for key in ("job", "summary") - entry.keys()
+    ]
+    job = entry.get("job")
+    if isinstance(job, str) and job not in _JOBS:
+        hint = did_you_mean(job, _JOBS) or f"jobs: {', '.join(_JOBS)}"
+        what = f'[{name}] there are no recipes of a job "{job}"'
+        problems.append(Problem(what, _key_line(path, name, "job"), hint))
+    if not entry.get("config") and not entry.get("script"):
+        problems.append(Problem(f'[{name}] needs a "config", a "script" or both', place))
+    return problems
+
+
+def _wrong_references(
+    path: Path, table: Mapping[str, Any], found: Mapping[str, Recipe]
+) -> list[Problem]:
+    problems = []
+    for recipe in found.values():
+        named = [("before", name) for name in recipe.before]
+        named += [("instead", recipe.instead)] if recipe.instead else []
+        for key, name in named:
+            where = _key_line(path, recipe.name, key)
+            if name not in table:
+                hint = did_you_mean(name, found)
+                what = f'[{recipe.name}] "{key}" names no recipe: "{name}"'
+                problems.append(Problem(what, where, hint))
+            elif key == "before" and name in found and not found[name].produces:
+                what = f'[{recipe.name}] "{name}" goes before it and says not what it makes'
+                problems.append(Problem(what, where, f'add "produces" to [{name}]'))
+        if not problems and _is_circle(recipe.name, found):
+            what = f"[{recipe.name}] would have to be run before itself"
+            problems.append(Problem(what, _key_line(path, recipe.name, "before")))
+        config = path.parents[2] / recipe.config
+        if recipe.config and not config.is_file():
+            what = f"[{recipe.name}] there is no {recipe.config}"
+            problems.append(Problem(what, _key_line(path, recipe.name, "config")))
+    return problems
+
+
+def _is_circle(name: str, found: Mapping[str, Recipe]) -> bool:
+    seen: set[str] = set()
+    left = list(found[name].before)
+    while left:
+        each = left.pop()
+        if each == name:
+            return True
+        if each not in seen and each in found:
+            seen.add(each)
+            left += found[each].before
+    return False
+
+
+def _line_faults(path: Path, entry: Any) -> list[Problem]:
+    where = _heading(path, "line")
+    if not isinstance(entry, dict):
+        return [Problem('"line" must be a list of tables', where, "write [[line]]")]
+    problems = toml.unknown_keys(path, entry, ("documented", "ours", "differs"))
+    for key in ("documented", "ours"):
+        if not isinstance(entry.get(key), str):
+            said = f'a [[line]] needs "{key}", a string'
+            problems.append(Problem(said, where, str(entry.get("documented", ""))))
+    return problems
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and value > 0
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind)
+
+
+def _heading(path: Path, name: str) -> str:
+    """Return ``path:line`` of a table's heading."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip().lstrip("[").split("]")[0] == name and line.strip().startswith("["):
+            return f"{path}:{number}"
+    return str(path)
+
+
+def _key_line(path: Path, table: str, key: str) -> str:
+    """Return ``path:line`` of a key in a table, or of the table."""
+    current = ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("["):
+            current = line.strip().lstrip("[").split("]")[0]
+            if current == f"{table}.{key}":
+                return f"{path}:{number}"
+        elif current == table and re.match(rf"{re.escape(key)}\s*=", line.strip()):
+            return f"{path}:{number}"
+    return _heading(path, table)
