@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.parser.argument import Argument
 
-from paddle_stacks import settings
+from paddle_stacks import recipes, settings
 from paddle_stacks.cli import ROOT
-from paddle_stacks.cli.jobs import PlanTask, _words
+from paddle_stacks.cli.jobs import PlanTask, _verbatim, _words
 from paddle_stacks.dcu.cards import parse_devices
 from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs.arguments import PARSERS
+from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import find
+
+if TYPE_CHECKING:
+    from paddle_stacks.plan import Plan
 
 __all__ = ["collection"]
 
@@ -26,6 +32,8 @@ _OWN = {
     "groups": "Kubernetes: the groups of a node's device nodes, as 44,109 (default: this host's).",
     "claim": "Kubernetes: the PersistentVolumeClaim that is the workspace (default: workspace).",
 }
+# How nodes are told where they meet, as a plan for several has it; empty: how many there are.
+_MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
 # A plan's own, which say what to do with it.
 _NOT_HERE = {"dry-run", "json"}
 
@@ -47,23 +55,19 @@ class RenderTask(PlanTask):
 
 
 def _render(context: Context, job: str, **options: Any) -> None:
-    """Write a job down for a scheduler: ./inv render finetune --config my.json --engine slurm."""
-    from dataclasses import replace
-
-    from paddle_stacks import launch
+    """Write a job down for a scheduler: ./inv render pretrain --recipe NAME --engine slurm."""
     from paddle_stacks.plan import backend, cluster
 
     find(job)
     own = {name: options.pop(name, None) for name in _OWN}
     engine = _engine(own["engine"])
     found = settings.load(ROOT, {"backend": options.pop("backend", None)})
-    devices, profile = options.pop("devices", None), options.pop("profile", None) or ""
-    choices = launch.Choices(profile, parse_devices(devices) if devices else ())
-    plan = launch.make_plan(job, _words(job, options), found, choices)
-    platform = backend.load(found.backend, found.root, profile)
+    platform = backend.load(found.backend, found.root, options.get("profile") or "")
+    nodes = _number("nodes", own["nodes"], _usual_nodes(job, options.get("recipe"), found))
+    hours = _number("hours", own["hours"], cluster.HOURS)
+    plan = _plan_for(nodes, job, options, found, _verbatim(context))
     if found.registry:
         plan = replace(plan, image=f"{found.registry}/{plan.image}")
-    nodes, hours = _number("nodes", own["nodes"], 1), _number("hours", own["hours"], cluster.HOURS)
     if engine == "slurm":
         text = cluster.as_slurm(plan, platform, nodes, hours=hours)
     else:
@@ -72,6 +76,41 @@ def _render(context: Context, job: str, **options: Any) -> None:
         claim = own["claim"] or "workspace"
         text = cluster.as_kubernetes(plan, platform, nodes, hours=hours, claim=claim)
     print(text, end="")
+
+
+def _usual_nodes(job: str, recipe: str | None, found: settings.Settings) -> int:
+    return recipes.find(recipe, found.root, found.backend, job).nodes if recipe else 1
+
+
+def _plan_for(
+    nodes: int,
+    job: str,
+    options: dict[str, Any],
+    found: settings.Settings,
+    verbatim: Sequence[str],
+) -> Plan:
+    """Return the plan of one node's part; say what has to be done before it."""
+    from paddle_stacks import launch
+
+    recipe, devices = options.pop("recipe", None) or "", options.pop("devices", None)
+    choices = launch.Choices(
+        options.pop("profile", None) or "",
+        parse_devices(devices) if devices else (),
+        recipe,
+        tuple(options.pop("set", None) or ()) if recipe else (),
+    )
+    if given := [f"--{name}" for name in _MEETING if options.get(name)]:
+        what = f"where the nodes meet is the scheduler's to say, not {', '.join(given)}"
+        raise RequestError(what, where=job, remedy="--nodes N says how many there are")
+    words = _words(job, options, verbatim)
+    if nodes > 1 and _MEETING.keys() <= {action.dest for action in parser(job)._actions}:
+        # What is checked is checked for all nodes. The values are replaced by the scheduler's.
+        words = [*(f"--{name}={value or nodes}" for name, value in _MEETING.items()), *words]
+    steps = launch.make_steps(job, words, found, choices)
+    for step in steps.before:
+        if not step.whole:
+            print(f"not in it, and needed first: {step.produces}", file=sys.stderr)
+    return steps.plan
 
 
 def _engine(name: str | None) -> str:

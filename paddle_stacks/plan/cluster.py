@@ -28,9 +28,10 @@ HOURS = 24
 
 _TEMPLATES = Path(__file__).parents[2] / "configs" / "cluster"
 
-# The jobs that several machines can share, and their options that a scheduler decides.
+# The programs that several machines can share, and the options by which they would meet,
+# which a scheduler says in variables.
 _SHARED = frozenset({"pretrain", "quantize", "upstream"})
-_RENDEZVOUS = ("--nnodes", "--master", "--rank")
+_MEETING = ("--nnodes", "--master", "--rank")
 
 _NO_NEW_PRIVILEGES = "no-new-privileges"
 _NO_SECCOMP = "seccomp=unconfined"
@@ -119,7 +120,7 @@ def as_kubernetes(
         claim=claim,
         image=plan.image,
         pull="IfNotPresent" if _has_registry(plan.image) else "Never",
-        argv=plan.argv,
+        argv=own.argv,
         environment={k: v for k, v in own.environment.items() if k not in PLAIN_ENVIRONMENT},
         uid=uid,
         gid=gid,
@@ -145,11 +146,12 @@ def as_kubernetes(
 
 
 def _on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
-    """Return the plan without what a node decides, and with what several of them need."""
+    """Return the plan without what a node or the scheduler says, and with what several need."""
     several = nodes > 1
     kept = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
     return replace(
         plan,
+        argv=_without_meeting(plan.argv),
         environment={**kept, **(backend.node_environment if several else {})},
         devices=tuple(d for d in plan.devices if d.target not in backend.optional_devices),
         groups=() if backend.device_groups else plan.groups,
@@ -197,9 +199,6 @@ def _problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
     program = plan.argv[0]
     if nodes > 1 and program not in _SHARED:
         found.append(Problem(f"{program} runs on one node", "--nodes", "leave --nodes out"))
-    if program in _SHARED and (given := _given(plan.argv, _RENDEZVOUS)):
-        what = f"where the nodes meet is the scheduler's to say, not {', '.join(given)}"
-        found.append(Problem(what, program, "leave it out; --nodes N says how many there are"))
     if _reads_standard_input(plan.argv):
         found.append(
             Problem(
@@ -218,14 +217,20 @@ def _reads_standard_input(argv: Sequence[str]) -> bool:
     return "--chat" in argv or bool(pairs & {("--prompt", "-"), ("--input", "-")})
 
 
-def _given(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Return those of the options that are on a command line, before a script's own."""
-    found = []
-    for word in argv[1:]:
-        if word.endswith(".py"):
-            break
-        found += [option for option in options if word.partition("=")[0] == option]
-    return found
+def _without_meeting(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line without what says where nodes meet; a script's own words stay."""
+    if argv[0] not in _SHARED:
+        return tuple(argv)
+    kept: list[str] = []
+    rest = list(argv)
+    while rest and not rest[0].endswith(".py"):
+        word = rest.pop(0)
+        option, equals, _ = word.partition("=")
+        if option not in _MEETING:
+            kept.append(word)
+        elif not equals and rest:
+            rest.pop(0)
+    return (*kept, *rest)
 
 
 def _kubernetes_problems(plan: Plan, claim: str) -> list[Problem]:
