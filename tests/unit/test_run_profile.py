@@ -517,6 +517,8 @@ def test_compose_builds_what_the_file_says() -> None:
     assert build["args"]["GFX_ARCHS"] == ";".join(file["architectures"])
     assert f"\nARG DTK_IMAGE={build['args']['DTK_IMAGE']}\n" in dockerfile
     assert build["additional_contexts"]["paddlenlp"] == file["paddlenlp"]
+    assert build["labels"]["paddle-stacks.paddlenlp.source"] == file["paddlenlp"]
+    assert build["labels"]["paddle-stacks.ops.archs"] == build["args"]["GFX_ARCHS"]
     for name in build["additional_contexts"]:
         assert f"\nFROM scratch AS {name}\n" in dockerfile, "what the context replaces"
 
