@@ -76,7 +76,12 @@ def _check_base(model: Path, adapter: Path) -> None:
 
 
 def _merge(model: Path, adapter: Path, output: Path) -> None:
+    import paddle
+
     from entrypoints.training.model import load_adapted
+
+    # Merging is one addition: on the CPU it needs no card, and gives the same everywhere.
+    paddle.set_device("cpu")
 
     phase("load the model and the adapter")
     network = load_adapted(model, adapter)

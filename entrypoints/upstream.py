@@ -8,10 +8,12 @@ that folder cannot be written: the scripts run in the workspace, find their modu
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,6 +127,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
     source = path.read_text(encoding="utf-8", errors="replace")
     nodes = _Nodes.of(arguments, environ)
     _check(arguments, words, source, nodes)
+    words += _without_visualdl(words, source)
     folder = upstream.run_folder(arguments)
     program = [str(path)]
     if re.search(r"^from \.", source, re.MULTILINE):
@@ -133,7 +136,8 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
         program = [str(_AS_MODULE), ".".join(module)]
     if arguments.ranks > 1 or nodes.count > 1:
         launcher = _launcher(arguments.ranks, nodes, folder, environ)
-        return Command((*launcher, *program, *words), _environment(environ), folder)
+        variables = {**(_loopback() if nodes.count == 1 else {}), **_environment(environ)}
+        return Command((*launcher, *program, *words), variables, folder)
     return Command((sys.executable, "-u", *program, *words), _environment(environ), folder)
 
 
@@ -250,6 +254,22 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
         raise RequestError(problems)
 
 
+def _without_visualdl(words: Sequence[str], source: str) -> list[str]:
+    """Return what keeps upstream's trainer from a logger that the image does not have.
+
+    Unless it is told, it logs to every program that it knows, and VisualDL is always
+    among them.
+    """
+    if "TrainingArguments" not in source or importlib.util.find_spec("visualdl"):
+        return []
+    config = _find_config(words[0]) if words and words[0].endswith(".json") else None
+    told = any(word.partition("=")[0] == "--report_to" for word in words)
+    if told or (config is not None and '"report_to"' in config.read_text(errors="replace")):
+        return []
+    note("without VisualDL, which is not in the image: --report_to none")
+    return ["--report_to", "none"]
+
+
 def _launcher(
     ranks: int, nodes: _Nodes, folder: Path, environ: Mapping[str, str]
 ) -> tuple[str, ...]:
@@ -291,6 +311,19 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     paths = [path for path in environ.get("PYTHONPATH", "").split(":") if path and path != own]
     kept = {name: value for name, value in environ.items() if name not in _LAUNCHER_VARIABLES}
     return {**kept, "PYTHONPATH": ":".join([str(TREE), str(TREE / "llm"), *paths])}
+
+
+def _loopback() -> dict[str, str]:
+    """Return the variables by which the processes of a machine without a network meet.
+
+    A container without one cannot resolve its own name, and Gloo, which Paddle starts
+    beside RCCL, and instead of it on a CPU, ends with "network …: cannot be obtained".
+    """
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    return {}
 
 
 def _carry_out(made: Command, script: str) -> None:

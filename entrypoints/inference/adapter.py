@@ -126,7 +126,13 @@ def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
         raise RequestError(fault, where=str(path), remedy="train it again") from None
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise RequestError("this is not an adapter's state", where=str(path))
-    return {name: values.astype(np.float32, copy=False) for name, values in state.items()}
+    return {name: _as_float32(values) for name, values in state.items()}
+
+
+def _as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if values.dtype == np.uint16:  # bfloat16, as Paddle hands it to NumPy: the upper half
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 def _check_fit(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from entrypoints.arguments import parser
 from entrypoints.inference.sampling import Sampling
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import platforms
 
 __all__ = ["STANDARD_STREAM", "Options", "parse"]
 
@@ -33,6 +34,7 @@ class Options:
         stops: texts that end an answer.
         max_new_tokens: an answer's greatest length.
         batch_size: how many prompts of ``input`` are answered at once.
+        dtype: what is computed in: ``float32`` or ``float16``.
         force: whether an existing ``output``, or what is left of another run's, is replaced.
     """
 
@@ -48,6 +50,7 @@ class Options:
     stops: tuple[str, ...]
     max_new_tokens: int
     batch_size: int
+    dtype: str
     force: bool
 
 
@@ -74,8 +77,13 @@ def parse(argv: list[str]) -> Options:
         stops=tuple(found.stop),
         max_new_tokens=found.max_new_tokens,
         batch_size=found.batch_size,
+        dtype=found.dtype or _usual_dtype(),
         force=found.force,
     )
+
+
+def _usual_dtype() -> str:
+    return "float32" if platforms.device(platforms.current()) == "cpu" else "float16"
 
 
 def _sampling(found: argparse.Namespace) -> Sampling:
@@ -119,6 +127,8 @@ def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
         problems.append(Problem("--output is for --input: other answers go to standard output"))
     if found.raw and (found.system is not None or found.chat):
         problems.append(Problem("--raw goes without --system and --chat: they need the template"))
+    if found.dtype == "float16" and _usual_dtype() == "float32":
+        problems.append(Problem("--dtype float16: a CPU computes in float32", "infer"))
     if found.decode == "greedy" and _sampling_options(found):
         names = ", ".join(_sampling_options(found))
         problems.append(Problem(f"{names} and --decode greedy", remedy="--decode sampling"))

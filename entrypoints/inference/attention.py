@@ -110,7 +110,10 @@ class _Attention(nn.Layer):  # type: ignore[misc]  # Paddle has no types
             value = paddle.concat([past_key_value[1], value], axis=2)
         scores = paddle.matmul(query, key, transpose_y=True)
         scores = scores.reshape([batch, self._heads, new, -1]) + attention_mask
-        weights = nn.functional.softmax(scores, axis=-1)
+        if value.dtype != paddle.float32:
+            # As upstream has it: sums over a long text lose digits in half precision.
+            scores = scores.astype("float32")
+        weights = nn.functional.softmax(scores, axis=-1).astype(value.dtype)
         weights = weights.reshape([batch, self._key_heads, -1, weights.shape[-1]])
         mixed = paddle.matmul(weights, value)
         mixed = mixed.reshape([batch, self._heads, new, self._width]).transpose([0, 2, 1, 3])

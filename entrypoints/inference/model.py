@@ -15,14 +15,16 @@ from paddle.utils.dlpack import from_dlpack
 from entrypoints.inference.adapter import Adapter
 from entrypoints.inference.weights import Weights
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import platforms
 
 __all__ = ["Decoding", "LanguageModel", "context_length", "load"]
 
 _CHUNK = 512  # tokens of prompts that go through the model at once: bounds memory
 _LISTED = 5
 
-# What a checkpoint's configuration may say for the machine it was trained on, as a CPU has it.
-_ON_CPU = {
+# What a checkpoint's configuration may say for the machine it was trained on, as every device
+# has it: the fused kernels are there for some of them only.
+_PLAIN = {
     "use_flash_attention": False,
     "use_fused_rms_norm": False,
     "use_fused_rope": False,
@@ -100,7 +102,7 @@ class Decoding:
                 return_dict=True,
             )
         self._past = found.past_key_values
-        self.logits = found.logits[:, -1].numpy()
+        self.logits = found.logits[:, -1].astype("float32").numpy()
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
@@ -118,24 +120,34 @@ class Decoding:
         self.logits = self.logits[list(rows)]
 
 
-def load(folder: Path, adapter: Path | None = None) -> LanguageModel:
+def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> LanguageModel:
     """Return the model of a PaddleNLP checkpoint, with an adapter merged into it.
+
+    Args:
+        folder: the checkpoint.
+        adapter: the adapter; None for none.
+        dtype: what is computed in; a CPU has ``float32`` only.
 
     Raises:
         RequestError: the checkpoint or the adapter is missing, damaged or of a
             kind that is not supported, or the two do not belong together.
     """
     weights = Weights(folder)
-    network = _empty(folder)
+    device = platforms.device(platforms.current())
+    paddle.set_device(device)
+    network = _empty(folder, dtype, device)
     parameters = dict(network.named_parameters())
     _check_complete(weights, parameters)
     changes = Adapter(adapter, {name: weights.shape(name) for name in weights}) if adapter else None
-    arrays = {name: weights[name] for name in parameters}
+    changed: dict[str, npt.NDArray[Any]] = {}
     for name, values, added in changes.changes() if changes else ():
-        arrays[name] = arrays[name] + values if added else values
+        merged = changed.get(name, weights[name]) + values if added else values
+        changed[name] = merged.astype(dtype, copy=False)
     for name, parameter in parameters.items():
-        # Shares the memory, as PaddleNLP's own loader does.
-        from_dlpack(np.ascontiguousarray(arrays[name]).__dlpack__())._share_buffer_to(parameter)
+        array = np.ascontiguousarray(changed.get(name, weights[name]), dtype=dtype)
+        # Shares the memory, as PaddleNLP's own loader does; on a card it is the copy's there.
+        on_device = from_dlpack(array.__dlpack__()) if device == "cpu" else paddle.to_tensor(array)
+        on_device._share_buffer_to(parameter)
     from entrypoints.inference.attention import speed_up
 
     with paddle.no_grad():
@@ -160,13 +172,13 @@ def context_length(folder: Path) -> int:
     return length
 
 
-def _empty(folder: Path) -> Any:
+def _empty(folder: Path, dtype: str, device: str) -> Any:
     """Return the network that a checkpoint is for, without values in it."""
     from paddlenlp import transformers
     from paddlenlp.transformers.model_utils import no_init_weights
 
     config = transformers.AutoConfig.from_pretrained(str(folder))
-    for key, value in _ON_CPU.items():
+    for key, value in _PLAIN.items():
         setattr(config, key, value)
     name = (config.architectures or [""])[0]
     network_class = getattr(transformers, name, None) if name.endswith("ForCausalLM") else None
@@ -176,10 +188,13 @@ def _empty(folder: Path) -> Any:
             where=str(folder / "config.json"),
             remedy="architectures are LlamaForCausalLM and the like",
         )
-    # Strided views, Paddle's default, are turned into matrices by a kernel that takes
-    # 20 ns an element; plain copies take a thirtieth.
-    paddle.set_flags({"FLAGS_use_stride_kernel": False})
-    paddle.set_default_dtype("float32")
+    if device == "cpu":
+        # Strided views, Paddle's default, are turned into matrices by a kernel that takes
+        # 20 ns an element; plain copies take a thirtieth.
+        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    # From now on: PaddleNLP makes its masks in the default type, and the lowest float32
+    # would be minus infinity in float16, of which softmax makes no number.
+    paddle.set_default_dtype(dtype)
     with no_init_weights(), paddle.LazyGuard():
         network = network_class(config)
     network.eval()

@@ -44,7 +44,7 @@ class Session:
         """Load the model, and the adapter into it."""
         before = time.perf_counter()
         phase("load the model" + (" with its adapter" if adapter else ""))
-        network = load(model, adapter)
+        network = load(model, adapter, options.dtype)
         note(
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"

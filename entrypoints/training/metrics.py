@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,11 @@ class Metrics:
 
 
 def peak_memory_mib() -> int:
-    """Return the most memory that this process has had, in MiB (Linux counts KiB)."""
+    """Return the most memory that this process has had, in MiB: a card's, where it uses one."""
+    paddle = sys.modules.get("paddle")
+    if paddle is not None and paddle.get_device().startswith("gpu"):
+        return int(paddle.device.cuda.max_memory_allocated()) // 2**20
+    # Linux counts KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
