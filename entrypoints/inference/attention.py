@@ -80,6 +80,7 @@ class _Attention(nn.Layer):  # type: ignore[misc]  # Paddle has no types
         self._rotation = rotation
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._weight = paddle.concat([part.weight for part in parts], axis=1)
+        self._half = self._weight.dtype != paddle.float32
         biases = [part.bias for part in parts if part.bias is not None]
         self._bias = paddle.concat(biases) if biases else None
         self.o_proj = attention.o_proj
@@ -110,10 +111,12 @@ class _Attention(nn.Layer):  # type: ignore[misc]  # Paddle has no types
             value = paddle.concat([past_key_value[1], value], axis=2)
         scores = paddle.matmul(query, key, transpose_y=True)
         scores = scores.reshape([batch, self._heads, new, -1]) + attention_mask
-        if value.dtype != paddle.float32:
+        if self._half:
             # As upstream has it: sums over a long text lose digits in half precision.
             scores = scores.astype("float32")
-        weights = nn.functional.softmax(scores, axis=-1).astype(value.dtype)
+        weights = nn.functional.softmax(scores, axis=-1)
+        if self._half:
+            weights = weights.astype(value.dtype)
         weights = weights.reshape([batch, self._key_heads, -1, weights.shape[-1]])
         mixed = paddle.matmul(weights, value)
         mixed = mixed.reshape([batch, self._heads, new, self._width]).transpose([0, 2, 1, 3])

@@ -102,7 +102,8 @@ class Decoding:
                 return_dict=True,
             )
         self._past = found.past_key_values
-        self.logits = found.logits[:, -1].astype("float32").numpy()
+        # Nothing is copied where it is float32 already.
+        self.logits = found.logits[:, -1].numpy().astype(np.float32, copy=False)
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""

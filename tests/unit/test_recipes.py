@@ -1,0 +1,308 @@
+"""Recipes: every one of them plans, and a file that is wrong says where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from paddle_stacks import launch, recipe_page, recipes
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import schema
+from paddle_stacks.plan import show
+from paddle_stacks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DCU = recipes.load(ROOT, "dcu")
+CPU = recipes.load(ROOT, "cpu")
+PLANNED = [name for name in DCU if name != "sft-13b"]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "configs" / "jobs", tmp_path / "configs" / "jobs")
+    return tmp_path
+
+
+def settings(workspace: Path, backend: str = "dcu") -> Settings:
+    # A host without an hy-smi: then the card is a K100_AI.
+    return Settings(root=ROOT, workspace=workspace, backend=backend, host_root=workspace)
+
+
+def planned(
+    workspace: Path,
+    name: str,
+    *arguments: str,
+    changes: Sequence[str] = (),
+    cards: tuple[int, ...] = (),
+) -> launch.Steps:
+    recipe = DCU[name]
+    if recipe.nodes > 1 and not arguments:
+        arguments = ("--master", "10.0.0.1:8090", "--rank", "0")
+    choices = launch.Choices(recipe=name, changes=tuple(changes), cards=cards)
+    return launch.make_steps(recipe.job, arguments, settings(workspace), choices)
+
+
+def put(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}")
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_every_recipe_plans(workspace: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, steps = DCU[name], planned(workspace, name)
+    plan = steps.plan
+    assert plan.job == recipe.job
+    assert plan.backend == "dcu" and plan.image.endswith(":dcu")
+    assert plan.ranks == recipe.cards
+    if recipe.script:
+        assert plan.argv[0] == "upstream" and recipe.script in plan.argv
+    launch.print_plan(steps, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["recipe"] == name
+    models = list(dict.fromkeys(each["produces"] for each in shown["before"]))
+    assert models[0] == f"models/{recipe.model}", "no model is here, so it is fetched"
+    wanted = [each.name for each in recipes.steps(recipe, DCU)]
+    assert [each["recipe"] for each in shown["before"] if each["recipe"]] == wanted
+    launch.print_plan(steps, as_json=False)
+    text = capsys.readouterr().out
+    assert f"plan: {recipe.job} on dcu" in text and "docker run --rm" in text
+
+
+def test_the_documented_jobs_are_all_there() -> None:
+    for way in ("", "static-", "block-", "block-static-"):
+        for kind in ("fp16", "a8w8", *(["cachekv-int8"] if "block" in way else [])):
+            assert f"infer-{way}{kind}" in DCU
+            assert f"infer-{way}{kind}-benchmark" in DCU
+    assert {"lora-13b", "sft-13b", "pretrain-pp8", "pretrain-pp8-nodes", "infer-7b"} <= set(DCU)
+    assert {"quantize-a8w8", "quantize-a8w8c8"} <= set(DCU)
+
+
+@pytest.mark.parametrize("name", [name for name in DCU if name.endswith("-benchmark")])
+def test_a_benchmark_measures_what_is_documented(workspace: Path, name: str) -> None:
+    line = " ".join(planned(workspace, name).plan.argv)
+    assert "--batch_size 1 --src_length 3072 --max_length 1024 --benchmark" in line
+    assert f"--output_file runs/{name}/output.json" in line
+
+
+def test_full_fine_tuning_on_one_card_is_refused_with_its_numbers(workspace: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        planned(workspace, "sft-13b")
+    told = caught.value.problems[0]
+    assert "194.0 GiB" in told.what and "64.0 GiB" in told.what and "16 bytes" in told.what
+    assert "sft-13b-8-cards" in told.remedy
+
+
+def test_steps_before_are_in_order_and_left_out_where_they_are_done(workspace: Path) -> None:
+    steps = planned(workspace, "infer-block-static-a8w8")
+    named = [(step.recipe, step.produces, step.whole) for step in steps.before]
+    quantized, exported = (
+        "models/llama-2-13b-chat-a8w8",
+        "models/llama-2-13b-chat-static-block-a8w8",
+    )
+    assert named == [
+        ("", "models/llama-2-13b-chat", False),
+        ("quantize-a8w8", quantized, False),
+        ("export-block-a8w8", exported, False),
+    ]
+    put(workspace / "models" / "llama-2-13b-chat", "config.json")
+    put(workspace / quantized, "config.json", "model.safetensors")
+    steps = planned(workspace, "infer-block-static-a8w8")
+    assert [(s.recipe, s.whole) for s in steps.before] == [
+        ("quantize-a8w8", True),
+        ("export-block-a8w8", False),
+    ]
+    # A run that was cut off has left a folder that looks like a model.
+    (workspace / "runs" / "quantize-a8w8").mkdir(parents=True)
+    assert not planned(workspace, "infer-block-static-a8w8").before[0].whole
+    (workspace / "runs" / "quantize-a8w8" / "result.json").write_text("{}")
+    assert planned(workspace, "infer-block-static-a8w8").before[0].whole
+
+
+def test_launch_runs_what_is_not_there_and_stops_at_a_failure(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(workspace / "models" / "llama-2-13b-chat", "config.json")
+    put(workspace / "models" / "llama-2-13b-chat-a8w8", "config.json", "model.safetensors")
+    ran: list[str] = []
+    status = 0
+
+    def run(plan: launch.Plan, _: Settings) -> int:
+        ran.append(plan.job)
+        return status
+
+    monkeypatch.setattr(launch, "run", run)
+    choices = launch.Choices(recipe="infer-static-a8w8")
+    assert launch.launch("infer", (), settings(workspace), choices) == 0
+    assert ran == ["export", "infer"]
+    assert "there already: models/llama-2-13b-chat-a8w8" in capsys.readouterr().err
+    ran, status = [], 5
+    assert launch.launch("infer", (), settings(workspace), choices) == 5
+    assert ran == ["export"]
+
+
+def test_a_change_reaches_the_program(workspace: Path) -> None:
+    line = planned(workspace, "infer-fp16", changes=["top_p=0.9", "max_length=64"]).plan.argv
+    assert line[line.index("--top_p") + 1] == "0.9"
+    assert line[line.index("--max_length") + 1] == "64"
+    line = planned(workspace, "pretrain-pp8", changes=["max_steps=10"]).plan.argv
+    assert line[-3:] == ("configs/jobs/dcu/pretrain-pp8.json", "--max_steps", "10")
+    line = planned(workspace, "lora-13b", changes=["lora_rank=4"]).plan.argv
+    assert line[-2:] == ("--set", "lora_rank=4")
+    with pytest.raises(RequestError, match="learning_rat"):
+        planned(workspace, "lora-13b", changes=["learning_rat=4"])
+    with pytest.raises(RequestError, match="KEY=VALUE"):
+        planned(workspace, "infer-fp16", changes=["top_p"])
+
+
+def test_several_nodes(workspace: Path) -> None:
+    plan = planned(workspace, "pretrain-pp8-nodes", "--master=h:1", "--rank=2", "--nnodes=3").plan
+    line = " ".join(plan.argv)
+    assert "--ranks 8 --nnodes 3 --master h:1 --rank 2 run_pretrain.py" in line
+    assert plan.network == "host", "the nodes have to reach each other"
+    assert plan.environment["NCCL_IB_TIMEOUT"] == "22"
+    with pytest.raises(RequestError, match="where they meet") as caught:
+        planned(workspace, "pretrain-pp8-nodes", "--rank=0")
+    assert "--master HOST:PORT" in caught.value.problems[0].remedy
+
+
+def test_picked_cards(workspace: Path) -> None:
+    plan = planned(workspace, "pretrain-pp8", cards=tuple(range(8, 16))).plan
+    assert plan.environment["HIP_VISIBLE_DEVICES"] == "8,9,10,11,12,13,14,15"
+    with pytest.raises(RequestError) as caught:
+        planned(workspace, "pretrain-pp8", cards=(0, 1, 2, 3))
+    assert "8 cards are needed, and --devices picks 4" in caught.value.problems[0].what
+    steps = planned(workspace, "infer-static-fp16", cards=(3,))
+    assert {step.plan.cards for step in steps.before if step.recipe} == {(3,)}
+
+
+def test_a_recipe_decides_the_jobs_own_arguments(workspace: Path) -> None:
+    with pytest.raises(RequestError, match="decides --prompt"):
+        planned(workspace, "infer-fp16", "--prompt=x")
+    plan = planned(workspace, "infer-fp16", "--name=mine").plan
+    assert "runs/mine/output.json" in plan.argv
+
+
+def test_the_wrong_name_and_the_wrong_job(workspace: Path) -> None:
+    for job, name, said in (
+        ("infer", "infer-fp61", 'did you mean "infer-fp16"?'),
+        ("infer", "lora-13b", "./inv finetune --backend dcu --recipe lora-13b"),
+        ("pretrain", "pretrain-pp", "pretrain-pp8"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            launch.make_steps(job, (), settings(workspace), launch.Choices(recipe=name))
+        assert said in caught.value.problems[0].remedy
+
+
+def test_without_a_recipe_nothing_comes_before(workspace: Path) -> None:
+    steps = launch.make_steps("infer", ["--model", "m", "--chat"], settings(workspace))
+    assert steps.before == () and steps.as_json() == show.as_json(steps.plan)
+
+
+@pytest.mark.parametrize("job", ["pretrain", "quantize"])
+def test_upstreams_programs_are_not_there_on_a_cpu(workspace: Path, job: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        launch.make_steps(job, ["--config", "x.json"], settings(workspace, "cpu"))
+    assert f"./inv {job} --backend dcu --recipe NAME" in caught.value.problems[0].remedy
+
+
+def test_a_configuration_of_ones_own(workspace: Path) -> None:
+    config = workspace / "configs" / "jobs" / "dcu" / "pretrain-pp8.json"
+    shutil.copy(config, workspace / "mine.json")
+    line = ["--config", "mine.json", "--ranks", "8", "--set", "max_steps=3"]
+    plan = launch.make_plan("pretrain", line, settings(workspace))
+    assert plan.argv == (
+        *("upstream", "--ranks", "8", "run_pretrain.py", "mine.json", "--max_steps", "3"),
+    )
+    with pytest.raises(RequestError, match="needs 8 cards"):
+        launch.make_plan("pretrain", ["--config", "mine.json"], settings(workspace))
+
+
+@pytest.mark.parametrize("name", CPU)
+def test_the_recipes_of_a_cpu_plan(workspace: Path, name: str) -> None:
+    recipe = CPU[name]
+    steps = launch.make_steps(
+        recipe.job, (), settings(workspace, "cpu"), launch.Choices(recipe=name)
+    )
+    assert steps.plan.argv == ("finetune", "--config", recipe.config, "--name", name)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "jobs" / "dcu").glob("*.json")))
+def test_a_configuration_has_none_of_the_documented_mistakes(path: Path) -> None:
+    values = json.loads(path.read_text())
+    assert not {"eval_step", "save_step", "intokens"} & set(values)
+    assert values.get("eval_with_do_generation") in (False, None)
+    assert values["fp16"] is True and not values.get("bf16")
+    assert None not in values.values(), "upstream's parser would make the word None of it"
+    data = values.get("dataset_name_or_path") or values["input_dir"]
+    assert data == ("data/openwebtext" if "pretrain" in path.stem else "data/alpaca")
+    if "pretrain" not in path.stem and "quantize" not in path.stem and "8-cards" not in path.stem:
+        schema.load(path, backend="dcu")
+
+
+def test_the_page_is_made_from_the_file() -> None:
+    made = recipe_page.as_markdown(DCU, recipes.lines(ROOT, "dcu"), "dcu")
+    assert (ROOT / "docs" / "recipes.md").read_text() == made, (
+        "./inv recipes --markdown > docs/recipes.md"
+    )
+    for recipe in DCU.values():
+        for line in recipe.documented:
+            assert line in made.replace("\\|", "|")
+
+
+def broken(tmp_path: Path, text: str) -> list[tuple[str, str]]:
+    folder = tmp_path / "configs" / "recipes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "odd.toml").write_text(text)
+    with pytest.raises(RequestError) as caught:
+        recipes.load(tmp_path, "odd")
+    return [(p.what, p.where.rpartition("odd.toml")[2]) for p in caught.value.problems]
+
+
+GOOD = '[a]\njob = "infer"\nsummary = "x"\nscript = "s.py"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line"),
+    [
+        ('[a]\njob = "infer"\nscript = "s"\n', '"summary" is missing', ":1"),
+        (GOOD + "cardz = 1\n", 'unknown key "cardz"', ":5"),
+        (GOOD + "cards = 0\n", '"cards" must be a whole number above 0', ":5"),
+        (GOOD + 'benchmark = "yes"\n', '"benchmark" must be true or false', ":5"),
+        (GOOD + 'before = ["b"]\n', '"before" names no recipe: "b"', ":5"),
+        (GOOD + 'before = ["a"]\nproduces = "m"\n', "run before itself", ":5"),
+        (GOOD + 'instead = "b"\n', '"instead" names no recipe', ":5"),
+        (GOOD + 'config = "no.json"\n', "there is no no.json", ":5"),
+        (
+            GOOD + 'before = ["b"]\n' + GOOD.replace("[a]", "[b]"),
+            '"b" goes before it and says not what it makes',
+            ":5",
+        ),
+        ('[a]\njob = "infre"\nsummary = ""\nscript = "s"\n', 'no recipes of a job "infre"', ":2"),
+        ('[a]\njob = "infer"\nsummary = ""\n', 'needs a "config", a "script" or both', ":1"),
+        ('[A_b]\njob = "infer"\nsummary = ""\nscript = "s"\n', "cannot name a recipe", ":1"),
+        ("a = 1\n", '"a" is no recipe', ":1"),
+        (GOOD + '[[line]]\nours = "x"\n', '"documented", a string', ":5"),
+        ("[a\n", "not TOML", ":1"),
+    ],
+)
+def test_a_wrong_file_is_told_with_the_line(
+    tmp_path: Path, text: str, what: str, line: str
+) -> None:
+    found = broken(tmp_path, text)
+    assert any(what in told and place == line for told, place in found), found
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = GOOD + "cards = 0\nx = 1\n" + '[b]\njob = "nope"\nsummary = 1\nscript = "s"\n'
+    assert len(broken(tmp_path, text)) == 4
+
+
+def test_a_platform_without_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        recipes.load(ROOT, "dcu-sim")
+    assert "cpu, dcu" in caught.value.problems[0].remedy
