@@ -1,13 +1,23 @@
 # Every image is a stage of this file. `docker-bake.hcl` names the targets, `./inv build`
 # builds them; a backend differs in its `base-<backend>` stage and in its locks.
 
-# BuildKit resolves these two before any stage, so they stand here and nowhere else.
+# BuildKit resolves these before any stage, so they stand here and nowhere else.
 ARG OS_IMAGE=debian:bookworm-20250520-slim
+# The image moved: Paddle's newer instructions name it
+# ccr-2vdh3abv-pub.cnc.bj.baidubce.com/paddlepaddle/paddle-dcu with the same tag.
+ARG DTK_IMAGE=registry.baidubce.com/device/paddle-dcu:dtk24.04.1-kylinv10-gcc82
 ARG BACKEND=cpu
+
+# What a named build context of the same name replaces (docs/building.md): wheels that
+# no index has to be asked for, PaddleNLP's source, headers for compiling its operators.
+FROM scratch AS wheels
+FROM scratch AS paddlenlp
 
 # ---------------------------------------------------------------------------- base
 # hadolint ignore=DL3006
 FROM ${OS_IMAGE} AS base-cpu
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    BASE_PYTHON=/usr/bin/python3
 SHELL ["/bin/sh", "-eu", "-c"]
 # Debian's stable release moves by security fixes only, so its packages are not pinned.
 # hadolint ignore=DL3008
@@ -19,6 +29,43 @@ RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/cache/debconf/*-old \
         /var/log/apt /var/log/*.log
 
+# The DTK's image: Kylin, its compilers, Python 3.10, and an environment that only root's
+# login shell has.
+# hadolint ignore=DL3006
+FROM ${DTK_IMAGE} AS dtk-dcu
+ENV BASE_PYTHON=/opt/py310/bin/python
+
+# What stands in for it where there is none of it: Debian's compilers in the DTK's places.
+FROM base-cpu AS dtk-dcu-sim
+RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/dcu-sim,target=/srv/dcu-sim \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    /srv/with-network /srv/dcu-sim/install /srv/dcu-sim && \
+    rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/cache/debconf/*-old \
+        /var/log/apt /var/log/*.log
+# Where a CPU's Paddle learns to answer as a ROCm build, for compiling only.
+ENV PYTHONPATH=/opt/dcu-sim
+
+# hadolint ignore=DL3006
+FROM dtk-${BACKEND} AS base-dtk
+SHELL ["/bin/sh", "-eu", "-c"]
+# What DTK's env.sh is for, and the paths of the driver's own user land, which the host's
+# /opt/hyhal replaces when a container starts. The old LD_LIBRARY_PATH has the Python's
+# own library.
+ENV ROCM_PATH=/opt/dtk-24.04.1 DTKROOT=/opt/dtk-24.04.1 HIP_PATH=/opt/dtk-24.04.1/hip \
+    HYHAL_PATH=/opt/hyhal
+ENV PATH=$ROCM_PATH/bin:$ROCM_PATH/llvm/bin:$ROCM_PATH/hip/bin:$ROCM_PATH/hip/bin/hipify:$HYHAL_PATH/bin:$PATH \
+    LD_LIBRARY_PATH=$ROCM_PATH/hip/lib:$ROCM_PATH/llvm/lib:$ROCM_PATH/lib:$ROCM_PATH/lib64:$HYHAL_PATH/lib:$HYHAL_PATH/lib64:$ROCM_PATH/cuda/extras/CUPTI/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+    C_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include \
+    CPLUS_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include
+# Kylin has no tini.
+COPY --from=base-cpu /usr/bin/tini-static /usr/bin/tini
+RUN test -x "$ROCM_PATH/bin/hipcc" && test -d "$HYHAL_PATH" && \
+    "$BASE_PYTHON" -c 'import ctypes, ssl, venv'
+
+FROM base-dtk AS base-dcu
+FROM base-dtk AS base-dcu-sim
+
 # hadolint ignore=DL3006
 FROM base-${BACKEND} AS base
 COPY --chmod=0755 images/base/entry /usr/local/bin/entry
@@ -26,7 +73,9 @@ RUN install -d -m 1777 /workspace && chown 1000:1000 /workspace
 # Everything a process needs is here, not in a shell's start-up file: `docker exec`,
 # `sh -c` and a Kubernetes command see the same environment. HOME and the caches are in
 # /tmp because the root file system is read-only and the user may have no entry in passwd.
-ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ARG BACKEND
+ENV PATH=/opt/venv/bin:$PATH \
+    PADDLE_STACKS_BACKEND=$BACKEND \
     VIRTUAL_ENV=/opt/venv \
     LANG=C.UTF-8 \
     HOME=/tmp USER=paddle LOGNAME=paddle \
@@ -34,7 +83,7 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     MPLCONFIGDIR=/tmp/.matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# A login shell begins by setting Debian's PATH, which would hide the environment.
+# A login shell begins by setting the distribution's PATH, which would hide the environment.
 RUN echo "export PATH=$PATH" > /etc/profile.d/paddle-stacks.sh
 WORKDIR /workspace
 # No USER: a plain `docker run` runs the job as the owner of /workspace (images/base/entry).
@@ -42,7 +91,8 @@ ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/entry"]
 CMD ["help"]
 
 # What installs packages, and is in no image.
-FROM base AS installer
+FROM base-cpu AS installer
+SHELL ["/bin/sh", "-eu", "-c"]
 # hadolint ignore=DL3008
 RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
@@ -55,20 +105,81 @@ RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
 # ----------------------------------------------------------------------- framework
 FROM base AS framework
 ARG BACKEND
+ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
-    --mount=type=bind,source=images/framework/requirements.${BACKEND}.lock,target=/srv/lock \
+    --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
+    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
-    /mnt/uv venv --quiet --python /usr/bin/python3 "$VIRTUAL_ENV" && \
+    /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
     /srv/with-network /srv/install /srv/lock
 COPY images/framework/paddle_stacks_startup.py /opt/startup/
-RUN printf '%s\n' /opt/startup 'import paddle_stacks_startup' \
+RUN --mount=type=bind,source=images/framework/check_framework.py,target=/srv/check_framework.py \
+    --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
+    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
+    printf '%s\n' /opt/startup 'import paddle_stacks_startup' \
         > "$(echo "$VIRTUAL_ENV"/lib/python3.*/site-packages)/paddle-stacks.pth" && \
-    python -m compileall -q --invalidation-mode unchecked-hash /opt/startup
+    python -m compileall -q --invalidation-mode unchecked-hash /opt/startup && \
+    PADDLE_AS_ROCM=1 python /srv/check_framework.py "$BACKEND" /srv/lock /srv/requirements.in
+
+# ----------------------------------------------------------------------------- ops
+# nlohmann/json, which PaddleNLP includes, and neither Paddle's wheel nor the DTK has.
+FROM scratch AS headers-dcu
+ADD --checksum=sha256:9bea4c8066ef4a1c206b2be5a36302f8926f7fdc6087af5d20b417d0cf103ea6 \
+    https://github.com/nlohmann/json/releases/download/v3.11.3/json.hpp /nlohmann/json.hpp
+FROM scratch AS headers-dcu-sim
+# hadolint ignore=DL3006
+FROM headers-${BACKEND} AS headers
+
+# What compiles the operators, and is in no image: the same Paddle, with its headers.
+FROM base AS operators
+ARG BACKEND
+ARG LOCK=cpu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
+    --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
+    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=tmpfs,target=/tmp \
+    /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
+    /srv/with-network /srv/install /srv/lock whole
+ARG GFX_ARCHS=notset
+RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
+    --mount=type=bind,from=headers,target=/srv/headers \
+    --mount=type=bind,source=images/ops,target=/srv/ops \
+    --mount=type=tmpfs,target=/tmp \
+    python /srv/ops/build_operators.py /srv/paddlenlp /opt/operators --archs "$GFX_ARCHS" \
+        --include /srv/ops/include --include /srv/headers
+
+FROM framework AS ops-cpu
+
+FROM framework AS ops-dcu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=operators,source=/opt/operators,target=/srv/operators \
+    --mount=type=bind,source=images/ops,target=/srv/ops \
+    --mount=type=tmpfs,target=/tmp \
+    UV_CACHE_DIR=/tmp/uv /mnt/uv pip install --quiet --no-deps --offline --no-cache /srv/operators/*.whl && \
+    rm -f "$VIRTUAL_ENV/.lock" && \
+    python -m compileall -q --invalidation-mode unchecked-hash -l "$(echo "$VIRTUAL_ENV"/lib/python3.*/site-packages)" && \
+    python /srv/ops/check_operators.py /srv/operators/*.json
+# Upstream's own programs, for what only a DCU's kernels can run. Nobody may change them.
+COPY --from=paddlenlp --chmod=0755 llm /opt/PaddleNLP/llm
+COPY --from=paddlenlp --chmod=0755 paddlenlp /opt/PaddleNLP/paddlenlp
+RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/PaddleNLP
+
+FROM ops-dcu AS ops-dcu-sim
+
+# hadolint ignore=DL3006
+FROM ops-${BACKEND} AS ops
 
 # The project's own part of every image: small, and the last layer.
 FROM framework AS code
@@ -80,13 +191,13 @@ COPY configs/models /opt/paddle-stacks/configs/models
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # --------------------------------------------------------------------------- train
-FROM framework AS train
-ARG BACKEND
+FROM ops AS train
+ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
-    --mount=type=bind,source=images/train/requirements.${BACKEND}.lock,target=/srv/lock \
+    --mount=type=bind,source=images/train/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
@@ -94,5 +205,5 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks
 
 # --------------------------------------------------------------------------- infer
-FROM framework AS infer
+FROM ops AS infer
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks

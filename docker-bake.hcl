@@ -2,6 +2,7 @@
 # a plain `docker buildx bake` builds the same layers, with "unknown" where nobody said.
 
 variable "BACKEND" { default = "cpu" }
+variable "LOCK" { default = "cpu" }
 variable "VERSION" { default = "unknown" }
 variable "REVISION" { default = "unknown" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
@@ -12,6 +13,16 @@ variable "OS_IMAGE" { default = "" }
 variable "OS_NAME" { default = "unknown" }
 variable "OS_DIGEST" { default = "unknown" }
 variable "OS_SOURCE" { default = "registry" }
+
+# What a DCU's images are made of (configs/backends/); all empty for a CPU. PADDLENLP_SRC,
+# WHEELS and HEADERS are build contexts: a folder, or a git URL with a commit.
+# PADDLENLP_SOURCE is what a label says of the first.
+variable "DTK_IMAGE" { default = "" }
+variable "GFX_ARCHS" { default = "" }
+variable "PADDLENLP_SRC" { default = "" }
+variable "PADDLENLP_SOURCE" { default = "" }
+variable "WHEELS" { default = "" }
+variable "HEADERS" { default = "" }
 
 # Read from the locks.
 variable "LOCK_HASH" { default = "unknown" }
@@ -35,9 +46,17 @@ target "_common" {
   dockerfile = "Dockerfile"
   args = {
     BACKEND           = BACKEND
+    LOCK              = LOCK
     OS_IMAGE          = OS_IMAGE != "" ? OS_IMAGE : null
+    DTK_IMAGE         = DTK_IMAGE != "" ? DTK_IMAGE : null
+    GFX_ARCHS         = GFX_ARCHS != "" ? GFX_ARCHS : null
     SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH
   }
+  contexts = merge(
+    PADDLENLP_SRC != "" ? { paddlenlp = PADDLENLP_SRC } : {},
+    WHEELS != "" ? { wheels = WHEELS } : {},
+    HEADERS != "" ? { headers = HEADERS } : {},
+  )
   secret = [
     "id=ca_bundle,src=${CA_BUNDLE}",
     "id=network,src=${NETWORK}",
@@ -55,6 +74,8 @@ target "_common" {
     "paddle-stacks.lock"                   = LOCK_HASH
     "paddle-stacks.paddle.version"         = PADDLE_VERSION
     "paddle-stacks.paddlenlp.version"      = PADDLENLP_VERSION
+    "paddle-stacks.paddlenlp.source"       = PADDLENLP_SOURCE != "" ? PADDLENLP_SOURCE : null
+    "paddle-stacks.ops.archs"              = GFX_ARCHS != "" ? GFX_ARCHS : null
   }
 }
 
@@ -68,6 +89,13 @@ target "framework" {
   inherits = ["_common"]
   target   = "framework"
   tags     = ["paddle-stacks/framework:${BACKEND}", "paddle-stacks/framework:${VERSION}-${BACKEND}"]
+}
+
+# With a DCU's operators in it; for a CPU it is the framework.
+target "ops" {
+  inherits = ["_common"]
+  target   = "ops"
+  tags     = ["paddle-stacks/ops:${BACKEND}", "paddle-stacks/ops:${VERSION}-${BACKEND}"]
 }
 
 target "train" {

@@ -16,7 +16,17 @@ from paddle_stacks.errors import BuildError, RequestError
 __all__ = ["changes", "relock", "versions"]
 
 # The Python of each backend's images, and the platform its wheels are for.
-_PYTHON = {"cpu": ("3.11", "x86_64-manylinux_2_36")}
+_PYTHON = {
+    "cpu": ("3.11", "x86_64-manylinux_2_36"),
+    # The DTK's image: a Python of its own, on Kylin's C library.
+    "dcu": ("3.10", "x86_64-manylinux_2_28"),
+}
+# The platform whose locks the jobs are tested with.
+_TESTED = "cpu"
+# What a platform takes from an index of its own instead; images/framework/install.
+_ELSEWHERE = {"dcu": ["--no-emit-package", "paddlepaddle"]}
+# uv itself runs in the stage that installs, which is Debian's for all backends.
+_UV_TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_36")
 _COMMON = ("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
 
 
@@ -35,6 +45,7 @@ def relock(root: Path, backend: str) -> list[str]:
     train, framework, base = (images / name for name in ("train", "framework", "base"))
     python, platform = _PYTHON[backend]
     target = ["--python-version", python, "--python-platform", platform]
+    target += _ELSEWHERE.get(backend, [])
     build = ["--build-constraints", str(framework / "build-constraints.txt")]
     name = f"requirements.{backend}.lock"
     jobs = (
@@ -54,7 +65,7 @@ def relock(root: Path, backend: str) -> list[str]:
                 *target,
             ],
         ),
-        (base / "uv.lock", [base / "uv.in", *target]),
+        (base / "uv.lock", [base / "uv.in", *_UV_TARGET]),
         # The host's lock holds for every Python the project runs on.
         (
             root / "requirements.lock",
@@ -65,6 +76,10 @@ def relock(root: Path, backend: str) -> list[str]:
     try:
         for path, arguments in jobs:
             path.unlink(missing_ok=True)  # or uv would keep what is locked
+            if backend != _TESTED and path.name == name:
+                # The versions that CI tests, as far as this Python can have them.
+                tested = path.with_name(f"requirements.{_TESTED}.lock")
+                path.write_text(tested.read_text())
             _compile(root, path, [str(argument) for argument in arguments])
     except BuildError:
         for path, text in before.items():

@@ -36,7 +36,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "https_proxy": ("https_proxy", "HTTPS_PROXY"),
     "no_proxy": ("no_proxy", "NO_PROXY"),
 }
-_FOLDERS = {"workspace", "host_root"}
+_FOLDERS = {"workspace", "host_root", "wheels", "headers"}
 _PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
 
 
@@ -53,6 +53,13 @@ class Settings:
         registry: where prebuilt images and the OS image are pulled from; empty:
             the engine's default.
         os_image: the OS image to build on; empty: the Dockerfile's default.
+        dtk_image: the DTK's image that a DCU's images are built on; empty: the
+            Dockerfile's default.
+        paddlenlp_src: the source of PaddleNLP for a DCU's operators and programs, a
+            folder or a git URL with a commit; empty: the backend's.
+        wheels: a folder of wheels for a build that can reach no index; empty: none.
+        headers: a folder with ``nlohmann/json.hpp``, likewise; empty: downloaded.
+        dcu_index_url: the index of paddlepaddle-dcu; empty: its maker's.
         ca_bundle: the certificates to trust, instead of the distribution's own.
         index_url: the Python package index; empty: the installer's default.
         apt_mirror: the mirror of the distribution's packages; empty: the default.
@@ -69,6 +76,11 @@ class Settings:
     backend: str = "cpu"
     registry: str = ""
     os_image: str = ""
+    dtk_image: str = ""
+    paddlenlp_src: str = ""
+    wheels: Path | None = None
+    headers: Path | None = None
+    dcu_index_url: str = field(default="", repr=False)
     ca_bundle: Path | None = None
     index_url: str = field(default="", repr=False)
     apt_mirror: str = field(default="", repr=False)

@@ -8,13 +8,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.build import reasons
-from paddle_stacks.build.os_image import OsImage, resolve
+from paddle_stacks.build.os_image import OsImage, resolve, resolve_dtk
 from paddle_stacks.build.progress import Step, Steps, documents
 from paddle_stacks.build.variables import secrets, variables
 from paddle_stacks.errors import BuildError, RequestError, did_you_mean
@@ -63,19 +63,31 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     client = engine.connect()
     check(images, settings.root)
     os_image = resolve(settings, client)
+    dtk_image = resolve_dtk(settings, client)
+    given = variables(settings, os_image, dtk_image)
     say = _silent if quiet else _say
-    say(f"building {', '.join(images)} for {settings.backend} on {os_image.reference}")
-    now = reasons.fingerprint(settings.root, settings.backend)
+    on = dtk_image or os_image
+    say(f"building {', '.join(images)} for {settings.backend} on {on.reference}")
+    if given["PADDLENLP_SRC"]:
+        say(f"  operators for {given['GFX_ARCHS']} from {given['PADDLENLP_SRC']}")
+    now = reasons.fingerprint(settings.root, settings.backend, given["LOCK"])
     memory = settings.root / _LOGS / f"last-{settings.backend}.json"
     started = time.monotonic()
-    steps = _bake(images, settings, os_image, say)
+    steps = Steps()
+    for group in _rounds(images, settings.root, given):
+        _bake(group, settings, given, say, steps)
     before = reasons.remembered(memory)
     found = reasons.reasons(steps, before, now)
     logs = _keep_logs(steps, settings.root)
     reasons.remember(memory, {**before, **now})
-    _tell_compose(settings, os_image)
+    _tell_compose(settings, given)
     own = [s for s in steps if s.stage and not s.instruction.startswith("FROM ")]
     run = [step for step in own if step.ran]
+    for step in own:
+        # What images/ops/check_operators.py found in the libraries.
+        for line in bytes(step.log).decode(errors="replace").splitlines():
+            if " operators, code for " in line:
+                say(f"  {line}")
     for step in run:
         say(f"  ran {step.stage}: {_short(step.instruction)} ({found[step.digest]})")
     built = Built(
@@ -109,9 +121,14 @@ def command(images: Sequence[str], *, progress: str = "rawjson") -> list[str]:
     return ["docker", "buildx", "bake", "-f", "docker-bake.hcl", f"--progress={progress}", *images]
 
 
-def plan_text(images: Sequence[str], settings: Settings, os_image: OsImage) -> str:
+def plan_text(
+    images: Sequence[str], settings: Settings, os_image: OsImage, dtk_image: OsImage | None = None
+) -> str:
     """Return what :func:`build` would run, as a shell script that can be pasted."""
-    given = {**variables(settings, os_image), "CA_BUNDLE": str(settings.ca_bundle or os.devnull)}
+    given = {
+        **variables(settings, os_image, dtk_image),
+        "CA_BUNDLE": str(settings.ca_bundle or os.devnull),
+    }
     lines = [f"export {key}={shlex.quote(value)}" for key, value in given.items()]
     return "\n".join([*lines, shlex.join(command(images, progress="auto"))])
 
@@ -122,17 +139,27 @@ def targets(root: Path) -> list[str]:
     Raises:
         BuildError: bake cannot read it.
     """
-    printed = _print_bake(root, "all")
+    printed = _print_bake(root, "all", "ops")
     return [*printed["target"], "all", "default"]
+
+
+def _rounds(images: Sequence[str], root: Path, given: Mapping[str, str]) -> list[Sequence[str]]:
+    """Return what is built one after the other.
+
+    A named context is sent for each target, and BuildKit takes what two targets were
+    sent for two things: the operators would be compiled twice, at the same time.
+    """
+    with_operators = set(_expand(images, root)) - {"base", "framework", "ops"}
+    return [["ops"], images] if given["GFX_ARCHS"] and with_operators else [images]
 
 
 def _expand(images: Sequence[str], root: Path) -> list[str]:
     return [name for given in images for name in _print_bake(root, given)["target"]]
 
 
-def _print_bake(root: Path, name: str) -> dict[str, Any]:
+def _print_bake(root: Path, *names: str) -> dict[str, Any]:
     done = subprocess.run(
-        ["docker", "buildx", "bake", "-f", "docker-bake.hcl", "--print", name],
+        ["docker", "buildx", "bake", "-f", "docker-bake.hcl", "--print", *names],
         cwd=root,
         capture_output=True,
         text=True,
@@ -145,12 +172,15 @@ def _print_bake(root: Path, name: str) -> dict[str, Any]:
 
 
 def _bake(
-    images: Sequence[str], settings: Settings, os_image: OsImage, say: Callable[[str], None]
-) -> Steps:
-    steps = Steps()
+    images: Sequence[str],
+    settings: Settings,
+    given: Mapping[str, str],
+    say: Callable[[str], None],
+    steps: Steps,
+) -> None:
     plain: list[str] = []
     with secrets(settings) as files:
-        environment = {**os.environ, **variables(settings, os_image), **files}
+        environment = {**os.environ, **given, **files}
         with subprocess.Popen(
             command(images),
             cwd=settings.root,
@@ -170,7 +200,6 @@ def _bake(
                         say(f"  {step.stage}: {_short(step.instruction)}  {step.seconds:.1f} s")
     if bake.returncode:
         raise _failure(steps, plain, settings.root)
-    return steps
 
 
 def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
@@ -189,17 +218,18 @@ def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
     )
 
 
-def _tell_compose(settings: Settings, os_image: OsImage) -> None:
+def _tell_compose(settings: Settings, given: Mapping[str, str]) -> None:
     """Write ``.env``, from which Compose takes what ``docker-bake.hcl`` takes from us.
 
-    A ``.env`` that somebody else wrote is left alone.
+    Compose's own file is the CPU's; that of another backend is named after it
+    (``docker compose --env-file .env.dcu …``). One that somebody else wrote is left alone.
     """
-    path = settings.root / ".env"
+    path = settings.root / (".env" if settings.backend == "cpu" else f".env.{settings.backend}")
     head = "# Written by ./inv build for docker compose; not to be edited.\n"
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(head):
         return
     # Before the file is opened: its temporary name would make the checkout look edited.
-    lines = [f"{key}={value}\n" for key, value in variables(settings, os_image).items()]
+    lines = [f"{key}={value}\n" for key, value in given.items()]
     with replacing_file(path) as stream:
         stream.writelines([head, *lines])
 

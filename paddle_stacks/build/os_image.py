@@ -17,7 +17,14 @@ from paddle_stacks.settings import Settings
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["BOOTSTRAPPED", "OsImage", "default_reference", "resolve"]
+__all__ = [
+    "BOOTSTRAPPED",
+    "OsImage",
+    "default_reference",
+    "dtk_reference",
+    "resolve",
+    "resolve_dtk",
+]
 
 BOOTSTRAPPED = "paddle-stacks/os:bookworm"
 _PULL_SECONDS = 20
@@ -41,12 +48,51 @@ class OsImage:
     source: str
 
 
-def default_reference(dockerfile: Path) -> str:
-    """Return the OS image that the Dockerfile names."""
-    found = re.search(r"^ARG OS_IMAGE=(\S+)$", dockerfile.read_text(), re.MULTILINE)
+def default_reference(dockerfile: Path, argument: str = "OS_IMAGE") -> str:
+    """Return the image that the Dockerfile names in an argument."""
+    found = re.search(rf"^ARG {argument}=(\S+)$", dockerfile.read_text(), re.MULTILINE)
     if not found:
-        raise BuildError("no ARG OS_IMAGE=…", where=str(dockerfile))
+        raise BuildError(f"no ARG {argument}=…", where=str(dockerfile))
     return found.group(1)
+
+
+def dtk_reference(settings: Settings) -> str:
+    """Return the DTK's image that a DCU's images start from; empty for other backends.
+
+    ``registry`` stands in for the host in the Dockerfile's default.
+    """
+    if settings.backend != "dcu":
+        return ""
+    default = default_reference(settings.root / "Dockerfile", "DTK_IMAGE")
+    if settings.registry:
+        default = f"{settings.registry.rstrip('/')}/{default.partition('/')[2]}"
+    return settings.dtk_image or default
+
+
+def resolve_dtk(settings: Settings, client: docker.DockerClient) -> OsImage | None:
+    """Return the DTK's image, after pulling it if it is not here; None for other backends.
+
+    Raises:
+        MachineError: it is not here and cannot be pulled.
+    """
+    wanted = dtk_reference(settings)
+    if not wanted:
+        return None
+    here = _local(client, wanted)
+    if here:
+        return here
+    print(f"pulling {wanted}, several GB", file=sys.stderr)
+    # No limit of time: it is large, and where no registry answers the engine says so soon.
+    done = subprocess.run(["docker", "pull", wanted], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise MachineError(
+            f"the DTK's image {wanted} is not here and cannot be pulled",
+            where="dtk_image",
+            remedy="carry it over (docker save, docker load), or name another registry or image"
+            " in paddle-stacks.toml: registry, dtk_image (the Dockerfile names the newer host);"
+            " without a DCU, --backend dcu-sim builds the same stages",
+        )
+    return _require(client, wanted)
 
 
 def resolve(settings: Settings, client: docker.DockerClient) -> OsImage:

@@ -82,7 +82,8 @@ class Steps:
             step = self._step(vertex["digest"])
             was_done = bool(step.completed or step.cached)
             step.name = vertex.get("name", step.name)
-            step.cached = step.cached or bool(vertex.get("cached"))
+            # What an earlier round of the same build ran is in the cache of the next.
+            step.cached = step.cached or (bool(vertex.get("cached")) and not was_done)
             step.started = _seconds(vertex.get("started")) or step.started
             step.completed = _seconds(vertex.get("completed")) or step.completed
             step.error = vertex.get("error", step.error)

@@ -22,11 +22,11 @@ def parents(dockerfile: str) -> dict[str, str]:
     return {stage: parent for parent, stage in _FROM.findall(dockerfile)}
 
 
-def fingerprint(root: Path, backend: str) -> dict[str, str]:
+def fingerprint(root: Path, backend: str, lock: str = "cpu") -> dict[str, str]:
     """Return a hash of every file a build reads, of each instruction and of the backend."""
     dockerfile = (root / "Dockerfile").read_text()
     found = {"BACKEND": backend}
-    for source in sorted(_sources(dockerfile, backend)):
+    for source in sorted(_sources(dockerfile, lock)):
         path = root / source
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
@@ -106,10 +106,10 @@ def _read_by(instruction: str) -> list[str]:
     return [source.split("$")[0] for source in _BIND.findall(instruction)]
 
 
-def _sources(dockerfile: str, backend: str) -> set[str]:
+def _sources(dockerfile: str, lock: str) -> set[str]:
     found: set[str] = set()
     for line in _instructions(dockerfile):
-        found.update(_read_by(line.replace("${BACKEND}", backend)))
+        found.update(_read_by(line.replace("${LOCK}", lock)))
     return found
 
 

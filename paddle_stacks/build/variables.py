@@ -14,44 +14,99 @@ from pathlib import Path
 
 from paddle_stacks import __version__
 from paddle_stacks.build.os_image import OsImage
-from paddle_stacks.errors import BuildError
-from paddle_stacks.settings import Settings
+from paddle_stacks.errors import BuildError, RequestError
+from paddle_stacks.plan.backend import Backend, load
+from paddle_stacks.settings import Settings, without_password
 
-__all__ = ["lock_hash", "locked_version", "secrets", "variables"]
+__all__ = ["lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
 
 _LOCKED_IMAGES = ("framework", "train")
 
 
-def variables(settings: Settings, os_image: OsImage) -> dict[str, str]:
+def variables(
+    settings: Settings, os_image: OsImage, dtk_image: OsImage | None = None
+) -> dict[str, str]:
     """Return the bake variables of this checkout, but for the secrets.
+
+    Args:
+        settings: the backend, and what is built from where.
+        os_image: Debian's.
+        dtk_image: the DTK's, which a DCU's images start from; None for other images.
 
     Raises:
         BuildError: a lock is missing or does not name Paddle or PaddleNLP.
+        RequestError: the source of the operators is not there.
     """
     root, backend = settings.root, settings.backend
+    platform = load(backend, root)
+    start = dtk_image or os_image
+    source = _source(settings, platform)
     seconds = _git(root, "log", "-1", "--format=%ct") or "0"
     created = datetime.fromtimestamp(int(seconds), timezone.utc)
     return {
         "BACKEND": backend,
+        "LOCK": platform.lock,
+        "DTK_IMAGE": dtk_image.reference if dtk_image else "",
+        "GFX_ARCHS": ";".join(platform.architectures),
+        "PADDLENLP_SRC": source,
+        "PADDLENLP_SOURCE": _source_label(root, source),
+        "WHEELS": str(settings.wheels or ""),
+        "HEADERS": str(settings.headers or ""),
         "VERSION": __version__,
         "REVISION": _revision(root),
         "SOURCE_DATE_EPOCH": seconds,
         "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "OS_IMAGE": os_image.reference,
-        "OS_NAME": os_image.reference,
-        "OS_DIGEST": os_image.digest,
-        "OS_SOURCE": os_image.source,
-        "LOCK_HASH": lock_hash(root, backend),
-        "PADDLE_VERSION": locked_version(root, backend, "paddlepaddle"),
-        "PADDLENLP_VERSION": locked_version(root, backend, "paddlenlp"),
+        "OS_NAME": start.reference,
+        "OS_DIGEST": start.digest,
+        "OS_SOURCE": start.source,
+        "LOCK_HASH": lock_hash(root, platform.lock),
+        "PADDLE_VERSION": paddle_version(root),
+        "PADDLENLP_VERSION": locked_version(root, platform.lock, "paddlenlp"),
     }
 
 
-def lock_hash(root: Path, backend: str) -> str:
-    """Return ``sha256:…`` over the backend's locks, in the order of the images."""
+def _source(settings: Settings, platform: Backend) -> str:
+    """Return PaddleNLP's source: a URL as it is, a folder by its absolute path."""
+    if not platform.architectures:
+        return ""
+    given = settings.paddlenlp_src or platform.paddlenlp
+    if "://" in given:
+        return given
+    folder = (settings.root / given).resolve()
+    if not (folder / "csrc").is_dir():
+        raise RequestError(
+            f"{folder} is not PaddleNLP's source: it has no csrc/",
+            where="paddlenlp_src",
+            remedy="name the folder of a checkout, or a git URL with #COMMIT",
+        )
+    return str(folder)
+
+
+def _source_label(root: Path, source: str) -> str:
+    """Return what an image says of its operators' source: not where somebody keeps it."""
+    if not source or "://" in source:
+        return without_password(source)
+    folder = Path(source)
+    if folder.is_relative_to(root):
+        return str(folder.relative_to(root))
+    return f"{folder.name}@{_revision(folder)}"
+
+
+def paddle_version(root: Path) -> str:
+    """Return the version of Paddle, which is the same on all backends."""
+    path = root / "images" / "framework" / "requirements.in"
+    found = re.search(r"^paddlepaddle==(\S+)", path.read_text(), re.MULTILINE)
+    if not found:
+        raise BuildError("no paddlepaddle==…", where=str(path))
+    return found.group(1)
+
+
+def lock_hash(root: Path, lock: str) -> str:
+    """Return ``sha256:…`` over the locks of that name, in the order of the images."""
     digest = hashlib.sha256()
     for image in _LOCKED_IMAGES:
-        digest.update(_lock(root, backend, image).read_bytes())
+        digest.update(_lock(root, lock, image).read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -71,7 +126,7 @@ def secrets(settings: Settings) -> Iterator[dict[str, str]]:
     ``NETWORK`` is a file only the caller can read, with the proxies and the
     mirrors (they may hold passwords); ``images/base/with-network`` reads it.
     """
-    keys = ("http_proxy", "https_proxy", "no_proxy", "index_url", "apt_mirror")
+    keys = ("http_proxy", "https_proxy", "no_proxy", "index_url", "dcu_index_url", "apt_mirror")
     lines = [f"{key}={getattr(settings, key)}\n" for key in keys if getattr(settings, key)]
     with tempfile.NamedTemporaryFile("w", prefix="network-", encoding="utf-8") as network:
         network.writelines(lines)

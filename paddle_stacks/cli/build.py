@@ -16,23 +16,33 @@ _BACKEND = {"backend": "The platform: a file in configs/backends/."}
     help={
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
+        "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
         **_BACKEND,
     },
 )
-def build(context: Any, image: list[str], backend: str | None = None, plan: bool = False) -> None:
+def build(
+    context: Any,
+    image: list[str],
+    backend: str | None = None,
+    paddlenlp_src: str | None = None,
+    plan: bool = False,
+) -> None:
     """Build the images, telling of each step, its log, and why it was run."""
     from paddle_stacks import build as building
     from paddle_stacks import engine, settings
-    from paddle_stacks.build.os_image import resolve
+    from paddle_stacks.build.os_image import OsImage, dtk_reference, resolve
 
-    found = settings.load(ROOT, {"backend": backend})
+    found = settings.load(ROOT, {"backend": backend, "paddlenlp_src": paddlenlp_src})
     wanted = image or ["all"]
     if not plan:
         engine.ensure()
         building.build(wanted, found)
         return
     building.check(wanted, ROOT)
-    print(building.plan_text(wanted, found, resolve(found, engine.connect())))
+    dtk = dtk_reference(found)
+    # Not pulled for a look at the plan: it has several GB.
+    start = OsImage(dtk, "unknown", "registry") if dtk else None
+    print(building.plan_text(wanted, found, resolve(found, engine.connect()), start))
 
 
 @task(
@@ -56,7 +66,7 @@ def images(
         images.show(known, details=image is not None)
 
 
-@task(help=_BACKEND)
+@task(help={"backend": "Whose locks: cpu or dcu. Default: cpu."})
 def lock(context: Any, backend: str = "cpu") -> None:
     """Resolve the requirements of the images and of .venv anew; say what changed."""
     from paddle_stacks import locks

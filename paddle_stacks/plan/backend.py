@@ -26,6 +26,9 @@ class Backend:
     Args:
         name: the file's name; also the images' tag.
         summary: one line about it.
+        lock: whose locks its images have: ``images/*/requirements.<lock>.lock``.
+        architectures: what operators are compiled for; empty where there are none.
+        paddlenlp: what they are compiled from: a folder, or a git URL with a commit.
         profile: the profile that was asked for; empty for none.
         device: what Paddle calls the thing it computes on: ``cpu`` or ``gpu``.
         devices: device nodes of the host that a container gets.
@@ -55,6 +58,9 @@ class Backend:
 
     name: str
     summary: str
+    lock: str = "cpu"
+    architectures: tuple[str, ...] = ()
+    paddlenlp: str = ""
     profile: str = ""
     device: str = "cpu"
     devices: tuple[str, ...] = ()
@@ -145,7 +151,9 @@ _TYPES: dict[str, _Kind] = {
             "device",
             "ipc",
             "kubernetes_resource",
+            "lock",
             "network",
+            "paddlenlp",
             "slurm_gres",
             "summary",
             "user",
@@ -154,6 +162,7 @@ _TYPES: dict[str, _Kind] = {
     ),
     **dict.fromkeys(
         (
+            "architectures",
             "cap_add",
             "cap_drop",
             "devices",

@@ -21,15 +21,25 @@ import pytest
 import testinfra
 from docker.models.containers import Container
 from docker.models.images import Image
-from stages import BACKEND, IMAGES, ROOT, stages_in
+from stages import BACKEND, IMAGES, PLATFORM, ROOT, is_stage, stages_in
 
+from paddle_stacks.dcu.host import Host, look
 from paddle_stacks.executors.docker import container_options
 from paddle_stacks.jobs.catalog import JOBS
-from paddle_stacks.plan import backend, image_name, make
+from paddle_stacks.plan import image_name, make
 from paddle_stacks.settings import Settings
+from paddle_stacks.simulated.hosts import make as make_host
 
 # No entry in the image's passwd: what a cluster or a shared machine may give.
 USER = "4242:4242"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the folders of stages that are in no image of this backend."""
+    name = collection_path.name
+    if collection_path.is_dir() and is_stage(name):
+        return True if not any(name in stages_in(image) for image in IMAGES) else None
+    return None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,6 +72,14 @@ def engine() -> docker.DockerClient:
 
 
 @pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """The machine, as a plan sees it: this one, or a simulated host with eight cards."""
+    if BACKEND != "dcu-sim":
+        return look()
+    return look(make_host("ok", tmp_path_factory.mktemp("host")))
+
+
+@pytest.fixture(scope="session")
 def built(engine: docker.DockerClient, image: str) -> Image:
     """The image, as the engine describes it."""
     name = image_name(image, BACKEND)
@@ -76,6 +94,7 @@ def container(
     engine: docker.DockerClient,
     image: str,
     built: Image,
+    machine: Host,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Container]:
     """One container of the image for all its tests, with the rights of a plan."""
@@ -85,7 +104,8 @@ def container(
         JOBS["infer"],
         [],
         Settings(root=ROOT, workspace=workspace),
-        backend.load(BACKEND, ROOT),
+        PLATFORM,
+        host=machine,
         user=USER,
         suffix=f"test-{image}-{built.short_id.rpartition(':')[2]}",
     )

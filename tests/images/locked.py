@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from stages import BACKEND, ROOT, stages_in
+from stages import PLATFORM, ROOT, stages_in
+
+from paddle_stacks.build.variables import paddle_version
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
@@ -14,7 +16,11 @@ def locked(image: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in ("framework", "train"):
         if stage in stages_in(image):
-            text = (ROOT / "images" / stage / f"requirements.{BACKEND}.lock").read_text()
+            text = (ROOT / "images" / stage / f"requirements.{PLATFORM.lock}.lock").read_text()
             found |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
+    if PLATFORM.lock == "dcu":
+        found["paddlepaddle-dcu"] = paddle_version(ROOT)
+    if PLATFORM.architectures and "ops" in stages_in(image):
+        found |= dict.fromkeys(("paddlenlp-ops", "fused-ln"), "0.0.0")  # upstream gives no version
     assert found, f"the locks of {image} name no package"
     return found

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from paddle_stacks.build.reasons import parents
+from paddle_stacks.plan.backend import load
 
 ROOT = Path(__file__).parents[2]
-BACKEND = "cpu"
+BACKEND = os.environ.get("PADDLE_STACKS_BACKEND", "cpu")
+PLATFORM = load(BACKEND, ROOT)
 
-_DOCKERFILE = (ROOT / "Dockerfile").read_text()
-IMAGES = tuple(re.findall(r'^target "([a-z]\w*)"', (ROOT / "docker-bake.hcl").read_text(), re.M))
+_DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("${BACKEND}", BACKEND)
+_TARGETS = re.findall(r'^target "([a-z]\w*)"', (ROOT / "docker-bake.hcl").read_text(), re.M)
+# Where there are no operators, ops is the framework by another name, and is not built.
+IMAGES = tuple(name for name in _TARGETS if name != "ops" or PLATFORM.architectures)
+
+
+def is_stage(name: str) -> bool:
+    """Return whether the Dockerfile has a stage of that name, for this backend or another."""
+    return name in parents(_DOCKERFILE)
 
 
 def stages_in(image: str) -> set[str]:

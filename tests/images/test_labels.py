@@ -11,15 +11,19 @@ import docker.errors
 import pytest
 from docker.models.images import Image
 from locked import locked
-from stages import BACKEND, ROOT
+from stages import BACKEND, PLATFORM, ROOT
 
 from paddle_stacks import __version__
 from paddle_stacks.build.os_image import BOOTSTRAPPED
-from paddle_stacks.build.variables import lock_hash
+from paddle_stacks.build.variables import lock_hash, paddle_version
 
 # The largest an image may be, in MB (10**6 bytes) as `docker images` counts: what it was when
 # this was written, and 3 % for Debian's updates.
-BUDGET = {"base": 175, "framework": 1140, "train": 1520, "infer": 1140}
+BUDGET = {
+    "cpu": {"base": 175, "framework": 1140, "train": 1520, "infer": 1140},
+    # With the compilers of the DTK's stand-in.
+    "dcu-sim": {"base": 1000, "framework": 1960, "ops": 1970, "train": 2340, "infer": 1970},
+}
 
 
 def test_versions_and_lock(built: Image, image: str) -> None:
@@ -27,9 +31,11 @@ def test_versions_and_lock(built: Image, image: str) -> None:
     pins = locked("framework")
     assert labels["paddle-stacks.backend"] == BACKEND
     assert labels["org.opencontainers.image.version"] == __version__
-    assert labels["paddle-stacks.lock"] == lock_hash(ROOT, BACKEND), "another lock: run ./inv build"
+    assert labels["paddle-stacks.lock"] == lock_hash(ROOT, PLATFORM.lock), (
+        "another lock: run ./inv build"
+    )
     # test_framework.py holds what is installed to the lock.
-    assert labels["paddle-stacks.paddle.version"] == pins["paddlepaddle"]
+    assert labels["paddle-stacks.paddle.version"] == paddle_version(ROOT)
     assert labels["paddle-stacks.paddlenlp.version"] == pins["paddlenlp"]
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
 
@@ -64,8 +70,10 @@ def test_the_os_image_is_the_one_named(engine: docker.DockerClient, built: Image
 
 
 def test_the_size_is_within_its_budget(built: Image, image: str) -> None:
+    if BACKEND not in BUDGET:
+        pytest.skip(f"nobody has measured the images for {BACKEND}")
     megabytes = built.attrs["Size"] / 1e6
-    assert megabytes <= BUDGET[image], f"{image} has {megabytes:.0f} MB"
+    assert megabytes <= BUDGET[BACKEND][image], f"{image} has {megabytes:.0f} MB"
 
 
 def layers(image: Image) -> list[Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from stages import BACKEND
 
 from paddle_stacks import build, settings
 from paddle_stacks.build.os_image import resolve
@@ -13,6 +14,8 @@ from paddle_stacks.build.variables import secrets, variables
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("infer", "train")
+
+pytestmark = pytest.mark.skipif(BACKEND != "cpu", reason="bake's and Compose's own is the CPU")
 
 
 @pytest.fixture

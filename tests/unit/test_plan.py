@@ -323,7 +323,7 @@ def test_an_unknown_profile() -> None:
     assert 'did you mean "doc"?' in caught.value.problems[0].remedy
 
 
-def test_the_simulated_platform_differs_in_what_it_computes_on_and_one_limit() -> None:
+def test_the_simulated_platform_differs_in_what_it_is_made_of_and_one_limit() -> None:
     real, simulated = backend.load("dcu", ROOT), backend.load("dcu-sim", ROOT)
     assert simulated == dataclasses.replace(
         real,
@@ -331,4 +331,7 @@ def test_the_simulated_platform_differs_in_what_it_computes_on_and_one_limit() -
         summary=simulated.summary,
         device="cpu",
         ulimits={"stack": -1},
+        lock="cpu",
+        architectures=simulated.architectures,
+        paddlenlp="tests/paddlenlp",
     )

@@ -1,0 +1,3 @@
+"""Where upstream's package is in its tree; its programs import it from here."""
+
+CALLED = "tests/paddlenlp"
