@@ -1,0 +1,154 @@
+"""Findings and causes as a person reads them, and as one JSON document."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from paddle_stacks.doctor.finding import SEVERITIES, Finding
+from paddle_stacks.errors import MachineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paddle_stacks.doctor.logs import Cause
+
+__all__ = ["as_json", "causes_as_json", "show", "show_causes", "status_of", "verdict"]
+
+# On a terminal that can show it, a sign; anywhere else the word itself.
+_SIGNS = {"ok": "✓", "skipped": "·", "hint": "i", "warning": "!", "error": "✗"}
+_COLOURS = {
+    "ok": "green",
+    "skipped": "bright_black",
+    "hint": "cyan",
+    "warning": "yellow",
+    "error": "bold red",
+}
+
+
+def status_of(findings: Iterable[Finding]) -> int:
+    """Return the exit status: 3 if there is an error, else 0."""
+    return MachineError.status if any(f.severity == "error" for f in findings) else 0
+
+
+def as_json(backend: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings as JSON-serializable values."""
+    return {
+        "backend": backend,
+        "status": status_of(findings),
+        "findings": [finding.to_json() for finding in findings],
+    }
+
+
+def causes_as_json(log: str, causes: Sequence[Cause], status: int) -> dict[str, Any]:
+    """Return what a log tells as JSON-serializable values."""
+    return {"log": log, "status": status, "causes": [cause.to_json() for cause in causes]}
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return one line about all findings."""
+    counts = []
+    for severity in reversed(SEVERITIES[1:]):
+        names = [finding.check for finding in findings if finding.severity == severity]
+        if names and severity == "skipped":
+            counts.append(f"{len(names)} not looked at")
+        elif names:
+            plural = "s" if len(names) > 1 else ""
+            counts.append(f"{len(names)} {severity}{plural} ({', '.join(names)})")
+    fit = "not fit" if status_of(findings) else "fit"
+    return f"{fit}: {len(findings)} checks{', ' if counts else ''}{', '.join(counts)}"
+
+
+def show(findings: Iterable[Finding], names: Sequence[str]) -> list[Finding]:
+    """Print findings one by one, as they come, and the verdict.
+
+    Args:
+        findings: made while they are printed.
+        names: of all checks, for the width of their column.
+
+    Returns:
+        All findings.
+    """
+    console = _console()
+    width = max(map(len, names), default=0)
+    seen: list[Finding] = []
+    for finding in findings:
+        _show_finding(console, finding, width)
+        seen.append(finding)
+    colour = "bold red" if status_of(seen) else "bold green"
+    console.print()
+    _print(console, verdict(seen), colour)
+    return seen
+
+
+def show_causes(log: str, causes: Sequence[Cause]) -> None:
+    """Print what a log tells: the causes with their lines, remedies and sources."""
+    console = _console()
+    if not causes:
+        _print(console, f"{log}: no failure that is known here")
+        return
+    for cause in causes:
+        _print(console, f"{log}:{cause.line}: {cause.failure.cause}", "bold")
+        _print(console, f"  line: {cause.text}")
+        _print(console, f"  fix: {cause.failure.remedy}")
+        _print(console, f"  source: {cause.failure.source}", "bright_black")
+        if cause.follows:
+            _print(console, f"  follows from: {', '.join(cause.follows)}", "bright_black")
+    console.print()
+    _print(console, f"{len(causes)} known: {', '.join(cause.failure.name for cause in causes)}")
+
+
+def _show_finding(console: Console, finding: Finding, width: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    sign, first = _sign(console, finding), 1 if _draws(console) else len("warning")
+    remedies = _remedies(finding)
+    if not console.is_terminal:
+        # Uncut and unwrapped: a line in a file is for grep.
+        _print(console, f"{sign:<{first}}  {finding.check:<{width}}  {finding.saw}")
+        for remedy in remedies:
+            _print(console, f"{'':<{first + width + 4}}{remedy}")
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=first)
+    table.add_column(width=width)
+    table.add_column(overflow="fold")
+    colour = _COLOURS[finding.severity]
+    table.add_row(Text(sign, colour), Text(finding.check), Text(finding.saw))
+    for remedy in remedies:
+        table.add_row("", "", Text(remedy, "bright_black" if not finding.wrong else ""))
+    console.print(table)
+
+
+def _remedies(finding: Finding) -> list[str]:
+    lines = []
+    if finding.fixed:
+        lines.append(f"done: {finding.fixed}")
+    if finding.remedy:
+        lines.append(f"fix: {finding.remedy}")
+    if finding.fix and not finding.fixed:
+        lines.append(f"--fix would {finding.fix.says}")
+    return lines
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, no_color="NO_COLOR" in os.environ or None)
+
+
+def _sign(console: Console, finding: Finding) -> str:
+    return _SIGNS[finding.severity] if _draws(console) else finding.severity
+
+
+def _draws(console: Console) -> bool:
+    """Whether the output is a terminal that has the signs."""
+    encoding = (sys.stdout.encoding or "").lower()
+    return console.is_terminal and encoding.startswith("utf")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, soft_wrap=True)

@@ -1,0 +1,242 @@
+"""The checks of the engine, its plugins, its disk, and the images."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddle_stacks.dcu import host
+from paddle_stacks.doctor.finding import Finding, Fix, error, hint, ok, skipped, warning
+from paddle_stacks.doctor.machine import Machine
+from paddle_stacks.errors import BuildError, MachineError
+
+if TYPE_CHECKING:
+    from docker.models.images import Image
+
+__all__ = ["buildx", "compose", "disk", "engine", "image_libraries", "images"]
+
+_GIB = 2**30
+# The engine that ./inv installs is newer; what Ubuntu 22.04 has with an engine 24 are
+# the oldest plugins that anybody would have beside it. Nothing older was tried.
+_ENGINE, _BUILDX, _COMPOSE = (24, 0), (0, 12), (2, 20)
+
+# Room for the images and a build's cache, in GiB. cpu: 1.5 of images, measured, and as
+# much cache. dcu-sim: 2.3 and its toolchain. dcu: the DTK's image was not measured; such
+# images are 20 and more unpacked, and every layer is once in the cache.
+_NEEDED_GIB = {"cpu": 6, "dcu-sim": 12, "dcu": 60}
+_SPARE_GIB = 2
+_IMAGES = ("train", "infer")
+
+_LIBPADDLE = "/opt/venv/lib/python3*/site-packages/paddle/base/libpaddle.so"
+_LDD = f'set -- {_LIBPADDLE}; test -e "$1" || exit 3; LC_ALL=C ldd "$1"'
+
+
+def engine(machine: Machine) -> Finding:
+    """Ask whether a Docker Engine answers, and which."""
+    if isinstance(machine.engine, MachineError):
+        problem = machine.engine.problems[0]
+        return error(f"{problem.what} ({problem.where})", problem.remedy, _start_engine())
+    version = str(machine.engine.version()["Version"])
+    return _at_least("Docker Engine", version, _ENGINE)
+
+
+def buildx(machine: Machine) -> Finding:
+    """Ask the docker command for buildx, which builds the images."""
+    return _plugin(machine, "buildx", "docker-buildx", _BUILDX)
+
+
+def compose(machine: Machine) -> Finding:
+    """Ask the docker command for Compose v2."""
+    return _plugin(machine, "compose", "docker-compose or docker-compose-v2", _COMPOSE)
+
+
+def disk(machine: Machine) -> Finding:
+    """Compare the room where the engine keeps images with what this platform's take."""
+    if not machine.client:
+        return skipped("no engine answers")
+    store = _store(machine.engine_info)
+    if not store.is_dir():
+        return skipped(f"{store} is not on this machine, or not for this user to see")
+    free = shutil.disk_usage(store).free / _GIB
+    complete = len(_found_images(machine)) == len(_IMAGES)
+    need = _SPARE_GIB if complete else _NEEDED_GIB.get(machine.backend.name, 6)
+    said = f"{free:.0f} GiB free in {store}"
+    if free >= need:
+        return ok(said)
+    remedy = (
+        "see what is kept (docker system df) and drop build cache (docker builder prune), or "
+        "move the engine's data-root to a larger disk"
+    )
+    if complete:
+        return warning(f"{said}; a build needs room for new layers", remedy)
+    return error(
+        f"{said}, the images of {machine.backend.name} and their cache need {need}", remedy
+    )
+
+
+def images(machine: Machine) -> Finding:
+    """Look for the images of the platform, and whether they are those of this checkout."""
+    if not machine.client:
+        return skipped("no engine answers")
+    name = machine.backend.name
+    found = _found_images(machine)
+    rebuild = "./inv build" if name == "cpu" else f"./inv build --backend {name}"
+    if missing := [image for image in _IMAGES if image not in found]:
+        tags = ", ".join(f"paddle-stacks/{image}:{name}" for image in missing)
+        return warning(f"not built: {tags}", f"{rebuild} makes them")
+    labels = {image: dict(entry.labels or {}) for image, entry in found.items()}
+    if other := _other_lock(machine, labels):
+        return warning(f"{other}: its packages are not those of the locks here", rebuild)
+    revisions = {
+        image: str(entry.get("org.opencontainers.image.revision", "unknown"))
+        for image, entry in labels.items()
+    }
+    shown = ", ".join(f"{image} {revision[:12]}" for image, revision in revisions.items())
+    head = _head(machine.settings.root)
+    if head and any(not revision.startswith(head) for revision in revisions.values()):
+        return hint(f"{shown}; this checkout is {head[:12]}", f"{rebuild}, if that matters")
+    dirty = any(revision.endswith("-dirty") for revision in revisions.values())
+    return ok(f"{shown}{', with changes that are not committed' if dirty else ''}")
+
+
+def image_libraries(machine: Machine) -> Finding:
+    """Run ``ldd`` on Paddle's library in the image, in a shell that is no login shell."""
+    if not machine.client:
+        return skipped("no engine answers")
+    if "infer" not in _found_images(machine):
+        return skipped("the image is not built")
+    import docker.errors
+
+    folders = {
+        str(host.inside(machine.root, path)): {"bind": path, "mode": "ro"}
+        for path in machine.backend.folders
+        if host.inside(machine.root, path).is_dir()
+    }
+    try:
+        output = machine.client.containers.run(
+            f"paddle-stacks/infer:{machine.backend.name}",
+            [_LDD],
+            entrypoint=["/bin/sh", "-c"],
+            network_mode="none",
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            user="65534:65534",
+            volumes=folders,
+            remove=True,
+        )
+    except docker.errors.ContainerError as failure:
+        if failure.exit_status == 3:
+            return error(f"the image has no {_LIBPADDLE}", _rebuild(machine))
+        said = _text(failure.stderr or b"").strip() or "no message"
+        return error(f"ldd fails in the image: {said.splitlines()[-1]}", _rebuild(machine))
+    except docker.errors.APIError as failure:
+        return error(
+            f"a container cannot be started: {failure.explanation or failure}",
+            "see what the engine says: journalctl -u docker",
+        )
+    text = _text(output)
+    lost = [line.split()[0] for line in text.splitlines() if line.rstrip().endswith("not found")]
+    if lost:
+        return error(
+            f"libpaddle.so does not find {', '.join(dict.fromkeys(lost))}",
+            "the DTK's environment must be in the image's ENV, not in .bashrc, and the host's "
+            f"/opt/hyhal in the container; {_rebuild(machine)}",
+        )
+    return ok(f"libpaddle.so finds all {len(text.splitlines())} of its libraries")
+
+
+def _start_engine() -> Fix | None:
+    from paddle_stacks import engine
+
+    if os.geteuid() != 0:
+        return None
+    if shutil.which("dockerd"):
+        return Fix("start the Docker Engine", engine.ensure)
+    packages = engine.packages_for(engine.this_distribution())
+    if not packages:
+        return None
+    return Fix(f"install {' '.join(packages)} and start the Docker Engine", engine.ensure)
+
+
+def _plugin(machine: Machine, plugin: str, package: str, least: tuple[int, int]) -> Finding:
+    try:
+        text = machine.run(["docker", plugin, "version"])
+    except MachineError as failure:
+        return error(
+            failure.problems[0].what,
+            f"install the package {package}, or Docker's own docker-{plugin}-plugin",
+        )
+    return _at_least(plugin, text.strip(), least)
+
+
+def _at_least(name: str, text: str, least: tuple[int, int]) -> Finding:
+    found = re.search(r"(?<![\w.])v?(\d+)\.(\d+)[\w.+~-]*", text)
+    if not found:
+        return warning(f'{name} tells no version: "{text[:60]}"', "install a release of it")
+    said = f"{name} {found[0].removeprefix('v')}"
+    if (int(found[1]), int(found[2])) < least:
+        wanted = ".".join(map(str, least))
+        return warning(f"{said}, older than {wanted}: not tried", f"install {wanted} or newer")
+    return ok(said)
+
+
+def _store(info: Mapping[str, Any]) -> Path:
+    """Return where the engine keeps images; containerd's store is a folder of its own."""
+    status = dict(entry[:2] for entry in info.get("DriverStatus") or [])
+    if str(status.get("driver-type", "")).startswith("io.containerd.snapshotter"):
+        return Path("/var/lib/containerd")
+    return Path(str(info.get("DockerRootDir") or "/var/lib/docker"))
+
+
+def _found_images(machine: Machine) -> dict[str, Image]:
+    import docker.errors
+
+    found: dict[str, Image] = {}
+    for image in _IMAGES:
+        try:
+            if machine.client:
+                tag = f"paddle-stacks/{image}:{machine.backend.name}"
+                found[image] = machine.client.images.get(tag)
+        except docker.errors.ImageNotFound:
+            continue
+    return found
+
+
+def _other_lock(machine: Machine, labels: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the first image that was built from other locks; empty if none was."""
+    from paddle_stacks.build.variables import lock_hash
+
+    try:
+        wanted = lock_hash(machine.settings.root, machine.backend.lock)
+    except BuildError:
+        return ""
+    found = ((image, entry.get("paddle-stacks.lock")) for image, entry in labels.items())
+    return next((image for image, lock in found if lock != wanted), "")
+
+
+def _text(output: str | bytes) -> str:
+    return output if isinstance(output, str) else output.decode("utf-8", "replace")
+
+
+def _rebuild(machine: Machine) -> str:
+    return f"build it anew: ./inv build --backend {machine.backend.name}"
+
+
+def _head(root: Path) -> str:
+    """Return the commit of the checkout; empty where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
