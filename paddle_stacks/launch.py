@@ -134,13 +134,14 @@ def run(plan: Plan, settings: Settings) -> int:
     parsed = parser(program).parse_args(list(plan.argv[1:]))
     preflight.check_request(plan, parsed)
     preflight.check_workspace(plan)
+    preflight.check_machine(plan, settings)
     from paddle_stacks import engine
     from paddle_stacks.executors import docker
     from paddle_stacks.executors.record import RunRecord
 
     client = engine.connect()
     preflight.check_image(plan, client)
-    preflight.check_machine(plan, settings, client)
+    preflight.check_operators(plan, settings, client)
     if _reads_standard_input(parsed):
         return docker.attach(plan)
     record = None

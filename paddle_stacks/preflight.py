@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_stacks.dcu import fit, smi
+from paddle_stacks.dcu import fit
 from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import models, prompts, records, schema, upstream, workspace
-from paddle_stacks.plan import Plan
+from paddle_stacks.plan import Plan, backend
 from paddle_stacks.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "ARCHITECTURES",
     "check_image",
     "check_machine",
+    "check_operators",
     "check_request",
     "check_workspace",
     "run_folder",
@@ -56,28 +57,51 @@ def check_image(plan: Plan, client: DockerClient) -> None:
         ) from error
 
 
-def check_machine(plan: Plan, settings: Settings, client: DockerClient) -> None:
-    """Check that the host's cards are there, free, and of a kind that the image has code for.
+def check_machine(plan: Plan, settings: Settings) -> None:
+    """Check what the doctor knows to end a job, and that the cards that were picked are free.
 
     Args:
-        plan: one with device nodes; another needs no cards.
+        plan: one with device nodes; another needs nothing of the kind.
         settings: say where the host is.
-        client: of the engine that has the image.
 
     Raises:
         MachineError: with one problem for each fault.
     """
+    if not plan.devices:
+        return
+    from paddle_stacks import doctor
+
+    machine = doctor.Machine(settings, backend.load(plan.backend, settings.root, plan.profile))
+    problems = doctor.problems(machine, doctor.preflight(plan.backend, plan.job))
+    if plan.cards and isinstance(machine.cards, MachineError):
+        problems += machine.cards.problems
+    elif plan.cards and not isinstance(machine.cards, MachineError):
+        problems += check_free(plan.cards, machine.cards)
+    if problems:
+        raise MachineError(problems)
+
+
+def check_operators(plan: Plan, settings: Settings, client: DockerClient) -> None:
+    """Check that the image's operators have code for the cards.
+
+    The doctor compares the cards with what a build would compile for; this looks at
+    what is in the image that will run.
+
+    Args:
+        plan: one with device nodes; another needs no operators.
+        settings: say where the host is.
+        client: of the engine that has the image.
+
+    Raises:
+        MachineError: they have none for a card that the job can use.
+    """
     if not plan.devices or plan.job == "fetch":
         return
-    problems: list[Problem] = []
-    if plan.cards:
-        problems += check_free(plan.cards, smi.read(settings.host_root))
+    if backend.load(plan.backend, settings.root).device != "gpu":
+        return  # simulated cards compute with the CPU
     label = (client.images.get(plan.image).labels or {}).get(ARCHITECTURES, "")
-    # A simulated card is of no architecture that Debian's compiler knows.
-    if plan.backend != "dcu-sim":
-        cards = fit.look(settings.host_root, plan.cards)
-        problems += fit.architecture_problems(label, cards, plan.image)
-    if problems:
+    cards = fit.look(settings.host_root, plan.cards)
+    if problems := fit.architecture_problems(label, cards, plan.image):
         raise MachineError(problems)
 
 

@@ -95,6 +95,44 @@ def test_all_faults_are_told_at_once(
         assert not problem.where.startswith("/"), "a place is named as the person named it"
 
 
+def upstream(workspace: Path, values: dict[str, object]) -> list[str]:
+    """Return what is said about a run of upstream's program with these values."""
+    (workspace / "up.json").write_text(json.dumps(values))
+    settings = Settings(root=workspace, workspace=workspace)
+    line = ["run_finetune.py", "up.json"]
+    made = make(JOBS["upstream"], line, settings, Backend("dcu", ""), user="1:1", suffix="x")
+    try:
+        preflight.check_request(made, parser("upstream").parse_args(line))
+    except RequestError as error:
+        return [f"{p.what} | {p.remedy}" for p in error.problems]
+    return []
+
+
+def test_what_upstreams_program_reads_has_to_be_there(workspace: Path) -> None:
+    packed = workspace / "data" / "packed"
+    packed.mkdir()
+    (packed / "x.idx").touch()
+    faults = upstream(
+        workspace,
+        {
+            "model_name_or_path": "meta-llama/Llama-2-13b",
+            "dataset_name_or_path": "data/e",
+            "input_dir": "data/packed",
+        },
+    )
+    assert len(faults) == 3
+    assert "./inv fetch llama-2-13b, then --model_name_or_path models/llama-2-13b" in faults[0]
+    assert "there is no such data folder" in faults[1]
+    assert "there is no x.bin" in faults[2]
+    assert "no packed text" in upstream(workspace, {"input_dir": "data/d"})[0]
+    (packed / "x.bin").touch()
+    right = {"model_name_or_path": "models/m", "input_dir": "data/packed"}
+    assert upstream(workspace, {**right, "dataset_name_or_path": "data/d"}) == []
+    # Upstream's own paths are taken as they are.
+    assert "--model_name_or_path models/m" in upstream(workspace, {"model_name_or_path": "m"})[0]
+    assert upstream(workspace, {"dataset_name_or_path": "data/d", "do_eval": True})
+
+
 def test_a_busy_run_is_refused(workspace: Path) -> None:
     lock = workspace / "runs" / "my" / ".lock"
     lock.parent.mkdir()

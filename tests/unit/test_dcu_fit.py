@@ -1,0 +1,274 @@
+"""What cannot work on the cards is said before a container starts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from paddle_stacks import fitness, launch, preflight
+from paddle_stacks.dcu import fit, smi
+from paddle_stacks.dcu.cards import known
+from paddle_stacks.errors import MachineError, Problem, RequestError
+from paddle_stacks.jobs.arguments import parser
+from paddle_stacks.jobs.upstream import Layout, Options, faults
+from paddle_stacks.plan import backend
+from paddle_stacks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+K100_AI = fit.Cards((known()["K100_AI"],), 8, 65520)
+BW1000 = fit.Cards((known()["BW1000"],), 8, 65520)
+SFT = {"model_name_or_path": "llama-2-13b", "fp16": True, "fp16_opt_level": "O2"}
+
+
+def told(
+    values: Mapping[str, Any],
+    cards: fit.Cards = K100_AI,
+    *,
+    per_node: int = 1,
+    nodes: int = 1,
+    training: bool = True,
+    workspace: Path = Path("/nowhere"),
+) -> str:
+    found = fit.problems(
+        Options("x", values),
+        cards,
+        per_node=per_node,
+        nodes=nodes,
+        training=training,
+        workspace=workspace,
+    )
+    return "\n".join(f"{p.what} | {p.remedy}" for p in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "cards", "gib"),
+    [
+        ({}, 1, 194.0),
+        ({"amp_master_grad": True}, 1, 218.2),
+        ({"fp16": False}, 1, 194.0),
+        ({"tensor_parallel_degree": 8}, 8, 24.2),
+        ({"pipeline_parallel_degree": 4, "tensor_parallel_degree": 2}, 8, 24.2),
+        ({"sharding": "stage1"}, 8, 66.7),
+        ({"sharding": "stage2"}, 8, 45.5),
+        ({"sharding": "stage3"}, 8, 24.2),
+        ({"sharding": "stage1", "sharding_parallel_degree": 4}, 8, 84.9),
+        ({"lora": True}, 1, 24.2),
+        ({"lora": True, "fp16": False}, 1, 48.5),
+        ({"lora": True, "model_name_or_path": "llama-2-7b"}, 1, 12.6),
+    ],
+)
+def test_the_memory_of_a_card(change: dict[str, Any], cards: int, gib: float) -> None:
+    found = Options("x", {**SFT, **change})
+    size = fit.parameters(str(found.values["model_name_or_path"]), Path("/nowhere"))
+    need = fit.bytes_per_card(found, size, Layout.of(found, cards), training=True)
+    assert round(need / 2**30, 1) == gib
+    assert bool(told({**SFT, **change}, per_node=cards)) == (gib > 64)
+
+
+def test_inference_holds_weights_alone() -> None:
+    values = {"model_name_or_path": "models/llama-2-13b-chat-a8w8", "dtype": "float16"}
+    found = Options("predict/predictor.py", values)
+    size = fit.parameters(str(values["model_name_or_path"]), Path("/nowhere"))
+    assert size == 13_015_864_320, "what was made of a known model has its size"
+    assert fit.bytes_per_card(found, size, Layout(), training=False) == 2 * size
+    quantized = Options("predict/predictor.py", {**values, "quant_type": "a8w8"})
+    assert fit.bytes_per_card(quantized, size, Layout(), training=False) == size
+
+
+def test_a_model_of_ones_own_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "mine"
+    folder.mkdir(parents=True)
+    config = {
+        "hidden_size": 8192,
+        "num_hidden_layers": 80,
+        "intermediate_size": 28672,
+        "vocab_size": 32000,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    assert fit.parameters("mine", tmp_path) == 68_976_648_192, "Llama-2-70b"
+    said = told(
+        {"model_name_or_path": "mine", "lora": True, **SFT} | {"model_name_or_path": "models/mine"},
+        workspace=tmp_path,
+    )
+    assert "LoRA on mine needs 128.5 GiB on one card" in said
+    assert told({**SFT, "model_name_or_path": "unknown"}) == "", "nobody knows its size"
+
+
+def test_the_numbers_and_the_remedy_are_told() -> None:
+    said = told(SFT)
+    for words in ("194.0 GiB on one card", "13.0 billion", "16 bytes", "K100_AI has 64.0 GiB"):
+        assert words in said
+    assert '"lora": true' in said
+
+
+@pytest.mark.parametrize("value", [True, 1, "true", "yes"])
+def test_bfloat16_on_a_card_without_it(value: object) -> None:
+    assert "which a K100_AI does not have" in told({"bf16": value, "lora": True})
+    assert told({"bf16": value, "lora": True}, BW1000) == "", "nobody says that it has not"
+
+
+def test_bfloat16_of_inference() -> None:
+    assert "--dtype float16" in told({"dtype": "bfloat16"}, training=False)
+
+
+def test_fewer_cards_than_are_needed() -> None:
+    four = fit.Cards(K100_AI.types, 4, 65520)
+    assert "8 cards needed, and there are 4" in told({}, four, per_node=8)
+    unseen = fit.Cards(K100_AI.types, None, 65520)
+    assert told({}, unseen, per_node=8) == "", "a plan for another machine"
+
+
+@pytest.mark.parametrize(
+    ("values", "world", "said"),
+    [
+        ({"pipeline_parallel_degree": 8}, 1, "pipeline 8 needs 8 cards, and 1 is there"),
+        (
+            {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 4},
+            4,
+            "tensor 2 x pipeline 4 needs 8 cards, and 4 are there",
+        ),
+        ({"tensor_parallel_degree": 3}, 8, "8 cards cannot be divided into groups of 3"),
+        (
+            {"tensor_parallel_degree": 2, "sharding": "stage1", "sharding_parallel_degree": 8},
+            8,
+            "tensor 2 x sharding 8 needs 16 cards",
+        ),
+        ({"tensor_parallel_degree": 4}, 8, ""),
+        ({"tensor_parallel_degree": -1, "pipeline_parallel_degree": 8}, 16, ""),
+        ({"sharding": "stage1", "sharding_parallel_degree": -1}, 3, ""),
+    ],
+)
+def test_layouts(values: dict[str, Any], world: int, said: str) -> None:
+    found = faults(Options("run_pretrain.py", values), (), world=world)
+    assert (said in found[0].what) if said else found == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"pipeline_parallel_degree": 2, "do_eval": True},
+            "does not go with pipeline parallelism",
+        ),
+        (
+            {"pipeline_parallel_degree": 2, "evaluation_strategy": "steps"},
+            "does not go with pipeline parallelism",
+        ),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}, "eval_accuracy"),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "rougel"}, ""),
+        ({"pipeline_parallel_degree": 2}, ""),
+    ],
+)
+def test_evaluating_by_generating(values: dict[str, Any], said: str) -> None:
+    given = {"eval_with_do_generation": True, **values}
+    found = faults(Options("run_finetune.py", given), (), world=2)
+    assert (said in found[0].what) if said else found == []
+    assert faults(Options("run_finetune.py", values), (), world=2) == []
+
+
+def test_architectures() -> None:
+    assert fit.architecture_problems("gfx906;gfx926;gfx928", K100_AI, "i") == []
+    assert fit.architecture_problems("", K100_AI, "i") == [], "it does not say"
+    (problem,) = fit.architecture_problems("gfx906, gfx926,gfx928", BW1000, "i")
+    assert "no code for gfx936, which a BW1000 is" in problem.what
+
+
+def test_the_cards_that_are_there_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [smi.Card(i, name="BW1000", vram_total_mib=65520 - i) for i in range(4)]
+    monkeypatch.setattr(smi, "read", lambda root: tuple(there))
+    assert fit.look(Path("/")) == fit.Cards((known()["BW1000"],), 4, 65517)
+    assert fit.look(Path("/"), (0, 1)) == fit.Cards((known()["BW1000"],), 2, 65519)
+
+
+def test_where_there_is_no_card_it_is_the_documented_one(tmp_path: Path) -> None:
+    assert fit.look(tmp_path) == fit.Cards((known()["K100_AI"],), None, 65520)
+
+
+def check(tmp_path: Path, platform: str, *line: str) -> None:
+    given = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
+    parsed: argparse.Namespace = parser("upstream").parse_args(line)
+    fitness.check_upstream(parsed, given, backend.load(platform, ROOT))
+
+
+def test_a_run_of_upstreams_program_is_checked_on_the_host(tmp_path: Path) -> None:
+    values = {**SFT, "bf16": True, "eval_step": 5, "tensor_parallel_degree": 2}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    with pytest.raises(RequestError) as caught:
+        check(tmp_path, "dcu", "run_finetune.py", "x.json", "--save_step", "3")
+    said = [problem.what for problem in caught.value.problems]
+    for words in ("--save_step", '"eval_step"', "tensor 2 needs 2 cards", "bfloat16", "97.0 GiB"):
+        assert any(words in what for what in said), (words, said)
+
+
+def test_what_is_about_cards_is_not_asked_of_a_cpu(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({**SFT, "bf16": True}))
+    check(tmp_path, "dcu-sim", "run_finetune.py", "x.json")
+    check(tmp_path, "dcu", "--allow-bf16", "run_finetune.py", "x.json", "--lora", "true")
+
+
+def test_a_fine_tuning_of_ours_is_checked_too(tmp_path: Path) -> None:
+    values = {**SFT, "dataset_name_or_path": "d", "lora": True, "fp16": False, "bf16": True}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    given = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
+    with pytest.raises(RequestError, match="bfloat16"):
+        launch.make_plan("finetune", ["--config", "x.json"], given)
+    # Degrees do not help: this job is one process.
+    line = ["--config", "x.json", "--set", "lora=false", "--set", "tensor_parallel_degree=8"]
+    with pytest.raises(RequestError, match=r"194\.0 GiB on one card"):
+        launch.make_plan("finetune", [*line, "--set", "bf16=false", "--set", "fp16=true"], given)
+
+
+def engine_with(label: str) -> Any:
+    image = SimpleNamespace(labels={preflight.ARCHITECTURES: label} if label else None)
+    return cast(Any, SimpleNamespace(images=SimpleNamespace(get=lambda name: image)))
+
+
+@pytest.mark.parametrize(
+    ("platform", "label", "right"),
+    [
+        ("dcu", "gfx906;gfx928", True),
+        ("dcu", "", True),
+        ("dcu", "gfx906", False),
+        ("dcu-sim", "gfx906", True),
+        ("cpu", "", True),
+    ],
+)
+def test_operators_without_code_for_the_card(
+    tmp_path: Path, platform: str, label: str, right: bool
+) -> None:
+    given = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
+    plan = launch.make_plan("infer", ["--model", "m", "--chat"], given)
+    if right:
+        preflight.check_operators(plan, given, engine_with(label))
+        return
+    with pytest.raises(MachineError, match="no code for gfx928"):
+        preflight.check_operators(plan, given, engine_with(label))
+
+
+def test_the_doctors_errors_and_cards_in_use_end_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paddle_stacks import doctor
+
+    given = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
+    choices = launch.Choices(cards=(0, 1))
+    plan = launch.make_plan("infer", ["--model", "m", "--chat"], given, choices)
+    with pytest.raises(MachineError) as caught:
+        preflight.check_machine(plan, given)
+    said = " ".join(f"{p.what} {p.where}" for p in caught.value.problems)
+    assert "./inv doctor: device-nodes" in said and "hy-smi" in said
+    monkeypatch.setattr(doctor, "problems", lambda machine, checks: list[Problem]())
+    cards = (smi.Card(0), smi.Card(1, use_percent=90.0))
+    monkeypatch.setattr(doctor.Machine, "cards", cards)
+    with pytest.raises(MachineError, match="card 1 is in use"):
+        preflight.check_machine(plan, given)
+    cpu = Settings(root=ROOT, workspace=tmp_path, host_root=tmp_path)
+    preflight.check_machine(launch.make_plan("infer", ["--model", "m", "--chat"], cpu), cpu)
