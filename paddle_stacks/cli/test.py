@@ -15,7 +15,16 @@ _SUITES = {
     "unit": "no engine, seconds",
     "images": "testinfra against the built images",
     "jobs": "real jobs in real containers",
+    "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
 }
+# What a suite runs: a backend, and folders of tests.
+_RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "unit": ("cpu", ("tests/unit",)),
+    "images": ("cpu", ("tests/images",)),
+    "jobs": ("cpu", ("tests/jobs",)),
+    "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
+}
+_RECORDS = Path(".cache", "test")
 
 
 @task(help={"suite": f"One of {', '.join(_SUITES)}. Default: all.", "only": "pytest's -k."})
@@ -27,21 +36,57 @@ def test(context: Any, suite: str | None = None, only: str | None = None) -> Non
             f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(_SUITES)}".strip()
         )
     suites = [suite] if suite else list(_SUITES)
-    if "images" in suites or "jobs" in suites:
-        _build()
+    for backend in sorted({_RUNS[name][0] for name in suites if name not in ("lint", "unit")}):
+        _build(backend)
     if "lint" in suites:
         _lint()
-    folders = [f"tests/{name}" for name in suites if name != "lint"]
-    if folders:
-        selected = ["-k", only] if only else []
-        finish(_run("pytest", [*folders, *selected]))
+    runs: dict[str, list[str]] = {}
+    for name in suites:
+        if name in _RUNS:
+            backend, folders = _RUNS[name]
+            runs.setdefault(backend, []).extend(folders)
+    if runs:
+        finish(_run_all(runs, ["-k", only] if only else []))
 
 
-@task(help={"image": "One image. Default: all that are built."})
-def verify(context: Any, image: str | None = None) -> None:
-    """Check the built images: versions, imports, users, labels, layers, size."""
+def _run_all(runs: dict[str, list[str]], selected: list[str]) -> int:
+    """Run pytest once for each backend, say the sum, and return the first bad exit status."""
+    from paddle_stacks import verify
+
+    statuses, found = [], []
+    for backend, folders in runs.items():
+        record = ROOT / _RECORDS / f"{backend}.xml"
+        status, outcomes = verify.run_tests(ROOT, backend, [*folders, *selected], record)
+        # 5: nothing was selected, which is no fault of a run among others.
+        statuses.append(0 if status == _NOTHING_SELECTED and len(runs) > 1 else status)
+        found += outcomes
+    if len(runs) > 1:
+        print(f"{', '.join(runs)}: {verify.tally(found)}")
+    return next((status for status in statuses if status), 0)
+
+
+_NOTHING_SELECTED = 5
+
+
+@task(
+    help={
+        "image": "One image. Default: all that are built.",
+        "backend": "The platform: a file in configs/backends/.",
+    }
+)
+def verify(context: Any, image: str | None = None, backend: str | None = None) -> None:
+    """Check the built images, and this machine, and write a report to attach to an issue."""
+    from paddle_stacks import engine, settings, verify
+
+    platform = settings.load(ROOT, {"backend": backend}).backend
+    client = engine.connect()
     selected = ["-k", image] if image else []
-    finish(_run("pytest", ["tests/images", *selected]))
+    record = ROOT / _RECORDS / f"verify-{platform}.xml"
+    status, found = verify.run_tests(ROOT, platform, ["tests/images", *selected], record)
+    report = verify.report(ROOT, platform, found, client)
+    path = verify.write(ROOT, report)
+    print(f"{report['result']}; the report: {path.relative_to(ROOT)}", file=sys.stderr)
+    finish(status)
 
 
 @task()
@@ -50,11 +95,11 @@ def lint(context: Any) -> None:
     _lint()
 
 
-def _build() -> None:
+def _build(backend: str) -> None:
     from paddle_stacks import build, engine, settings
 
     engine.ensure()
-    build.build(["all"], settings.load(ROOT))
+    build.build(["all"], settings.load(ROOT, {"backend": backend}))
 
 
 def _lint() -> None:

@@ -1,0 +1,183 @@
+"""Run the checks of the built images and keep what they found, for whoever was not there.
+
+The report is one JSON document, and the same as Markdown to attach to an issue: the
+images and what their labels say, the doctor's findings, and every test with its outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddle_stacks.errors import JobError
+from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.settings import PREFIX
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = ["Outcome", "as_markdown", "outcomes", "report", "run_tests", "tally", "write"]
+
+_REPORTS = Path(".cache", "verify")
+_LABELS = (
+    "org.opencontainers.image.revision",
+    "org.opencontainers.image.created",
+    "org.opencontainers.image.base.name",
+    "org.opencontainers.image.base.digest",
+    "paddle-stacks.lock",
+    "paddle-stacks.paddle.version",
+    "paddle-stacks.paddlenlp.version",
+    "paddle-stacks.paddlenlp.source",
+    "paddle-stacks.ops.archs",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one test ended.
+
+    Args:
+        test: its file and name.
+        result: ``passed``, ``failed``, ``error`` or ``skipped``.
+        why: the reason or the first line of the fault; empty where it passed.
+    """
+
+    test: str
+    result: str
+    why: str = ""
+
+
+def run_tests(
+    root: Path, backend: str, arguments: Sequence[str], record: Path
+) -> tuple[int, list[Outcome]]:
+    """Run pytest for a backend; return its exit status and how each test ended.
+
+    Args:
+        root: the repository's root.
+        backend: the platform whose images are looked into.
+        arguments: folders and options of pytest.
+        record: the file that pytest writes its outcomes to.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", *arguments, f"--junitxml={record}"]
+    environment = {**os.environ, f"{PREFIX}BACKEND": backend}
+    status = subprocess.run(command, cwd=root, env=environment, check=False).returncode
+    return status, outcomes(record) if record.is_file() else []
+
+
+def outcomes(record: Path) -> list[Outcome]:
+    """Return what a JUnit file of pytest's tells.
+
+    Raises:
+        JobError: it is no such file: pytest was ended while it wrote.
+    """
+    try:
+        cases = list(ElementTree.parse(record).getroot().iter("testcase"))
+    except ElementTree.ParseError as error:
+        raise JobError(f"the tests' outcomes cannot be read: {error}", where=str(record)) from error
+    return [_outcome(case) for case in cases]
+
+
+def _outcome(case: ElementTree.Element) -> Outcome:
+    name = f"{case.get('classname', '')}::{case.get('name', '')}"
+    for kind, result in (("failure", "failed"), ("error", "error"), ("skipped", "skipped")):
+        found = case.find(kind)
+        if found is not None:
+            why = (found.get("message") or "").strip().splitlines()
+            return Outcome(name, result, why[0] if why else "")
+    return Outcome(name, "passed")
+
+
+def tally(found: Sequence[Outcome]) -> str:
+    """Return the outcomes in a line, as pytest does: ``212 passed, 3 skipped``."""
+    counts = Counter(outcome.result for outcome in found)
+    order = ("failed", "error", "passed", "skipped")
+    return ", ".join(f"{counts[name]} {name}" for name in order if counts[name]) or "no tests"
+
+
+def report(
+    root: Path, backend: str, found: Sequence[Outcome], client: DockerClient
+) -> dict[str, Any]:
+    """Return the report as a value that JSON can hold."""
+    from paddle_stacks import images
+
+    return {
+        "backend": backend,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "result": tally(found),
+        "verified": bool(found) and all(o.result in ("passed", "skipped") for o in found),
+        "images": [
+            {
+                "name": image.tags[0],
+                "id": image.id,
+                "labels": {k: v for k, v in image.labels.items() if k in _LABELS},
+            }
+            for image in images.inspect_all(client, backend)
+        ],
+        "doctor": _doctor(root, backend),
+        "tests": [vars(outcome) for outcome in found],
+    }
+
+
+def _doctor(root: Path, backend: str) -> Any:
+    """Return the doctor's own document: it looks at the machine, not at the images."""
+    command = [sys.executable, "-m", "paddle_stacks.cli", "doctor", "--backend", backend, "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return {"error": done.stderr.strip()}
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """Return the report for a person: what failed first."""
+    lines = [
+        f"# Verification of {found['backend']}, {found['when']}",
+        "",
+        f"**{found['result']}**: the images are {'' if found['verified'] else 'not '}verified.",
+        "",
+        "| image | id | revision | operators for |",
+        "|---|---|---|---|",
+    ]
+    for image in found["images"]:
+        labels = image["labels"]
+        revision = labels.get("org.opencontainers.image.revision", "unknown")
+        archs = labels.get("paddle-stacks.ops.archs", "")
+        short = image["id"].removeprefix("sha256:")[:12]
+        lines.append(f"| {image['name']} | {short} | {revision} | {archs} |")
+    lines += ["", "## This machine", ""]
+    findings = found["doctor"].get("findings")
+    if findings is None:
+        lines.append(f"The doctor could not look: {found['doctor'].get('error', '')}")
+    for finding in findings or ():
+        lines.append(f"* {finding['severity']}: {finding['check']}: {finding['saw']}")
+    for result, heading in (("failed", "Failed"), ("error", "Errors"), ("skipped", "Skipped")):
+        rows = [test for test in found["tests"] if test["result"] == result]
+        if rows:
+            lines += ["", f"## {heading}", ""]
+            lines += [f"* `{row['test']}`: {row['why']}" for row in rows]
+    passed = [test["test"] for test in found["tests"] if test["result"] == "passed"]
+    lines += ["", "## Passed", "", *(f"* `{name}`" for name in passed), ""]
+    return "\n".join(lines)
+
+
+def write(root: Path, found: dict[str, Any]) -> Path:
+    """Write the report beside its JSON; return the Markdown file."""
+    stamp = found["when"].replace(":", "").replace("-", "")
+    path = root / _REPORTS / f"{found['backend']}-{stamp}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path.with_suffix(".json")) as stream:
+        json.dump(found, stream, indent=1, ensure_ascii=False)
+    with replacing_file(path) as stream:
+        stream.write(as_markdown(found))
+    return path

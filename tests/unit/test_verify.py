@@ -1,0 +1,93 @@
+"""What a verification keeps, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paddle_stacks import verify
+from paddle_stacks.errors import JobError
+
+RECORD = """<?xml version="1.0"?>
+<testsuites><testsuite>
+  <testcase classname="tests.images.base.test_base" name="test_one[base]" time="0.1"/>
+  <testcase classname="tests.images.base.test_base" name="test_two[base]">
+    <failure message="AssertionError: it is not&#10;more">trace</failure></testcase>
+  <testcase classname="tests.images.ops" name="test_three">
+    <skipped message="no /dev/kfd"/></testcase>
+  <testcase classname="tests.images.ops" name="test_four"><error message="no image"/></testcase>
+</testsuite></testsuites>
+"""
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> list[verify.Outcome]:
+    path = tmp_path / "record.xml"
+    path.write_text(RECORD)
+    return verify.outcomes(path)
+
+
+def document(found: list[verify.Outcome], **changes: object) -> dict[str, object]:
+    return {
+        "backend": "dcu",
+        "when": "2025-01-02T03:04:05Z",
+        "result": verify.tally(found),
+        "verified": False,
+        "images": [
+            {
+                "name": "paddle-stacks/ops:dcu",
+                "id": "sha256:0123456789abcdef",
+                "labels": {"paddle-stacks.ops.archs": "gfx928"},
+            }
+        ],
+        "doctor": {"findings": [{"severity": "error", "check": "hyhal", "saw": "no /opt/hyhal"}]},
+        "tests": [vars(outcome) for outcome in found],
+        **changes,
+    }
+
+
+def test_every_outcome_is_told_with_its_reason(found: list[verify.Outcome]) -> None:
+    assert [(o.result, o.why) for o in found] == [
+        ("passed", ""),
+        ("failed", "AssertionError: it is not"),
+        ("skipped", "no /dev/kfd"),
+        ("error", "no image"),
+    ]
+    assert found[0].test == "tests.images.base.test_base::test_one[base]"
+
+
+def test_the_tally_has_what_went_wrong_first(found: list[verify.Outcome]) -> None:
+    assert verify.tally(found) == "1 failed, 1 error, 1 passed, 1 skipped"
+    assert verify.tally([]) == "no tests"
+
+
+def test_a_record_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "record.xml"
+    path.write_text(RECORD[:200])
+    with pytest.raises(JobError, match="cannot be read"):
+        verify.outcomes(path)
+
+
+def test_the_report_says_what_failed_before_what_passed(found: list[verify.Outcome]) -> None:
+    text = verify.as_markdown(document(found))
+    order = [
+        text.index(words) for words in ("not verified", "no /opt/hyhal", "## Failed", "## Passed")
+    ]
+    assert order == sorted(order)
+    assert "| paddle-stacks/ops:dcu | 0123456789ab | unknown | gfx928 |" in text
+    assert "`tests.images.ops::test_three`: no /dev/kfd" in text
+
+
+def test_a_doctor_that_cannot_look_is_said(found: list[verify.Outcome]) -> None:
+    text = verify.as_markdown(document(found, doctor={"error": "error: no engine"}))
+    assert "The doctor could not look: error: no engine" in text
+
+
+def test_the_report_is_written_twice_under_one_name(
+    tmp_path: Path, found: list[verify.Outcome]
+) -> None:
+    path = verify.write(tmp_path, document(found))
+    assert path.name == "dcu-20250102T030405Z.md"
+    assert json.loads(path.with_suffix(".json").read_text())["result"] == verify.tally(found)
