@@ -116,6 +116,9 @@ def launch(
             ended from outside.
     """
     steps = make_steps(job, arguments, settings, choices)
+    if steps.before:
+        # Not after a model of 26 GB has been fetched.
+        preflight.check_machine(steps.plan, settings)
     for step in steps.before:
         if step.whole:
             print(f"there already: {step.produces}", file=sys.stderr)

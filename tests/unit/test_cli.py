@@ -153,6 +153,54 @@ def test_a_source_in_the_workspace_is_the_jobs(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["argv"] == ["fetch", "m", "--from", "gguf:x.gguf"]
 
 
+def test_recipes_are_listed_for_people_and_programs() -> None:
+    done = inv("recipes")
+    assert done.returncode == 0, done.stderr
+    assert "infer-block-static-cachekv-int8" in done.stdout
+    listed = json.loads(inv("recipes", "--backend", "dcu", "--json").stdout)
+    assert {"name", "job", "documented", "differs", "before", "cards"} <= set(listed[0])
+    done = inv("recipes", "--backend", "dcu-sim")
+    assert done.returncode == 2 and "there are no recipes for dcu-sim" in done.stderr
+
+
+def test_a_recipe_as_json() -> None:
+    words = ("infer", "--backend", "dcu", "--recipe", "infer-static-fp16", "--set", "top_p=0.5")
+    done = inv("plan", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["argv"][:3] == ["upstream", "--name", "infer-static-fp16"]
+    assert plan["argv"][plan["argv"].index("--top_p") + 1] == "0.5"
+    assert [step["recipe"] for step in plan["before"]][-1] == "export-fp16"
+    dry = json.loads(inv(*words, "--dry-run", "--json").stdout)
+    assert dry["argv"] == plan["argv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("infer", "--recipe", "infer-fp16"), 'cpu has no recipe "infer-fp16"'),
+        (("infer", "--model", "m", "--chat", "--set", "a=1"), "infer has no --set"),
+        (("fetch", "m", "--", "x"), "fetch takes nothing behind --"),
+        (("upstream", "run_finetune.py", "--", "x.json"), "images for a DCU only"),
+        (("finetune", "--backend", "dcu", "--recipe", "sft-13b"), "194.0 GiB on one card"),
+    ],
+)
+def test_what_a_recipe_cannot(words: tuple[str, ...], said: str) -> None:
+    done = inv(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_the_words_behind_the_dashes_are_the_scripts() -> None:
+    words = ("--backend", "dcu", "--ranks", "2", "run_pretrain.py", "--json")
+    done = inv("upstream", *words, "--", "--a", "it's", "--b", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["argv"] == [
+        *("upstream", "--ranks", "2", "run_pretrain.py"),
+        *("--a", "it's", "--b", "--dry-run"),
+    ]
+
+
 def test_a_wrong_setting_is_told_with_its_variable() -> None:
     done = inv("plan", "infer", "--model", "m", PADDLE_STACKS_BACKENDS="cpu")
     assert done.returncode == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paddle_stacks import launch, recipe_page, recipes
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import schema
 from paddle_stacks.plan import show
 from paddle_stacks.settings import Settings
@@ -137,6 +137,10 @@ def test_launch_runs_what_is_not_there_and_stops_at_a_failure(
 
     monkeypatch.setattr(launch, "run", run)
     choices = launch.Choices(recipe="infer-static-a8w8")
+    with pytest.raises(MachineError, match="/dev/kfd"):
+        launch.launch("infer", (), settings(workspace), choices)
+    assert ran == [], "the machine is looked at before the first step"
+    monkeypatch.setattr(launch.preflight, "check_machine", lambda plan, settings: None)
     assert launch.launch("infer", (), settings(workspace), choices) == 0
     assert ran == ["export", "infer"]
     assert "there already: models/llama-2-13b-chat-a8w8" in capsys.readouterr().err
