@@ -240,6 +240,7 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
                 f"add {right}; on a card that has it: --allow-bf16",
             )
         )
+    _check_packages(found)
     if found.config is not None:
         told = documented.key_problems(
             [key for key in found.values if not found.where(key).startswith("--")], found.where
@@ -268,6 +269,18 @@ def _without_visualdl(words: Sequence[str], source: str) -> list[str]:
         return []
     note("without VisualDL, which is not in the image: --report_to none")
     return ["--report_to", "none"]
+
+
+def _check_packages(found: upstream.Options) -> None:
+    """Refuse what needs a package that the image does not have, before models are loaded."""
+    quantizes = any(found.on(key) for key in ("do_ptq", "do_gptq", "do_qat", "load_quant_model"))
+    if quantizes and importlib.util.find_spec("paddleslim") is None:
+        raise MachineError(
+            "upstream quantizes with PaddleSlim, which is not in this image",
+            where=found.script,
+            remedy="add paddleslim==2.6.0 and pyzmq to images/train/requirements.in, "
+            "then ./inv lock and ./inv build",
+        )
 
 
 def _launcher(

@@ -385,7 +385,10 @@ def _plan(
         host=look(settings.host_root),
         cards=choices.cards,
     )
-    return replace(made, argv=tuple(argv))
+    # The program's image, not the job's: upstream's predictor imports packages that our own
+    # inference does without.
+    image = plans.image_name(find(argv[0]).image, platform.name)
+    return replace(made, argv=tuple(argv), image=image)
 
 
 def _for_step(recipe: Recipe, choices: Choices) -> Choices:

@@ -61,6 +61,7 @@ def test_every_recipe_plans(workspace: Path, name: str, capsys: pytest.CaptureFi
     assert plan.ranks == recipe.cards
     if recipe.script:
         assert plan.argv[0] == "upstream" and recipe.script in plan.argv
+        assert plan.image == "paddle-stacks/train:dcu", "the image of inference has too little"
     launch.print_plan(steps, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["recipe"] == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -172,6 +173,14 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
 )
 def test_what_is_refused(tree: Path, line: list[str], environ: dict[str, str], said: str) -> None:
     assert said in refused(*line, **environ)
+
+
+def test_quantizing_without_paddleslim(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.json").write_text('{"do_ptq": true}')
+    with pytest.raises(MachineError, match="PaddleSlim"):
+        command("run_finetune.py", "mine.json")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert command("run_finetune.py", "mine.json")
 
 
 def test_bfloat16_where_the_card_has_it_and_where_it_is_turned_off(tree: Path) -> None:
