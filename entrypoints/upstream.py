@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -63,12 +63,19 @@ class Command:
     Args:
         argv: its command line.
         environment: all of its variables.
-        run: the folder of its logs, below the workspace.
+        run: the run's folder, below the workspace.
+        node: what tells this node's files there from another's; empty for one node.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     run: Path
+    node: str = ""
+
+    @property
+    def logs(self) -> Path:
+        """The folder in which Paddle's launcher keeps what each process says."""
+        return self.run / (LAUNCHER_LOG + self.node)
 
 
 def main(argv: list[str]) -> int:
@@ -89,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         Stopped: a signal came, or the script died of one.
     """
     made = command(arguments, os.environ)
-    with writing_below(made.run), locked(made.run):
+    # The nodes of one run share its folder, and each holds a lock of its own.
+    with writing_below(made.run), locked(made.run, f".lock{made.node}"):
         (made.run / RESULT).unlink(missing_ok=True)
         phase(f"run upstream's {arguments.script}")
         begun = time.monotonic()
@@ -135,9 +143,10 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
         module = path.relative_to(TREE / "llm").with_suffix("").parts
         program = [str(_AS_MODULE), ".".join(module)]
     if arguments.ranks > 1 or nodes.count > 1:
-        launcher = _launcher(arguments.ranks, nodes, folder, environ)
         variables = {**(_loopback() if nodes.count == 1 else {}), **_environment(environ)}
-        return Command((*launcher, *program, *words), variables, folder)
+        made = Command((*program, *words), variables, folder, nodes.name)
+        launcher = _launcher(arguments.ranks, nodes, made, environ)
+        return replace(made, argv=(*launcher, *made.argv))
     return Command((sys.executable, "-u", *program, *words), _environment(environ), folder)
 
 
@@ -154,6 +163,13 @@ class _Nodes:
     count: int = 1
     master: str = ""
     rank: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells this node's files from another's: empty for one node."""
+        if self.count == 1:
+            return ""
+        return f"-{socket.gethostname() if self.rank is None else self.rank}"
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> _Nodes:
@@ -284,10 +300,10 @@ def _check_packages(found: upstream.Options) -> None:
 
 
 def _launcher(
-    ranks: int, nodes: _Nodes, folder: Path, environ: Mapping[str, str]
+    ranks: int, nodes: _Nodes, made: Command, environ: Mapping[str, str]
 ) -> tuple[str, ...]:
     line = [sys.executable, "-u", "-m", "paddle.distributed.launch"]
-    line += ["--log_dir", str(folder / LAUNCHER_LOG), "--job_id", folder.name]
+    line += ["--log_dir", str(made.logs), "--job_id", made.run.name]
     if platforms.device(platforms.current()) == "gpu":
         _check_visible(ranks, environ)
         line += ["--devices", ",".join(str(index) for index in range(ranks))]
@@ -372,13 +388,13 @@ def _carry_out(made: Command, script: str) -> None:
         return
     if received:
         raise Stopped(received[0], f"stopped: {script} has been ended")
-    logs = f"; each process's output is in {made.run / LAUNCHER_LOG}/workerlog.*"
-    where = logs if (made.run / LAUNCHER_LOG).is_dir() else ""
+    logs = f"; each process's output is in {made.logs}/workerlog.*"
+    where = logs if made.logs.is_dir() else ""
     if status < 0:
         raise Stopped(-status, f"{script} was killed by signal {-status}{_meaning(-status)}{where}")
     raise JobError(
         f"upstream's {script} ended with status {status}",
-        where=str(made.run / LAUNCHER_LOG) if where else "",
+        where=str(made.logs) if where else "",
         remedy=f"what it says is above{where}",
     )
 

@@ -31,7 +31,7 @@ Two of upstream's configurations are named in its instructions and not known to 
 ## Refused before anything starts
 
 - full fine-tuning or LoRA whose weights, gradients and optimizer do not fit the cards
-- bfloat16 on a K100_AI, also where a JSON asks for it, as all of upstream's own do
+- bfloat16 on a K100_AI, also where a JSON asks for it, as most of upstream's own do
 - `eval_with_do_generation` with `pipeline_parallel_degree`; or with `load_best_model_at_end` by accuracy
 - fewer cards than the layout needs, or a number that it does not divide
 - cards of an architecture that the image's operators have no code for

@@ -146,6 +146,14 @@ def test_no_variable_says_again_what_is_decided(tree: Path) -> None:
     assert not set(environ) & set(made.environment)
 
 
+def test_nodes_that_share_a_folder_keep_out_of_each_others_way(tree: Path) -> None:
+    line = ("--nnodes", "2", "--master", "h:1", "--name", "n", "run_pretrain.py")
+    first, second = (command("--rank", str(rank), *line) for rank in (0, 1))
+    assert [made.logs for made in (first, second)] == [Path("runs/n/log-0"), Path("runs/n/log-1")]
+    assert str(first.logs) in first.argv and first.node != second.node
+    assert command("--ranks", "2", "run_pretrain.py").logs == Path("runs/run_pretrain/log")
+
+
 def test_a_cluster_says_it_by_variables(tree: Path) -> None:
     environ = {"PADDLE_NNODES": "2", "PADDLE_MASTER": "h:1", "PADDLE_TRAINER_ID": "1"}
     options, _ = launched("--ranks", "8", "run_pretrain.py", **environ)
