@@ -191,9 +191,10 @@ COPY configs/models /opt/paddle-stacks/configs/models
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # --------------------------------------------------------------------------- train
-FROM ops AS train
+FROM ops AS training
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
@@ -202,8 +203,15 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
     /srv/with-network /srv/install /srv/lock
+
+FROM training AS train
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks
 
 # --------------------------------------------------------------------------- infer
-FROM ops AS infer
+# Upstream's predictor, which a DCU's fused kernels need, imports all that its trainer does.
+FROM ops AS infer-cpu
+FROM training AS infer-dcu
+FROM training AS infer-dcu-sim
+# hadolint ignore=DL3006
+FROM infer-${BACKEND} AS infer
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks

@@ -14,9 +14,9 @@ _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 def locked(image: str) -> dict[str, str]:
     """Return the packages that an image's locks name, and their versions."""
     found: dict[str, str] = {}
-    for stage in ("framework", "train"):
+    for stage, folder in (("framework", "framework"), ("training", "train")):
         if stage in stages_in(image):
-            text = (ROOT / "images" / stage / f"requirements.{PLATFORM.lock}.lock").read_text()
+            text = (ROOT / "images" / folder / f"requirements.{PLATFORM.lock}.lock").read_text()
             found |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
     if PLATFORM.lock == "dcu":
         found["paddlepaddle-dcu"] = paddle_version(ROOT)

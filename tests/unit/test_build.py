@@ -54,7 +54,8 @@ def test_a_step_that_was_named_but_not_needed_did_not_run():
 def test_parents_are_the_from_lines():
     found = reasons.parents((ROOT / "Dockerfile").read_text())
     assert found["framework"] == "base"
-    assert found["train"] == found["infer"] == "ops"
+    assert found["training"] == found["infer-cpu"] == "ops"
+    assert found["train"] == found["infer-dcu"] == "training"
 
 
 def test_the_fingerprint_names_what_a_build_reads():

@@ -147,6 +147,8 @@ def test_the_dcu_and_the_simulated_dcu_differ_in_their_base_alone() -> None:
         "ops-dcu",  # which ops-dcu-sim is, by another name
     }
     assert re.search(r"^FROM ops-dcu AS ops-dcu-sim$", dockerfile, re.M)
+    for backend in ("dcu", "dcu-sim"):
+        assert re.search(rf"^FROM training AS infer-{backend}$", dockerfile, re.M)
 
 
 def settings(**changes: Any) -> Settings:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-import paddlenlp
+from paddlenlp.data import CALLED
 
 VARIABLES = ("HIP_VISIBLE_DEVICES", "PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM")
 
@@ -16,7 +16,7 @@ def main():
         "program": sys.argv[0],
         "arguments": sys.argv[1:],
         "folder": os.getcwd(),
-        "package": paddlenlp.CALLED,
+        "package": CALLED,
         "environment": found,
     }
     print(json.dumps(call), flush=True)

@@ -1,3 +1,1 @@
 """Where upstream's package is in its tree; its programs import it from here."""
-
-CALLED = "tests/paddlenlp"
