@@ -166,6 +166,9 @@ def script_problem(word: str, following: Sequence[str]) -> Problem | None:
         if "--ranks" in right:
             remedy += "; which cards: ./inv JOB --devices, or HIP_VISIBLE_DEVICES"
         return Problem(f"{word.partition('=')[0]} is an option of the launcher", "upstream", remedy)
+    if word == "-m" or word.startswith("paddle.distributed."):
+        remedy = "write --ranks N SCRIPT: upstream starts it where there is more than one process"
+        return Problem("Paddle's launcher is not a script", "upstream", remedy)
     if re.fullmatch(r"(.*/)?python[0-9.]*", word) or word.startswith("PYTHONPATH="):
         remedy = "give the script itself: upstream run_finetune.py CONFIG.json"
         return Problem(f'"{word}" is not a script: upstream brings Python', "upstream", remedy)

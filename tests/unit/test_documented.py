@@ -77,6 +77,7 @@ def test_a_wrong_flag_of_training(flag: str, right: str) -> None:
         (["--gpus='0,1'", "run_pretrain.py"], "write --ranks 2"),
         (["--devices", "0,1", "run_pretrain.py"], "./inv JOB --devices"),
         (["--nproc_per_node", "4", "run_pretrain.py"], "write --ranks 4"),
+        (["-m", "paddle.distributed.launch", "--gpus", "0,1", "run_pretrain.py"], "--ranks N"),
         (["--log_dir", "log", "run_pretrain.py"], "--name NAME"),
         (["python3", "./predict/predictor.py"], "give the script itself"),
         (["PYTHONPATH=..", "python", "run_finetune.py"], "give the script itself"),

@@ -86,3 +86,16 @@ def test_the_remedy_for_no_temperature() -> None:
     with pytest.raises(RequestError) as caught:
         parse([*PROMPT, "--temperature", "0"])
     assert "--decode greedy" in caught.value.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("cpu", "float32"), ("dcu-sim", "float32"), ("dcu", "float16")]
+)
+def test_what_is_computed_in(monkeypatch: pytest.MonkeyPatch, backend: str, dtype: str) -> None:
+    monkeypatch.setenv("PADDLE_STACKS_BACKEND", backend)
+    assert parse(PROMPT).dtype == dtype
+    assert parse([*PROMPT, "--dtype", "float32"]).dtype == "float32"
+    if dtype == "float32":
+        assert "a CPU computes in float32" in faults(*PROMPT, "--dtype", "float16")
+    else:
+        assert parse([*PROMPT, "--dtype", "float16"]).dtype == "float16"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from entrypoints.inference import fingerprint
-from entrypoints.inference.adapter import check_base
+from entrypoints.inference.adapter import _as_float32, check_base
 from entrypoints.inference.arguments import parse
 from entrypoints.inference.batch_input import batches
 from entrypoints.inference.part import open_part
@@ -248,3 +248,9 @@ def test_an_adapter_of_another_base(tmp_path: Path) -> None:
     (adapter / BASE).write_text("[]")
     with pytest.raises(RequestError, match="does not say"):
         check_base(adapter, other)
+
+
+def test_an_adapter_in_bfloat16_is_read_as_numbers() -> None:
+    halves = np.array([0x3F80, 0xC000, 0x0000], dtype=np.uint16)  # as Paddle hands them over
+    assert _as_float32(halves).tolist() == [1.0, -2.0, 0.0]
+    assert _as_float32(np.array([1.5], dtype=np.float16)).dtype == np.float32

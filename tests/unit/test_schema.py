@@ -247,3 +247,31 @@ def test_the_configurations_of_the_repository_are_right() -> None:
     assert found
     for path in found:
         assert schema.load(path).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("cpu", "cpu"), ("dcu", "gpu"), ("dcu-sim", "cpu")]
+)
+def test_the_device_is_what_the_platform_computes_on(
+    tmp_path: Path, backend: str, device: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(GOOD))
+    assert schema.load(path, backend=backend)["device"] == device
+    half = ["fp16=true", "fp16_opt_level=O2", "use_flash_attention=true"]
+    if device == "gpu":
+        assert schema.load(path, half, backend=backend)["fp16"]
+        return
+    with pytest.raises(RequestError) as caught:
+        schema.load(path, half, backend=backend)
+    assert len(caught.value.problems) == 4, "a simulated DCU computes on the CPU"
+
+
+@pytest.mark.parametrize("device", ["dcu", "npu"])
+def test_a_dcu_is_a_gpu_to_paddle(tmp_path: Path, device: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({**GOOD, "device": device}))
+    with pytest.raises(RequestError) as caught:
+        schema.load(path, backend="dcu")
+    assert "device=gpu" in caught.value.problems[0].remedy
+    assert schema.load(path, ["device=gpu:1"], backend="dcu")["device"] == "gpu:1"
