@@ -14,7 +14,7 @@ from typing import Any
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 
-__all__ = ["Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
+__all__ = ["BENCHMARK", "FOLDER", "Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
 
 FOLDER = Path("configs", "recipes")
 

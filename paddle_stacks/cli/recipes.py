@@ -30,6 +30,8 @@ def recipes(
         values = [recipe.to_json() for recipe in known.values()]
         print(json_module.dumps(values, indent=2, ensure_ascii=False))
     elif markdown:
-        print(recipe_page.as_markdown(known, found.lines(ROOT, name), name), end="")
+        beginning = (ROOT / found.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        lines = found.lines(ROOT, name)
+        print(recipe_page.as_markdown(beginning, known, lines, name), end="")
     else:
         recipe_page.show(known, name)

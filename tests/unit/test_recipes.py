@@ -250,7 +250,8 @@ def test_a_configuration_has_none_of_the_documented_mistakes(path: Path) -> None
 
 
 def test_the_page_is_made_from_the_file() -> None:
-    made = recipe_page.as_markdown(DCU, recipes.lines(ROOT, "dcu"), "dcu")
+    beginning = (ROOT / "configs" / "recipes" / "dcu.md").read_text()
+    made = recipe_page.as_markdown(beginning, DCU, recipes.lines(ROOT, "dcu"), "dcu")
     assert (ROOT / "docs" / "recipes.md").read_text() == made, (
         "./inv recipes --markdown > docs/recipes.md"
     )
