@@ -122,6 +122,7 @@ COPY images/framework/paddle_stacks_startup.py /opt/startup/
 RUN --mount=type=bind,source=images/framework/check_framework.py,target=/srv/check_framework.py \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=tmpfs,target=/tmp \
     printf '%s\n' /opt/startup 'import paddle_stacks_startup' \
         > "$(echo "$VIRTUAL_ENV"/lib/python3.*/site-packages)/paddle-stacks.pth" && \
     python -m compileall -q --invalidation-mode unchecked-hash /opt/startup && \

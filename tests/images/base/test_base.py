@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def test_home_and_the_caches_can_be_made(host: Any, container: Container) -> Non
         folder = environment[name]
         assert folder.startswith("/tmp")
         host.check_output(f"mkdir -p {folder}/made && rmdir {folder}/made")
+
+
+def test_nothing_is_left_in_tmp(built: Image) -> None:
+    # The plans put an empty file system there; under a plain `docker run` a folder of the
+    # build's would be in the way of whoever the job runs as.
+    command = ["docker", "run", "--rm", "--network=none", "--entrypoint=find", str(built.id)]
+    done = subprocess.run([*command, "/tmp", "-mindepth", "1"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("shell", ["", "sh -c", "sh -lc", "bash -lc", "bash -ic"])
