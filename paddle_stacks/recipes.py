@@ -13,6 +13,7 @@ from typing import Any
 
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.plan import backend as platforms
 
 __all__ = ["BENCHMARK", "FOLDER", "Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
 
@@ -188,6 +189,8 @@ def is_whole(recipe: Recipe, workspace: Path) -> bool:
 
 def _read(root: Path, backend: str) -> tuple[Path, dict[str, Any]]:
     path = root / FOLDER / f"{backend}.toml"
+    if not path.is_file() and (parent := platforms.load(backend, root).extends):
+        path = root / FOLDER / f"{parent}.toml"
     if not path.is_file():
         others = sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
         raise RequestError(

@@ -105,6 +105,7 @@ def _words(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> l
     line: list[str] = []
     last: list[str] = []
     actions = {action.dest: action for action in _actions(job)}
+    actions |= {a.option_strings[-1].lstrip("-"): a for a in _actions(job) if a.option_strings}
     for name, value in options.items():
         if value in (None, False, []):
             continue
@@ -140,8 +141,9 @@ def _argument(action: argparse.Action, *, positional: bool) -> Argument:
     shown = f"{form}: {action.help}" if "=" in form or "|" in form else action.help
     return Argument(
         name,
-        # invoke takes a name that is its own alias for a loop.
-        attr_name=action.dest if action.dest != name else None,
+        # Invoke's help looks an option up by its attribute, with dashes: --from, whose
+        # attribute is "source", would not be found. And a name that is its own alias is a loop.
+        attr_name=action.dest if action.dest != name == action.dest.replace("_", "-") else None,
         kind=kind,
         # Left to the job's own parser, so that a plan shows what was asked for and no more.
         default=False if kind is bool else None,

@@ -17,17 +17,19 @@ class Job:
         name: the word on the command line; the module ``entrypoints.<name>`` runs it.
         image: the smallest image that can run it.
         summary: one line for the list of jobs.
+        computes: whether it needs what the platform computes on.
     """
 
     name: str
     image: str
     summary: str
+    computes: bool = True
 
 
 JOBS: dict[str, Job] = {
     job.name: job
     for job in (
-        Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint"),
+        Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint", False),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
         Job("pretrain", "train", "train a model on packed text, with upstream's program"),
         Job("quantize", "train", "quantize a model after its training, with upstream's program"),

@@ -26,6 +26,7 @@ class Backend:
     Args:
         name: the file's name; also the images' tag.
         summary: one line about it.
+        extends: the backend whose file it builds on; empty for none.
         lock: whose locks its images have: ``images/*/requirements.<lock>.lock``.
         architectures: what operators are compiled for; empty where there are none.
         paddlenlp: what they are compiled from: a folder, or a git URL with a commit.
@@ -58,6 +59,7 @@ class Backend:
 
     name: str
     summary: str
+    extends: str = ""
     lock: str = "cpu"
     architectures: tuple[str, ...] = ()
     paddlenlp: str = ""
@@ -131,7 +133,7 @@ def _table(name: str, root: Path) -> dict[str, Any]:
     table = toml.read(path)
     if problems := _faults(path, table):
         raise RequestError(problems)
-    parent = table.pop("extends", None)
+    parent = table.get("extends")
     if parent == name:
         raise RequestError(f'"{name}" extends itself', where=toml.line_of(path, "extends"))
     return {**_table(parent, root), **table} if parent else table

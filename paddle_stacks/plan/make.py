@@ -184,6 +184,8 @@ def make(
         cards: the cards to use; none for all of the host's.
     """
     networked = job.name in _NETWORKED
+    if not job.computes and not backend.profile:
+        backend, cards = _without_cards(backend), ()
     secrets = _secrets(settings) if networked else ()
     return Plan(
         job=job.name,
@@ -221,6 +223,11 @@ def make(
         security_opt=backend.security_opt,
         read_only=backend.read_only,
     )
+
+
+def _without_cards(backend: Backend) -> Backend:
+    """Return the backend for a job that computes nothing: it works where no card is."""
+    return Backend(backend.name, backend.summary, environment=backend.environment)
 
 
 def _devices(backend: Backend, host: Host) -> tuple[Device, ...]:

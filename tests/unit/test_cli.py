@@ -159,8 +159,15 @@ def test_recipes_are_listed_for_people_and_programs() -> None:
     assert "infer-block-static-cachekv-int8" in done.stdout
     listed = json.loads(inv("recipes", "--backend", "dcu", "--json").stdout)
     assert {"name", "job", "documented", "differs", "before", "cards"} <= set(listed[0])
-    done = inv("recipes", "--backend", "dcu-sim")
-    assert done.returncode == 2 and "there are no recipes for dcu-sim" in done.stderr
+    simulated = inv("recipes", "--backend", "dcu-sim", "--json")
+    assert json.loads(simulated.stdout) == listed
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_help_of_every_job(job: str) -> None:
+    done = inv("--help", job)
+    assert done.returncode == 0, done.stderr
+    assert "--backend" in done.stdout
 
 
 def test_a_recipe_as_json() -> None:

@@ -329,9 +329,21 @@ def test_the_simulated_platform_differs_in_what_it_is_made_of_and_one_limit() ->
         real,
         name="dcu-sim",
         summary=simulated.summary,
+        extends="dcu",
         device="cpu",
         ulimits={"stack": -1},
         lock="cpu",
         architectures=simulated.architectures,
         paddlenlp="tests/paddlenlp",
     )
+
+
+def test_a_job_that_computes_nothing_gets_no_card() -> None:
+    platform = backend.load("dcu", ROOT)
+    made = make(JOBS["fetch"], ["x"], settings(), platform, user="1:2", suffix="x", host=HOST)
+    assert (made.devices, made.groups, made.ulimits) == ((), (), {})
+    assert [mount.target for mount in made.mounts] == ["/workspace"]
+    assert made.image == "paddle-stacks/infer:dcu" and made.network == "bridge"
+    documented = backend.load("dcu", ROOT, "doc")
+    made = make(JOBS["fetch"], ["x"], settings(), documented, user="1:2", suffix="x", host=HOST)
+    assert made.devices, "what a profile asks for is given to every job"

@@ -309,6 +309,14 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_platform_without_recipes(tmp_path: Path) -> None:
+    for folder, text in (("backends", 'summary = "x"\n'), ("recipes", GOOD)):
+        (tmp_path / "configs" / folder).mkdir(parents=True)
+        (tmp_path / "configs" / folder / f"{folder}.toml").write_text(text)
     with pytest.raises(RequestError) as caught:
-        recipes.load(ROOT, "dcu-sim")
-    assert "cpu, dcu" in caught.value.problems[0].remedy
+        recipes.load(tmp_path, "backends")
+    assert caught.value.problems[0].what == "there are no recipes for backends"
+    assert "some for: recipes" in caught.value.problems[0].remedy
+
+
+def test_a_platform_has_the_recipes_of_the_one_that_it_extends() -> None:
+    assert recipes.load(ROOT, "dcu-sim") == recipes.load(ROOT, "dcu")
