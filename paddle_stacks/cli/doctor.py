@@ -63,7 +63,7 @@ def _read_log(log: str, as_json: bool) -> None:
     status = logs.status_of(causes)
     name = "standard input" if log == "-" else log
     if as_json:
-        _print_json(show.causes_as_json(log, causes, status))
+        _print_json(show.causes_as_json(name, causes, status))
     else:
         show.show_causes(name, causes)
     finish(status)

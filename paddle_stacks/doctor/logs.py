@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,11 @@ _OVERLAP = 4096
 _SHOWN = 160
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_])")
+# A pattern's pieces: an escape, a set, how often, a character.
+_PIECES = re.compile(r"\\(?P<escaped>.)|\[\^?\]?[^\]]*\]|(?P<often>\{\d*,?\d*\}|\?)|(?P<plain>.)")
+_LEAST_LANDMARK = 4
+# What is left when these are taken away are a pattern's operators.
+_LITERALS = re.compile(r"\\.|\[\^?\]?[^\]]*\]")
 _KEYS: dict[str, bool] = {
     "pattern": True,
     "cause": True,
@@ -59,6 +64,21 @@ class Failure:
     remedy: str
     source: str
     follows: tuple[str, ...] = ()
+
+    @cached_property
+    def landmarks(self) -> tuple[str, ...]:
+        """Strings one of which is in every text that the pattern fits; none if there are none.
+
+        To look for a string is ten times as fast as to look for a pattern.
+        """
+        found = [max(chunks, key=len) for chunks in _chunks(self.pattern.pattern)]
+        return tuple(found) if min(map(len, found)) >= _LEAST_LANDMARK else ()
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """Return the first place in the text that tells of the failure."""
+        if self.landmarks and not any(landmark in text for landmark in self.landmarks):
+            return None
+        return self.pattern.search(text)
 
 
 @dataclass(frozen=True)
@@ -151,7 +171,7 @@ def diagnose(stream: IO[bytes], failures: tuple[Failure, ...]) -> list[Cause]:
     found: list[Cause] = []
     for number, text in _blocks(stream):
         for failure in list(left):
-            if match := failure.pattern.search(text):
+            if match := failure.search(text):
                 line = number + text.count("\n", 0, match.start())
                 found.append(Cause(failure, line, _line(text, match)))
                 left.remove(failure)
@@ -193,6 +213,27 @@ def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
 
 def _plain(text: str) -> str:
     return _ANSI.sub("", text.replace("\r\n", "\n"))
+
+
+def _chunks(pattern: str) -> list[list[str]]:
+    """Return, for each alternative of a pattern, the strings that it must have."""
+    branches = [[""]]
+    depth = 0
+    for piece in _PIECES.finditer(pattern):
+        escaped, plain = piece["escaped"], piece["plain"]
+        depth += (plain == "(") - (plain == ")")
+        literal = plain if plain and plain not in ".^$()|" else escaped
+        if depth:
+            continue
+        if plain == "|":
+            branches.append([""])
+        elif literal and not (escaped and escaped.isalnum()):
+            branches[-1][-1] += literal
+        else:
+            if piece["often"]:
+                branches[-1][-1] = branches[-1][-1][:-1]
+            branches[-1].append("")
+    return branches
 
 
 def _line(text: str, match: re.Match[str]) -> str:
@@ -257,6 +298,11 @@ def _pattern_faults(pattern: object, where: str) -> list[Problem]:
         compiled = re.compile(pattern)
     except re.error as error:
         return [Problem(f'"pattern" is no regular expression: {error}', where)]
+    if re.search(r"[*+]|\{\d*,\}", _LITERALS.sub("", pattern)):
+        said = '"pattern" has a part of any length (* or +)'
+        return [Problem(said, where, "bound it: .{0,200}")]
+    if "(?" in pattern:
+        return [Problem('"pattern" has a flag or another "(?"', where, "write [Aa] for both")]
     if compiled.search(""):
         return [Problem('"pattern" fits an empty line, hence every line', where)]
     return []

@@ -58,7 +58,8 @@ def verdict(findings: Sequence[Finding]) -> str:
             plural = "s" if len(names) > 1 else ""
             counts.append(f"{len(names)} {severity}{plural} ({', '.join(names)})")
     fit = "not fit" if status_of(findings) else "fit"
-    return f"{fit}: {len(findings)} checks{', ' if counts else ''}{', '.join(counts)}"
+    total = f"{len(findings)} check{'s' if len(findings) != 1 else ''}"
+    return f"{fit}: {', '.join([total, *counts])}"
 
 
 def show(findings: Iterable[Finding], names: Sequence[str]) -> list[Finding]:
@@ -151,4 +152,4 @@ def _draws(console: Console) -> bool:
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)

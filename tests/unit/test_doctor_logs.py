@@ -1,0 +1,359 @@
+"""What a failed job's log says: every known failure, both ways, in whatever a log holds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paddle_stacks.doctor import logs
+from paddle_stacks.errors import RequestError
+
+ROOT = Path(__file__).parents[2]
+
+# One line of each failure's logs, as its source has it, in substance.
+SAMPLES: dict[str, list[str]] = {
+    "dtk-environment": [
+        "ImportError: libgalaxyhip.so.5: cannot open shared object file: No such file or directory",
+        "\tlibgalaxyhip.so.5 => not found",
+    ],
+    "driver-too-new": [
+        "get hyhal driver version error, open file(/sys/module/hydcu/version and "
+        "/sys/module/amdgpu/version) error, skip init hydmi"
+    ],
+    "hyhal-mismatch": [
+        "[ROCT-Thunk-Interface/src/hymgr.c:344, WARNING]: Version mismatch",
+        "hymgr.c:435 Version mismatch",
+    ],
+    "device-missing": [
+        "docker: Error response from daemon: error gathering device information while adding "
+        'custom device "/dev/mkfd": no such file or directory.',
+        "ls: cannot open /dev/kfd: No such file or directory",
+    ],
+    "device-access": [
+        "cannot access /dev/dri/card1",
+        "Unable to open /dev/kfd read-write: Permission denied",
+        "open(/dev/dri/renderD128): Permission denied",
+    ],
+    "no-device": [
+        "OSError: (External) Hip error(100), no ROCm-capable device is detected. "
+        "(at /paddle/phi/backends/gpu/rocm/rocm_info.cc:70)"
+    ],
+    "no-gpu-in-runtime": [
+        "W1121 10:00:00.0 1 init.cc:181] Compiled with WITH_GPU, but no GPU found in runtime.",
+        "You are using GPU version PaddlePaddle, but there is no GPU detected on your machine.",
+    ],
+    "wrong-platform": ["OSError: (External) Hip error(1), invalid argument. [fill_constant]"],
+    "wrong-architecture": [
+        "OSError: (External) Hip error(98), invalid device function.",
+        "hipErrorNoBinaryForGpu: Unable to find code object for all current devices!",
+    ],
+    "profiler-library": ["libcupti.so: cannot open shared object file"],
+    "wheel-and-dtk": ["terminate called after throwing an instance of 'std::bad_alloc'"],
+    "image-moved": [
+        "ERROR: registry.baidubce.com/device/paddle-dcu:dtk24.04.1-kylinv10-gcc82: not found",
+        "manifest for registry.baidubce.com/device/paddle-dcu:x not found: manifest unknown",
+    ],
+    "rocm-smi-library": ["error while loading shared libraries: librocm_smi64.so.2: cannot open"],
+    "device-name": ["ValueError: The device must be a string which is like 'cpu', 'gpu', 'xpu'"],
+    "cuda-version": ["ValueError: could not convert string to float: 'False'"],
+    "out-of-memory": ["Out of memory error on GPU 0. Cannot allocate 1.000000GB memory on GPU 0"],
+    "shared-memory": [
+        "Please increase shared memory",
+        "NCCL error: unhandled system error, Resource temporarily unavailable",
+        "OSError: [Errno 28] No space left on device: '/dev/shm/paddle_1'",
+        "ERROR: DataLoader worker is killed by signal: Bus error.",
+    ],
+    "one-card-only": ["PaddlePaddle is installed successfully ONLY for single GPU!"],
+    "rccl-fine-grain": ['NCCL WARN Missing "HSA_FORCE_FINE_GRAIN_PCIE=1" from environment'],
+    "rccl-iommu": ['NCCL WARN Missing "iommu=pt" from kernel command line which can lead to hang'],
+    "rccl-numa": ["NCCL WARN NUMA auto balancing enabled which can lead to variability"],
+    "rccl-interface": ["NCCL WARN Bootstrap : no socket interface found"],
+    "memlock": [
+        "error setting rlimits for ready process: error setting rlimit type 8: "
+        "operation not permitted"
+    ],
+    "master-not-ready": ["LAUNCH INFO 2024-11-01 master not ready, wait all nodes"],
+    "environment-wins": ["LAUNCH WARNING args nnodes will be overridden by env: PADDLE_NNODES 2"],
+    "etcd": ["ModuleNotFoundError: No module named 'etcd3'"],
+    "glog-header": [
+        "paddle/phi/backends/dynload/miopen.h:15:10: fatal error: 'glog/logging.h' file not found",
+        "fatal error: glog/logging.h: No such file or directory",
+    ],
+    "json-header": ["./helper.h:31:10: fatal error: 'nlohmann/json.hpp' file not found"],
+    "submodules": [
+        "subprocess.CalledProcessError: Command '['git', 'submodule', 'update', '--init']' "
+        "returned non-zero exit status 128."
+    ],
+    "build-asks-for-a-device": ["    prop = paddle.device.cuda.get_device_properties()"],
+    "rocm-not-found": ["AssertionError: Not found ROCM runtime, please use `export ROCM_PATH= X`"],
+    "compile-failed": ["gpu/step.cu compile failed, command '/usr/bin/ccache' failed with code 1"],
+    "setuptools": [
+        "ImportError: dynamic module does not define module export function (PyInit_paddlenlp_ops)"
+    ],
+    "other-paddle": ["ImportError: paddlenlp_ops_pd_.so: undefined symbol: _ZN6paddle9OpMetaInfoE"],
+    "fused-ln": ["ModuleNotFoundError: No module named 'fused_ln'"],
+    "fast-ln": ["ModuleNotFoundError: No module named 'fast_ln'"],
+    "paddlenlp-ops": [
+        "ModuleNotFoundError: No module named 'paddlenlp_ops'",
+        "ValueError: you should install the paddlenlp ops to run inference predictor",
+    ],
+    "no-such-wheel": ["ERROR: No matching distribution found for paddlepaddle-dcu==3.0.0b2"],
+    "index-replaced": ["ERROR: No matching distribution found for opt-einsum==3.3.0"],
+    "numpy-2": [
+        "A module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.1.0",
+        "ImportError: numpy.core.multiarray failed to import",
+    ],
+    "unknown-argument": [
+        "ValueError: Some specified arguments are not used by the PdArgumentParser: "
+        "['---cachekv_int8']"
+    ],
+    "cachekv-flag": ["predictor.py: error: argument --cachekv_int8_type: expected one argument"],
+    "inference-mode-flag": ["argument --inference_model: Truthy value expected: got dynamic"],
+    "eval-accuracy": ["KeyError: 'eval_accuracy'"],
+    "generation-in-pipeline": [
+        "ValueError: Please set eval_with_do_generation to false in pipeline parallel mode."
+    ],
+}
+
+# What logs of jobs that went well say, some of it near to the above.
+HARMLESS = [
+    "PaddlePaddle works well on 8 GPUs.",
+    "PaddlePaddle is installed successfully! Let's start deep learning with PaddlePaddle now.",
+    "\tlibgalaxyhip.so.5 => /opt/dtk-24.04.1/lib/libgalaxyhip.so.5 (0x00007f)",
+    "hymgr.c:344 Version 6.2.17a",
+    "hy driver version 6.2.17a",
+    "crw-rw---- 1 root render 235, 0 /dev/kfd",
+    "Hip error(0), no error",
+    "loaded /opt/dtk-24.04.1/cuda/extras/CUPTI/lib64",
+    "The 'fasl_ln' feature is temporarily not supported on the ROCm platform !!!",
+    "pulled registry.baidubce.com/device/paddle-dcu:dtk24.04.1-kylinv10-gcc82",
+    "current device: gpu:0, memory allocated 61.2 GB",
+    "--shm-size=128G --ipc=host",
+    "resource limits: memlock unlimited",
+    "HSA_FORCE_FINE_GRAIN_PCIE=1 iommu=pt",
+    "kernel.numa_balancing = 0",
+    "NCCL INFO Bootstrap : Using ib0:192.0.2.10<0>",
+    "the master is ready",
+    "LAUNCH INFO args nnodes 2",
+    "#include <glog/logging.h>",
+    "#include <nlohmann/json.hpp>",
+    "git submodule update --init: done",
+    "get_device_properties is answered for the build",
+    "ROCM runtime found",
+    "gpu/step.o is compiled",
+    "PyInit_paddlenlp_ops is exported",
+    "symbol table of paddlenlp_ops_pd_.so: 24 operators",
+    "import fused_ln, paddlenlp_ops: done",
+    "Successfully installed paddlepaddle-dcu-3.0.0b2 numpy-1.26.4",
+    "eval_accuracy = 0.61, eval_with_do_generation: False",
+    "--cachekv_int8_type static --inference_model --mode dynamic",
+    "loss: 1.25, interval_tokens_per_second_per_device: 8129.1",
+]
+
+NAMES = [failure.name for failure in logs.known()]
+
+
+def diagnose(text: bytes | str) -> list[logs.Cause]:
+    content = text if isinstance(text, bytes) else text.encode()
+    return logs.diagnose(io.BytesIO(content), logs.known())
+
+
+def test_every_failure_has_a_sample() -> None:
+    assert list(SAMPLES) == NAMES
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_failure_is_recognised(name: str) -> None:
+    for sample in SAMPLES[name]:
+        [cause] = diagnose(f"epoch 1\nstep 2\n{sample}\nafterwards\n")
+        assert (cause.failure.name, cause.line) == (name, 3)
+        assert cause.text and cause.failure.remedy and cause.failure.source
+
+
+@pytest.mark.parametrize("failure", logs.known(), ids=NAMES)
+def test_a_harmless_log_has_no_failure(failure: logs.Failure) -> None:
+    assert [line for line in HARMLESS if failure.pattern.search(line)] == []
+    assert logs.diagnose(io.BytesIO("\n".join(HARMLESS).encode()), (failure,)) == []
+
+
+def test_a_pattern_is_alone_with_its_line() -> None:
+    # Two causes for one line would be one too many.
+    for name, samples in SAMPLES.items():
+        for sample in samples:
+            assert [c.failure.name for c in diagnose(sample)] == [name], sample
+
+
+@pytest.mark.parametrize(
+    ("pattern", "landmarks"),
+    [
+        ("abcdef", ("abcdef",)),
+        (r"Hip error\(1\)", ("Hip error(1)",)),
+        ("abcd(e|f)ghijk|lmnop", ("ghijk", "lmnop")),
+        ("abcde?fg", ("abcd",)),
+        ("abcde{0,3}[xy]efghi", ("efghi",)),
+        (r"a\dbcde.{0,9}f", ("bcde",)),
+        ("abc", ()),
+        ("abcdef|x", ()),
+    ],
+)
+def test_the_landmarks_of_a_pattern(pattern: str, landmarks: tuple[str, ...]) -> None:
+    failure = logs.Failure("x", re.compile(pattern), "c", "r", "s")
+    assert failure.landmarks == landmarks
+
+
+def test_most_patterns_have_landmarks() -> None:
+    assert [f.name for f in logs.known() if not f.landmarks] == []
+
+
+def test_causes_come_in_the_order_of_their_lines() -> None:
+    text = f"{SAMPLES['numpy-2'][1]}\nx\n{SAMPLES['out-of-memory'][0]}\n{SAMPLES['numpy-2'][1]}\n"
+    assert [(c.failure.name, c.line) for c in diagnose(text)] == [
+        ("numpy-2", 1),
+        ("out-of-memory", 3),
+    ]
+
+
+def test_the_root_comes_before_what_follows_from_it() -> None:
+    order = ["no-gpu-in-runtime", "no-device", "hyhal-mismatch", "driver-too-new"]
+    found = diagnose("\n".join(SAMPLES[name][0] for name in order))
+    assert [(c.failure.name, c.line) for c in found] == [
+        ("driver-too-new", 4),
+        ("hyhal-mismatch", 3),
+        ("no-device", 2),
+        ("no-gpu-in-runtime", 1),
+    ]
+    assert found[0].follows == ()
+    assert set(found[3].follows) == {"driver-too-new", "hyhal-mismatch", "no-device"}
+
+
+def test_colours_and_windows_line_ends_do_not_hide_it() -> None:
+    text = "one\r\n\x1b[31mHip \x1b[1merror\x1b[0m(100), no\x1b]0;title\x07 ROCm\r\nthree\r\n"
+    [cause] = diagnose(text)
+    assert (cause.line, cause.text) == (2, "Hip error(100), no ROCm")
+
+
+def test_progress_bars_are_cut_from_the_line() -> None:
+    bar = "".join(f"\rstep {i} |####    |" for i in range(100))
+    [cause] = diagnose(f"{bar}\rKeyError: 'eval_accuracy'\n")
+    assert (cause.line, cause.text) == (1, "KeyError: 'eval_accuracy'")
+
+
+def test_bytes_that_are_no_text_do_not_matter() -> None:
+    junk = bytes(range(256)).replace(b"\n", b"") * 20_000
+    found = diagnose(junk + b"\n" + junk + b"Hip error(100)" + junk + b"\nend")
+    assert [(c.failure.name, c.line) for c in found] == [("no-device", 2)]
+    assert len(found[0].text) < 200 and found[0].text.isprintable()
+
+
+def test_utf_16_is_read() -> None:
+    [cause] = diagnose("one\nHip error(100)\n".encode("utf-16"))
+    assert (cause.line, cause.text) == (2, "Hip error(100)")
+
+
+@pytest.mark.parametrize("block", [7, 64, 4096])
+def test_where_blocks_end_does_not_matter(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(logs, "_BLOCK", block)
+    monkeypatch.setattr(logs, "_OVERLAP", 200)
+    text = "füllung ünd mehr\n" * 50 + SAMPLES["setuptools"][0] + "\n" + "füllung\n" * 50
+    assert [(c.failure.name, c.line) for c in diagnose(text)] == [("setuptools", 51)]
+
+
+def test_a_large_log_is_not_held_in_memory() -> None:
+    class Endless(io.RawIOBase):
+        """256 MiB of a log, then its last line; it counts what is asked for at once."""
+
+        left = 256
+        most = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.most = max(self.most, size)
+            assert size > 0
+            self.left -= 1
+            if self.left > 0:
+                return (b"loss: 1.25, step 12\n" * (2**20 // 20))[:size]
+            return b"Hip error(100)" if self.left == 0 else b""
+
+    stream = Endless()
+    [cause] = logs.diagnose(stream, logs.known()[:6])  # type: ignore[arg-type]
+    assert cause.line == 255 * (2**20 // 20) + 1
+    assert stream.most <= 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[x]\npattern = 'a'\ncause = 'c'\nremedy = 'r'\n", '"source" must be a string'),
+        ("[x]\npattern = '('\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "no regular expression"),
+        ("[x]\npattern = 'a?'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "fits an empty line"),
+        ("[x]\npattern = 'a.*b'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "of any length"),
+        ("[x]\npattern = '(?i)a'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "has a flag"),
+        ("[x]\npatern = 'a'\n", 'unknown key "patern"'),
+        (
+            "[x]\npattern = 'a'\ncause = 'c'\nremedy = 'r'\nsource = 's'\nfollows = ['y']\n",
+            'names "y", which is not there',
+        ),
+        ("x = 1\n", "must be a table"),
+        ("[x\n", "is not TOML"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    table = tmp_path / "failures.toml"
+    table.write_text(text)
+    with pytest.raises(RequestError) as caught:
+        logs.load(table)
+    assert said in str(caught.value)
+    assert all(str(table) in problem.where for problem in caught.value.problems)
+
+
+def doctor(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "paddle_stacks.cli", "doctor", *words],
+        cwd=ROOT,
+        env={**clean, "NO_COLOR": "1"},
+        input=given,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_command_names_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "run.log").write_text("step 1\nKeyError: 'eval_accuracy'\n")
+    for path in (tmp_path, tmp_path / "run.log"):
+        done = doctor("--log", str(path))
+        assert done.returncode == 3, done.stderr
+        said = done.stdout.decode()
+        assert ":2: with eval_with_do_generation" in said
+        assert "fix: eval_with_do_generation=false" in said
+        assert "source: source of PaddleNLP's trainer.py" in said
+
+
+def test_the_command_reads_standard_input_and_prints_json() -> None:
+    done = doctor("--log", "-", "--json", given=b"\xff\nHip error(100)\n")
+    document = json.loads(done.stdout)
+    assert done.returncode == document["status"] == 3
+    assert document["log"] == "standard input"
+    [cause] = document["causes"]
+    assert list(cause) == ["failure", "line", "text", "cause", "remedy", "source", "follows"]
+    assert (cause["failure"], cause["line"], cause["source"]) == ("no-device", 2, "Paddle#71646")
+
+
+def test_a_log_without_a_known_failure_ends_with_0() -> None:
+    done = doctor("--log", "-", given=b"all is well\n")
+    assert done.returncode == 0
+    assert b"no failure that is known here" in done.stdout
+    assert json.loads(doctor("--log", "-", "--json").stdout)["causes"] == []
+
+
+def test_a_log_that_cannot_be_read_is_a_wrong_request(tmp_path: Path) -> None:
+    done = doctor("--log", str(tmp_path / "none.log"))
+    assert done.returncode == 2 and b"runs/NAME/run.log" in done.stderr
+    done = doctor("--log", "-", "--fix")
+    assert done.returncode == 2 and b"--fix is about this machine" in done.stderr
