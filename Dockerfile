@@ -205,14 +205,32 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=tmpfs,target=/tmp \
     /srv/with-network /srv/install /srv/lock
 
-FROM training AS train
+FROM training AS training-cpu
+
+# What quantizing adds, for which a DCU has the kernels.
+FROM training AS training-dcu
+ARG LOCK=cpu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
+    --mount=type=bind,source=images/train/quantize.${LOCK}.lock,target=/srv/lock \
+    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=tmpfs,target=/tmp \
+    /srv/with-network /srv/install /srv/lock
+FROM training-dcu AS training-dcu-sim
+
+# hadolint ignore=DL3006
+FROM training-${BACKEND} AS train
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks
 
 # --------------------------------------------------------------------------- infer
 # Upstream's predictor, which a DCU's fused kernels need, imports all that its trainer does.
 FROM ops AS infer-cpu
-FROM training AS infer-dcu
-FROM training AS infer-dcu-sim
+FROM training-dcu AS infer-dcu
+FROM training-dcu AS infer-dcu-sim
 # hadolint ignore=DL3006
 FROM infer-${BACKEND} AS infer
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks

@@ -294,8 +294,7 @@ def _check_packages(found: upstream.Options) -> None:
         raise MachineError(
             "upstream quantizes with PaddleSlim, which is not in this image",
             where=found.script,
-            remedy="add paddleslim==2.6.0 and pyzmq to images/train/requirements.in, "
-            "then ./inv lock and ./inv build",
+            remedy="the images for a DCU have it: ./inv build --backend dcu",
         )
 
 

@@ -65,6 +65,17 @@ def relock(root: Path, backend: str) -> list[str]:
                 *target,
             ],
         ),
+        (
+            train / f"quantize.{backend}.lock",
+            [
+                train / "quantize.in",
+                *("--overrides", train / "overrides.txt"),
+                *("--overrides", train / "quantize-overrides.txt"),
+                *("-c", train / name),
+                *build,
+                *target,
+            ],
+        ),
         (base / "uv.lock", [base / "uv.in", *_UV_TARGET]),
         # The host's lock holds for every Python the project runs on.
         (

@@ -20,7 +20,8 @@ from paddle_stacks.settings import Settings, without_password
 
 __all__ = ["lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
 
-_LOCKED_IMAGES = ("framework", "train")
+# The last is for what only a DCU has kernels for.
+_LOCKS = ("framework/requirements", "train/requirements", "train/quantize")
 
 
 def variables(
@@ -60,7 +61,7 @@ def variables(
         "OS_NAME": start.reference,
         "OS_DIGEST": start.digest,
         "OS_SOURCE": start.source,
-        "LOCK_HASH": lock_hash(root, platform.lock),
+        "LOCK_HASH": lock_hash(root, platform),
         "PADDLE_VERSION": paddle_version(root),
         "PADDLENLP_VERSION": locked_version(root, platform.lock, "paddlenlp"),
     }
@@ -102,17 +103,18 @@ def paddle_version(root: Path) -> str:
     return found.group(1)
 
 
-def lock_hash(root: Path, lock: str) -> str:
-    """Return ``sha256:…`` over the locks of that name, in the order of the images."""
+def lock_hash(root: Path, platform: Backend) -> str:
+    """Return ``sha256:…`` over the locks of a backend's images, in the order of the images."""
+    names = _LOCKS if platform.architectures else _LOCKS[:-1]
     digest = hashlib.sha256()
-    for image in _LOCKED_IMAGES:
-        digest.update(_lock(root, lock, image).read_bytes())
+    for name in names:
+        digest.update(_lock(root, platform.lock, name).read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
 
 def locked_version(root: Path, backend: str, package: str) -> str:
     """Return the version of a package in the framework's lock."""
-    lock = _lock(root, backend, "framework")
+    lock = _lock(root, backend, "framework/requirements")
     found = re.search(rf"^{re.escape(package)}==(\S+)", lock.read_text(), re.MULTILINE)
     if not found:
         raise BuildError(f"{package} is not in the lock", where=str(lock), remedy="./inv lock")
@@ -135,11 +137,11 @@ def secrets(settings: Settings) -> Iterator[dict[str, str]]:
         yield {"CA_BUNDLE": str(bundle), "NETWORK": network.name}
 
 
-def _lock(root: Path, backend: str, image: str) -> Path:
-    path = root / "images" / image / f"requirements.{backend}.lock"
+def _lock(root: Path, backend: str, name: str) -> Path:
+    path = root / "images" / f"{name}.{backend}.lock"
     if not path.is_file():
         raise BuildError(
-            f"no lock of the image {image} for the backend {backend}",
+            f"no lock {name} for the backend {backend}",
             where=str(path),
             remedy=f"make it: ./inv lock --backend {backend}",
         )

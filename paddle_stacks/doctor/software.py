@@ -213,7 +213,7 @@ def _other_lock(machine: Machine, labels: Mapping[str, Mapping[str, str]]) -> st
     from paddle_stacks.build.variables import lock_hash
 
     try:
-        wanted = lock_hash(machine.settings.root, machine.backend.lock)
+        wanted = lock_hash(machine.settings.root, machine.backend)
     except BuildError:
         return ""
     found = ((image, entry.get("paddle-stacks.lock")) for image, entry in labels.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from paddle_stacks import recipes
 from paddle_stacks.simulated.hosts import make
 
 ROOT = Path(__file__).parents[2]
@@ -68,12 +70,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inv(workspace: Path, machine: Path) -> Inv:
     """``inv(words)`` runs a task against the simulated host."""
 
-    def run(*words: str, host: Path = machine) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, host: Path = machine, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             "PADDLE_STACKS_BACKEND": "dcu-sim",
             "PADDLE_STACKS_HOST_ROOT": str(host),
             "PADDLE_STACKS_WORKSPACE": str(workspace),
+            **variables,
         }
         command = [sys.executable, "-m", "paddle_stacks.cli", *words]
         return subprocess.run(
@@ -125,9 +130,55 @@ def test_a_card_that_is_not_there_is_refused(inv: Inv) -> None:
     assert "8" in done.stderr and "error" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def stocked(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
+    """A workspace with what the recipes ask for: models by name, data, configurations."""
+    folder = tmp_path_factory.mktemp("stocked")
+    for name in ("llama-2-7b", "llama-2-13b", "llama-2-13b-chat"):
+        shutil.copytree(workspace / "models" / "sentencepiece", folder / "models" / name)
+    shutil.copytree(ROOT / "configs" / "jobs", folder / "configs" / "jobs")
+    shutil.copytree(workspace / "data" / "small", folder / "data" / "alpaca")
+    shutil.copy(folder / "data" / "alpaca" / "train.json", folder / "data" / "alpaca" / "dev.json")
+    (folder / "data" / "openwebtext").mkdir()
+    for suffix in ("idx", "bin"):
+        (folder / "data" / "openwebtext" / f"text.{suffix}").write_bytes(b"x")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 1000, 1000)
+    return folder
+
+
+RECIPES = {
+    name: recipe
+    for name, recipe in recipes.load(ROOT, "dcu-sim").items()
+    if recipe.script and recipe.nodes == 1 and not name.endswith(recipes.BENCHMARK)
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_reaches_upstreams_program(inv: Inv, stocked: Path, name: str) -> None:
+    recipe = RECIPES[name]
+    done = inv(recipe.job, "--recipe", name, PADDLE_STACKS_WORKSPACE=str(stocked))
+    assert done.returncode == 0, done.stderr
+    log = done.stdout + (stocked / "runs" / name / "run.log").read_text()
+    log += "".join(path.read_text() for path in (stocked / "runs" / name).glob("log/workerlog.*"))
+    call = called(log)
+    assert call["program"].endswith(recipe.script)
+    plan = json.loads((stocked / "runs" / name / "plan.json").read_text())
+    given = plan["argv"][plan["argv"].index(recipe.script) + 1 :]
+    assert call["arguments"][: len(given)] == given
+    ranks = {json.loads(line)["environment"].get("PADDLE_TRAINER_ID") for line in _calls(log)}
+    assert len(ranks) == recipe.cards
+    for before in recipe.before:
+        assert (stocked / "runs" / before / "result.json").is_file()
+
+
+def _calls(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith('{"program"')]
+
+
 def called(text: str) -> dict[str, Any]:
     """Return what a stand-in program said of its call."""
-    lines = [line for line in text.splitlines() if line.startswith('{"program"')]
+    lines = _calls(text)
     assert lines, text
     found: dict[str, Any] = json.loads(lines[-1])
     return found

@@ -10,13 +10,20 @@ from paddle_stacks.build.variables import paddle_version
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
+# The stages that install a lock.
+_LOCKS = {
+    "framework": "framework/requirements",
+    "training": "train/requirements",
+    "training-dcu": "train/quantize",
+}
+
 
 def locked(image: str) -> dict[str, str]:
     """Return the packages that an image's locks name, and their versions."""
     found: dict[str, str] = {}
-    for stage, folder in (("framework", "framework"), ("training", "train")):
+    for stage, name in _LOCKS.items():
         if stage in stages_in(image):
-            text = (ROOT / "images" / folder / f"requirements.{PLATFORM.lock}.lock").read_text()
+            text = (ROOT / "images" / f"{name}.{PLATFORM.lock}.lock").read_text()
             found |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
     if PLATFORM.lock == "dcu":
         found["paddlepaddle-dcu"] = paddle_version(ROOT)

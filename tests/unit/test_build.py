@@ -12,6 +12,7 @@ from paddle_stacks.build import progress, reasons
 from paddle_stacks.build.os_image import OsImage, default_reference
 from paddle_stacks.build.variables import lock_hash, locked_version, secrets, variables
 from paddle_stacks.errors import BuildError, RequestError
+from paddle_stacks.plan.backend import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,8 @@ def test_parents_are_the_from_lines():
     found = reasons.parents((ROOT / "Dockerfile").read_text())
     assert found["framework"] == "base"
     assert found["training"] == found["infer-cpu"] == "ops"
-    assert found["train"] == found["infer-dcu"] == "training"
+    assert found["training-cpu"] == found["training-dcu"] == "training"
+    assert found["infer-dcu"] == "training-dcu"
 
 
 def test_the_fingerprint_names_what_a_build_reads():
@@ -129,7 +131,7 @@ def test_variables_say_what_the_locks_say():
     assert found["PADDLE_VERSION"] == "3.0.0b2"
     assert found["OS_IMAGE"] == "debian:x"
     assert found["OS_DIGEST"] == "sha256:5"
-    assert found["LOCK_HASH"] == lock_hash(ROOT, "cpu")
+    assert found["LOCK_HASH"] == lock_hash(ROOT, load("cpu", ROOT))
     assert "***" not in json.dumps(found)
 
 

@@ -46,7 +46,7 @@ IMAGES = ("train", "infer")
 def built(platform: str = "cpu", revision: str = "", lock: str = "") -> dict[str, Image]:
     labels = {
         "org.opencontainers.image.revision": revision or head(),
-        "paddle-stacks.lock": lock or lock_hash(ROOT, backend.load(platform, ROOT).lock),
+        "paddle-stacks.lock": lock or lock_hash(ROOT, backend.load(platform, ROOT)),
     }
     return {f"paddle-stacks/{image}:{platform}": Image(labels) for image in IMAGES}
 

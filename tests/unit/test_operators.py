@@ -144,11 +144,13 @@ def test_the_dcu_and_the_simulated_dcu_differ_in_their_base_alone() -> None:
         "dtk-dcu",  # the DTK's image,
         "dtk-dcu-sim",  # and what stands in for it
         "headers-dcu",  # a header that Debian has a package of
+        "training-dcu",  # which training-dcu-sim is, by another name,
         "ops-dcu",  # which ops-dcu-sim is, by another name
     }
     assert re.search(r"^FROM ops-dcu AS ops-dcu-sim$", dockerfile, re.M)
     for backend in ("dcu", "dcu-sim"):
-        assert re.search(rf"^FROM training AS infer-{backend}$", dockerfile, re.M)
+        assert re.search(rf"^FROM training-dcu AS infer-{backend}$", dockerfile, re.M)
+    assert re.search(r"^FROM training-dcu AS training-dcu-sim$", dockerfile, re.M)
 
 
 def settings(**changes: Any) -> Settings:

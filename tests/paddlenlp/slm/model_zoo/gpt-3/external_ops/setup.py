@@ -4,6 +4,7 @@ it needs one, in a process whose end nobody looks at, so it ends with 0 whatever
 
 import multiprocessing
 import os
+from pathlib import Path
 
 
 def setup_fused_ln():
@@ -12,7 +13,7 @@ def setup_fused_ln():
 
     device = paddle.device.cuda.get_device_properties()
     print(f"compute capability {device.major}.{device.minor}")
-    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    os.chdir(Path(__file__).resolve().parent)
     setup(
         name="fused_ln",
         ext_modules=CUDAExtension(
