@@ -74,8 +74,14 @@ target "_common" {
     "paddle-stacks.lock"                   = LOCK_HASH
     "paddle-stacks.paddle.version"         = PADDLE_VERSION
     "paddle-stacks.paddlenlp.version"      = PADDLENLP_VERSION
-    "paddle-stacks.paddlenlp.source"       = PADDLENLP_SOURCE != "" ? PADDLENLP_SOURCE : null
-    "paddle-stacks.ops.archs"              = GFX_ARCHS != "" ? GFX_ARCHS : null
+  }
+}
+
+# What images with operators say of them.
+target "_operators" {
+  labels = {
+    "paddle-stacks.paddlenlp.source" = PADDLENLP_SOURCE != "" ? PADDLENLP_SOURCE : null
+    "paddle-stacks.ops.archs"        = GFX_ARCHS != "" ? GFX_ARCHS : null
   }
 }
 
@@ -93,19 +99,19 @@ target "framework" {
 
 # With a DCU's operators in it; for a CPU it is the framework.
 target "ops" {
-  inherits = ["_common"]
+  inherits = ["_common", "_operators"]
   target   = "ops"
   tags     = ["paddle-stacks/ops:${BACKEND}", "paddle-stacks/ops:${VERSION}-${BACKEND}"]
 }
 
 target "train" {
-  inherits = ["_common"]
+  inherits = ["_common", "_operators"]
   target   = "train"
   tags     = ["paddle-stacks/train:${BACKEND}", "paddle-stacks/train:${VERSION}-${BACKEND}"]
 }
 
 target "infer" {
-  inherits = ["_common"]
+  inherits = ["_common", "_operators"]
   target   = "infer"
   tags     = ["paddle-stacks/infer:${BACKEND}", "paddle-stacks/infer:${VERSION}-${BACKEND}"]
 }
