@@ -25,7 +25,7 @@ from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.catalog import Job
 from paddle_stacks.jobs.events import Event
 from paddle_stacks.ownership import run_as
-from paddle_stacks.plan import Backend, Plan, Secret, make, show
+from paddle_stacks.plan import Backend, Device, Plan, Secret, make, show
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,7 +185,7 @@ def test_a_missing_image_says_how_to_build_it(client: docker.DockerClient, works
 
 
 def test_what_the_engine_refuses_is_told(client: docker.DockerClient, workspace: Path) -> None:
-    plan = shell(workspace, "true", devices=("/dev/no-such-device",))
+    plan = shell(workspace, "true", devices=(Device("/dev/no-such-device", "/dev/no-such-device"),))
     with pytest.raises(MachineError, match="no-such-device"):
         execute(plan, client, view=Recorder())
     assert gone(client, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ def test_the_container_is_what_the_plan_says() -> None:
         index_url="https://me:hidden@host/simple",
     )
     backend = Backend("dcu", "", devices=("/dev/kfd",), groups=("video",), ulimits={"memlock": -1})
-    plan = make(JOBS["fetch"], ["x"], settings, backend, user="1:2", suffix="s")
+    job = dataclasses.replace(JOBS["fetch"], computes=True)  # one with cards and with secrets
+    plan = make(job, ["x"], settings, backend, user="1:2", suffix="s")
     options = container_options(plan, {"pip.conf": "/private/pip.conf"})
     mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
     assert mounts == [
