@@ -61,7 +61,7 @@ def test_no_held_back_question_is_nearly_one_of_training():
     """A different mark or one different letter is not a paraphrase."""
     seen = [_plain(question) for question, _ in _turns("train.json")]
     for line in _lines("heldout.jsonl"):
-        near = difflib.get_close_matches(_plain(line["prompt"]), seen, n=1, cutoff=0.97)
+        near = difflib.get_close_matches(_plain(line["prompt"]), seen, n=1, cutoff=0.9)
         assert not near, (line["prompt"], near)
 
 

@@ -12,6 +12,7 @@ import pytest
 from docker.models.images import Image
 
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.simulated.hosts import make as make_host
 
 SHOW = (
     "grep -E '^(Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs):' /proc/self/status"
@@ -46,6 +47,15 @@ def test_a_devices_group_is_kept(run: Run, folder: Path) -> None:
     _own(folder, "4242:4343")
     done = run(["id", "-G"], [f"--volume={folder}:/workspace", "--group-add=44"])
     assert done.stdout.split() == ["4343", "44"]
+
+
+def test_the_groups_of_a_dcus_nodes_are_joined(run: Run, folder: Path, tmp_path: Path) -> None:
+    root = make_host("ok", tmp_path / "host")
+    _own(folder, "4242:4343")
+    devices = [f"--device={root}/dev/{name}:/dev/{name}" for name in ("kfd", "dri")]
+    done = run(["sh", "-c", "id -G; : </dev/kfd"], [f"--volume={folder}:/workspace", *devices])
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.split() == ["4343", "44", "109"]
 
 
 @pytest.mark.parametrize("options", [["--user=4242:4242"], ["--cap-drop=ALL"]])
