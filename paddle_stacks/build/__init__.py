@@ -230,6 +230,9 @@ def _tell_compose(settings: Settings, given: Mapping[str, str]) -> None:
         return
     # Before the file is opened: its temporary name would make the checkout look edited.
     lines = [f"{key}={value}\n" for key, value in given.items()]
+    if settings.backend != "cpu":
+        # docker-compose.dcu.yml: under their own names, which .env does not have.
+        lines += [f"DCU_{key}={given[key]}\n" for key in ("BACKEND", "LOCK")]
     with replacing_file(path) as stream:
         stream.writelines([head, *lines])
 
