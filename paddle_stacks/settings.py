@@ -57,6 +57,8 @@ class Settings:
             Dockerfile's default.
         paddlenlp_src: the source of PaddleNLP for a DCU's operators and programs, a
             folder or a git URL with a commit; empty: the backend's.
+        gfx_archs: what a DCU's operators are compiled for, as ``gfx928;gfx936``; empty:
+            the backend's.
         wheels: a folder of wheels for a build that can reach no index; empty: none.
         headers: a folder with ``nlohmann/json.hpp``, likewise; empty: downloaded.
         dcu_index_url: the index of paddlepaddle-dcu; empty: its maker's.
@@ -78,6 +80,7 @@ class Settings:
     os_image: str = ""
     dtk_image: str = ""
     paddlenlp_src: str = ""
+    gfx_archs: str = ""
     wheels: Path | None = None
     headers: Path | None = None
     dcu_index_url: str = field(default="", repr=False)

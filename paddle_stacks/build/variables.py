@@ -48,7 +48,7 @@ def variables(
         "BACKEND": backend,
         "LOCK": platform.lock,
         "DTK_IMAGE": dtk_image.reference if dtk_image else "",
-        "GFX_ARCHS": ";".join(platform.architectures),
+        "GFX_ARCHS": _architectures(settings, platform),
         "PADDLENLP_SRC": source,
         "PADDLENLP_SOURCE": _source_label(root, source),
         "WHEELS": str(settings.wheels or ""),
@@ -65,6 +65,21 @@ def variables(
         "PADDLE_VERSION": paddle_version(root),
         "PADDLENLP_VERSION": locked_version(root, platform.lock, "paddlenlp"),
     }
+
+
+def _architectures(settings: Settings, platform: Backend) -> str:
+    """Return what operators are compiled for; empty where there are none."""
+    if not platform.architectures:
+        return ""
+    given = [name for name in re.split(r"[;,\s]+", settings.gfx_archs) if name]
+    for name in given:
+        if not re.fullmatch(r"gfx[0-9a-f]{3,4}", name):
+            raise RequestError(
+                f'"{name}" is no architecture of a DCU',
+                where="gfx_archs",
+                remedy="a list such as gfx928;gfx936: configs/dcu/cards.toml has the cards' own",
+            )
+    return ";".join(given or platform.architectures)
 
 
 def _source(settings: Settings, platform: Backend) -> str:

@@ -16,6 +16,7 @@ _BACKEND = {"backend": "The platform: a file in configs/backends/."}
     help={
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
+        "archs": "What a DCU's operators are compiled for: 'gfx928;gfx936'.",
         "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
         **_BACKEND,
     },
@@ -25,6 +26,7 @@ def build(
     image: list[str],
     backend: str | None = None,
     paddlenlp_src: str | None = None,
+    archs: str | None = None,
     plan: bool = False,
 ) -> None:
     """Build the images, telling of each step, its log, and why it was run."""
@@ -32,7 +34,8 @@ def build(
     from paddle_stacks import engine, settings
     from paddle_stacks.build.os_image import OsImage, dtk_reference, resolve
 
-    found = settings.load(ROOT, {"backend": backend, "paddlenlp_src": paddlenlp_src})
+    flags = {"backend": backend, "paddlenlp_src": paddlenlp_src, "gfx_archs": archs}
+    found = settings.load(ROOT, flags)
     wanted = image or ["all"]
     if not plan:
         engine.ensure()

@@ -186,6 +186,19 @@ def test_a_source_that_is_not_one(tmp_path: Path) -> None:
     assert "is not PaddleNLP's source" in caught.value.problems[0].what
 
 
+@pytest.mark.parametrize("given", ["gfx928;gfx936", "gfx928, gfx936", "gfx928 gfx936"])
+def test_the_architectures_can_be_chosen(given: str) -> None:
+    assert variables(settings(gfx_archs=given), DEBIAN, DTK)["GFX_ARCHS"] == "gfx928;gfx936"
+    assert variables(settings(gfx_archs=given, backend="cpu"), DEBIAN)["GFX_ARCHS"] == ""
+
+
+@pytest.mark.parametrize("given", ["sm_80", "gfx", "928", "gfx928;;k100"])
+def test_an_architecture_that_is_none(given: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        variables(settings(gfx_archs=given), DEBIAN, DTK)
+    assert caught.value.problems[0].where == "gfx_archs"
+
+
 def test_a_cpus_build_has_nothing_of_a_dcu() -> None:
     found = variables(settings(backend="cpu"), DEBIAN)
     assert {found[k] for k in ("DTK_IMAGE", "GFX_ARCHS", "PADDLENLP_SRC", "WHEELS")} == {""}
