@@ -146,11 +146,14 @@ def targets(root: Path) -> list[str]:
 def _rounds(images: Sequence[str], root: Path, given: Mapping[str, str]) -> list[Sequence[str]]:
     """Return what is built one after the other.
 
-    A named context is sent for each target, and BuildKit takes what two targets were
-    sent for two things: the operators would be compiled twice, at the same time.
+    A named context is sent for each target, and BuildKit takes what two targets are
+    sent in one call for two things: the operators would be compiled twice.
     """
-    with_operators = set(_expand(images, root)) - {"base", "framework", "ops"}
-    return [["ops"], images] if given["GFX_ARCHS"] and with_operators else [images]
+    if not given["GFX_ARCHS"]:
+        return [images]
+    wanted = _expand(images, root)
+    before = ["ops"] if set(wanted) - {"base", "framework", "ops"} else []
+    return [[name] for name in (*before, *wanted)]
 
 
 def _expand(images: Sequence[str], root: Path) -> list[str]:
