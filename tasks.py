@@ -5,7 +5,18 @@ from importlib import import_module
 from invoke.collection import Collection
 
 # Each module is a group of tasks; its collection() or its @task functions are added.
-GROUPS = ("demo", "jobs", "recipes", "build", "test", "simulated", "top", "doctor", "cluster")
+GROUPS = (
+    "demo",
+    "jobs",
+    "recipes",
+    "build",
+    "test",
+    "simulated",
+    "top",
+    "doctor",
+    "cluster",
+    "memory",
+)
 
 namespace = Collection()
 for group in GROUPS:

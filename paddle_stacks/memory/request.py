@@ -1,0 +1,268 @@
+"""What a memory plan is asked for: a job's configuration with upstream's keys, and options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_stacks.dcu import cards
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.schema.reading import read
+from paddle_stacks.jobs.upstream import Options
+from paddle_stacks.memory.architecture import Architecture, find
+from paddle_stacks.memory.estimate import GRANULARITIES, Plan, Work, plan
+from paddle_stacks.memory.grid import Grid, parse, problems
+from paddle_stacks.memory.search import Candidate, nearest, search
+
+__all__ = ["OPTIONS", "Request", "check", "make", "ranked"]
+
+OPTIONS = {
+    "model": "a known model, a folder in models/, or the path of a config.json",
+    "config": "a job's JSON with upstream's keys; options win over it",
+    "cards": "how many cards (default: as many as the layout takes)",
+    "layout": "dp, tp, pp, vpp, sharding, stage, sp: tp=2,pp=4; the rest is dp",
+    "card": "the kind of card, from configs/dcu/cards.toml (default: K100_AI)",
+    "dtype": "float32, float16 or bfloat16 (default: float16)",
+    "level": "of mixed precision, O1 or O2 (default: O2)",
+    "method": "lora, full or inference (default: lora)",
+    "rank": "of LoRA (default: 8)",
+    "batch": "rows of a micro-batch (default: 1)",
+    "sequence": "tokens of a row (default: 4096)",
+    "micro-batches": "of a step: gradient_accumulation_steps (default: 1)",
+    "recompute": f"one of {', '.join(GRANULARITIES)} (default: none)",
+}
+"""The options of a plan, and what each is."""
+
+_CHOICES = {
+    "dtype": ("float32", "float16", "bfloat16"),
+    "level": ("O1", "O2"),
+    "method": ("lora", "full", "inference"),
+    "recompute": GRANULARITIES,
+}
+_NUMBERS = {"rank": 2**16, "batch": 2**20, "sequence": 2**24, "micro-batches": 2**20}
+_COUNTS = ("tensor_parallel_degree", "pipeline_parallel_degree", "virtual_pp_degree")
+_READ = {  # upstream's names
+    "batch": ("per_device_train_batch_size", 8),
+    "sequence": ("max_length", 2048),
+    "micro-batches": ("gradient_accumulation_steps", 1),
+    "rank": ("lora_rank", 8),
+}
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is planned.
+
+    Args:
+        model: its shape.
+        work: what is computed.
+        grid: how it is spread.
+        card: on what.
+        memory: bytes of a card.
+    """
+
+    model: Architecture
+    work: Work
+    grid: Grid
+    card: str
+    memory: int
+
+
+def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
+    """Return what is asked for.
+
+    Args:
+        given: options by name (:data:`OPTIONS`), those that were written.
+        workspace: where relative paths begin.
+
+    Raises:
+        RequestError: it is wrong; as many faults at once as can be told apart.
+    """
+    told: list[Problem] = []
+    for name in given:
+        if name not in OPTIONS:
+            what = f'a memory plan has no option "{name}"'
+            told.append(Problem(what, f"--{name}", did_you_mean(name, OPTIONS)))
+    found = _options(given.get("config"), workspace, told)
+    values = {**_from_config(found, told), **given}
+    for name, choices in _CHOICES.items():
+        if name in given and given[name] not in choices:
+            hint = did_you_mean(given[name], choices)
+            remedy = f"{hint} one of {', '.join(choices)}".strip()
+            told.append(Problem(f'"{given[name]}" is no {name}', f"--{name}", remedy))
+    numbers = {name: _number(values, name, top, told) for name, top in _NUMBERS.items()}
+    name = values.get("model", "")
+    if not name:
+        what = "which model is not said"
+        told.append(Problem(what, "--model", "--model llama-2-13b, or --config JSON"))
+    wanted = given.get("card", "K100_AI")
+    card = cards.find(wanted)
+    if card is None or card.memory_mib is None:
+        known = [each for each, kind in cards.known().items() if kind.memory_mib]
+        what = f'no card "{wanted}"' if card is None else f"nobody says what memory a {wanted} has"
+        hint = did_you_mean(wanted, known)
+        told.append(Problem(what, "--card", f"{hint} known: {', '.join(known)}".strip()))
+    elif card.supports(values.get("dtype", "float16")) is False:
+        what = f"a {card.name} does not have {values.get('dtype')}"
+        told.append(Problem(what, "--dtype", "use float16"))
+    if told or card is None or card.memory_mib is None:
+        raise RequestError(told)
+    work = Work(
+        method=values.get("method", "lora"),
+        dtype=values.get("dtype", "float16"),
+        level=values.get("level", "O2"),
+        master_gradients=found.on("amp_master_grad"),
+        rank=numbers["rank"] or 8,
+        batch=numbers["batch"] or 1,
+        sequence=numbers["sequence"] or 4096,
+        micro_batches=numbers["micro-batches"] or 1,
+        recompute=values.get("recompute", "none"),
+        flash=found.on("use_flash_attention"),
+        fused_norm=found.on("use_fused_rms_norm"),
+        fused_rope=found.on("use_fused_rope"),
+    )
+    grid = _grid(values, found)
+    return Request(find(name, workspace), work, grid, card.name, card.memory_mib * _MIB)
+
+
+def check(request: Request) -> tuple[tuple[Plan, ...], Problem | None]:
+    """Return the plan of every stage, and why it cannot be held; None where it can.
+
+    Raises:
+        RequestError: the model cannot be divided so; with the nearest layouts that can.
+    """
+    told = problems(request.model, request.grid, request.work.micro_batches)
+    if told:
+        told.append(Problem("no such layout", str(request.grid), _instead(request)))
+        raise RequestError(told)
+    plans = plan(request.model, request.work, request.grid)
+    worst = max(plans, key=lambda each: each.size)
+    if worst.size <= request.memory:
+        return plans, None
+    what = (
+        f"{request.model.name} needs {worst.size / 2**30:.1f} GiB on a card of stage "
+        f"{worst.stage}, and a {request.card} has {request.memory / 2**30:.1f} GiB"
+    )
+    return plans, Problem(what, f"--layout {request.grid}", _instead(request))
+
+
+def ranked(request: Request) -> tuple[Candidate, ...]:
+    """Return every layout of the request's number of cards, the best first."""
+    return search(request.model, request.work, request.grid.world, request.memory)
+
+
+def _instead(request: Request) -> str:
+    """Return the nearest layouts that fit, with as many cards or with the fewest that do."""
+    for cards_ in (request.grid.world, *(2**n for n in range(11))):
+        if cards_ < request.grid.world:
+            continue
+        found = search(request.model, request.work, cards_, request.memory)
+        near = nearest(found, request.grid)
+        if near:
+            shown = "; ".join(f"{c.grid} ({c.size / 2**30:.1f} GiB)" for c in near)
+            many = "card" if cards_ == 1 else "cards"
+            return f"nearest that fit on {cards_} {many}: {shown}"
+    return "nothing fits on 1024 cards: a shorter sequence, --recompute full, or --method lora"
+
+
+def _options(config: str | None, workspace: Path, told: list[Problem]) -> Options:
+    if not config:
+        return Options("memory")
+    path = workspace / config
+    document = read(path)
+    told += document.problems
+    places = {key: document.where(key) for key in document.values}
+    return Options(config, document.values, path, places)
+
+
+def _from_config(found: Options, told: list[Problem]) -> dict[str, str]:
+    """Return the options that a job's configuration stands for."""
+    if found.config is None:
+        return {}
+    values = {"model": str(found.values.get("model_name_or_path") or "")}
+    for name, (key, default) in _READ.items():
+        if name == "sequence" and "max_seq_length" in found.values:
+            key = "max_seq_length"
+        value = found.values.get(key, default)
+        if type(value) is not int or value < 1:
+            what = f'"{key}" is {value!r}, not a whole number from 1'
+            told.append(Problem(what, found.where(key)))
+        else:
+            values[name] = str(value)
+    for key in (*_COUNTS, "sharding_parallel_degree"):
+        value = found.values.get(key, 1)
+        low = -1 if key == "sharding_parallel_degree" else 1
+        if type(value) is not int or value < low:
+            what = f'"{key}" is {value!r}, not a whole number from 1'
+            told.append(Problem(what, found.where(key)))
+    for key in ("sep_parallel_degree", "context_parallel_degree"):
+        if found.number(key, 1) > 1:
+            what = f'"{key}" is not in the plan\'s formulas'
+            told.append(Problem(what, found.where(key), "set it to 1 to plan the rest"))
+    if "offload" in found.text("sharding"):
+        what = "what is offloaded to the host is not in the plan's formulas"
+        told.append(Problem(what, found.where("sharding"), 'remove "offload" to plan the rest'))
+    if found.on("fp16") and found.on("bf16"):
+        told.append(Problem('"fp16" and "bf16" exclude each other', found.where("bf16")))
+    values["dtype"] = (
+        "float16" if found.on("fp16") else "bfloat16" if found.on("bf16") else "float32"
+    )
+    values["level"] = "O2" if found.text("fp16_opt_level") == "o2" else "O1"
+    values["method"] = "lora" if found.on("lora") else "full"
+    granularity = str(found.values.get("recompute_granularity") or "full")
+    if granularity not in GRANULARITIES:
+        what = f'"recompute_granularity" is "{granularity}"'
+        remedy = did_you_mean(granularity, GRANULARITIES) or "full, full_attn or core_attn"
+        told.append(Problem(what, found.where("recompute_granularity"), remedy))
+    values["recompute"] = granularity if found.on("recompute") else "none"
+    return values
+
+
+def _grid(values: Mapping[str, str], found: Options) -> Grid:
+    text = values.get("layout")
+    if text is None and found.config is not None:
+        tensor, pipeline, virtual = (found.number(key, 1) for key in _COUNTS)
+        parts = {"tp": tensor, "pp": pipeline, "vpp": virtual}
+        stage = next((n for n in (3, 2, 1) if f"stage{n}" in found.text("sharding")), 0)
+        degree = found.number("sharding_parallel_degree", -1)
+        cards_ = _cards(values, tensor * pipeline * max(1, degree))
+        # As upstream: without a degree, all that is left.
+        degree = degree if degree > 0 else max(1, cards_ // (tensor * pipeline))
+        if stage and degree > 1:
+            parts |= {"sharding": degree, "stage": stage}
+        if found.on("sequence_parallel"):
+            parts["sp"] = 1
+        text = ",".join(
+            f"{name}={value}"
+            for name, value in parts.items()
+            if value > 1 or name in ("stage", "sp")
+        )
+        return parse(text, cards_)
+    text = text or ""
+    least = 1
+    for part in text.split(","):
+        name, _, value = (each.strip() for each in part.partition("="))
+        if name in ("dp", "tp", "pp", "sharding") and value.isdecimal() and len(value) < 6:
+            least *= int(value)
+    return parse(text, _cards(values, max(1, least)))
+
+
+def _cards(values: Mapping[str, str], default: int) -> int:
+    text = values.get("cards", str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 7):
+        raise RequestError(
+            f'"{text}" is not a number of cards', where="--cards", remedy="1 or more"
+        )
+    return int(text)
+
+
+def _number(values: Mapping[str, str], name: str, top: int, told: list[Problem]) -> int:
+    text = values.get(name, "")
+    if not text:
+        return 0
+    if text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= top:
+        return int(text)
+    told.append(Problem(f'"{text}" is not a whole number', f"--{name}", f"1 to {top}"))
+    return 0

@@ -1,0 +1,127 @@
+"""A memory plan as text and as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from paddle_stacks.memory.estimate import Plan
+from paddle_stacks.memory.request import Request
+from paddle_stacks.memory.schedule import as_text, bubble, fraction
+from paddle_stacks.memory.search import Candidate
+
+__all__ = ["as_json", "as_lines", "candidates_as_json", "candidates_as_lines"]
+
+_GIB = 2**30
+_IN = " " * 40
+_DRAWN = 8  # micro-batches; a line of more is wider than a terminal
+
+
+def as_lines(request: Request, plans: Sequence[Plan]) -> list[str]:
+    """Return the fullest rank's table, the other stages' sums, and the pipeline's schedule.
+
+    Args:
+        request: what was planned.
+        plans: of every stage.
+    """
+    grid, work = request.grid, request.work
+    worst = max(plans, key=lambda each: each.size)
+    lines = [
+        f"{request.model.name}: {request.model.parameters:,} parameters, {work.method}, "
+        f"{work.dtype}{f' {work.level}' if work.half else ''}, batch {work.batch} x "
+        f"{work.sequence} tokens, {grid.world} x {request.card}, {grid}",
+        "",
+        f"{'a rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
+    ]
+    for line in worst.lines:
+        lines.append(f"{line.name:<30}{line.size / _GIB:>8.2f}  {line.formula}")
+        lines += textwrap.wrap(line.source, 100, initial_indent=_IN, subsequent_indent=_IN)
+    share = worst.size / request.memory
+    lines.append(
+        f"{'sum':<30}{worst.size / _GIB:>8.2f}  {share:.0%} of {request.memory / _GIB:.1f}, "
+        f"when {worst.moment}"
+    )
+    if len(plans) > 1:
+        sums = ", ".join(f"{each.size / _GIB:.1f}" for each in plans)
+        lines += ["", f"GiB by stage: {sums}"]
+        if work.method != "inference":
+            lines += ["", *_schedule(request)]
+    return lines
+
+
+def _schedule(request: Request) -> list[str]:
+    p, v, m = request.grid.pipeline, request.grid.virtual, request.work.micro_batches
+    lines = [
+        f"bubble: (p - 1) / (v m + p - 1) = {fraction(p, m, v):.1%} of a step, {m} micro-batches "
+        "(Huang et al. 2019, arXiv:1811.06965; Narayanan et al. 2021, arXiv:2104.04473)"
+    ]
+    drawn = min(m, max(p, _DRAWN // v // p * p))
+    if drawn < m:
+        lines.append(f"the first {drawn} micro-batches, as if there were no more:")
+    return [*lines, as_text(p, drawn, v)]
+
+
+def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str, Any]:
+    """Return the plan as JSON's values.
+
+    Args:
+        request: what was planned.
+        plans: of every stage.
+        fits: whether the card has that much.
+    """
+    p, v, m = request.grid.pipeline, request.grid.virtual, request.work.micro_batches
+    return {
+        "model": asdict(request.model) | {"parameters": request.model.parameters},
+        "work": asdict(request.work),
+        "layout": asdict(request.grid) | {"world": request.grid.world},
+        "card": request.card,
+        "card_bytes": request.memory,
+        "peak_bytes": max(each.size for each in plans),
+        "fits": fits,
+        "bubble_fraction": fraction(p, m, v),
+        "bubble_to_work": bubble(p, m, v),
+        "stages": [
+            {
+                "stage": each.stage,
+                "bytes": each.size,
+                "moment": each.moment,
+                "lines": [asdict(x) for x in each.lines],
+            }
+            for each in plans
+        ],
+    }
+
+
+def candidates_as_lines(found: Sequence[Candidate], request: Request) -> list[str]:
+    """Return the layouts as a table, the best first.
+
+    Args:
+        found: the layouts.
+        request: what was searched for.
+    """
+    cards, fit = request.grid.world, sum(each.fits for each in found)
+    lines = [
+        f"{request.model.name} on {cards} x {request.card}: {len(found)} layouts, {fit} fit",
+        "",
+        f"{'':>3} {'layout':<34}{'GiB':>8}{'bubble':>9}",
+    ]
+    for number, each in enumerate(found, start=1):
+        waits = each.bubble / (1 + each.bubble)
+        state = "" if each.fits else "  does not fit"
+        lines.append(f"{number:>3} {each.grid!s:<34}{each.size / _GIB:>8.2f}{waits:>9.1%}{state}")
+    return lines
+
+
+def candidates_as_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return the layouts as JSON's values, the best first."""
+    return [
+        {
+            "layout": asdict(each.grid),
+            "peak_bytes": each.size,
+            "fits": each.fits,
+            "bubble_fraction": each.bubble / (1 + each.bubble),
+        }
+        for each in found
+    ]

@@ -1,0 +1,335 @@
+"""The memory plan: exact counts, published numbers, measured ones, layouts, bad requests."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddle_stacks.errors import RequestError, render
+from paddle_stacks.jobs import models
+from paddle_stacks.memory import Grid, Work, plan, search
+from paddle_stacks.memory.architecture import Architecture, find, from_config, known
+from paddle_stacks.memory.estimate import gpt_layer, layer_activations
+from paddle_stacks.memory.grid import every, parse, problems
+from paddle_stacks.memory.request import check, make
+from paddle_stacks.memory.schedule import as_svg, as_text, fraction, slots
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def lines(model: Architecture, work: Work, grid: Grid = Grid(), stage: int = 0) -> dict[str, int]:  # noqa: B008
+    return {line.name: line.size for line in plan(model, work, grid)[stage].lines}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("llama-2-7b", 6_738_415_616),
+        ("llama-2-13b", 13_015_864_320),
+        ("llama-2-70b", 68_976_648_192),
+        ("smollm2-135m-instruct", 134_515_008),
+    ],
+)
+def test_parameters_are_exact(name: str, count: int) -> None:
+    assert find(name).parameters == count
+
+
+def test_every_shipped_model_has_its_row_s_parameters() -> None:
+    for name in models.known(Path("/nowhere")):
+        assert known()[name].parameters == models.find(name).parameters
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+@pytest.mark.parametrize("pipeline", [1, 2, 8])
+def test_the_stages_together_have_the_model_s_parameters(tensor: int, pipeline: int) -> None:
+    model = find("llama-2-13b")
+    grid = Grid(tensor=tensor, pipeline=pipeline)
+    plans = plan(model, Work("full", "float16"), grid)
+    held = sum(each.lines[0].size for each in plans) // 2 * tensor
+    norms = model.layers * 2 * model.hidden + model.hidden
+    assert held == model.parameters + (tensor - 1) * norms, "norms are whole on every rank"
+
+
+def test_lora_s_parameters_are_those_of_a_real_run() -> None:
+    model = find("smollm2-135m-instruct")
+    assert model.layers * model.adapter(8) == 2_442_240
+
+
+def test_full_training_takes_zero_s_sixteen_bytes_a_parameter() -> None:
+    model = find("llama-2-7b")
+    held = lines(model, Work("full", "float16", "O2"))
+    states = ("parameters", "gradients", "master weights", "AdamW's two moments")
+    assert sum(held[name] for name in states) == 16 * model.parameters
+    # ZeRO's figure 1: 7.5 billion parameters, 64 ranks: 120, 31.4, 16.6 and 1.9 GB.
+    for stage, gb in ((0, 120), (1, 31.4), (2, 16.6), (3, 1.9)):
+        grid = Grid(sharding=64 if stage else 1, stage=stage)
+        held = lines(model, Work("full", "float16", "O2"), grid)
+        found = sum(held[name] for name in states) * 7.5e9 / model.parameters / 1e9
+        assert found == pytest.approx(gb, abs=0.06)
+
+
+def test_float32_and_o1_take_sixteen_bytes_too() -> None:
+    model = find("llama-2-7b")
+    for work in (Work("full", "float32"), Work("full", "float16", "O1")):
+        held = lines(model, work)
+        assert "master weights" not in held
+        states = ("parameters", "gradients", "AdamW's two moments")
+        assert sum(held[name] for name in states) == 16 * model.parameters
+
+
+def test_korthikanti_s_formula_and_numbers() -> None:
+    # GPT-3 175B: s 2048, b 1, h 12288, a 96; the paper's 5as/h is 80 (section 5).
+    unit = 2048 * 12288
+    assert gpt_layer(2048, 1, 12288, 96) == unit * 114
+    assert gpt_layer(2048, 1, 12288, 96, 8) == unit * (10 + 24 / 8 + 80 / 8)
+    assert gpt_layer(2048, 1, 12288, 96, 8, parallel=True) == unit * 114 / 8
+    # MT-NLG 530B, the paper's 5as/h is 64
+    assert gpt_layer(2048, 1, 20480, 128) == 2048 * 20480 * (34 + 64)
+
+
+def test_the_terms_of_a_layer_of_llama() -> None:
+    model = find("llama-2-7b")
+    unit = 4096 * 4096
+    fused = Work(flash=True, fused_norm=True, fused_rope=True, recompute="none")
+    kept, _ = layer_activations(model, fused, Grid())
+    # e (2 norm inputs, 2 norm outputs, q k v, output) + 3 f e, and 4 bytes a row and head
+    assert kept == round(unit * (2 * (2 + 2 + 3 + 1 + 3 * 11008 / 4096) + 4 * 32 / 4096))
+    plain, _ = layer_activations(model, Work(), Grid())
+    assert plain > kept + unit * 6 * 32 * 4096 / 4096 - 1, "scores: float32, and float16 for v"
+    split, _ = layer_activations(model, fused, Grid(tensor=8, sequence_parallel=1))
+    assert split == pytest.approx(kept / 8, abs=1)
+    full, whole = layer_activations(model, Work(recompute="full"), Grid())
+    assert (full, whole) == (2 * unit, plain), "full recompute keeps a layer's input: 2sbh"
+
+
+def test_the_cache_of_13b_is_the_published_one() -> None:
+    held = lines(find("llama-2-13b"), Work("inference", "float16", sequence=1))
+    assert held["KV cache"] == 819_200  # 0.82 MB a token
+    grouped = lines(find("llama-2-70b"), Work("inference", "float16", sequence=1))
+    assert grouped["KV cache"] == 2 * 80 * 1024 * 2
+
+
+# Peaks of Paddle's allocator in real trainings on a CPU, as bench/memory.py measures them.
+@pytest.mark.parametrize(
+    ("method", "recompute", "mib"),
+    [
+        ("lora", "none", 2545),
+        ("full", "none", 3963),
+        ("lora", "full", 821),
+        ("full", "full", 2410),
+    ],
+)
+def test_measured_peaks_are_met_within_ten_percent(method: str, recompute: str, mib: int) -> None:
+    shape = {
+        "vocab_size": 8000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 12,
+    }
+    work = Work(method, "float32", batch=2, sequence=512, recompute=recompute)
+    found = plan(from_config(shape, "x"), work, Grid())[0].size / 2**20
+    assert found == pytest.approx(mib, rel=0.10)
+
+
+def test_the_documented_pretraining_fits() -> None:
+    request = make({"config": str(ROOT / "configs/jobs/dcu/pretrain-pp8.json")}, ROOT)
+    assert str(request.grid) == "pp=8"
+    assert (request.work.sequence, request.work.micro_batches) == (4096, 1024)
+    assert request.work.flash and request.work.master_gradients
+    plans, problem = check(request)
+    assert problem is None
+    assert plans[0].size == max(each.size for each in plans), "the first stage has the most"
+
+
+def test_the_documented_sft_does_not_fit_one_card_and_others_are_named() -> None:
+    _, problem = check(make({"config": str(ROOT / "configs/jobs/dcu/sft-13b.json")}, ROOT))
+    assert problem and "a K100_AI has 64.0 GiB" in problem.what
+    assert "nearest that fit on 8 cards: " in problem.remedy
+
+
+def test_options_win_over_a_configuration() -> None:
+    config = str(ROOT / "configs/jobs/dcu/pretrain-pp8.json")
+    request = make({"config": config, "layout": "tp=8", "recompute": "full"}, ROOT)
+    assert (str(request.grid), request.work.recompute) == ("tp=8", "full")
+
+
+def test_what_is_left_of_the_cards() -> None:
+    assert parse("tp=2", 8) == Grid(data=4, tensor=2)
+    assert parse("pp=2,stage=1", 8) == Grid(pipeline=2, sharding=4, stage=1)
+    assert parse("sharding=2", 8) == Grid(data=4, sharding=2, stage=1)
+    assert parse("", 1) == Grid()
+
+
+def test_a_search_finds_every_layout_once_and_ranks_those_that_fit_first() -> None:
+    model = find("llama-2-13b")
+    found = search(model, Work("full", "float16", micro_batches=16), 8, 65520 * 2**20)
+    grids = [each.grid for each in found]
+    assert len(set(grids)) == len(grids)
+    assert all(grid.world == 8 and not problems(model, grid, 16) for grid in grids)
+    wanted = {(t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * p <= 8}
+    assert {(grid.tensor, grid.pipeline) for grid in grids} == wanted
+    assert [each.fits for each in found] == sorted((each.fits for each in found), reverse=True)
+
+
+def test_a_thousand_cards_are_searched() -> None:
+    found = list(every(find("llama-2-70b"), 1024, 64))
+    assert all(grid.world == 1024 and grid.tensor <= 8 for grid in found)
+
+
+@pytest.mark.parametrize(
+    "case", [(1, 4, 1), (4, 8, 1), (8, 16, 1), (4, 8, 2), (2, 4, 4), (8, 16, 5)]
+)
+def test_the_schedule_has_the_bubble_of_the_formula(case: tuple[int, int, int]) -> None:
+    stages, batches, virtual = case
+    found = slots(*case)
+    assert len(found) == 2 * stages * batches * virtual
+    end = max(slot.end for slot in found)
+    assert 1 - 3 * batches * virtual / end == pytest.approx(fraction(*case))
+    for stage in range(stages):
+        mine = sorted((s for s in found if s.stage == stage), key=lambda s: s.start)
+        assert all(a.end <= b.start for a, b in itertools.pairwise(mine))
+
+
+def test_activations_under_way_are_those_of_the_schedule() -> None:
+    model = from_config(SMALL, "x")
+    for p, m, v in ((4, 8, 1), (4, 2, 1), (4, 8, 2), (2, 8, 4)):
+        grid, work = Grid(pipeline=p, virtual=v), Work("full", micro_batches=m)
+        kept, _ = layer_activations(model, work, grid)
+        for stage in range(p):
+            under_way = most = 0
+            order = sorted((s for s in slots(p, m, v) if s.stage == stage), key=lambda s: s.start)
+            for slot in order:
+                under_way += -1 if slot.backward else 1
+                most = max(most, under_way)
+            chunk = model.layers // p // v * kept
+            held = next(
+                line.size
+                for line in plan(model, work, grid)[stage].lines
+                if line.name.startswith("activations")
+            )
+            assert held == pytest.approx(most * chunk), (p, m, v, stage)
+
+
+def test_the_pictures() -> None:
+    text = as_text(2, 3)
+    assert text.splitlines()[0] == "stage  0   0  1  .  . [0<<]  2 [1<<]  . [2<<]"
+    root = ElementTree.fromstring(as_svg(4, 8, 2))
+    assert root.tag.endswith("svg")
+    assert "bubble 15.8%" in as_svg(4, 8, 2)
+
+
+BAD: list[tuple[dict[str, str], str]] = [
+    ({}, "which model is not said"),
+    ({"model": "llama-2-13c"}, 'did you mean "llama-2-13b"?'),
+    ({"model": "llama-2-13b", "card": "K100-AX"}, 'did you mean "K100_AI"?'),
+    ({"model": "llama-2-13b", "card": "K100"}, "nobody says what memory a K100 has"),
+    ({"model": "llama-2-13b", "dtype": "bfloat16"}, "does not have bfloat16"),
+    ({"model": "llama-2-13b", "dtype": "fp16"}, '"fp16" is no dtype'),
+    ({"model": "llama-2-13b", "method": "lorra"}, 'did you mean "lora"?'),
+    ({"model": "llama-2-13b", "recompute": "ful"}, 'did you mean "full"?'),
+    ({"model": "llama-2-13b", "batch": "0"}, '"0" is not a whole number'),
+    ({"model": "llama-2-13b", "sequence": "-1"}, '"-1" is not a whole number'),
+    ({"model": "llama-2-13b", "rank": "8.5"}, '"8.5" is not a whole number'),
+    ({"model": "llama-2-13b", "cards": "many"}, '"many" is not a number of cards'),
+    ({"model": "llama-2-13b", "cards": "0"}, "0 is not a number of cards"),
+    ({"model": "llama-2-13b", "layout": "tq=2"}, 'a layout has no "tq"'),
+    ({"model": "llama-2-13b", "layout": "tp"}, '"tp" is not tp=NUMBER'),
+    ({"model": "llama-2-13b", "layout": "tp=2,tp=4"}, '"tp" is there twice'),
+    ({"model": "llama-2-13b", "layout": "stage=4", "cards": "8"}, "stage is 4, not 0 to 3"),
+    ({"model": "llama-2-13b", "layout": "pp=8", "cards": "12"}, "12 cards cannot be divided"),
+    ({"model": "llama-2-13b", "layout": "dp=2,tp=2", "cards": "8"}, "makes up 4 cards"),
+    ({"model": "llama-2-13b", "layout": "pp=3"}, "40 layers cannot be divided into 3"),
+    ({"model": "llama-2-13b", "layout": "pp=8,vpp=2"}, "divided into 16 equal chunks"),
+    ({"model": "llama-2-13b", "layout": "tp=16"}, "40 heads cannot be divided by tp=16"),
+    ({"model": "llama-2-70b", "layout": "tp=16"}, "8 kv heads cannot be divided by tp=16"),
+    ({"model": "smollm2-135m-instruct", "layout": "tp=2"}, "9 heads cannot be divided by tp=2"),
+    ({"model": "llama-2-13b", "layout": "vpp=2"}, "virtual stages need a pipeline"),
+    ({"model": "llama-2-13b", "layout": "pp=4,vpp=2"}, "1 micro-batches are not divided by pp=4"),
+    ({"model": "llama-2-13b", "layout": "pp=2,sharding=2,stage=2"}, "does not go with a pipeline"),
+    ({"model": "llama-2-13b", "layout": "sp=1"}, "sequence parallelism needs tp"),
+    ({"model": "llama-2-13b", "layout": "stage=2"}, "one rank cannot share with itself"),
+    ({"config": "nowhere.json"}, "there is no such configuration"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), BAD, ids=lambda value: str(value)[:60])
+def test_a_bad_request_is_told(given: dict[str, str], said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check(make(given, Path("/nowhere")))
+    assert said in render(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": 65}, "hidden_size 65 is not divided by 4 heads"),
+        ({"num_key_value_heads": 3}, "4 heads are not divided by 3 kv heads"),
+        ({"num_hidden_layers": None}, '"num_hidden_layers" is missing'),
+        ({"vocab_size": "1000"}, "\"vocab_size\" is '1000'"),
+        ({"vocab_size": True}, '"vocab_size" is True'),
+        ({"model_type": "mixtral"}, 'the architecture "mixtral"'),
+        ({"tie_word_embeddings": "no"}, "not true or false"),
+        ({"max_position_embeddings": 0}, '"max_position_embeddings" is 0'),
+    ],
+)
+def test_a_bad_model_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | change))
+    with pytest.raises(RequestError) as caught:
+        find("config.json", tmp_path)
+    assert said in render(caught.value)
+    assert "config.json" in render(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"per_device_train_batch_size": 0}, '"per_device_train_batch_size" is 0'),
+        ({"pipeline_parallel_degree": "8"}, "\"pipeline_parallel_degree\" is '8'"),
+        ({"recompute_granularity": "half"}, '"recompute_granularity" is "half"'),
+        ({"sharding": "stage1 offload"}, "offloaded to the host"),
+        ({"context_parallel_degree": 2}, '"context_parallel_degree" is not in'),
+        ({"fp16": True, "bf16": True}, "exclude each other"),
+    ],
+)
+def test_a_bad_job_is_told_with_its_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    values = {"model_name_or_path": "llama-2-7b", **change}
+    (tmp_path / "my.json").write_text(json.dumps(values, indent=1))
+    with pytest.raises(RequestError) as caught:
+        make({"config": "my.json"}, tmp_path)
+    told = render(caught.value)
+    assert said in told
+    assert "my.json:" in told
+
+
+def inv(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "paddle_stacks.cli", "memory", *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_command_line() -> None:
+    done = inv("--model", "llama-2-13b", "--layout", "pp=8", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["fits"] and len(document["stages"]) == 8
+    assert all(line["formula"] and line["source"] for line in document["stages"][0]["lines"])
+    listed = inv("--model", "llama-2-13b", "--cards", "8", "--search", "--recompute", "full")
+    assert "layouts" in listed.stdout.splitlines()[0]
+    full = inv("--model", "llama-2-13b", "--method", "full")
+    assert full.returncode == 2
+    assert "sum" in full.stdout and "nearest that fit on" in full.stderr
