@@ -97,7 +97,7 @@ class Steps:
 _NO_CHOICE = Choices()
 
 # The arguments that name a file or a folder.
-_PATHS = {"config", "input", "output", "model", "adapter", "resume", "source"}
+_PATHS = {"config", "input", "output", "model", "adapter", "resume", "source", "plot"}
 
 
 def launch(
@@ -426,22 +426,31 @@ def _run_folder(plan: Plan, arguments: argparse.Namespace) -> Path | None:
 
 def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None:
     """Make the paths among the arguments relative to the workspace, as a job sees them."""
-    problems = []
+    problems: list[Problem] = []
     for key, value in vars(arguments).items():
         if key not in _PATHS or value is None:
             continue
+        if isinstance(value, list):
+            for at, text in enumerate(value):
+                value[at] = _inside(text, workspace, problems)
+            continue
         # Where a model comes from can be gguf:PATH.
         prefix = "gguf:" if str(value).startswith("gguf:") else ""
-        path = str(value).removeprefix(prefix)
-        if not path.startswith(("/", "..")):
-            continue
-        inside = os.path.relpath(workspace / path, workspace)
-        if inside.startswith(".."):
-            what = f"{path} is outside the workspace, which is all that a job sees"
-            problems.append(Problem(what, str(workspace), "move or copy it there"))
+        inside = _inside(str(value).removeprefix(prefix), workspace, problems)
         setattr(arguments, key, type(value)(prefix + inside))
     if problems:
         raise RequestError(problems)
+
+
+def _inside(path: str, workspace: Path, problems: list[Problem]) -> str:
+    """Return a path as a job sees it; one that it cannot see is added to the problems."""
+    if not path.startswith(("/", "..")):
+        return path
+    inside = os.path.relpath(workspace / path, workspace)
+    if inside.startswith(".."):
+        what = f"{path} is outside the workspace, which is all that a job sees"
+        problems.append(Problem(what, str(workspace), "move or copy it there"))
+    return inside
 
 
 def _announcement(plan: Plan) -> str:
@@ -452,4 +461,6 @@ def _announcement(plan: Plan) -> str:
 
 def _reads_standard_input(arguments: argparse.Namespace) -> bool:
     values = vars(arguments)
-    return bool(values.get("chat")) or "-" in (values.get("prompt"), values.get("input"))
+    inputs = values.get("input")
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    return bool(values.get("chat")) or "-" in (values.get("prompt"), *inputs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from paddle_stacks.dcu import fit
 from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs import models, prompts, records, schema, upstream, workspace
+from paddle_stacks.jobs import corpus, models, prompts, records, schema, upstream, workspace
 from paddle_stacks.plan import Plan, backend
 from paddle_stacks.settings import Settings
 
@@ -166,6 +166,31 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         raise RequestError(faults)
 
 
+def _check_prepare(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    prefix = here / arguments.output
+    faults = [
+        *_faults(lambda: corpus.shares(arguments.split)),
+        *_faults(lambda: workspace.find_model(arguments.model, here)),
+        *_faults(lambda: corpus.sources(arguments.input, arguments.format, here)),
+        *_faults(lambda: corpus.prefix_of(str(prefix) + "/" * arguments.output.endswith("/"))),
+    ]
+    if prefix.name:
+        faults += _faults(lambda: _check_idle(corpus.partial_folder(prefix)))
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    faults = [
+        *_faults(lambda: corpus.shares(arguments.split)),
+        *_faults(lambda: corpus.parts(arguments.corpus, here)),
+    ]
+    if arguments.model:
+        faults += _faults(lambda: workspace.find_model(arguments.model, here))
+    if faults:
+        raise RequestError(faults)
+
+
 def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     faults = [
         *_faults(lambda: workspace.find_model(arguments.model, here)),
@@ -233,9 +258,7 @@ def _check_packed(folder: Path) -> None:
             if missing
             else "there is no packed text (*.idx, *.bin)"
         )
-        remedy = (
-            "docs/recipes.md says where the sample is, upstream's llm/tools/preprocess makes it"
-        )
+        remedy = "./inv prepare makes it; docs/recipes.md says where upstream's sample is"
         raise RequestError(what, where=str(folder), remedy=remedy)
 
 
@@ -250,6 +273,8 @@ def _check_prompts(path: Path) -> None:
 _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "fetch": _check_fetch,
     "finetune": _check_finetune,
+    "prepare": _check_prepare,
+    "inspect": _check_inspect,
     "export": _check_export,
     "infer": _check_infer,
     "upstream": _check_upstream,

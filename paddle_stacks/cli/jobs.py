@@ -42,7 +42,9 @@ class JobTask(StackTask):
         for job in self.jobs:
             for action in _actions(job):
                 made = _argument(action, positional=len(self.jobs) == 1)
-                found.setdefault(str(made.name), made)
+                known = found.setdefault(str(made.name), made)
+                if made.kind is list and known.kind is str:
+                    found[str(made.name)] = made  # repeatable in one of the jobs
         host = [argument for argument in _host_arguments() if argument.name not in found]
         return [*self.own_arguments(), *found.values(), *host]
 

@@ -152,6 +152,105 @@ def _fetch() -> Parser:
     return made
 
 
+_PREPARE_ENDING = """\
+examples:
+  prepare --input data/raw --output data/corpus --model smollm2-135m-instruct --append-eos
+  prepare --input 'data/*.jsonl.gz' --json-key content --output data/corpus --model m
+  zcat x.gz | prepare --input - --format text --output data/corpus --model m
+
+Killed or stopped, the same command goes on where it was.
+"""
+
+
+def _prepare() -> Parser:
+    made = Parser(
+        prog="prepare",
+        description="Make tokens of raw text: the .bin and .idx that pretraining reads.",
+        epilog=_PREPARE_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add(
+        "--input",
+        action="append",
+        default=[],
+        required=True,
+        metavar="PATH",
+        help="a file, a folder, a 'pattern', or - for standard input; repeatable",
+    )
+    add("--output", required=True, metavar="PREFIX", help="makes PREFIX.bin and PREFIX.idx")
+    add("--model", required=True, help="whose tokenizer: a name in models/, or a path")
+    add(
+        "--format",
+        choices=("auto", "jsonl", "text"),
+        default="auto",
+        help="of the input (default: auto, by its name; standard input: jsonl)",
+    )
+    add("--json-key", default="text", metavar="KEY", help="of the text in a line (default: text)")
+    add(
+        "--document",
+        choices=("paragraph", "line", "file"),
+        default="paragraph",
+        help="what a document is in plain text (default: paragraph, up to a blank line)",
+    )
+    add("--append-eos", action="store_true", help="end every document with the end token")
+    add(
+        "--max-repeated-len",
+        type=_count,
+        default=100,
+        metavar="N",
+        help="keep one of a character that comes more than N times in a row (default: 100)",
+    )
+    add(
+        "--on-bad",
+        choices=("skip", "fail"),
+        default="skip",
+        help="a bad record: skip and count it (default), or fail",
+    )
+    _add_split(made)
+    add("--workers", type=_count, metavar="N", help="processes (default: one for each core)")
+    add(
+        "--save-every",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="what is lost at the most when it is killed (default: 5)",
+    )
+    add("--force", action="store_true", help="replace what is there; begin anew")
+    return made
+
+
+def _inspect() -> Parser:
+    made = Parser(prog="inspect", description="Show what a corpus of tokens holds.")
+    add = made.add_argument
+    add(
+        "corpus",
+        metavar="CORPUS",
+        help="a prefix, a folder of corpora, or weights and prefixes: '0.3 data/a 0.7 data/b'",
+    )
+    _add_split(made)
+    add("--samples", type=int, default=3, metavar="N", help="documents to show (default: 3)")
+    add("--model", help="whose tokenizer shows them (default: the one that made the corpus)")
+    add("--plot", metavar="FILE", help="the picture (default: PREFIX.lengths.png)")
+    return made
+
+
+def _add_split(made: Parser) -> None:
+    made.add_argument(
+        "--split",
+        default="949,50,1",
+        metavar="SHARES",
+        help="shares of training, evaluation and test, to show (default: 949,50,1)",
+    )
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("it has to be above 0")
+    return number
+
+
 def _finetune() -> Parser:
     made = Parser(
         prog="finetune",
@@ -318,6 +417,8 @@ def _add_decoding(made: Parser) -> None:
 
 PARSERS: dict[str, Callable[[], Parser]] = {
     "fetch": _fetch,
+    "prepare": _prepare,
+    "inspect": _inspect,
     "finetune": _finetune,
     "pretrain": _pretrain,
     "quantize": _quantize,

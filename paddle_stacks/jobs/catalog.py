@@ -30,6 +30,8 @@ JOBS: dict[str, Job] = {
     job.name: job
     for job in (
         Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint", False),
+        Job("prepare", "train", "make tokens of raw text, for pretraining", False),
+        Job("inspect", "train", "show what a corpus of tokens holds", False),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
         Job("pretrain", "train", "train a model on packed text, with upstream's program"),
         Job("quantize", "train", "quantize a model after its training, with upstream's program"),

@@ -1,0 +1,79 @@
+"""The ``inspect`` job: what a corpus of tokens holds, in text and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from entrypoints.arguments import parser
+from entrypoints.console import note
+from entrypoints.training.disk import writing_below
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import corpus, workspace
+from paddle_stacks.jobs.corpus import Part
+
+__all__ = ["main"]
+
+_SHOWN_TOKENS = 48
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; what was found goes to standard output."""
+    arguments = parser("inspect").parse_args(argv)
+    corpus.shares(arguments.split)
+    found = corpus.parts(arguments.corpus)
+    from entrypoints.preparing import pair, shape
+
+    for part in found:
+        sizes = pair.lengths(part.pair)
+        print(f"{part.pair.prefix}" + (f"  weight {part.weight:.4g}" if len(found) > 1 else ""))
+        print("\n".join(f"  {line}" for line in shape.lines(sizes, arguments.split)))
+        print("\n".join(f"  {line}" for line in _samples(part, arguments, sizes)))
+    plot = Path(arguments.plot) if arguments.plot else _beside(found)
+    with writing_below(plot.parent):
+        shape.draw([(str(p.pair.prefix), pair.lengths(p.pair)) for p in found], plot)
+    note(f"the lengths are drawn in {plot}")
+    return 0
+
+
+def _beside(found: Sequence[Part]) -> Path:
+    first = found[0].pair.prefix
+    return first.with_name(f"{first.name}.lengths.png")
+
+
+def _samples(part: Part, arguments: argparse.Namespace, sizes: Any) -> list[str]:
+    """Return the beginnings of a few documents, evenly spread."""
+    count = min(max(arguments.samples, 0), len(sizes))
+    model = _model(part, arguments.model)
+    if not count or model is None:
+        return []
+    from entrypoints.training.quiet import libraries_log_to
+
+    libraries_log_to(None)
+    from entrypoints.preparing import encoding, pair
+
+    tokenizer = encoding.load(model)
+    lines = []
+    for number in range(count):
+        document = number * len(sizes) // count
+        ids = pair.tokens(part.pair, document, _SHOWN_TOKENS)
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        more = " …" if sizes[document] > len(ids) else ""
+        lines.append(f"document {document} ({sizes[document]} tokens): {text!r}{more}")
+    return lines
+
+
+def _model(part: Part, name: str | None) -> Path | None:
+    """Return the model whose tokenizer made the corpus, or None if nobody knows."""
+    if name:
+        return workspace.find_model(name)
+    prefix = part.pair.prefix
+    try:
+        known = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))
+        return workspace.find_model(str(known["model"]))
+    except (OSError, ValueError, KeyError, TypeError, RequestError):
+        note(f"nothing says which tokenizer made {prefix}: --model NAME shows samples")
+        return None

@@ -1,0 +1,198 @@
+"""The ``prepare`` job: raw text to the pair of files that pretraining reads."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from entrypoints.arguments import parser
+from entrypoints.console import note, phase, report
+from entrypoints.preparing.documents import Rules
+from entrypoints.training.disk import writing_below
+from entrypoints.training.lock import locked
+from entrypoints.training.stop import StopSignal
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import corpus, workspace
+from paddle_stacks.jobs.corpus import STDIN, Source
+from paddle_stacks.jobs.files import replacing_file
+
+__all__ = ["main"]
+
+_INDEX = "index"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; the corpus's prefix goes to standard output."""
+    arguments = parser("prepare").parse_args(argv)
+    corpus.shares(arguments.split)
+    model = workspace.find_model(arguments.model)
+    sources = corpus.sources(arguments.input, arguments.format)
+    prefix = corpus.prefix_of(arguments.output)
+    request = _request(arguments, model, sources)
+    partial = corpus.partial_folder(prefix)
+    with writing_below(prefix.parent):
+        if not arguments.force and _is_there(prefix, request):
+            print(prefix)
+            return 0
+        with locked(partial), StopSignal() as stop:
+            _prepare(arguments, model, sources, request, prefix, stop)
+            shutil.rmtree(partial)
+    print(prefix)
+    return 0
+
+
+def _prepare(
+    arguments: argparse.Namespace,
+    model: Path,
+    sources: tuple[Source, ...],
+    request: dict[str, Any],
+    prefix: Path,
+    stop: StopSignal,
+) -> None:
+    phase("start the tokenizer")
+    from entrypoints.training.quiet import libraries_log_to
+
+    libraries_log_to(None)
+    from entrypoints.preparing import encoding, journal, pair, run
+
+    tokenizer = encoding.load(model)
+    stop.install()
+    if arguments.append_eos and tokenizer.eos_token_id is None:
+        raise RequestError("the tokenizer has no end token", where="--append-eos")
+    partial = corpus.partial_folder(prefix)
+    state = None
+    if not arguments.force and all(source.path != STDIN for source in sources):
+        state = run.resumable(partial, request)
+    if state is not None:
+        note(f"going on: {state.documents} documents are there, verified")
+    in_the_way = corpus.tokens_path(prefix)
+    if not arguments.force and in_the_way.exists() and not (state and state.complete):
+        raise RequestError(
+            "a file without its index is in the way",
+            where=str(in_the_way),
+            remedy="--force replaces it",
+        )
+    task = run.Task(
+        sources=sources,
+        rules=_rules(arguments),
+        model=model,
+        append_eos=arguments.append_eos,
+        fail=arguments.on_bad == "fail",
+        workers=arguments.workers or len(os.sched_getaffinity(0)),
+        save_seconds=arguments.save_every,
+        request=request,
+    )
+    if state is None or not state.complete:
+        phase("read and make tokens")
+        state = run.prepare(task, partial, tokenizer, state or journal.State(request))
+    for line in run.lines(state):
+        note(line)
+    if not state.documents:
+        raise RequestError("there is no document in it", where=", ".join(arguments.input))
+    phase("write the index")
+    code = encoding.type_code(tokenizer)
+    manifest = {
+        "documents": state.documents,
+        "tokens": state.tokens.size // corpus.ITEMS[code],
+        "dtype": {8: "uint16", 4: "int32"}[code],
+        "vocabulary": int(tokenizer.vocab_size),
+        "end_token": tokenizer.eos_token_id if arguments.append_eos else None,
+        "model": str(model),
+        "inputs": [
+            {"path": source.path, "bytes": source.size, "sha256": sha256}
+            for source, sha256 in zip(sources, state.hashes, strict=True)
+        ],
+        "bad": {"by_reason": state.reasons, "first": [list(pair) for pair in state.bad]},
+        "request": request,
+    }
+    if (partial / run.SIZES).is_file():
+        pair.write_index(partial / _INDEX, partial / run.SIZES, code)
+    _name(prefix, partial, run.TOKENS, manifest)
+    found = corpus.look(prefix)
+    report("result", output=str(prefix), documents=found.documents, tokens=found.tokens)
+    first, second, third, last = corpus.bounds(arguments.split, found.documents)
+    note(
+        f"split {arguments.split}: {second - first} documents to train on, {third - second} to "
+        f"evaluate on, {last - third} to test on"
+    )
+
+
+def _name(prefix: Path, partial: Path, tokens: str, manifest: Mapping[str, Any]) -> None:
+    """Give the finished files their names, the index last: who sees it sees a whole pair.
+
+    Killed anywhere in here, the same command does the rest: its journal says that all is read.
+    """
+    if (partial / tokens).is_file():
+        corpus.index_path(prefix).unlink(missing_ok=True)
+        (partial / tokens).replace(corpus.tokens_path(prefix))
+    with replacing_file(corpus.manifest_path(prefix)) as stream:
+        json.dump(manifest, stream, indent=2, ensure_ascii=False)
+        stream.write("\n")
+    (partial / _INDEX).replace(corpus.index_path(prefix))
+    descriptor = os.open(prefix.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rules(arguments: argparse.Namespace) -> Rules:
+    return Rules(arguments.json_key, arguments.document, arguments.max_repeated_len)
+
+
+def _request(
+    arguments: argparse.Namespace, model: Path, sources: tuple[Source, ...]
+) -> dict[str, Any]:
+    """Return all that decides what comes out: another one makes another corpus."""
+    digest = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        if (model / name).is_file():
+            digest.update(name.encode() + b"\0" + (model / name).read_bytes())
+    return {
+        "inputs": [asdict(source) for source in sources],
+        "tokenizer": digest.hexdigest(),
+        "append_eos": arguments.append_eos,
+        "on_bad": arguments.on_bad,
+        **asdict(_rules(arguments)),
+    }
+
+
+def _is_there(prefix: Path, request: Mapping[str, Any]) -> bool:
+    """Return whether this very corpus is there, whole.
+
+    Raises:
+        RequestError: something else is there.
+    """
+    if not corpus.index_path(prefix).exists():
+        return False
+    try:
+        known = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    readable = all(source["path"] != STDIN for source in request["inputs"])
+    if known != request or not readable:
+        raise RequestError(
+            "another corpus is there" if known != request else "a corpus is there",
+            where=str(corpus.index_path(prefix)),
+            remedy="--force replaces it, or choose another --output",
+        )
+    corpus.look(prefix)
+    note(f"{prefix} is there already and whole, from the same inputs: kept")
+    return True

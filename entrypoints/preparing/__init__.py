@@ -1,0 +1,1 @@
+"""What ``prepare`` and ``inspect`` are made of."""

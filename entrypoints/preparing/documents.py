@@ -1,0 +1,173 @@
+"""From a block of bytes to the texts of its documents, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from entrypoints.preparing import reading
+from entrypoints.preparing.reading import Block
+
+__all__ = ["SHOWN", "Found", "Rules", "documents", "without_repeats"]
+
+SHOWN = 20  # bad records that are named; the rest is counted
+_SAMPLES = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SAMPLED_RUN = re.compile(rf"(.)\1{{{_SAMPLES - 1}}}")
+_BLANK = re.compile(rb"\n[ \t\r\f\v]*(?=\n)")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How documents are read.
+
+    Args:
+        json_key: the key of the text in a JSON line.
+        document: of text: ``paragraph``, ``line`` or ``file``.
+        longest_repeat: a character that comes more often in a row is kept once.
+    """
+
+    json_key: str = "text"
+    document: str = "paragraph"
+    longest_repeat: int = 100
+
+
+@dataclass
+class Found:
+    """What a block holds.
+
+    Args:
+        texts: of the documents, in order, without space around them.
+        lines: where each begins.
+        reasons: how many records are bad, by reason.
+        bad: line and reason of the first :data:`SHOWN` of them.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    def reject(self, line: int, reason: str, detail: str = "") -> None:
+        """Count a bad record.
+
+        Args:
+            line: where it begins.
+            reason: one of few, by which it is counted.
+            detail: what is told of it besides.
+        """
+        self.reasons[reason] += 1
+        self.bad.append((line, f"{reason}{detail}"))
+        self.bad.sort()
+        del self.bad[SHOWN:]
+
+
+class _Bad(ValueError):
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+def documents(block: Block, form: str, rules: Rules) -> Found:
+    """Return the documents of a block.
+
+    Args:
+        block: of whole documents.
+        form: ``jsonl`` or ``text``.
+        rules: how to read them.
+    """
+    found = Found()
+    if block.too_long:
+        found.reject(block.line, _too_long())
+    for line, data in _records(block, form, rules.document):
+        try:
+            if len(data) > reading.LONGEST:
+                raise _Bad(_too_long())
+            decoded = _decoded(data)
+            text = _text(decoded, rules.json_key) if form == "jsonl" else decoded
+            text = without_repeats(text, rules.longest_repeat).strip()
+            if not text:
+                raise _Bad("empty")
+        except _Bad as bad:
+            found.reject(line, bad.reason, bad.detail)
+        else:
+            found.texts.append(text)
+            found.lines.append(line)
+    return found
+
+
+def without_repeats(text: str, longest: int) -> str:
+    """Return the text with every longer run of one character made a single one.
+
+    It is upstream's rule; a run of line ends is left. Looking at a few characters of each
+    ``longest`` tells of nearly every text that it has no such run.
+
+    Args:
+        text: any.
+        longest: the longest run that stays.
+    """
+    stride = (longest + 1) // _SAMPLES
+    if len(text) <= longest or (stride > 1 and not _SAMPLED_RUN.search(text[::stride])):
+        return text
+    return re.sub(rf"(.)\1{{{longest},}}", r"\1", text)
+
+
+def _too_long() -> str:
+    return f"longer than {reading.LONGEST // 2**20} MiB"
+
+
+def _records(block: Block, form: str, document: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the first line's number and the bytes of every record that is not blank."""
+    if form == "text" and document != "line":
+        pieces = [block.data] if document == "file" else _paragraphs(block.data)
+        line = block.line
+        for piece in pieces:
+            body = piece.lstrip()
+            if body:
+                yield line + piece[: len(piece) - len(body)].count(b"\n"), body
+            line += piece.count(b"\n")
+        return
+    for number, data in enumerate(block.data.split(b"\n"), block.line):
+        if data.strip():
+            yield number, data
+
+
+def _paragraphs(data: bytes) -> Iterator[bytes]:
+    """Yield what stands between blank lines; together they are all of the bytes."""
+    start = 0
+    for found in _BLANK.finditer(data):
+        yield data[start : found.end()]
+        start = found.end()
+    yield data[start:]
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig" if data.startswith(b"\xef\xbb\xbf") else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _Bad("not UTF-8", f": byte 0x{data[error.start]:02x}") from None
+
+
+def _text(line: str, key: str) -> str:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _Bad("not JSON", f": {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise _Bad("not JSON", ": nested too deeply") from None
+    except ValueError:  # a number of more digits than Python takes
+        raise _Bad("not JSON", ": a number that is too long") from None
+    if not isinstance(entry, dict):
+        raise _Bad("not a JSON object")
+    if key not in entry:
+        known = ", ".join(list(map(str, entry))[:8])
+        raise _Bad(f'no key "{key}"', f"; it has: {known or 'none'}")
+    text = entry[key]
+    if not isinstance(text, str):
+        raise _Bad(f'"{key}" is not a string')
+    if "\\u" in line and _SURROGATE.search(text):
+        raise _Bad("half of a surrogate pair, which is no character")
+    return text
