@@ -13,7 +13,7 @@ from paddle_stacks.memory.request import OPTIONS
 _HELP = {name: f"{text[0].upper()}{text[1:]}." for name, text in OPTIONS.items()} | {
     "search": "List every layout of that many cards, the best first.",
     "json": "Print one JSON document.",
-    "svg": "Write the pipeline's schedule to this file.",
+    "svg": "Write the pipeline's schedule, of its first micro-batches, to this file.",
 }
 
 
@@ -33,6 +33,7 @@ def memory(
     sequence: str | None = None,
     micro_batches: str | None = None,
     recompute: str | None = None,
+    flash: bool = False,
     search: bool = False,
     json: bool = False,
     svg: str | None = None,
@@ -56,6 +57,7 @@ def memory(
         "sequence": sequence,
         "micro-batches": micro_batches,
         "recompute": recompute,
+        "flash": "true" if flash else None,
     }
     given = {name: value for name, value in written.items() if value is not None}
     asked = requests.make(given, settings.load(ROOT, {}).workspace)
@@ -68,8 +70,8 @@ def memory(
         return
     plans, problem = requests.check(asked)
     if svg:
-        grid, work = asked.grid, asked.work
-        text = schedule.as_svg(grid.pipeline, work.micro_batches, grid.virtual)
+        grid = asked.grid
+        text = schedule.as_svg(grid.pipeline, show.drawn_batches(asked), grid.virtual)
         _write(Path(svg), text)
     if json:
         document = show.as_json(asked, plans, fits=problem is None)

@@ -42,7 +42,6 @@ class Work:
         flash: flash attention: no score matrix is kept.
         fused_norm: the fused RMS norm.
         fused_rope: the fused rotary embedding.
-        baseline: bytes of the process that are not the framework's tensors, as measured.
     """
 
     method: str = "lora"
@@ -58,7 +57,6 @@ class Work:
     flash: bool = False
     fused_norm: bool = False
     fused_rope: bool = False
-    baseline: int = 0
 
     @property
     def half(self) -> bool:
@@ -200,9 +198,6 @@ def _stage(model: Architecture, work: Work, grid: Grid, stage: int) -> Plan:
     if work.method == "lora":
         trained = layers * _adapter(model, work.rank, grid.tensor)
     always = [_weights(model, work, grid, base, trained), _tables(model, work, layers)]
-    if work.baseline:
-        source = "measured: interpreter, libraries and buffers of the math library"
-        always.append(Line("the process itself", work.baseline, "a constant", source))
     logits = [_logits(model, work, grid)] if last else []
     if work.method == "inference":
         lines = [*always, _cache(model, work, grid, layers), *logits]
@@ -352,6 +347,10 @@ def _temporary(model: Architecture, work: Work, grid: Grid) -> Line:
     if work.method == "inference":
         widest = (model.hidden + 2 * model.inner // grid.tensor) * work.number
         formula = f"{tokens:,} tokens x (h + 2 x inner / tp) x {work.number} B"
+        scores = model.heads // grid.tensor * work.sequence * (4 + work.number)
+        if not work.flash and scores > widest:
+            widest = scores
+            formula = f"{tokens:,} tokens x heads / tp x {work.sequence} x {4 + work.number} B"
         return Line("temporary buffers", tokens * widest, formula, "a prompt's widest operator")
     merged = largest * work.number if work.method == "lora" else largest * 4
     if work.level == "O1" and work.half:

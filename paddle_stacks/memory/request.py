@@ -21,16 +21,17 @@ OPTIONS = {
     "model": "a known model, a folder in models/, or the path of a config.json",
     "config": "a job's JSON with upstream's keys; options win over it",
     "cards": "how many cards (default: as many as the layout takes)",
-    "layout": "dp, tp, pp, vpp, sharding, stage, sp: tp=2,pp=4; the rest is dp",
+    "layout": "degrees of dp, tp, pp, vpp, sharding, stage, sp: tp=2,pp=4; the rest is dp",
     "card": "the kind of card, from configs/dcu/cards.toml (default: K100_AI)",
-    "dtype": "float32, float16 or bfloat16 (default: float16)",
+    "dtype": "number format, float32, float16 or bfloat16 (default: float16)",
     "level": "of mixed precision, O1 or O2 (default: O2)",
-    "method": "lora, full or inference (default: lora)",
+    "method": "what is done, lora, full or inference (default: lora)",
     "rank": "of LoRA (default: 8)",
     "batch": "rows of a micro-batch (default: 1)",
     "sequence": "tokens of a row (default: 4096)",
     "micro-batches": "of a step: gradient_accumulation_steps (default: 1)",
     "recompute": f"one of {', '.join(GRANULARITIES)} (default: none)",
+    "flash": "flash attention: no score matrix is kept",
 }
 """The options of a plan, and what each is."""
 
@@ -119,7 +120,7 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
         sequence=numbers["sequence"] or 4096,
         micro_batches=numbers["micro-batches"] or 1,
         recompute=values.get("recompute", "none"),
-        flash=found.on("use_flash_attention"),
+        flash="flash" in given or found.on("use_flash_attention"),
         fused_norm=found.on("use_fused_rms_norm"),
         fused_rope=found.on("use_fused_rope"),
     )

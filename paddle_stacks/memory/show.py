@@ -12,7 +12,7 @@ from paddle_stacks.memory.request import Request
 from paddle_stacks.memory.schedule import as_text, bubble, fraction
 from paddle_stacks.memory.search import Candidate
 
-__all__ = ["as_json", "as_lines", "candidates_as_json", "candidates_as_lines"]
+__all__ = ["as_json", "as_lines", "candidates_as_json", "candidates_as_lines", "drawn_batches"]
 
 _GIB = 2**30
 _IN = " " * 40
@@ -51,13 +51,23 @@ def as_lines(request: Request, plans: Sequence[Plan]) -> list[str]:
     return lines
 
 
+def drawn_batches(request: Request) -> int:
+    """Return how many micro-batches a picture has room for: whole rounds of the pipeline.
+
+    Args:
+        request: what was planned.
+    """
+    p, m = request.grid.pipeline, request.work.micro_batches
+    return min(m, max(p, _DRAWN // p * p))
+
+
 def _schedule(request: Request) -> list[str]:
     p, v, m = request.grid.pipeline, request.grid.virtual, request.work.micro_batches
     lines = [
         f"bubble: (p - 1) / (v m + p - 1) = {fraction(p, m, v):.1%} of a step, {m} micro-batches "
         "(Huang et al. 2019, arXiv:1811.06965; Narayanan et al. 2021, arXiv:2104.04473)"
     ]
-    drawn = min(m, max(p, _DRAWN // v // p * p))
+    drawn = drawn_batches(request)
     if drawn < m:
         lines.append(f"the first {drawn} micro-batches, as if there were no more:")
     return [*lines, as_text(p, drawn, v)]

@@ -124,6 +124,16 @@ def test_the_cache_of_13b_is_the_published_one() -> None:
     assert grouped["KV cache"] == 2 * 80 * 1024 * 2
 
 
+def test_a_prompt_without_flash_attention_needs_its_scores() -> None:
+    model = find("llama-2-7b")
+    plain, flash = (
+        lines(model, Work("inference", "float16", sequence=4096, flash=flash))["temporary buffers"]
+        for flash in (False, True)
+    )
+    assert plain == 32 * 4096**2 * 6
+    assert flash == 4096 * (4096 + 2 * 11008) * 2
+
+
 # Peaks of Paddle's allocator in real trainings on a CPU, as bench/memory.py measures them.
 @pytest.mark.parametrize(
     ("method", "recompute", "mib"),
