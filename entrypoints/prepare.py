@@ -18,7 +18,7 @@ from entrypoints.preparing.documents import Rules
 from entrypoints.training.disk import writing_below
 from entrypoints.training.lock import locked
 from entrypoints.training.stop import StopSignal
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import STDIN, Source
 from paddle_stacks.jobs.files import replacing_file
@@ -101,7 +101,10 @@ def _prepare(
     )
     if state is None or not state.complete:
         phase("read and make tokens")
-        state = run.prepare(task, partial, tokenizer, state or journal.State(request))
+        stop.defer()
+        state = run.prepare(task, partial, tokenizer, state or journal.State(request), stop)
+        if stop.received is not None:
+            raise Stopped(stop.received)
     for line in run.lines(state):
         note(line)
     if not state.documents:

@@ -19,7 +19,8 @@ from entrypoints.preparing import documents, encoding, journal
 from entrypoints.preparing.documents import SHOWN, Rules
 from entrypoints.preparing.journal import State
 from entrypoints.preparing.reading import Block, Place, Reader
-from paddle_stacks.errors import JobError, Problem, RequestError
+from entrypoints.training.stop import StopSignal
+from paddle_stacks.errors import JobError, Problem, RequestError, Stopped
 from paddle_stacks.jobs.corpus import STDIN, Source
 
 __all__ = ["SIZES", "TOKENS", "Task", "lines", "prepare", "resumable"]
@@ -84,7 +85,7 @@ class _Made:
 _worker: _Worker | None = None  # set before the workers are forked, which share its memory
 
 
-def prepare(task: Task, folder: Path, tokenizer: Any, start: State) -> State:
+def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSignal) -> State:
     """Write the tokens and the lengths of all documents into the folder.
 
     Args:
@@ -92,6 +93,8 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State) -> State:
         folder: the partial folder.
         tokenizer: PaddleNLP's.
         start: the state to go on from.
+        stop: the signal to leave, which is looked at after every block: raised anywhere it
+            could be lost in a destructor.
 
     Returns:
         The state at the end, which is on the disk.
@@ -99,6 +102,7 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State) -> State:
     Raises:
         RequestError: an input is damaged or, with ``task.fail``, has a bad record.
         JobError: a worker was killed.
+        Stopped: by a signal; what was done until then is on the disk.
     """
     global _worker
     end = (tokenizer.eos_token_id,) if task.append_eos else ()
@@ -107,7 +111,7 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State) -> State:
         _continued(folder / TOKENS, start.tokens.size) as tokens,
         _continued(folder / SIZES, start.sizes.size) as sizes,
     ):
-        writer = _Writer(task, folder, tokens, sizes, start)
+        writer = _Writer(task, folder, tokens, sizes, start, stop)
         pool = ProcessPoolExecutor(task.workers, multiprocessing.get_context("fork"), _begin_worker)
         try:
             _run(task, pool, writer)
@@ -169,11 +173,18 @@ class _Writer:
     """Writes what the workers made, in order, and records how far that is."""
 
     def __init__(
-        self, task: Task, folder: Path, tokens: IO[bytes], sizes: IO[bytes], start: State
+        self,
+        task: Task,
+        folder: Path,
+        tokens: IO[bytes],
+        sizes: IO[bytes],
+        start: State,
+        stop: StopSignal,
     ) -> None:
         self.state = start
         self._task = task
         self._folder = folder
+        self._stop = stop
         self._tokens, self._sizes = tokens, sizes
         self._saved = time.monotonic()
         self._progress = _Progress(task.sources, start)
@@ -202,6 +213,9 @@ class _Writer:
             bad=(*state.bad, *shown),
         )
         self._progress.tell(self.state)
+        if self._stop.received is not None:
+            self.save()
+            raise Stopped(self._stop.received)
         if time.monotonic() - self._saved >= self._task.save_seconds:
             self.save()
 
