@@ -157,7 +157,7 @@ def test_measured_peaks_are_met_within_ten_percent(method: str, recompute: str, 
     assert found == pytest.approx(mib, rel=0.10)
 
 
-# Measured in the same way after the formulas were made.
+# Three that were measured when the formulas were done, and two that were seen while they were made.
 @pytest.mark.parametrize(
     ("size", "method", "batch", "sequence", "recompute", "mib"),
     [
