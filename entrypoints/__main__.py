@@ -10,6 +10,7 @@ import sys
 import traceback
 
 from paddle_stacks.errors import RequestError, StackError, Stopped, render
+from paddle_stacks.jobs import platforms
 from paddle_stacks.jobs.catalog import JOBS, find
 
 _SIMULATED = "dcu-sim: a simulated DCU: it computes on the CPU, and proves nothing of a card"
@@ -46,7 +47,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, arguments = argv[0], argv[1:]
     if name in JOBS:
-        if os.environ.get("PADDLE_STACKS_BACKEND") == "dcu-sim" and "--help" not in arguments:
+        if platforms.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
         status: int = importlib.import_module(f"entrypoints.{name}").main(arguments)
         return status

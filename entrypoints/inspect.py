@@ -53,9 +53,10 @@ def _samples(part: Part, arguments: argparse.Namespace, sizes: Any) -> list[str]
     from entrypoints.training.quiet import libraries_log_to
 
     libraries_log_to(None)
-    from entrypoints.preparing import encoding, pair
+    from entrypoints.preparing import pair
+    from entrypoints.tokenizer import load as load_tokenizer
 
-    tokenizer = encoding.load(model)
+    tokenizer = load_tokenizer(model)
     lines = []
     for number in range(count):
         document = number * len(sizes) // count

@@ -71,8 +71,9 @@ def _prepare(
 
     libraries_log_to(None)
     from entrypoints.preparing import encoding, journal, pair, run
+    from entrypoints.tokenizer import load as load_tokenizer
 
-    tokenizer = encoding.load(model)
+    tokenizer = load_tokenizer(model)
     stop.install()
     if arguments.append_eos and tokenizer.eos_token_id is None:
         raise RequestError("the tokenizer has no end token", where="--append-eos")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["hand_over", "run_as"]
+__all__ = ["hand_over", "may_write", "run_as"]
 
 
 def run_as(workspace: Path) -> str:
@@ -18,6 +18,16 @@ def run_as(workspace: Path) -> str:
         return f"{os.geteuid()}:{os.getegid()}"
     owner = workspace.stat()
     return f"{owner.st_uid}:{owner.st_gid}"
+
+
+def may_write(folder: Path, user: str) -> bool:
+    """Whether ``uid:gid`` may make files in a folder; root is taken without capabilities."""
+    uid, gid = map(int, user.split(":"))
+    if uid == os.geteuid() and uid != 0:
+        return os.access(folder, os.W_OK | os.X_OK)
+    found = folder.stat()
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
+    return (found.st_mode >> shift) & 0o3 == 0o3
 
 
 def hand_over(path: Path, user: str) -> None:

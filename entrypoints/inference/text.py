@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from entrypoints.tokenizer import load as load_tokenizer
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs.prompts import Prompt, listed
 
@@ -119,17 +120,7 @@ def load(folder: Path, context: int, *, raw: bool) -> Text:
     Raises:
         RequestError: its files are missing or damaged.
     """
-    from paddlenlp.transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        remedy = "get the model again: ./inv fetch NAME --force"
-        raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # every tokenizer's library has errors of its own
-        fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
-    return Text(tokenizer, folder, context, raw)
+    return Text(load_tokenizer(folder), folder, context, raw)
 
 
 def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:

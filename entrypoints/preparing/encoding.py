@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from entrypoints.console import warn
-from paddle_stacks.errors import RequestError
 
-__all__ = ["Batch", "Encode", "encoder", "ids_of_one", "load", "type_code"]
+__all__ = ["Batch", "Encode", "encoder", "ids_of_one", "type_code"]
 
 Encode = Callable[[Sequence[str]], "list[list[int]]"]
 _ARRAYS = {8: "H", 4: "i"}
@@ -62,24 +60,6 @@ class Batch:
     def sizes(self) -> bytes:
         """The number of tokens of each document, 4 bytes each."""
         return self._sizes.tobytes()
-
-
-def load(folder: Path) -> Any:
-    """Return PaddleNLP's tokenizer of a model.
-
-    Raises:
-        RequestError: its files are missing or damaged.
-    """
-    from paddlenlp.transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        remedy = "get the model again: ./inv fetch NAME --force"
-        raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
-    try:
-        return AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # every tokenizer's library has errors of its own
-        fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
 
 
 def type_code(tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ put right around them, each a trap that the tests keep open:
   the build, and so does a script that ends with 0 and has built nothing;
 * compilers are started by the memory there is, not by the number of cores.
 
-usage: build_operators.py SOURCE WHEELS --archs LIST [--libraries LIST] [--include DIR]
+usage: build_operators.py SOURCE WHEELS --archs LIST [--include DIR]
 
 Exit status: 0 done, 1 something was not built; the last line says what.
 """
@@ -76,7 +76,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("wheels", type=Path, help="where the wheels go")
     parser.add_argument("--archs", required=True, help="gfx906;gfx928 …")
     parser.add_argument("--include", type=Path, action="append", default=[])
-    parser.add_argument("--run", metavar="SCRIPT", help=argparse.SUPPRESS)
     if argv[:1] == ["--run"]:
         _run_script(argv[1], argv[2], argv[3:])
         return 0

@@ -13,7 +13,7 @@ from invoke.parser.argument import Argument
 
 from paddle_stacks import recipes, settings
 from paddle_stacks.cli import ROOT
-from paddle_stacks.cli.jobs import PlanTask, _verbatim, _words
+from paddle_stacks.cli.jobs import PlanTask, verbatim_words, words_of
 from paddle_stacks.dcu.cards import parse_devices
 from paddle_stacks.errors import RequestError, did_you_mean
 from paddle_stacks.jobs.arguments import PARSERS, parser
@@ -65,7 +65,7 @@ def _render(context: Context, job: str, **options: Any) -> None:
     platform = backend.load(found.backend, found.root, options.get("profile") or "")
     nodes = _number("nodes", own["nodes"], _usual_nodes(job, options.get("recipe"), found))
     hours = _number("hours", own["hours"], cluster.HOURS)
-    plan = _plan_for(nodes, job, options, found, _verbatim(context))
+    plan = _plan_for(nodes, job, options, found, verbatim_words(context))
     if found.registry:
         plan = replace(plan, image=f"{found.registry}/{plan.image}")
     if engine == "slurm":
@@ -102,7 +102,7 @@ def _plan_for(
     if given := [f"--{name}" for name in _MEETING if options.get(name)]:
         what = f"where the nodes meet is the scheduler's to say, not {', '.join(given)}"
         raise RequestError(what, where=job, remedy="--nodes N says how many there are")
-    words = _words(job, options, verbatim)
+    words = words_of(job, options, verbatim)
     if nodes > 1 and _MEETING.keys() <= {action.dest for action in parser(job)._actions}:
         # What is checked is checked for all nodes. The values are replaced by the scheduler's.
         words = [*(f"--{name}={value or nodes}" for name, value in _MEETING.items()), *words]

@@ -18,7 +18,7 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS, find
 
-__all__ = ["collection"]
+__all__ = ["PlanTask", "collection", "verbatim_words", "words_of"]
 
 _DRY_RUN = "Print the plan and stop."
 _JSON = "Print the plan as JSON, and stop."
@@ -63,7 +63,7 @@ class PlanTask(JobTask):
 
 def _job_task(name: str) -> JobTask:
     def body(context: Context, **options: Any) -> None:
-        _launch(name, options, _verbatim(context))
+        _launch(name, options, verbatim_words(context))
 
     summary = JOBS[name].summary
     body.__doc__ = f"{summary[0].upper()}{summary[1:]}."
@@ -73,10 +73,10 @@ def _job_task(name: str) -> JobTask:
 def _plan(context: Context, job: str, **options: Any) -> None:
     """Print what a job would do and stop: ./inv plan finetune --config my.json --json."""
     find(job)
-    _launch(job, {**options, "dry_run": True}, _verbatim(context))
+    _launch(job, {**options, "dry_run": True}, verbatim_words(context))
 
 
-def _verbatim(context: Context) -> list[str]:
+def verbatim_words(context: Context) -> list[str]:
     """Return the words after ``--``: invoke has them too, joined to one string."""
     return sys.argv[sys.argv.index("--") + 1 :] if context.remainder and "--" in sys.argv else []
 
@@ -95,14 +95,14 @@ def _launch(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> 
         recipe,
         changes,
     )
-    words = _words(job, options, verbatim)
+    words = words_of(job, options, verbatim)
     if dry_run or as_json:
         launch.print_plan(launch.make_steps(job, words, found, choices), as_json=as_json)
     else:
         finish(launch.launch(job, words, found, choices))
 
 
-def _words(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> list[str]:
+def words_of(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> list[str]:
     """Return the job's command line for the options that were given."""
     line: list[str] = []
     last: list[str] = []

@@ -103,7 +103,9 @@ def workspace(machine: Machine) -> Finding:
     there = [folder for folder in folders if folder.is_dir()]
     missing = [folder for folder in folders if not folder.is_dir()]
     closed = [
-        folder for folder in (*([here] if missing else []), *there) if not _may_write(folder, user)
+        folder
+        for folder in (*([here] if missing else []), *there)
+        if not ownership.may_write(folder, user)
     ]
     if closed:
         names = " ".join(map(str, closed))
@@ -130,14 +132,6 @@ def _own_shm() -> int:
         return shutil.disk_usage("/dev/shm").total // 2**20
     except OSError:
         return 0
-
-
-def _may_write(folder: Path, user: str) -> bool:
-    """Whether a user without capabilities may make files in the folder."""
-    uid, gid = map(int, user.split(":"))
-    found = folder.stat()
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
-    return (found.st_mode >> shift) & 0o3 == 0o3
 
 
 def _make(folders: list[Path], user: str) -> None:
