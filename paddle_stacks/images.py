@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from paddle_stacks.errors import MachineError, RequestError, did_you_mean
+from paddle_stacks.plan.make import build_command
 
 if TYPE_CHECKING:
     import docker
@@ -67,7 +68,8 @@ def inspect_all(client: docker.DockerClient, backend: str, only: str | None = No
     ]
     found.sort(key=lambda image: image.size)
     if not found:
-        raise MachineError(f"no image for {backend} is here", remedy="build them: ./inv build")
+        remedy = f"build them: {build_command('all', backend)}"
+        raise MachineError(f"no image for {backend} is here", remedy=remedy)
     if only is None:
         return found
     chosen = [image for image in found if image.name == only]

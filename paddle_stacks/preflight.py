@@ -14,6 +14,7 @@ from paddle_stacks.dcu import fit
 from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import corpus, models, prompts, records, schema, upstream, workspace
+from paddle_stacks.ownership import may_write
 from paddle_stacks.plan import Plan, backend
 from paddle_stacks.settings import Settings
 
@@ -51,10 +52,7 @@ def check_image(plan: Plan, client: DockerClient) -> None:
     try:
         client.images.get(plan.image)
     except docker.errors.ImageNotFound as error:
-        image = plan.image.rpartition("/")[2].partition(":")[0]
-        raise MachineError(
-            f"there is no image {plan.image}", remedy=f"./inv build --image {image}"
-        ) from error
+        raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
 
 
 def check_machine(plan: Plan, settings: Settings) -> None:
@@ -111,7 +109,6 @@ def check_workspace(plan: Plan) -> None:
     Raises:
         MachineError: a folder belongs to somebody else, or the disk is full.
     """
-    uid, _, gid = plan.user.partition(":")
     folders = [plan.workspace, *(plan.workspace / name for name in ("models", "runs"))]
     problems = [
         Problem(
@@ -120,7 +117,7 @@ def check_workspace(plan: Plan) -> None:
             f"sudo chown -R {plan.user} {folder}",
         )
         for folder in folders
-        if folder.is_dir() and not _may_write(folder, int(uid), int(gid))
+        if folder.is_dir() and not may_write(folder, plan.user)
     ]
     free = shutil.disk_usage(plan.workspace).free
     if plan.job == "fetch" and free < _LEAST_FREE_BYTES:
@@ -305,12 +302,3 @@ def _check_idle(folder: Path) -> None:
                 where=str(folder),
                 remedy="wait for it, or give this one a name of its own",
             ) from None
-
-
-def _may_write(folder: Path, uid: int, gid: int) -> bool:
-    """Whether a user may write to the folder; as root without capabilities, for root."""
-    if uid == os.geteuid() and uid != 0:
-        return os.access(folder, os.W_OK | os.X_OK)
-    found = folder.stat()
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
-    return (found.st_mode >> shift) & 0o3 == 0o3

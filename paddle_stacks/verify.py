@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.errors import JobError
+from paddle_stacks.errors import JobError, StackError
 from paddle_stacks.jobs.files import replacing_file
-from paddle_stacks.settings import PREFIX
+from paddle_stacks.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from docker import DockerClient
+    from paddle_stacks.images import Image
 
 __all__ = ["Outcome", "as_markdown", "outcomes", "report", "run_tests", "tally", "write"]
 
@@ -105,14 +105,16 @@ def tally(found: Sequence[Outcome]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in order if counts[name]) or "no tests"
 
 
-def report(
-    root: Path, backend: str, found: Sequence[Outcome], client: DockerClient
-) -> dict[str, Any]:
-    """Return the report as a value that JSON can hold."""
-    from paddle_stacks import images
+def report(found: Sequence[Outcome], images: Sequence[Image], settings: Settings) -> dict[str, Any]:
+    """Return the report as a value that JSON can hold.
 
+    Args:
+        found: how the tests ended.
+        images: those that they looked into.
+        settings: the backend, and where the host is looked at.
+    """
     return {
-        "backend": backend,
+        "backend": settings.backend,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "result": tally(found),
         "verified": bool(found) and all(o.result in ("passed", "skipped") for o in found),
@@ -122,21 +124,27 @@ def report(
                 "id": image.id,
                 "labels": {k: v for k, v in image.labels.items() if k in _LABELS},
             }
-            for image in images.inspect_all(client, backend)
+            for image in images
         ],
-        "doctor": _doctor(root, backend),
+        "doctor": _doctor(settings),
         "tests": [vars(outcome) for outcome in found],
     }
 
 
-def _doctor(root: Path, backend: str) -> Any:
+def _doctor(found: Settings) -> Any:
     """Return the doctor's own document: it looks at the machine, not at the images."""
-    command = [sys.executable, "-m", "paddle_stacks.cli", "doctor", "--backend", backend, "--json"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    from paddle_stacks import doctor
+    from paddle_stacks.doctor import show
+    from paddle_stacks.plan import backend
+
+    platform = backend.load(found.backend, found.root)
     try:
-        return json.loads(done.stdout)
-    except ValueError:
-        return {"error": done.stderr.strip()}
+        checks = doctor.checks_for(platform.name)
+        return show.as_json(
+            platform.name, list(doctor.examine(doctor.Machine(found, platform), checks))
+        )
+    except StackError as error:
+        return {"error": str(error)}
 
 
 def as_markdown(found: dict[str, Any]) -> str:

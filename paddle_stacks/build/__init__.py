@@ -16,7 +16,7 @@ from typing import Any
 from paddle_stacks.build import reasons
 from paddle_stacks.build.os_image import OsImage, resolve, resolve_dtk
 from paddle_stacks.build.progress import Step, Steps, documents
-from paddle_stacks.build.variables import secrets, variables
+from paddle_stacks.build.variables import check_request, secrets, variables
 from paddle_stacks.errors import BuildError, RequestError, did_you_mean
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
@@ -60,6 +60,7 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     """
     from paddle_stacks import engine
 
+    check_request(settings)
     client = engine.connect()
     check(images, settings.root)
     os_image = resolve(settings, client)

@@ -18,7 +18,7 @@ from paddle_stacks.errors import BuildError, RequestError
 from paddle_stacks.plan.backend import Backend, load
 from paddle_stacks.settings import Settings, without_password
 
-__all__ = ["lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
+__all__ = ["check_request", "lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
 
 # The last is for what only a DCU has kernels for.
 _LOCKS = ("framework/requirements", "train/requirements", "train/quantize")
@@ -65,6 +65,17 @@ def variables(
         "PADDLE_VERSION": paddle_version(root),
         "PADDLENLP_VERSION": locked_version(root, platform.lock, "paddlenlp"),
     }
+
+
+def check_request(settings: Settings) -> None:
+    """Check what a build is asked for, before anything is pulled.
+
+    Raises:
+        RequestError: no such backend or architecture, or a source that is none.
+    """
+    platform = load(settings.backend, settings.root)
+    _architectures(settings, platform)
+    _source(settings, platform)
 
 
 def _architectures(settings: Settings, platform: Backend) -> str:

@@ -33,10 +33,12 @@ def build(
     from paddle_stacks import build as building
     from paddle_stacks import engine, settings
     from paddle_stacks.build.os_image import OsImage, dtk_reference, resolve
+    from paddle_stacks.build.variables import check_request
 
     flags = {"backend": backend, "paddlenlp_src": paddlenlp_src, "gfx_archs": archs}
     found = settings.load(ROOT, flags)
     wanted = image or ["all"]
+    check_request(found)
     if not plan:
         engine.ensure()
         building.build(wanted, found)

@@ -76,14 +76,16 @@ _NOTHING_SELECTED = 5
 )
 def verify(context: Any, image: str | None = None, backend: str | None = None) -> None:
     """Check the built images, and this machine, and write a report to attach to an issue."""
-    from paddle_stacks import engine, settings, verify
+    from paddle_stacks import engine, images, settings, verify
 
-    platform = settings.load(ROOT, {"backend": backend}).backend
-    client = engine.connect()
+    options = settings.load(ROOT, {"backend": backend})
+    platform = options.backend
+    # First, since without any image every test would say the same.
+    built = images.inspect_all(engine.connect(), platform)
     selected = ["-k", image] if image else []
     record = ROOT / _RECORDS / f"verify-{platform}.xml"
     status, found = verify.run_tests(ROOT, platform, ["tests/images", *selected], record)
-    report = verify.report(ROOT, platform, found, client)
+    report = verify.report(found, built, options)
     path = verify.write(ROOT, report)
     print(f"{report['result']}; the report: {path.relative_to(ROOT)}", file=sys.stderr)
     finish(status)

@@ -293,9 +293,7 @@ def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Contai
     try:
         return client.containers.create(**container_options(plan, secrets))
     except docker.errors.ImageNotFound as error:
-        raise MachineError(
-            f"there is no image {plan.image}", remedy=f"./inv build --image {_stage(plan)}"
-        ) from error
+        raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
     except docker.errors.APIError as error:
         raise MachineError(
             f"the engine refuses the container: {error.explanation}", where=plan.image
@@ -365,10 +363,6 @@ def _written_secrets(plan: Plan) -> Iterator[dict[str, str]]:
                 hand_over(path, plan.user)
                 written[secret.name] = str(path)
         yield written
-
-
-def _stage(plan: Plan) -> str:
-    return plan.image.rpartition("/")[2].partition(":")[0]
 
 
 def _same_terminal(output: IO[bytes]) -> bool:

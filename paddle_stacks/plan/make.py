@@ -13,7 +13,16 @@ from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.settings import DEBUG_SWITCH, Settings, without_password
 
-__all__ = ["PLAIN_ENVIRONMENT", "Device", "Mount", "Plan", "Secret", "image_name", "make"]
+__all__ = [
+    "PLAIN_ENVIRONMENT",
+    "Device",
+    "Mount",
+    "Plan",
+    "Secret",
+    "build_command",
+    "image_name",
+    "make",
+]
 
 WORKSPACE = PurePosixPath("/workspace")
 SECRETS = PurePosixPath("/run/secrets")
@@ -148,9 +157,21 @@ class Plan:
     grace_seconds: int = GRACE_SECONDS
 
     @property
+    def build_command(self) -> str:
+        """The command that builds the image."""
+        stage = self.image.rpartition("/")[2].partition(":")[0]
+        return build_command(stage, self.backend)
+
+    @property
     def workspace(self) -> Path:
         """The folder on the host that the container sees as ``/workspace``."""
         return next(Path(m.source) for m in self.mounts if m.target == str(WORKSPACE))
+
+
+def build_command(image: str, backend: str) -> str:
+    """Return the command that builds an image, for whoever has it not; "all" for all."""
+    words = ["./inv build", *([] if image == "all" else [f"--image {image}"])]
+    return " ".join([*words, *([] if backend == "cpu" else [f"--backend {backend}"])])
 
 
 def image_name(image: str, backend: str) -> str:
