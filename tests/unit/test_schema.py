@@ -68,7 +68,7 @@ def test_defaults_are_resolved(tmp_path: Path) -> None:
     assert config["device"] == "cpu"
     assert config["do_train"] is True
     assert config.explicit == {"model_name_or_path", "dataset_name_or_path"}
-    assert set(config.values) == set(schema.KEYS)
+    assert set(config.values) == set(schema.SCHEMAS["finetune"].keys)
 
 
 def test_later_overrides_win_and_are_json_or_text(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_is_said_about_a_fault(tmp_path: Path, entries: dict, words: list[s
     text = complaint(write(tmp_path, GOOD | entries))
     for word in words:
         assert word in text
-    if set(entries) & set(schema.KEYS) and None not in entries.values():
+    if set(entries) & set(schema.SCHEMAS["finetune"].keys) and None not in entries.values():
         assert "my.json:" in text
 
 
@@ -227,7 +227,7 @@ def test_an_override_takes_the_place_of_a_fault_in_the_file(tmp_path: Path) -> N
 
 
 def test_every_key_has_a_default_that_is_right() -> None:
-    for key in schema.KEYS.values():
+    for key in schema.SCHEMAS["finetune"].keys.values():
         if key.default is not None and key.kind is not object:
             assert type(key.default) is key.kind, key.name
         assert not (key.refused and key.inert), key.name

@@ -1,4 +1,4 @@
-"""The configuration of a fine-tuning job: one JSON object with upstream's keys.
+"""The configuration of a training job: one JSON object with upstream's keys.
 
 :func:`load` reads and checks it, on the host before a container is started and
 in the container again. It finds every fault, not just the first.
@@ -17,13 +17,11 @@ from typing import Any
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import platforms
 from paddle_stacks.jobs.schema.checks import Draft, Fault, contradictions, unfit_for_device
-from paddle_stacks.jobs.schema.keys import KEYS, Key
+from paddle_stacks.jobs.schema.keys import PARALLEL, SCHEMAS, Key, Schema
 from paddle_stacks.jobs.schema.reading import Document, read
 from paddle_stacks.jobs.schema.values import check_value, from_override, unknown_key
 
-__all__ = ["KEYS", "Config", "Key", "load"]
-
-_JOBS = ("finetune",)
+__all__ = ["PARALLEL", "SCHEMAS", "Config", "Key", "load"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Config:
 
     Args:
         path: the file it was read from.
+        schema: of the job it is for.
         values: every key in upstream's spelling, defaults resolved.
         explicit: the keys that were written, in the file or with ``--set``.
         notes: what a person should know: keys without an effect here, values
@@ -39,6 +38,7 @@ class Config:
     """
 
     path: Path
+    schema: Schema
     values: Mapping[str, Any]
     explicit: frozenset[str]
     notes: tuple[str, ...] = ()
@@ -54,13 +54,21 @@ class Config:
         shown = {
             name: value
             for name, value in self.values.items()
-            if name in self.explicit or not (KEYS[name].inert or KEYS[name].refused)
+            if name in self.explicit or not (self._key(name).inert or self._key(name).refused)
         }
         return json.dumps(shown, ensure_ascii=False, indent=2) + "\n"
 
+    def _key(self, name: str) -> Key:
+        return self.schema.keys[name]
+
 
 def load(
-    path: Path, overrides: Sequence[str] = (), *, job: str = "finetune", backend: str = "cpu"
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    job: str = "finetune",
+    backend: str = "cpu",
+    world: int = 1,
 ) -> Config:
     """Read a configuration, apply ``KEY=VALUE`` overrides, and check all of it.
 
@@ -70,17 +78,19 @@ def load(
         job: the job it is for.
         backend: where it will run; decides the default of ``device`` and which
             keys can be honoured.
+        world: processes of all nodes; what is spread over several has an effect there.
 
     Raises:
         RequestError: with one problem for each fault.
     """
-    if job not in _JOBS:
+    schema = SCHEMAS.get(job)
+    if schema is None:
         raise RequestError(f'the job "{job}" has no configuration')
     document = read(path)
-    written, places, faults = _written(document, overrides)
+    written, places, faults = _written(document, overrides, schema)
     device = platforms.device(backend)
-    values = _resolved(written, device)
-    draft = Draft(MappingProxyType(values), frozenset(written), _places(document, places))
+    values = _resolved(written, device, schema)
+    draft = Draft(schema, MappingProxyType(values), frozenset(written), _places(document, places))
     wrong = {key for key, _ in faults}  # their defaults stand in: no second complaint about them
     unfit, remedies = unfit_for_device(draft, device)
     faults += [fault for fault in (*contradictions(draft), *unfit) if fault[0] not in wrong]
@@ -91,11 +101,11 @@ def load(
         problems.append(Problem(what, str(path), f"on a CPU add: {sets}"))
     if problems:
         raise RequestError(problems)
-    return Config(path, draft.values, draft.explicit, tuple(_notes(draft, written)))
+    return Config(path, schema, draft.values, draft.explicit, tuple(_notes(draft, written, world)))
 
 
 def _written(
-    document: Document, overrides: Sequence[str]
+    document: Document, overrides: Sequence[str], schema: Schema
 ) -> tuple[dict[str, Any], dict[str, str], list[Fault]]:
     """Return the right values that were written, the places of overrides, and the faults."""
     entries = [(name, value, document.where(name)) for name, value in document.values.items()]
@@ -112,10 +122,10 @@ def _written(
         entries.append((name, value, places[name]))
     written: dict[str, Any] = {}
     for name, value, where in entries:
-        if name not in KEYS:
-            faults.append((name, unknown_key(name, where)))
+        if name not in schema.keys:
+            faults.append((name, unknown_key(name, where, schema)))
             continue
-        right, problem = check_value(KEYS[name], value, where)
+        right, problem = check_value(schema.keys[name], value, where)
         if problem:
             faults.append((name, problem))
         else:
@@ -123,8 +133,8 @@ def _written(
     return written, places, faults
 
 
-def _resolved(written: Mapping[str, Any], device: str) -> dict[str, Any]:
-    values = {name: written.get(name, key.default) for name, key in KEYS.items()}
+def _resolved(written: Mapping[str, Any], device: str, schema: Schema) -> dict[str, Any]:
+    values = {name: written.get(name, key.default) for name, key in schema.keys.items()}
     if values["device"] is None:
         values["device"] = device
     if values["evaluation_strategy"] != "no":
@@ -143,12 +153,13 @@ def _places(document: Document, overrides: Mapping[str, str]) -> Callable[[str],
     return lambda key: overrides.get(key) or document.where(key)
 
 
-def _notes(draft: Draft, written: Mapping[str, Any]) -> list[str]:
+def _notes(draft: Draft, written: Mapping[str, Any], world: int) -> list[str]:
     notes = []
     inert: dict[str, list[str]] = {}
     for name, value in written.items():
-        key = KEYS[name]
-        if key.inert and value != key.default:
+        key = draft.schema.keys[name]
+        acts = world > 1 and name in PARALLEL
+        if key.inert and value != key.default and not acts:
             inert.setdefault(key.inert, []).append(name)
     for reason, names in inert.items():
         notes.append(f"no effect here: {', '.join(names)} ({reason})")

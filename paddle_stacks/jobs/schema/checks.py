@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paddle_stacks.errors import Problem
-from paddle_stacks.jobs.schema.keys import FUSED_KEYS, KEYS
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import corpus
+from paddle_stacks.jobs.schema.keys import FUSED_KEYS, Schema
 
 __all__ = ["Draft", "Fault", "contradictions", "unfit_for_device"]
 
@@ -22,11 +23,13 @@ class Draft:
     """A configuration whose values are right one by one.
 
     Args:
+        schema: of the job.
         values: every key, defaults resolved.
         explicit: the keys that were written.
         where: the place of a key, for a message.
     """
 
+    schema: Schema
     values: Mapping[str, Any]
     explicit: frozenset[str]
     where: Callable[[str], str]
@@ -41,8 +44,7 @@ Fault = tuple[str, Problem]  # a key, and what is wrong with it
 
 def contradictions(draft: Draft) -> list[Fault]:
     """Return what is wrong with the keys together, whatever the backend."""
-    checks = (_required, _refused, _precision, _lengths, _lora, _evaluation, _best_model, _steps)
-    return [fault for check in checks for fault in check(draft)]
+    return [fault for check in _CHECKS[draft.schema.job] for fault in check(draft)]
 
 
 def unfit_for_device(draft: Draft, device: str) -> tuple[list[Fault], list[str]]:
@@ -51,11 +53,7 @@ def unfit_for_device(draft: Draft, device: str) -> tuple[list[Fault], list[str]]
 
 
 def _required(draft: Draft) -> Iterator[Fault]:
-    examples = {
-        "model_name_or_path": "smollm2-135m-instruct",
-        "dataset_name_or_path": "data/demo",
-    }
-    for key, example in examples.items():
+    for key, example in _EXAMPLES[draft.schema.job].items():
         if not draft.values[key]:
             remedy = f'write "{key}": "{example}", or --set {key}={example}'
             yield draft.fault(f'"{key}" is missing', key, remedy)
@@ -65,7 +63,7 @@ def _required(draft: Draft) -> Iterator[Fault]:
 
 def _refused(draft: Draft) -> Iterator[Fault]:
     for name in sorted(draft.explicit):
-        key, value = KEYS[name], draft.values[name]
+        key, value = draft.schema.keys[name], draft.values[name]
         if key.refused and value != key.default:
             what = f'"{name}" is not offered by this job: {key.refused}'
             yield draft.fault(what, name, "remove it")
@@ -144,6 +142,104 @@ def _steps(draft: Draft) -> Iterator[Fault]:
             "max_steps",
             "give a number of steps, or -1 for num_train_epochs",
         )
+
+
+def _schedule(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    steps = values["max_steps"]
+    if steps == -1:
+        yield draft.fault(
+            '"max_steps" is missing: text has no epochs, so nothing else ends a pretraining',
+            "max_steps",
+            'write "max_steps": 1000; ./inv inspect CORPUS says how many tokens there are',
+        )
+    if values["min_learning_rate"] > values["learning_rate"]:
+        yield draft.fault(
+            f'"min_learning_rate" ({values["min_learning_rate"]:g}) is above "learning_rate" '
+            f"({values['learning_rate']:g})",
+            "min_learning_rate" if "min_learning_rate" in draft.explicit else "learning_rate",
+            f"a tenth is usual: --set min_learning_rate={values['learning_rate'] / 10:g}",
+        )
+    last = values["decay_steps"] or steps
+    warmup = values["warmup_steps"] or int(values["warmup_ratio"] * steps)
+    if steps > 0 and warmup >= last:
+        yield draft.fault(
+            f"the rate would still be rising when it has to be at its minimum: {warmup} steps of "
+            f"warm-up, and the decay ends at step {last}",
+            "warmup_steps" if values["warmup_steps"] else "warmup_ratio",
+            f"{max(1, last // 100)} steps are usual for {last}",
+        )
+
+
+def _split(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    try:
+        shares = corpus.shares(values["split"])
+    except RequestError as error:
+        yield draft.fault(error.problems[0].what, "split", 'for instance "949,50,1"')
+        return
+    wanted = {"training": True, "evaluation": values["do_eval"], "test": values["do_predict"]}
+    keys = {"training": "do_train", "evaluation": "do_eval", "test": "do_predict"}
+    for (name, is_wanted), share in zip(wanted.items(), shares, strict=True):
+        if is_wanted and not share:
+            yield draft.fault(
+                f'"split" leaves nothing for {name}, which "{keys[name]}" asks for',
+                "split",
+                f'give it a share, as "949,50,1", or set "{keys[name]}" to false',
+            )
+
+
+def _spread(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if values["sequence_parallel"] and values["tensor_parallel_degree"] < 2:
+        yield draft.fault(
+            '"sequence_parallel" needs "tensor_parallel_degree" of 2 or more',
+            "sequence_parallel",
+            "set one of them",
+        )
+    staged = values["sharding"]
+    known = ("", "stage1", "stage2", "stage3", "stage2 offload", "stage3 offload")
+    if staged not in known:
+        yield draft.fault(
+            f'"sharding" cannot be {json.dumps(staged)}',
+            "sharding",
+            "one of " + ", ".join(f'"{word}"' for word in known),
+        )
+        staged = ""
+    deeper = staged.startswith(("stage2", "stage3"))
+    if deeper and values["pipeline_parallel_degree"] > 1:
+        yield draft.fault(
+            'pipeline parallelism goes with "sharding" "stage1" only',
+            "sharding",
+            "set it to stage1",
+        )
+    if values["virtual_pp_degree"] > 1 and values["pipeline_parallel_degree"] < 2:
+        yield draft.fault(
+            '"virtual_pp_degree" needs "pipeline_parallel_degree" of 2 or more',
+            "virtual_pp_degree",
+            "set one of them",
+        )
+    if values["sep_parallel_degree"] > 1 and values["context_parallel_degree"] > 1:
+        yield draft.fault(
+            '"sep_parallel_degree" and "context_parallel_degree" exclude each other',
+            "context_parallel_degree",
+            "leave one of them out",
+        )
+
+
+_EXAMPLES = {
+    "finetune": {
+        "model_name_or_path": "smollm2-135m-instruct",
+        "dataset_name_or_path": "data/demo",
+    },
+    "pretrain": {"model_name_or_path": "llama-nano", "input_dir": "data/corpus"},
+}
+
+_COMMON = (_required, _refused, _precision, _evaluation, _best_model, _steps)
+_CHECKS: dict[str, tuple[Callable[[Draft], Iterator[Fault]], ...]] = {
+    "finetune": (*_COMMON, _lengths, _lora),
+    "pretrain": (*_COMMON, _schedule, _split, _spread),
+}
 
 
 def _unfit_for_cpu(draft: Draft) -> tuple[list[Fault], list[str]]:

@@ -1,19 +1,21 @@
-"""Every key a fine-tuning configuration may hold: upstream's, and one of ours.
+"""Every key a training's configuration may hold: upstream's, and two of ours.
 
 The names, types and defaults are those of PaddleNLP 3.0.0b3
-(``paddlenlp.trainer.TrainingArguments``, ``paddlenlp.trl`` and
-``llm/utils/argument.py``), so that a JSON from its documentation works here
-unchanged. Three defaults are ours: ``do_train`` is true, because this job trains,
-``device`` is the backend's, and ``use_quick_lora`` is true: the same sums in
-another order, a third faster. ``merge`` is the one key upstream does not have.
+(``paddlenlp.trainer.TrainingArguments``, ``paddlenlp.trl``,
+``llm/utils/argument.py`` and ``llm/run_pretrain.py``), so that a JSON from its
+documentation works here unchanged. Three defaults are ours: ``do_train`` is true,
+because these jobs train, ``device`` is the backend's, and ``use_quick_lora`` is
+true: the same sums in another order, a third faster. ``merge`` and ``eval_iters``
+are the keys upstream does not have; the second is a constant there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["FUSED_KEYS", "KEYS", "RENAMED", "Key"]
+__all__ = ["FUSED_KEYS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,35 @@ class Key:
     inert: str = ""
 
 
+@dataclass(frozen=True)
+class Schema:
+    """The configuration of a job.
+
+    Args:
+        job: its name.
+        keys: every key that it may hold, by name.
+        renamed: spellings that documents and older releases use, and what upstream
+            reads today.
+    """
+
+    job: str
+    keys: Mapping[str, Key]
+    renamed: Mapping[str, str]
+
+
 _STRATEGIES = ("no", "steps", "epoch")
 _SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial")
 _METRICS = ("loss", "accuracy", "eval_loss", "eval_accuracy")
 _LARGEST_SEED = 2**32 - 1  # what NumPy's generator takes
 
-_USED = (
-    # model and data
+_MODEL = (
     Key("model_name_or_path", str),
     Key("tokenizer_name_or_path", str),
+    Key("hidden_dropout_prob", float, 0.1, low=0, below=1),
+    Key("attention_probs_dropout_prob", float, 0.1, low=0, below=1),
+)
+
+_ANSWERS = (
     Key("dataset_name_or_path", str),
     Key("chat_template", str),
     Key("src_length", int, 1024, low=1),
@@ -63,9 +85,24 @@ _USED = (
     Key("greedy_zero_padding", bool, False),
     Key("pad_to_multiple_of", int, low=1),
     Key("pad_to_max_length", bool, False),
-    Key("hidden_dropout_prob", float, 0.1, low=0, below=1),
-    Key("attention_probs_dropout_prob", float, 0.1, low=0, below=1),
-    # what to do, and where to
+)
+
+_TEXT = (
+    Key("input_dir", str),
+    Key("split", str, "949,50,1"),
+    Key("max_seq_length", int, 1024, low=1),
+    Key("data_impl", str, "mmap", choices=("mmap",)),
+    Key("data_cache", str),
+    Key("continue_training", bool, False),
+    Key("num_hidden_layers", int, low=1),
+    Key("fuse_attention_qkv", bool),
+    Key("fuse_attention_ffn", bool),
+    Key("min_learning_rate", float, 1e-5, low=0),
+    Key("eval_iters", int, 10, low=1),
+    Key("do_predict", bool, False),
+)
+
+_RUN = (
     Key("output_dir", str),
     Key("overwrite_output_dir", bool, False),
     Key("resume_from_checkpoint", str),
@@ -73,7 +110,9 @@ _USED = (
     Key("do_eval", bool, False),
     Key("device", str),
     Key("seed", int, 42, low=0, high=_LARGEST_SEED),
-    # LoRA
+)
+
+_LORA = (
     Key("lora", bool, False),
     Key("lora_rank", int, 8, low=1),
     Key("lora_path", str),
@@ -84,7 +123,9 @@ _USED = (
     Key("merge", bool, False),
     Key("neftune", bool, False),
     Key("neftune_noise_alpha", float, 5.0, low=0),
-    # optimization
+)
+
+_OPTIMIZATION = (
     Key("per_device_train_batch_size", int, 8, low=1),
     Key("per_device_eval_batch_size", int, 8, low=1),
     Key("gradient_accumulation_steps", int, 1, low=1),
@@ -114,7 +155,9 @@ _USED = (
     Key("amp_master_grad", bool, False),
     Key("amp_custom_black_list", list),
     Key("amp_custom_white_list", list),
-    # evaluation, logging, checkpoints
+)
+
+_EVALUATION = (
     Key("evaluation_strategy", str, "no", choices=_STRATEGIES),
     Key("eval_steps", int, low=1),
     Key("max_evaluate_steps", int, -1, low=-1),
@@ -127,7 +170,9 @@ _USED = (
     Key("save_strategy", str, "steps", choices=_STRATEGIES),
     Key("save_steps", int, 500, low=1),
     Key("save_total_limit", int, low=1),
-    # kernels: what the backend has, checked in checks.py
+)
+
+_KERNELS = (  # what the backend has, checked in checks.py
     Key("use_flash_attention", bool, False),
     Key("flash_mask", bool, False),
     Key("use_fused_rms_norm", bool, False),
@@ -137,6 +182,35 @@ _USED = (
     Key("use_fast_layer_norm", bool, False),
     Key("weight_quantize_algo", str),
 )
+
+_PARALLEL = (
+    Key("tensor_parallel_degree", int, -1, low=-1),
+    Key("tensor_parallel_output", bool, False),
+    Key("tensor_parallel_config", str, ""),
+    Key("pipeline_parallel_degree", int, -1, low=-1),
+    Key("pipeline_parallel_config", str, ""),
+    Key("virtual_pp_degree", int, 1, low=1),
+    Key("pp_recompute_interval", int, 1, low=1),
+    Key("sep_parallel_degree", int, -1, low=-1),
+    Key("context_parallel_degree", int, -1, low=-1),
+    Key("sequence_parallel", bool, False),
+    Key("sequence_parallel_config", str, ""),
+    Key("fuse_sequence_parallel_allreduce", bool, False),
+    Key("data_parallel_config", str, ""),
+    Key("sharding", object, ""),
+    Key("sharding_degree", int, -1, low=-1),
+    Key("sharding_parallel_degree", int, -1, low=-1),
+    Key("sharding_parallel_config", str, ""),
+    Key("sharding_parallel_mesh_dimension", str, "dp"),
+    Key("sharding_comm_buffer_size_MB", int, -1),
+    Key("hybrid_parallel_topo_order", str, None, choices=("pp_first", "sharding_first", None)),
+    Key("ddp_find_unused_parameters", bool),
+    Key("no_recompute_layers", list),
+    Key("release_grads", bool, False),
+)
+
+PARALLEL = tuple(key.name for key in _PARALLEL)
+"""The keys that say how a model is spread over processes."""
 
 FUSED_KEYS = (
     "use_flash_attention",
@@ -152,7 +226,7 @@ _ELSEWHERE = "this job does LoRA and full fine-tuning; this is another method"
 _QUANTIZE = "this job trains; quantization is another job"
 _STATIC = "this job runs in dynamic graph mode"
 
-_REFUSED = tuple(
+_REFUSED_IN_FINETUNE = tuple(
     Key(name, kind, default, refused=reason)
     for name, kind, default, reason in (
         ("prefix_tuning", bool, False, _ELSEWHERE),
@@ -167,13 +241,7 @@ _REFUSED = tuple(
             False,
             "it changes the base model's weights, so that its adapter fits no other copy of them",
         ),
-        ("do_qat", bool, False, _QUANTIZE),
-        ("do_ptq", bool, False, _QUANTIZE),
-        ("do_gptq", bool, False, _QUANTIZE),
-        ("do_awq", bool, False, _QUANTIZE),
-        ("load_quant_model", bool, False, _QUANTIZE),
         ("do_predict", bool, False, "the infer job predicts"),
-        ("do_export", bool, False, "the export job exports"),
         (
             "eval_with_do_generation",
             bool,
@@ -184,10 +252,15 @@ _REFUSED = tuple(
         ("save_generation_output", bool, False, "this job evaluates without generating"),
         ("autoregressive", bool, False, "this job trains on answers alone"),
         ("use_pose_convert", bool, False, "this job does not extend a model's context"),
-        ("use_long_sequence_strategies", bool, False, "this job does not extend a context"),
         ("continue_training", bool, True, "this job starts from a model's weights"),
         ("fuse_attention_qkv", bool, None, "the weights are kept in the layout they are stored in"),
         ("fuse_attention_ffn", bool, None, "the weights are kept in the layout they are stored in"),
+    )
+)
+
+_REFUSED = tuple(
+    Key(name, kind, default, refused=reason)
+    for name, kind, default, reason in (
         ("to_static", bool, False, _STATIC),
         ("enable_auto_parallel", bool, False, _STATIC),
         ("from_aistudio", bool, False, "the fetch job fetches models"),
@@ -198,7 +271,7 @@ _REFUSED = tuple(
         ("ignore_save_lr_and_optim", bool, False, "such a checkpoint cannot be resumed"),
         ("ignore_load_lr_and_optim", bool, False, "training would not go on where it stopped"),
         ("ignore_data_skip", bool, False, "training would not go on where it stopped"),
-        ("skip_data_intervals", list, None, "this job trains on every record"),
+        ("skip_data_intervals", list, None, "this job trains on all of its data"),
         ("offload_optim", bool, False, "it needs an accelerator"),
         ("bf16_full_eval", bool, False, "evaluation has the precision of training"),
         ("fp16_full_eval", bool, False, "evaluation has the precision of training"),
@@ -206,11 +279,19 @@ _REFUSED = tuple(
         ("minimum_eval_times", int, None, "evaluation_strategy and eval_steps decide"),
         ("wandb_api_key", str, None, "a secret does not belong in a configuration"),
         ("aistudio_token", str, None, "a secret does not belong in a configuration"),
+        ("do_qat", bool, False, _QUANTIZE),
+        ("do_ptq", bool, False, _QUANTIZE),
+        ("do_gptq", bool, False, _QUANTIZE),
+        ("do_awq", bool, False, _QUANTIZE),
+        ("load_quant_model", bool, False, _QUANTIZE),
+        ("do_export", bool, False, "the export job exports"),
+        ("use_long_sequence_strategies", bool, False, "this job does not extend a context"),
     )
 )
 
 _PROCESSES = "it acts where a model is spread over several processes"
 _OWN_LOADER = "records are tokenized once and kept in memory"
+_UNIFIED = "checkpoints of several processes are unified ones, of one process never"
 _OWN_METRICS = "this job writes metrics.jsonl"
 _OWN_METHOD = "it belongs to a method that is off"
 _UPSTREAM_PATHS = "a run is written to its folder"
@@ -218,29 +299,8 @@ _UPSTREAM_PATHS = "a run is written to its folder"
 _INERT = tuple(
     Key(name, kind, default, inert=reason)
     for name, kind, default, reason in (
-        ("tensor_parallel_degree", int, -1, _PROCESSES),
-        ("tensor_parallel_output", bool, False, _PROCESSES),
-        ("tensor_parallel_config", str, "", _PROCESSES),
-        ("pipeline_parallel_degree", int, -1, _PROCESSES),
-        ("pipeline_parallel_config", str, "", _PROCESSES),
-        ("virtual_pp_degree", int, 1, _PROCESSES),
-        ("pp_recompute_interval", int, 1, _PROCESSES),
-        ("sep_parallel_degree", int, -1, _PROCESSES),
-        ("context_parallel_degree", int, -1, _PROCESSES),
-        ("sequence_parallel", bool, False, _PROCESSES),
-        ("sequence_parallel_config", str, "", _PROCESSES),
-        ("fuse_sequence_parallel_allreduce", bool, False, _PROCESSES),
-        ("data_parallel_config", str, "", _PROCESSES),
-        ("sharding", object, "", _PROCESSES),
-        ("sharding_degree", int, -1, _PROCESSES),
-        ("sharding_parallel_degree", int, -1, _PROCESSES),
-        ("sharding_parallel_config", str, "", _PROCESSES),
-        ("sharding_parallel_mesh_dimension", str, "dp", _PROCESSES),
-        ("sharding_comm_buffer_size_MB", int, -1, _PROCESSES),
         ("save_sharded_model", bool, False, _PROCESSES),
         ("load_sharded_model", bool, False, _PROCESSES),
-        ("hybrid_parallel_topo_order", str, None, _PROCESSES),
-        ("ddp_find_unused_parameters", bool, None, _PROCESSES),
         ("distributed_dataloader", bool, False, _PROCESSES),
         ("force_reshard_pp", bool, False, _PROCESSES),
         ("auto_parallel_resume_form_hybrid_parallel", bool, False, _PROCESSES),
@@ -250,23 +310,17 @@ _INERT = tuple(
         ("local_rank", int, -1, _PROCESSES),
         ("save_on_each_node", bool, False, _PROCESSES),
         ("log_on_each_node", bool, True, _PROCESSES),
+        ("unified_checkpoint", bool, False, _UNIFIED),
+        ("unified_checkpoint_config", str, "", _UNIFIED),
         ("ordered_save_group_size", int, 0, _PROCESSES),
-        ("no_recompute_layers", list, None, _PROCESSES),
         ("refined_recompute", str, "", _PROCESSES),
         ("skip_recompute_ops", dict, None, _PROCESSES),
-        ("unified_checkpoint", bool, False, _PROCESSES),
-        ("unified_checkpoint_config", str, "", _PROCESSES),
         ("ckpt_quant_stage", str, "O0", _PROCESSES),
-        ("release_grads", bool, False, _PROCESSES),
         ("flatten_param_grads", bool, False, "it acts on an NPU"),
         ("no_cuda", bool, False, '"device" decides'),
-        ("lazy", bool, False, _OWN_LOADER),
-        ("lazy_data_processing", bool, True, _OWN_LOADER),
         ("dataloader_num_workers", int, 0, _OWN_LOADER),
         ("dataloader_drop_last", bool, False, _OWN_LOADER),
         ("remove_unused_columns", bool, True, _OWN_LOADER),
-        ("label_names", list, None, _OWN_LOADER),
-        ("task_name", str, None, _OWN_LOADER),
         ("eval_accumulation_steps", int, None, "predictions are counted, not kept"),
         ("prediction_loss_only", bool, False, "predictions are counted, not kept"),
         ("disable_tqdm", bool, None, "events take the place of progress bars"),
@@ -279,6 +333,16 @@ _INERT = tuple(
         ("aistudio_repo_id", str, None, _UPSTREAM_PATHS),
         ("aistudio_repo_private", bool, True, _UPSTREAM_PATHS),
         ("aistudio_repo_license", str, "Apache License 2.0", _UPSTREAM_PATHS),
+    )
+)
+
+_INERT_IN_FINETUNE = tuple(
+    Key(name, kind, default, inert=reason)
+    for name, kind, default, reason in (
+        ("lazy", bool, False, _OWN_LOADER),
+        ("lazy_data_processing", bool, True, _OWN_LOADER),
+        ("label_names", list, None, _OWN_LOADER),
+        ("task_name", str, None, _OWN_LOADER),
         ("weight_blocksize", int, 64, _OWN_METHOD),
         ("weight_double_quant", bool, False, _OWN_METHOD),
         ("weight_double_quant_block_size", int, 256, _OWN_METHOD),
@@ -321,15 +385,22 @@ _INERT = tuple(
     )
 )
 
-KEYS: dict[str, Key] = {key.name: key for key in (*_USED, *_REFUSED, *_INERT)}
+_INERT_IN_PRETRAIN = (
+    Key(
+        "skip_warmup", bool, True, inert="the corpus is mapped into memory and read as it is needed"
+    ),
+    Key(
+        "share_folder", bool, False, inert="nodes share the workspace: one process makes the index"
+    ),
+    Key("num_train_epochs", float, 1.0, above=0, inert='"max_steps" decides'),
+    Key("max_evaluate_steps", int, -1, low=-1, inert='"eval_iters" decides'),
+)
 
-# Spellings that documents and older releases use, and what upstream reads today.
-RENAMED: dict[str, str] = {
+
+_RENAMED = {
     "eval_step": "eval_steps",
     "save_step": "save_steps",
     "logging_step": "logging_steps",
-    "intokens": "zero_padding",
-    "task_name_or_path": "dataset_name_or_path",
     "evaluation_stategy": "evaluation_strategy",
     "eval_strategy": "evaluation_strategy",
     "batch_size": "per_device_train_batch_size",
@@ -337,6 +408,14 @@ RENAMED: dict[str, str] = {
     "eval_batch_size": "per_device_eval_batch_size",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "use_recompute": "recompute",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+}
+_RENAMED_IN_FINETUNE = {
+    "intokens": "zero_padding",
+    "task_name_or_path": "dataset_name_or_path",
     "epochs": "num_train_epochs",
     "num_epochs": "num_train_epochs",
     "lora_r": "lora_rank",
@@ -344,9 +423,54 @@ RENAMED: dict[str, str] = {
     "max_source_length": "src_length",
     "tgt_length": "max_length",
     "packing": "zero_padding",
-    "use_recompute": "recompute",
     "data_path": "dataset_name_or_path",
-    "lr_scheduler": "lr_scheduler_type",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
 }
+_RENAMED_IN_PRETRAIN = {
+    "dataset_name_or_path": "input_dir",
+    "data_path": "input_dir",
+    "input": "input_dir",
+    "data_dir": "input_dir",
+    "max_length": "max_seq_length",
+    "seq_length": "max_seq_length",
+    "src_length": "max_seq_length",
+    "min_lr": "min_learning_rate",
+    "splits": "split",
+}
+
+
+def _schema(job: str, keys: Iterable[Key], renamed: Mapping[str, str]) -> Schema:
+    return Schema(job, {key.name: key for key in keys}, {**_RENAMED, **renamed})
+
+
+def _pretrain_keys() -> list[Key]:
+    """Return the keys of ``pretrain``, with the defaults of upstream's run_pretrain.py."""
+    inert = {key.name for key in _INERT_IN_PRETRAIN}
+    used = (*_MODEL, *_TEXT, *_RUN, *_OPTIMIZATION, *_EVALUATION, *_KERNELS, *_PARALLEL)
+    found = [key for key in (*used, *_REFUSED, *_INERT) if key.name not in inert]
+    choices = {
+        "metric_for_best_model": ("loss", "eval_loss"),
+        "lr_scheduler_type": ("linear", "cosine"),  # the two that end in a minimum
+    }
+    return [
+        *(replace(key, choices=choices.get(key.name, key.choices)) for key in found),
+        *_INERT_IN_PRETRAIN,
+    ]
+
+
+SCHEMAS: dict[str, Schema] = {
+    schema.job: schema
+    for schema in (
+        _schema(
+            "finetune",
+            (
+                *(*_MODEL, *_ANSWERS, *_RUN, *_LORA, *_OPTIMIZATION, *_EVALUATION, *_KERNELS),
+                *(*_REFUSED, *_REFUSED_IN_FINETUNE),
+                *(replace(key, inert=_PROCESSES) for key in _PARALLEL),
+                *(*_INERT, *_INERT_IN_FINETUNE),
+            ),
+            _RENAMED_IN_FINETUNE,
+        ),
+        _schema("pretrain", _pretrain_keys(), _RENAMED_IN_PRETRAIN),
+    )
+}
+"""The schema of each job that has a configuration of its own, by the job's name."""

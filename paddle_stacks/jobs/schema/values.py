@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs.schema.keys import KEYS, RENAMED, Key
+from paddle_stacks.jobs.schema.keys import Key, Schema
 
 __all__ = ["check_value", "from_override", "unknown_key"]
 
@@ -20,11 +20,12 @@ _NAMES = {
 }
 
 
-def unknown_key(name: str, where: str) -> Problem:
-    """Return what to say about a key that upstream does not read."""
-    if name in RENAMED:
-        return Problem(f'"{name}" is called "{RENAMED[name]}"', where, f'write "{RENAMED[name]}"')
-    hint = did_you_mean(name, KEYS)
+def unknown_key(name: str, where: str, schema: Schema) -> Problem:
+    """Return what to say about a key that upstream does not read in this job."""
+    if name in schema.renamed:
+        right = schema.renamed[name]
+        return Problem(f'"{name}" is called "{right}"', where, f'write "{right}"')
+    hint = did_you_mean(name, schema.keys)
     return Problem(f'unknown key "{name}"', where, hint or "remove it")
 
 
