@@ -12,28 +12,26 @@ import importlib.util
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from entrypoints.arguments import parser
 from entrypoints.console import note, phase, report, warn
+from entrypoints.launching import (
+    Nodes,
+    carry_out,
+    check_cards,
+    environment,
+    is_launched,
+    launch,
+    loopback,
+)
 from entrypoints.training.disk import writing_below
 from entrypoints.training.lock import locked
-from paddle_stacks.errors import (
-    JobError,
-    MachineError,
-    Problem,
-    RequestError,
-    Stopped,
-    did_you_mean,
-)
+from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
 from paddle_stacks.jobs import documented, platforms, upstream
 from paddle_stacks.jobs.arguments import as_upstream
 from paddle_stacks.jobs.files import replacing_file
@@ -46,14 +44,7 @@ TREE = Path("/opt/PaddleNLP")
 RESULT = "result.json"
 LAUNCHER_LOG = "log"
 
-# What Paddle's launcher (3.0.0b2) reads from the environment, and prefers to its arguments.
-_LAUNCHER_VARIABLES = (
-    *("POD_IP", "PADDLE_MASTER", "PADDLE_DEVICES", "PADDLE_NNODES", "PADDLE_NPROC_PER_NODE"),
-    *("PADDLE_RANK", "PADDLE_TRAINER_ID", "PADDLE_JOB_ID", "PADDLE_LOG_DIR", "PADDLE_RUN_MODE"),
-    *("PADDLE_IPS", "PADDLE_SERVER_NUM", "PADDLE_TRAINER_NUM", "CUDA_VISIBLE_DEVICES"),
-)
 _AS_MODULE = Path(__file__).with_name("as_module.py")
-_KILL_AFTER = 40  # seconds; the host kills after 45
 
 
 @dataclass(frozen=True)
@@ -61,21 +52,23 @@ class Command:
     """What is started.
 
     Args:
-        argv: its command line.
+        program: a Python file and its arguments.
         environment: all of its variables.
         run: the run's folder, below the workspace.
-        node: what tells this node's files there from another's; empty for one node.
+        ranks: processes here.
+        nodes: the machines.
     """
 
-    argv: tuple[str, ...]
+    program: tuple[str, ...]
     environment: Mapping[str, str]
     run: Path
-    node: str = ""
+    ranks: int = 1
+    nodes: Nodes = field(default_factory=Nodes)
 
     @property
     def logs(self) -> Path:
         """The folder in which Paddle's launcher keeps what each process says."""
-        return self.run / (LAUNCHER_LOG + self.node)
+        return self.run / (LAUNCHER_LOG + self.nodes.name)
 
 
 def main(argv: list[str]) -> int:
@@ -97,14 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     made = command(arguments, os.environ)
     # The nodes of one run share its folder, and each holds a lock of its own.
-    with writing_below(made.run), locked(made.run, f".lock{made.node}"):
+    with writing_below(made.run), locked(made.run, f".lock{made.nodes.name}"):
         (made.run / RESULT).unlink(missing_ok=True)
         phase(f"run upstream's {arguments.script}")
         begun = time.monotonic()
-        _carry_out(made, arguments.script)
+        _carry_out(made, f"upstream's {arguments.script}")
         with replacing_file(made.run / RESULT) as stream:
             seconds = round(time.monotonic() - begun, 1)
-            json.dump({"script": arguments.script, "argv": made.argv, "seconds": seconds}, stream)
+            done = {"script": arguments.script, "argv": made.program, "seconds": seconds}
+            json.dump(done, stream)
             stream.write("\n")
     report("result", run=str(made.run), seconds=seconds)
     return 0
@@ -133,7 +127,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
     path = _find_script(arguments.script)
     words = _with_found_config(arguments.arguments)
     source = path.read_text(encoding="utf-8", errors="replace")
-    nodes = _Nodes.of(arguments, environ)
+    nodes = Nodes.of(arguments, environ)
     _check(arguments, words, source, nodes)
     words += _without_visualdl(words, source)
     folder = upstream.run_folder(arguments)
@@ -142,55 +136,12 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
         # Part of a package: run by its path it cannot import its neighbours.
         module = path.relative_to(TREE / "llm").with_suffix("").parts
         program = [str(_AS_MODULE), ".".join(module)]
-    if arguments.ranks > 1 or nodes.count > 1:
-        variables = {**(_loopback() if nodes.count == 1 else {}), **_environment(environ)}
-        made = Command((*program, *words), variables, folder, nodes.name)
-        launcher = _launcher(arguments.ranks, nodes, made, environ)
-        return replace(made, argv=(*launcher, *made.argv))
-    return Command((sys.executable, "-u", *program, *words), _environment(environ), folder)
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    """The machines that train together.
-
-    Args:
-        count: how many.
-        master: where they meet; empty for one machine.
-        rank: which of them this is; None: they find that out.
-    """
-
-    count: int = 1
-    master: str = ""
-    rank: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tells this node's files from another's: empty for one node."""
-        if self.count == 1:
-            return ""
-        return f"-{socket.gethostname() if self.rank is None else self.rank}"
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> _Nodes:
-        """Return what the arguments say, or else what a cluster put into the environment."""
-        count = arguments.nnodes or _number(environ, "PADDLE_NNODES") or 1
-        master = arguments.master or environ.get("PADDLE_MASTER", "")
-        rank = arguments.rank
-        for variable in ("PADDLE_RANK", "PADDLE_TRAINER_ID"):
-            rank = _number(environ, variable) if rank is None else rank
-        problems = []
-        if count > 1 and not re.fullmatch(r"(etcd://)?.+:\d+", master):
-            what = f"{count} nodes have to know where they meet"
-            remedy = "--master HOST:PORT with an address of node 0, or PADDLE_MASTER"
-            problems.append(Problem(what, "--master", remedy))
-        if rank is not None and not -1 <= rank < count:
-            what = f"there is no node {rank} among {count}"
-            problems.append(Problem(what, "--rank", f"from 0 to {count - 1}, on each node another"))
-        if problems:
-            raise RequestError(problems)
-        # The launcher's own -1 means that nobody has said it.
-        return cls(count, master if count > 1 else "", None if rank == -1 else rank)
+    variables = environment(environ)
+    if is_launched(arguments.ranks, nodes):
+        check_cards(arguments.ranks, environ)
+        variables |= loopback() if nodes.count == 1 else {}
+    variables["PYTHONPATH"] = _python_path(environ)
+    return Command((*program, *words), variables, folder, arguments.ranks, nodes)
 
 
 def _find_script(name: str) -> Path:
@@ -237,7 +188,7 @@ def _find_config(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nodes: _Nodes) -> None:
+def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nodes: Nodes) -> None:
     found = upstream.options(arguments.script, words, _find_config)
     own = words[1:] if found.config is not None else words
 
@@ -298,122 +249,23 @@ def _check_packages(found: upstream.Options) -> None:
         )
 
 
-def _launcher(
-    ranks: int, nodes: _Nodes, made: Command, environ: Mapping[str, str]
-) -> tuple[str, ...]:
-    line = [sys.executable, "-u", "-m", "paddle.distributed.launch"]
-    line += ["--log_dir", str(made.logs), "--job_id", made.run.name]
-    if platforms.device(platforms.current()) == "gpu":
-        _check_visible(ranks, environ)
-        line += ["--devices", ",".join(str(index) for index in range(ranks))]
-    else:
-        line += ["--nproc_per_node", str(ranks)]
-    if nodes.count > 1:
-        line += ["--nnodes", str(nodes.count), "--master", nodes.master]
-        line += ["--rank", str(nodes.rank)] if nodes.rank is not None else []
-    return tuple(line)
-
-
-def _check_visible(ranks: int, environ: Mapping[str, str]) -> None:
-    """Refuse more processes than visible cards: the launcher would start them all the same."""
-    for variable in ("HIP_VISIBLE_DEVICES", "PADDLE_DEVICES"):
-        text = environ.get(variable)
-        if text is None:
-            continue
-        cards = [card for card in text.split(",") if card.strip()]
-        if len(cards) < ranks:
-            raise RequestError(
-                f"{ranks} processes need {ranks} cards, and {variable} names {len(cards)}",
-                where=f"{variable}={text}",
-                remedy=f"--ranks {len(cards)}, or more cards" if cards else "name some cards",
-            )
-
-
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the script's variables.
-
-    Paddle's launcher prefers variables to its arguments, so what has been decided
-    here leaves no variable that says it again.
-    """
+def _python_path(environ: Mapping[str, str]) -> str:
+    """Return where Python looks for modules: in the source, and not among ours."""
     own = str(Path(__file__).resolve().parents[1])
     paths = [path for path in environ.get("PYTHONPATH", "").split(":") if path and path != own]
-    kept = {name: value for name, value in environ.items() if name not in _LAUNCHER_VARIABLES}
-    return {**kept, "PYTHONPATH": ":".join([str(TREE), str(TREE / "llm"), *paths])}
+    return ":".join([str(TREE), str(TREE / "llm"), *paths])
 
 
-def _loopback() -> dict[str, str]:
-    """Return the variables by which the processes of a machine without a network meet.
-
-    A container without one cannot resolve its own name, and Gloo, which Paddle starts
-    beside RCCL, and instead of it on a CPU, ends with "network …: cannot be obtained".
-    """
-    try:
-        socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    return {}
-
-
-def _carry_out(made: Command, script: str) -> None:
-    """Start the command, hand signals on, and raise what its end means."""
-    received: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def hand_on(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        if child is not None:
-            _signal(child, signal.SIGTERM)
-        signal.alarm(_KILL_AFTER)
-
-    def give_up(signum: int, frame: FrameType | None) -> None:
-        if child is not None:
-            _signal(child, signal.SIGKILL)
-
-    watched = {signal.SIGTERM: hand_on, signal.SIGINT: hand_on, signal.SIGALRM: give_up}
-    before = {signum: signal.signal(signum, handler) for signum, handler in watched.items()}
-    try:
-        # A session of its own: its helpers get the signals too, and a terminal's go to us.
-        child = subprocess.Popen(made.argv, env=dict(made.environment), start_new_session=True)
-        if received:  # between the first line and this one
-            _signal(child, signal.SIGTERM)
-        status = child.wait()
-    except OSError as error:
-        raise MachineError(f"cannot start {made.argv[0]}: {error.strerror}") from error
-    finally:
-        signal.alarm(0)
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    if status == 0:
+def _carry_out(made: Command, what: str) -> None:
+    if not is_launched(made.ranks, made.nodes):
+        carry_out([sys.executable, "-u", *made.program], made.environment, what, made.logs)
         return
-    if received:
-        raise Stopped(received[0], f"stopped: {script} has been ended")
-    logs = f"; each process's output is in {made.logs}/workerlog.*"
-    where = logs if made.logs.is_dir() else ""
-    if status < 0:
-        raise Stopped(-status, f"{script} was killed by signal {-status}{_meaning(-status)}{where}")
-    raise JobError(
-        f"upstream's {script} ended with status {status}",
-        where=str(made.logs) if where else "",
-        remedy=f"what it says is above{where}",
+    launch(
+        made.program,
+        made.environment,
+        what,
+        made.logs,
+        ranks=made.ranks,
+        nodes=made.nodes,
+        job=made.run.name,
     )
-
-
-def _meaning(signum: int) -> str:
-    return ": the memory may not have sufficed" if signum == signal.SIGKILL else ""
-
-
-def _signal(child: subprocess.Popen[bytes], signum: int) -> None:
-    try:
-        os.killpg(child.pid, signum)
-    except ProcessLookupError:
-        note("the script has ended already")
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise RequestError(f'{name} is "{text}", not a number', where="environment") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints import upstream
+from entrypoints import launching, upstream
 from entrypoints.arguments import parser
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs.arguments import words
@@ -60,17 +60,17 @@ def refused(*line: str, **environ: str) -> str:
 
 
 def launched(*line: str, **environ: str) -> tuple[list[str], upstream.Command]:
-    """Return the launcher's options, and the whole command."""
+    """Return the launcher's options, and the command."""
     made = command(*line, **environ)
-    assert made.argv[2:4] == ("-m", "paddle.distributed.launch")
-    end = next(i for i, word in enumerate(made.argv) if word.endswith(".py"))
-    return list(made.argv[4:end]), made
+    argv = launching.launcher(made.ranks, made.nodes, made.logs, made.run.name)
+    assert argv[2:4] == ["-m", "paddle.distributed.launch"]
+    return argv[4:], made
 
 
 def test_a_script_is_run_as_it_is(tree: Path) -> None:
     made = command("run_finetune.py", "--lora", "true", "--x", "-1", PYTHONPATH="/opt/dcu-sim")
     script = str(tree / "llm" / "run_finetune.py")
-    assert made.argv == (sys.executable, "-u", script, "--lora", "true", "--x", "-1")
+    assert made.program == (script, "--lora", "true", "--x", "-1")
     assert made.environment["PYTHONPATH"] == f"{tree}:{tree}/llm:/opt/dcu-sim"
     assert made.run == Path("runs/run_finetune")
 
@@ -83,36 +83,37 @@ def test_our_own_code_is_not_where_upstream_looks_for_modules(tree: Path) -> Non
 def test_a_part_of_a_package_is_run_as_such(tree: Path) -> None:
     line = ("predict/export_model.py", "--dtype", "float16")
     made = command(*line)
-    assert Path(made.argv[2]).name == "as_module.py"
-    assert made.argv[3:] == ("predict.export_model", "--dtype", "float16")
+    assert Path(made.program[0]).name == "as_module.py"
+    assert made.program[1:] == ("predict.export_model", "--dtype", "float16")
     environment = {**made.environment, "PATH": os.environ["PATH"]}
-    done = subprocess.run(made.argv, env=environment, check=False, capture_output=True)
+    argv = [sys.executable, *made.program]
+    done = subprocess.run(argv, env=environment, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_configuration_is_ours_or_upstreams(tree: Path) -> None:
     line = ("run_finetune.py", "config/llama/ptq_argument.json")
-    assert command(*line).argv[3] == str(tree / "llm" / line[1])
+    assert command(*line).program[1] == str(tree / "llm" / line[1])
     Path("mine.json").write_text("{}")
     made = command("run_finetune.py", "mine.json")
-    assert made.argv[3] == "mine.json" and made.run == Path("runs/mine")
+    assert made.program[1] == "mine.json" and made.run == Path("runs/mine")
     assert 'did you mean "config/llama/lora_argument.json"?' in refused(
         "run_finetune.py", "dcu/llama/lora_argument.json"
     )
 
 
 def test_the_trainers_logger_that_the_image_does_not_have(tree: Path) -> None:
-    assert command("run_pretrain.py").argv[-2:] == ("--report_to", "none")
-    assert command("run_pretrain.py", "--report_to=wandb").argv[-1] == "--report_to=wandb"
+    assert command("run_pretrain.py").program[-2:] == ("--report_to", "none")
+    assert command("run_pretrain.py", "--report_to=wandb").program[-1] == "--report_to=wandb"
     Path("mine.json").write_text('{"report_to": "wandb"}')
-    assert command("run_pretrain.py", "mine.json").argv[-1] == "mine.json"
-    assert "--report_to" not in command("run_finetune.py").argv
+    assert command("run_pretrain.py", "mine.json").program[-1] == "mine.json"
+    assert "--report_to" not in command("run_finetune.py").program
 
 
 def test_processes_are_started_by_the_launcher(tree: Path) -> None:
     options, made = launched("--ranks", "4", "--name", "n", "run_pretrain.py")
     assert options == ["--log_dir", "runs/n/log", "--job_id", "n", "--devices", "0,1,2,3"]
-    assert made.argv[10].endswith("run_pretrain.py")
+    assert made.program[0].endswith("run_pretrain.py")
 
 
 def test_cards_are_counted_within_those_that_are_visible(tree: Path) -> None:
@@ -150,7 +151,7 @@ def test_nodes_that_share_a_folder_keep_out_of_each_others_way(tree: Path) -> No
     line = ("--nnodes", "2", "--master", "h:1", "--name", "n", "run_pretrain.py")
     first, second = (command("--rank", str(rank), *line) for rank in (0, 1))
     assert [made.logs for made in (first, second)] == [Path("runs/n/log-0"), Path("runs/n/log-1")]
-    assert str(first.logs) in first.argv and first.node != second.node
+    assert first.nodes.name != second.nodes.name
     assert command("--ranks", "2", "run_pretrain.py").logs == Path("runs/run_pretrain/log")
 
 
