@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,13 +15,19 @@ __all__ = ["StopSignal"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# Paddle's launcher (3.0.0b2, utils/process_context.py) sends a worker that is still there
+# SIGTERM three times within 0.6 seconds, and means it once.
+_SAME_SECONDS = 2.0
+
 
 class StopSignal:
     """Catches SIGTERM and SIGINT.
 
     Until :meth:`defer` is called a signal stops the work at once. After it, the
     first one only sets :attr:`received`, and the work that looks at it has
-    ``grace`` seconds to end; then, or at a second signal, it is stopped where it is.
+    ``grace`` seconds to end; then, or at a second signal, it is stopped where it is. A
+    SIGTERM that follows another within two seconds is the same, as Paddle's launcher
+    repeats it.
 
     Args:
         grace: seconds between a signal and the end.
@@ -28,6 +35,7 @@ class StopSignal:
 
     def __init__(self, grace: int = GRACE_SECONDS) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._grace = grace
         self._deferred = False
         self._before: dict[int, Any] = {}
@@ -58,9 +66,12 @@ class StopSignal:
         self._deferred = True
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received == signum == signal.SIGTERM and now - self._since < _SAME_SECONDS:
+            return
         if not self._deferred or self.received is not None:
             raise Stopped(signum)
-        self.received = signum
+        self.received, self._since = signum, now
         signal.alarm(self._grace)
         name = signal.Signals(signum).name
         note(f"{name}: finishing the step and saving, within {self._grace} s; again: stop at once")

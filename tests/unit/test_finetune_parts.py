@@ -268,6 +268,17 @@ def test_a_signal_stops_at_once_until_it_is_deferred() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == signal.SIGTERM
         with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_launcher_says_it_three_times_and_means_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopSignal(grace=30) as stop:
+        stop.defer()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        monkeypatch.setattr("entrypoints.training.stop._SAME_SECONDS", 0)  # and later
+        with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
