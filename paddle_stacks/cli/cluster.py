@@ -31,7 +31,14 @@ _OWN = {
     "hours": "How long it may take (default: 24).",
     "groups": "Kubernetes: the groups of a node's device nodes, as 44,109 (default: this host's).",
     "claim": "Kubernetes: the PersistentVolumeClaim that is the workspace (default: workspace).",
+    "namespace": "Kubernetes: where the job is (default: the context's).",
+    "queue": "Kubernetes: Volcano's queue; all nodes start together, or none.",
+    "priority": "Kubernetes: the PriorityClass.",
+    "resources": "Kubernetes: whose names cards have: hygon or hami (default: hygon).",
+    "operator": "Kubernetes: what runs several nodes: paddlejob or none (default: what is there).",
+    "user": "Kubernetes: UID:GID of the job, who may write to the claim (default: this caller's).",
 }
+_PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator", "user")
 # How nodes are told where they meet, as a plan for several has it; empty: how many there are.
 _MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
 # A plan's own, which say what to do with it.
@@ -56,7 +63,7 @@ class RenderTask(PlanTask):
 
 def _render(context: Context, job: str, **options: Any) -> None:
     """Write a job down for a scheduler: ./inv render pretrain --recipe NAME --engine slurm."""
-    from paddle_stacks.plan import backend, cluster
+    from paddle_stacks.plan import backend, cluster, kubernetes
 
     find(job)
     own = {name: options.pop(name, None) for name in _OWN}
@@ -73,8 +80,8 @@ def _render(context: Context, job: str, **options: Any) -> None:
     else:
         if own["groups"]:
             plan = replace(plan, groups=tuple(own["groups"].split(",")))
-        claim = own["claim"] or "workspace"
-        text = cluster.as_kubernetes(plan, platform, nodes, hours=hours, claim=claim)
+        placement = kubernetes.Placement(**{k: own[k] for k in _PLACEMENT if own[k]})
+        text = kubernetes.as_kubernetes(plan, platform, nodes, hours=hours, placement=placement)
     print(text, end="")
 
 

@@ -45,7 +45,8 @@ class Backend:
         environment: variables that every job gets.
         node_environment: variables that a job on several nodes gets besides.
         card_variable: the variable that picks cards; empty where there are none.
-        kubernetes_resource: a card's name as a resource of Kubernetes.
+        kubernetes_resources: a card's name as a resource of Kubernetes, for each device
+            plugin that can be there; empty where there are no cards.
         slurm_gres: a card's name as a generic resource of Slurm.
         privileged: whether the container has all rights and all devices.
         user: ``uid:gid`` or a name, instead of the caller's; empty for the caller's.
@@ -77,7 +78,7 @@ class Backend:
     environment: Mapping[str, str] = field(default_factory=dict)
     node_environment: Mapping[str, str] = field(default_factory=dict)
     card_variable: str = ""
-    kubernetes_resource: str = ""
+    kubernetes_resources: Mapping[str, str] = field(default_factory=dict)
     slurm_gres: str = ""
     privileged: bool = False
     user: str = ""
@@ -152,7 +153,6 @@ _TYPES: dict[str, _Kind] = {
             "card_variable",
             "device",
             "ipc",
-            "kubernetes_resource",
             "lock",
             "network",
             "paddlenlp",
@@ -177,7 +177,7 @@ _TYPES: dict[str, _Kind] = {
     ),
     **dict.fromkeys(("shm_mib", "tmp_mib"), _NUMBER),
     **dict.fromkeys(("device_groups", "privileged", "read_only", "writable_folders"), _FLAG),
-    **dict.fromkeys(("environment", "node_environment"), _VARIABLES),
+    **dict.fromkeys(("environment", "kubernetes_resources", "node_environment"), _VARIABLES),
     "ulimits": ("a table of whole numbers", dict, int),
 }
 # What only a whole file has, not a profile.

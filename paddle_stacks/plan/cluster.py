@@ -17,11 +17,19 @@ from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.plan.backend import Backend
-from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Plan
+from paddle_stacks.plan.make import Plan
 from paddle_stacks.plan.show import docker_arguments
-from paddle_stacks.settings import without_password
 
-__all__ = ["HOURS", "as_kubernetes", "as_slurm"]
+__all__ = [
+    "HOURS",
+    "as_slurm",
+    "cards",
+    "has_registry",
+    "on_a_node",
+    "problems_of",
+    "render",
+    "title",
+]
 
 HOURS = 24
 """How long a job may take if nothing else is said."""
@@ -53,25 +61,25 @@ def as_slurm(plan: Plan, backend: Backend, nodes: int = 1, *, hours: int = HOURS
         RequestError: the plan cannot be run so; all reasons at once.
     """
     workspace = str(plan.workspace)
-    problems = _problems(plan, nodes, hours)
+    problems = problems_of(plan, nodes, hours)
     if re.search(r"[\\\x00-\x1f\x7f]", workspace):
         what = "sbatch takes no backslash and no control character in the name of a log"
         problems.append(Problem(what, workspace, "rename the workspace"))
     if problems:
         raise RequestError(problems)
-    own = _on_a_node(plan, backend, nodes)
+    own = on_a_node(plan, backend, nodes)
     words = [group for group in docker_arguments(own) if group[0] != "--name"]
-    words.insert(1, ["--pull", "missing" if _has_registry(plan.image) else "never"])
+    words.insert(1, ["--pull", "missing" if has_registry(plan.image) else "never"])
     sources = [device.source for device in own.devices]
     optional = [(_beside(plan, path), path) for path in backend.optional_devices]
-    return _render(
+    return render(
         "slurm.sh.j2",
-        title=_title(plan, nodes),
+        title=title(plan, nodes),
         name=_name(plan),
         nodes=nodes,
         hours=hours,
         gres=backend.slurm_gres,
-        cards=_cards(plan),
+        cards=cards(plan),
         card_variable=backend.card_variable,
         grace_seconds=plan.grace_seconds,
         log=shlex.quote(f"{workspace.replace('%', '%%')}/%x-%j.log"),
@@ -85,67 +93,7 @@ def as_slurm(plan: Plan, backend: Backend, nodes: int = 1, *, hours: int = HOURS
     )
 
 
-def as_kubernetes(
-    plan: Plan,
-    backend: Backend,
-    nodes: int = 1,
-    *,
-    hours: int = HOURS,
-    claim: str = "workspace",
-) -> str:
-    """Return YAML for ``kubectl create``: a Job, or a PaddleJob for several nodes.
-
-    Args:
-        plan: what to run.
-        backend: the platform that it was made for.
-        nodes: how many.
-        hours: after which the job is ended.
-        claim: the PersistentVolumeClaim that is the workspace.
-
-    Raises:
-        RequestError: the plan cannot be run so; all reasons at once.
-    """
-    problems = [*_problems(plan, nodes, hours), *_kubernetes_problems(plan, claim)]
-    if problems:
-        raise RequestError(problems)
-    own = _on_a_node(plan, backend, nodes)
-    uid, gid = _ids(plan.user)
-    return _render(
-        "kubernetes.yaml.j2",
-        title=_title(plan, nodes),
-        name=plan.name,
-        labels=plan.labels,
-        nodes=nodes,
-        hours=hours,
-        claim=claim,
-        image=plan.image,
-        pull="IfNotPresent" if _has_registry(plan.image) else "Never",
-        argv=own.argv,
-        environment={k: v for k, v in own.environment.items() if k not in PLAIN_ENVIRONMENT},
-        uid=uid,
-        gid=gid,
-        groups=[int(group) for group in plan.groups],
-        # Workers find each other in the pods' own network.
-        network=plan.network,
-        ipc=plan.ipc,
-        resource=backend.kubernetes_resource,
-        cards=_cards(plan),
-        devices=[device.target for device in plan.devices],
-        folders=[mount for mount in plan.mounts if mount.target != str(WORKSPACE)],
-        shm_mib=plan.shm_mib,
-        tmp_mib=plan.tmp_mib,
-        ulimits=plan.ulimits,
-        grace_seconds=plan.grace_seconds,
-        privileged=plan.privileged,
-        escalation=_NO_NEW_PRIVILEGES not in plan.security_opt,
-        seccomp="Unconfined" if _NO_SECCOMP in plan.security_opt else "RuntimeDefault",
-        read_only=plan.read_only,
-        cap_add=plan.cap_add,
-        cap_drop=plan.cap_drop,
-    )
-
-
-def _on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
+def on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
     """Return the plan without what a node or the scheduler says, and with what several need."""
     several = nodes > 1
     kept = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
@@ -160,7 +108,7 @@ def _on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
     )
 
 
-def _cards(plan: Plan) -> int:
+def cards(plan: Plan) -> int:
     """Return how many cards a node has to give; which ones is the scheduler's to say."""
     return max(plan.ranks, len(plan.cards))
 
@@ -178,18 +126,20 @@ def _name(plan: Plan) -> str:
     return f"paddle-stacks-{plan.job}"
 
 
-def _title(plan: Plan, nodes: int) -> str:
+def title(plan: Plan, nodes: int) -> str:
+    """Return the first line of what is written."""
     where = f"{nodes} nodes" if nodes > 1 else "one node"
     return f"{plan.job} on {plan.backend}, {where}: written by ./inv render."
 
 
-def _has_registry(image: str) -> bool:
+def has_registry(image: str) -> bool:
     """Whether a reference begins with a host, as the engine tells it."""
     first, slash, _ = image.partition("/")
     return bool(slash) and (first == "localhost" or "." in first or ":" in first)
 
 
-def _problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
+def problems_of(plan: Plan, nodes: int, hours: int) -> list[Problem]:
+    """Return why no scheduler can run a plan; nothing where one can."""
     found = []
     if nodes < 1:
         found.append(Problem(f"there is no running on {nodes} nodes", "--nodes", "1 or more"))
@@ -233,44 +183,8 @@ def _without_meeting(argv: Sequence[str]) -> tuple[str, ...]:
     return (*kept, *rest)
 
 
-def _kubernetes_problems(plan: Plan, claim: str) -> list[Problem]:
-    found = []
-    names = [group for group in plan.groups if not group.isdecimal()]
-    if names:
-        found.append(
-            Problem(
-                f"Kubernetes takes a group by its number only, not {', '.join(names)}",
-                "--groups",
-                "name those of a node: stat -c %g /dev/kfd /dev/dri/* | sort -un | paste -sd, -",
-            )
-        )
-    if plan.user != "root" and not re.fullmatch(r"\d+(:\d+)?", plan.user):
-        what = f"Kubernetes takes a user by number only, not {plan.user}"
-        found.append(Problem(what, f"profile {plan.profile}"))
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", claim):
-        what = f'"{claim}" cannot be the name of a PersistentVolumeClaim'
-        found.append(Problem(what, "--claim", "small letters, digits, - and ."))
-    hidden = [name for name, v in plan.environment.items() if without_password(v) != v]
-    if plan.secrets or hidden:
-        what = ", ".join([*(secret.name for secret in plan.secrets), *hidden])
-        found.append(
-            Problem(
-                f"a document for Kubernetes would hold what is secret, or lack it: {what}",
-                plan.job,
-                f"run {plan.job} where the workspace's volume is mounted, with ./inv",
-            )
-        )
-    return found
-
-
-def _ids(user: str) -> tuple[int, int]:
-    if user == "root":
-        return 0, 0
-    uid, _, gid = user.partition(":")
-    return int(uid), int(gid or 0)
-
-
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return the text of a template in ``configs/cluster/``."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -280,7 +194,7 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"json": _json, "literal": _literal}
+    environment.filters["json"] = _json
     return environment.get_template(template).render(values)
 
 
@@ -294,8 +208,3 @@ def _json(value: Any) -> str:
         value = dict(value)
     text = json.dumps(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)
-
-
-def _literal(text: str) -> str:
-    """Return what Kubernetes, which expands ``$(NAME)``, makes the text of again."""
-    return text.replace("$", "$$")

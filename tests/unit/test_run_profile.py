@@ -30,7 +30,8 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.executors.docker import container_options
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import PLAIN_ENVIRONMENT, Backend, Plan, backend, make
-from paddle_stacks.plan.cluster import as_kubernetes, as_slurm
+from paddle_stacks.plan.cluster import as_slurm
+from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement, as_kubernetes
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +198,7 @@ def of_kubernetes(documents: Sequence[Mapping[str, Any]]) -> Rights:
         shm_mib=memory.get("/dev/shm"),
         tmp_mib=memory["/tmp"],
         ulimits={},
-        environment={v["name"]: v["value"] for v in container["env"]},
+        environment={v["name"]: v["value"] for v in container["env"] if "value" in v},
         cap_add=frozenset(own["capabilities"].get("add", [])),
         cap_drop=frozenset(own["capabilities"]["drop"]),
         no_new_privileges=not own.get("allowPrivilegeEscalation", True),
@@ -693,17 +694,19 @@ def test_one_node_is_a_job(host: Path) -> None:
     job, policy = kubernetes(plan(host))
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     (container,) = pod_of(job)["containers"]
-    assert container["resources"] == {"limits": {DCU.kubernetes_resource: 2}}
+    assert container["resources"] == {"limits": {DCU.kubernetes_resources["hygon"]: 2}}
     assert pod_of(job)["securityContext"]["runAsNonRoot"] is True
     assert not any("/dev" in str(v.get("hostPath", "")) for v in pod_of(job)["volumes"])
     # Nothing is let in or out of the pods that the policy is of.
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert set(policy["spec"]) == {"podSelector", "policyTypes"}
-    assert policy["spec"]["podSelector"]["matchLabels"] == {"job-name": job["metadata"]["name"]}
+    wanted = policy["spec"]["podSelector"]["matchLabels"]
+    assert wanted == {RUN_LABEL: job["metadata"]["name"]}
+    assert wanted.items() <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_several_nodes_are_a_paddle_job(host: Path) -> None:
-    (job,) = kubernetes(plan(host), 3)
+    (job, _) = kubernetes(plan(host), 3)
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PaddleJob")
     assert set(job["spec"]["paddleReplicaSpecs"]) == {"Worker"}
     assert job["spec"]["paddleReplicaSpecs"]["Worker"]["replicas"] == 3
@@ -776,7 +779,7 @@ def test_what_kubernetes_cannot_be_told(host: Path, changes: dict[str, Any], sai
 def test_every_fault_is_told_at_once(host: Path) -> None:
     made = plan(host, job="infer", argv=["--chat"], groups=("video",))
     with pytest.raises(RequestError) as caught:
-        as_kubernetes(made, DCU, 2, hours=0, claim="My Claim")
+        as_kubernetes(made, DCU, 2, hours=0, placement=Placement(claim="My Claim"))
     assert len(caught.value.problems) == 5
 
 

@@ -1,0 +1,244 @@
+"""What Kubernetes demands of a document: its published schemas, and its Pod Security Standards.
+
+The schemas of the API itself are those that the package kubernetes-validate ships. That of
+a PaddleJob is made from the fields that the Training Operator publishes in its Python SDK
+(kubeflow-training, ``openapi_types``), as its API server would hold a document to them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+from kubeflow.training import models
+from referencing import Registry, Resource
+
+__all__ = ["NEWEST", "OLDEST", "against_baseline", "against_restricted", "faults", "pod_of"]
+
+OLDEST = "1.27"
+"""The oldest version of Kubernetes that documents are written for."""
+
+NEWEST: str = kubernetes_validate.latest_version()
+"""The newest one whose schemas are known here."""
+
+Document = Mapping[str, Any]
+
+# The part of scheduling.volcano.sh_podgroups.yaml (volcano-sh/volcano, config/crd/volcano/bases)
+# that is used. No package ships that file.
+_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_POD_GROUP: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"enum": ["scheduling.volcano.sh/v1beta1"]},
+        "kind": {"enum": ["PodGroup"]},
+        "metadata": {"type": "object"},
+        "spec": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "minMember": {"type": "integer", "minimum": 0},
+                "priorityClassName": {"type": "string", "maxLength": 253},
+                "queue": {"type": "string", "maxLength": 253, "pattern": _NAME},
+            },
+        },
+    },
+}
+
+_DEFINITIONS = "https://kubernetes.io/api/_definitions.json"
+_CORE = {
+    "V1ObjectMeta": "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+    "V1PodTemplateSpec": "io.k8s.api.core.v1.PodTemplateSpec",
+}
+_PLAIN = {"str": "string", "int": "integer", "bool": "boolean"}
+
+
+def faults(document: Document, version: str = NEWEST) -> list[str]:
+    """Return what an API server that is strict about fields says against a document."""
+    if document["apiVersion"] == "kubeflow.org/v1":
+        return [*_against(_paddle_job(), document, version), *_against_webhook(document)]
+    if document["apiVersion"] == "scheduling.volcano.sh/v1beta1":
+        return _against(_POD_GROUP, document, version)
+    try:
+        kubernetes_validate.validate(dict(document), version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return [f"{'.'.join(map(str, error.path))}: {error.message}"]
+    return []
+
+
+def _against(schema: Mapping[str, Any], document: Document, version: str) -> list[str]:
+    validator = jsonschema.Draft202012Validator(schema, registry=_registry(version))
+    return [
+        f"{'.'.join(map(str, error.path))}: {error.message}"
+        for error in validator.iter_errors(document)
+    ]
+
+
+@cache
+def _registry(version: str) -> Registry[Any]:
+    known = [v for v in kubernetes_validate.utils.all_versions() if _number(v) <= _number(version)]
+    folder = files("kubernetes_validate") / "kubernetes-json-schema"
+    path = folder / f"v{known[-1]}-local-strict" / "_definitions.json"
+    return Resource.from_contents(json.loads(path.read_text())) @ Registry()
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+@cache
+def _paddle_job() -> dict[str, Any]:
+    """Return the schema of a PaddleJob, in which what the SDK does not list is not allowed."""
+    schema = _of_model("KubeflowOrgV1PaddleJob")
+    schema["properties"]["kind"] = {"enum": ["PaddleJob"]}
+    schema["required"] = ["apiVersion", "kind", "metadata", "spec"]
+    return schema
+
+
+def _of_model(name: str) -> dict[str, Any]:
+    model = getattr(models, name)
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            model.attribute_map[key]: _of_type(kind) for key, kind in model.openapi_types.items()
+        },
+    }
+
+
+def _of_type(kind: str) -> dict[str, Any]:
+    if kind in _PLAIN:
+        return {"type": _PLAIN[kind]}
+    if kind in _CORE:
+        return {"$ref": f"{_DEFINITIONS}#/$defs/{_CORE[kind]}"}
+    if table := re.fullmatch(r"dict\(str, (\w+)\)", kind):
+        return {"type": "object", "additionalProperties": _of_type(table[1])}
+    if hasattr(models, kind):
+        return _of_model(kind)
+    return {}  # nothing that is written here
+
+
+def _against_webhook(job: Document) -> list[str]:
+    """Return what the operator's own checks say (1.9, paddlepaddle_webhook.go)."""
+    found = []
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job["metadata"]["name"]):
+        found.append("metadata.name: not a DNS-1035 label")
+    for kind, replicas in job["spec"]["paddleReplicaSpecs"].items():
+        if kind not in ("Master", "Worker"):
+            found.append(f"spec.paddleReplicaSpecs.{kind}: no such kind")
+        names = [c["name"] for c in replicas["template"]["spec"]["containers"] if c["image"]]
+        if "paddle" not in names:
+            found.append(f"spec.paddleReplicaSpecs.{kind}: no container named paddle")
+    return found
+
+
+def pod_of(job: Document) -> dict[str, Any]:
+    """Return the pod that a Job or a PaddleJob starts."""
+    spec = job["spec"]
+    if job["kind"] == "PaddleJob":
+        spec = spec["paddleReplicaSpecs"]["Worker"]
+    found: dict[str, Any] = spec["template"]["spec"]
+    return found
+
+
+# ---------------------------------------------------------------- Pod Security Standards
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/, for Linux, with a
+# control's own name in front of what is said against a pod.
+
+_ADDABLE = {
+    *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD"),
+    *("NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+}
+_SYSCTLS = {
+    *("kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies"),
+    *("net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range"),
+    *("net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time"),
+    *("net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl"),
+    *("net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"),
+}
+_SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+_VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim"),
+    *("projected", "secret"),
+}
+
+
+def against_baseline(pod: Document) -> list[str]:
+    """Return what the "baseline" standard says against a pod; nothing where it passes."""
+    found = [f"Host Namespaces: {k}" for k in ("hostNetwork", "hostPID", "hostIPC") if pod.get(k)]
+    found += [
+        f"HostPath Volumes: {volume['hostPath']['path']}"
+        for volume in pod.get("volumes", [])
+        if "hostPath" in volume
+    ]
+    found += [
+        f"Sysctls: {sysctl['name']}"
+        for sysctl in pod.get("securityContext", {}).get("sysctls", [])
+        if sysctl["name"] not in _SYSCTLS
+    ]
+    for where, context in _contexts(pod):
+        if context.get("seccompProfile", {}).get("type") == "Unconfined":
+            found.append(f"Seccomp: {where}")
+        if context.get("seLinuxOptions", {}).get("type", "") not in _SELINUX:
+            found.append(f"SELinux: {where}")
+        if context.get("appArmorProfile", {}).get("type") == "Unconfined":
+            found.append(f"AppArmor: {where}")
+        if context.get("windowsOptions", {}).get("hostProcess"):
+            found.append(f"HostProcess: {where}")
+    for container in _containers(pod):
+        name, context = container["name"], container.get("securityContext", {})
+        if context.get("privileged"):
+            found.append(f"Privileged Containers: {name}")
+        if context.get("procMount", "Default") != "Default":
+            found.append(f"/proc Mount Type: {name}")
+        if set(context.get("capabilities", {}).get("add", [])) - _ADDABLE:
+            found.append(f"Capabilities: {name}")
+        if any(port.get("hostPort") for port in container.get("ports", [])):
+            found.append(f"Host Ports: {name}")
+    return found
+
+
+def against_restricted(pod: Document) -> list[str]:
+    """Return what the "restricted" standard says against a pod, with what "baseline" says."""
+    found = against_baseline(pod)
+    shared = pod.get("securityContext", {})
+    found += [
+        f"Volume Types: {volume['name']}"
+        for volume in pod.get("volumes", [])
+        if not set(volume) - {"name"} <= _VOLUMES
+    ]
+    for container in _containers(pod):
+        name, context = container["name"], container.get("securityContext", {})
+        capabilities = context.get("capabilities", {})
+        if context.get("allowPrivilegeEscalation") is not False:
+            found.append(f"Privilege Escalation: {name}")
+        if context.get("runAsNonRoot", shared.get("runAsNonRoot")) is not True:
+            found.append(f"Running as Non-root: {name}")
+        if context.get("runAsUser", shared.get("runAsUser")) == 0:
+            found.append(f"Running as Non-root user: {name}")
+        profile = context.get("seccompProfile", shared.get("seccompProfile", {}))
+        if profile.get("type") not in ("RuntimeDefault", "Localhost"):
+            found.append(f"Seccomp (restricted): {name}")
+        if "ALL" not in capabilities.get("drop", []):
+            found.append(f"Capabilities (restricted), dropped: {name}")
+        if set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
+            found.append(f"Capabilities (restricted), added: {name}")
+    return found
+
+
+def _containers(pod: Document) -> Iterator[dict[str, Any]]:
+    for kind in ("initContainers", "containers", "ephemeralContainers"):
+        yield from pod.get(kind, [])
+
+
+def _contexts(pod: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "the pod", pod.get("securityContext", {})
+    for container in _containers(pod):
+        yield container["name"], container.get("securityContext", {})
