@@ -33,9 +33,9 @@ import report
 
 from paddle_stacks import settings
 from paddle_stacks.errors import JobError, StackError, render
+from paddle_stacks.jobs.architecture import from_config
 from paddle_stacks.launch import make_plan
 from paddle_stacks.memory import Grid, Work, plan
-from paddle_stacks.memory.architecture import from_config
 
 WORKSPACE = ROOT / ".cache" / "bench-memory"
 PAGE = ROOT / "docs" / "memory.md"

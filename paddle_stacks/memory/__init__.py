@@ -5,7 +5,7 @@ Pure: it reads a model's ``config.json`` and the tables in ``configs/`` and star
 
 from __future__ import annotations
 
-from paddle_stacks.memory.architecture import Architecture
+from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.memory.estimate import Line, Plan, Work, plan
 from paddle_stacks.memory.grid import Grid
 from paddle_stacks.memory.search import Candidate, search

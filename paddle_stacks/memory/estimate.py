@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paddle_stacks.memory.architecture import Architecture
+from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.memory.grid import Grid
 
 __all__ = ["GRANULARITIES", "Line", "Plan", "Work", "gpt_layer", "layer_activations", "plan"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.memory.architecture import Architecture
+from paddle_stacks.jobs.architecture import Architecture
 
 __all__ = ["Grid", "divisors", "every", "parse", "problems"]
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from paddle_stacks.dcu import cards
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.schema.reading import read
 from paddle_stacks.jobs.upstream import Options
-from paddle_stacks.memory.architecture import Architecture, find
 from paddle_stacks.memory.estimate import GRANULARITIES, Plan, Work, plan
 from paddle_stacks.memory.grid import Grid, parse, problems
 from paddle_stacks.memory.search import Candidate, nearest, search
+from paddle_stacks.memory.shapes import find
 
 __all__ = ["OPTIONS", "Request", "check", "make", "ranked"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paddle_stacks.memory.architecture import Architecture
+from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.memory.estimate import Work, plan
 from paddle_stacks.memory.grid import Grid, every
 from paddle_stacks.memory.schedule import bubble

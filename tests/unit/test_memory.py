@@ -14,12 +14,13 @@ import pytest
 
 from paddle_stacks.errors import RequestError, render
 from paddle_stacks.jobs import models
+from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.memory import Grid, Work, plan, search
-from paddle_stacks.memory.architecture import Architecture, find, from_config, known
 from paddle_stacks.memory.estimate import gpt_layer, layer_activations
 from paddle_stacks.memory.grid import every, parse, problems
 from paddle_stacks.memory.request import check, make
 from paddle_stacks.memory.schedule import as_svg, as_text, fraction, slots
+from paddle_stacks.memory.shapes import find
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -51,7 +52,7 @@ def test_parameters_are_exact(name: str, count: int) -> None:
 
 def test_every_shipped_model_has_its_row_s_parameters() -> None:
     for name in models.known(Path("/nowhere")):
-        assert known()[name].parameters == models.find(name).parameters
+        assert find(name).parameters == models.find(name).parameters
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 4, 8])

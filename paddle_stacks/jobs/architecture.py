@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from paddle_stacks import toml
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs.schema.reading import read
+from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["TABLE", "Architecture", "find", "from_config", "known"]
+__all__ = ["KEYS", "Architecture", "from_config"]
 
-TABLE = Path(__file__).resolve().parents[2] / "configs" / "memory" / "architectures.toml"
-
-_KEYS = {
+KEYS = {
     "vocab_size": "vocabulary",
     "hidden_size": "hidden",
     "intermediate_size": "inner",
@@ -24,6 +18,8 @@ _KEYS = {
     "num_attention_heads": "heads",
     "num_key_value_heads": "kv_heads",
 }
+"""The keys of ``config.json`` that every shape has, and their names here."""
+
 _LARGEST = 2**24  # no model's dimension is larger; it keeps typing errors from being planned
 
 
@@ -107,9 +103,9 @@ def from_config(values: Mapping[str, Any], name: str, where: str = "") -> Archit
     kind = values.get("model_type", "llama")
     if kind != "llama":
         what = f'the architecture "{kind}" is not one that is counted'
-        problems.append(Problem(what, where, "a memory plan knows llama"))
+        problems.append(Problem(what, where, "only llama is"))
     found: dict[str, int] = {}
-    for key, field in _KEYS.items():
+    for key, field in KEYS.items():
         value = values.get(key)
         if value is None and key == "num_key_value_heads":
             value = values.get("num_attention_heads")  # as upstream: no grouping
@@ -136,39 +132,3 @@ def from_config(values: Mapping[str, Any], name: str, where: str = "") -> Archit
     if problems:
         raise RequestError(problems)
     return Architecture(name, **found, tied=tied, context=context)
-
-
-@cache
-def known() -> dict[str, Architecture]:
-    """Return the shapes in the table, by name and alias."""
-    found: dict[str, Architecture] = {}
-    for name, entry in toml.read(TABLE).items():
-        values = {k: v for k, v in entry.items() if k not in ("aliases", "source")}
-        for each in (name, *entry.get("aliases", ())):
-            found[each] = from_config(values, each, str(TABLE))
-    return found
-
-
-def find(name: str, workspace: Path = Path()) -> Architecture:
-    """Return the shape of a model.
-
-    Args:
-        name: of a known one, of a folder in ``models/``, or a path of a folder or ``config.json``.
-        workspace: where relative names begin.
-
-    Raises:
-        RequestError: there is no such model, or its configuration is wrong.
-    """
-    for path in (workspace / "models" / name, workspace / name):
-        file = path if path.suffix == ".json" else path / "config.json"
-        if name and file.is_file():
-            document = read(file)
-            if document.problems:
-                raise RequestError(document.problems)
-            return from_config(document.values, Path(name).name, str(file))
-    short = Path(name).name.lower()
-    if short in known():
-        return known()[short]
-    hint = did_you_mean(short, known())
-    remedy = f"{hint} known: {', '.join(known())}; or the path of a config.json".strip()
-    raise RequestError(f'no model is known as "{name}"', where="MODEL", remedy=remedy)
