@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from entrypoints import meeting
 from entrypoints.console import note
 from paddle_stacks.errors import JobError, MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import platforms
@@ -195,8 +196,10 @@ def launch(
         output: as in :func:`carry_out`.
 
     Raises:
-        MachineError, JobError, Stopped: as :func:`carry_out`.
+        MachineError: as :func:`carry_out`, or the nodes cannot meet.
+        JobError, Stopped: as :func:`carry_out`.
     """
+    nodes = meeting.with_address(nodes)
     argv = [*launcher(ranks, nodes, logs, job), *program]
     carry_out(argv, variables, what, logs, output=output)
 
