@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-__all__ = ["Lines", "attach", "container_options", "execute"]
+__all__ = ["Lines", "as_text", "attach", "container_options", "execute"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 0.125
@@ -260,14 +260,15 @@ class Lines:
     def feed(self, chunk: bytes) -> list[str]:
         """Return the lines that the chunk completes."""
         *whole, self._rest = (self._rest + chunk).split(b"\n")
-        return [_text(line) for line in whole]
+        return [as_text(line) for line in whole]
 
     def rest(self) -> list[str]:
         """Return what came after the last end of line, if anything did."""
-        return [_text(self._rest)] if self._rest else []
+        return [as_text(self._rest)] if self._rest else []
 
 
-def _text(line: bytes) -> str:
+def as_text(line: bytes) -> str:
+    """Return a line that a container has written as a person sees it."""
     # A carriage return overwrites the line on a terminal: what came last counts.
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")
 

@@ -52,7 +52,8 @@ class Placement:
             cluster's own scheduler.
         priority: the PriorityClass; empty for the namespace's usual one.
         resources: whose names cards have, a key of the backend's ``kubernetes_resources``.
-        operator: what runs a job on several nodes, one of :data:`OPERATORS`.
+        operator: what runs a job on several nodes, one of :data:`OPERATORS`; empty for what
+            the cluster has, or paddlejob where it is not asked.
         user: ``uid:gid`` by number, who owns the claim's files; empty for the plan's, and
             1000:1000 where that is root.
     """
@@ -62,7 +63,7 @@ class Placement:
     queue: str = ""
     priority: str = ""
     resources: str = "hygon"
-    operator: str = "paddlejob"
+    operator: str = ""
     user: str = ""
 
 
@@ -233,7 +234,7 @@ def _problems_of_choices(backend: Backend, placement: Placement) -> list[Problem
         what = f'nobody\'s names of cards are called "{placement.resources}"'
         remedy = f"{hint} resources: {', '.join(plugins)}".strip()
         found.append(Problem(what, "--resources", remedy))
-    if placement.operator not in OPERATORS:
+    if placement.operator and placement.operator not in OPERATORS:
         hint = did_you_mean(placement.operator, OPERATORS)
         what = f'no operator is called "{placement.operator}"'
         remedy = f"{hint} operators: {', '.join(OPERATORS)}".strip()

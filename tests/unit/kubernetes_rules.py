@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -66,11 +66,18 @@ def faults(document: Document, version: str = NEWEST) -> list[str]:
         return [*_against(_paddle_job(), document, version), *_against_webhook(document)]
     if document["apiVersion"] == "scheduling.volcano.sh/v1beta1":
         return _against(_POD_GROUP, document, version)
-    try:
-        kubernetes_validate.validate(dict(document), version, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [f"{'.'.join(map(str, error.path))}: {error.message}"]
-    return []
+    return _against(
+        _published(document["kind"], document["apiVersion"], version), document, version
+    )
+
+
+@cache
+def _published(kind: str, api_version: str, version: str) -> dict[str, Any]:
+    """Return the API's own schema, strict about fields that it does not know."""
+    group, _, of = api_version.rpartition("/")
+    short = "-".join([kind.lower(), *([group.partition(".")[0]] if group else []), of])
+    found: dict[str, Any] = json.loads((_folder(version) / f"{short}.json").read_text())
+    return found
 
 
 def _against(schema: Mapping[str, Any], document: Document, version: str) -> list[str]:
@@ -83,10 +90,15 @@ def _against(schema: Mapping[str, Any], document: Document, version: str) -> lis
 
 @cache
 def _registry(version: str) -> Registry[Any]:
+    text = (_folder(version) / "_definitions.json").read_text()
+    return Resource.from_contents(json.loads(text)) @ Registry()
+
+
+def _folder(version: str) -> Path:
+    """Return where the schemas of a version are, or of the last one before it."""
     known = [v for v in kubernetes_validate.utils.all_versions() if _number(v) <= _number(version)]
-    folder = files("kubernetes_validate") / "kubernetes-json-schema"
-    path = folder / f"v{known[-1]}-local-strict" / "_definitions.json"
-    return Resource.from_contents(json.loads(path.read_text())) @ Registry()
+    root = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    return root / f"v{known[-1]}-local-strict"
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -1,0 +1,727 @@
+"""Submitting to Kubernetes and looking after it, with the official client, against a server.
+
+The server (kubernetes_server.py) holds what it gets against the published schemas, and its
+user to the Role in configs/cluster/, so that the rights that are documented are enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_rules as rules
+import kubernetes_server as server
+import pytest
+from kubernetes_server import RESET, VOLCANO, Cluster
+
+from paddle_stacks import settings
+from paddle_stacks.dcu.host import look
+from paddle_stacks.errors import MachineError, RequestError, StackError
+from paddle_stacks.executors.cluster import Order, Row, Submitted
+from paddle_stacks.executors.kubernetes import Kubernetes
+from paddle_stacks.executors.kubernetes_api import Api, connect
+from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import Plan, backend, make
+from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement
+
+ROOT = Path(__file__).parents[2]
+ROLE = ROOT / "configs" / "cluster" / "kubernetes-role.yaml"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster whose user has the documented Role, and a kubeconfig that leads to it."""
+    with server.serving(ROLE) as found:
+        path = server.kubeconfig(tmp_path / "config", here=found.url)
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        for name in ("KUBERNETES_SERVICE_HOST", "http_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        yield found
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    """The seconds that were waited."""
+    return []
+
+
+@pytest.fixture
+def engine(pauses: list[float]) -> Engine:
+    return Engine(pauses)
+
+
+class Engine:
+    """Makes executors that do not wait."""
+
+    def __init__(self, pauses: list[float]) -> None:
+        self._pauses = pauses
+
+    def __call__(self, context: str = "", **placement: str) -> Kubernetes:
+        return Kubernetes(Placement(**placement), context, self._connect)
+
+    def _connect(self, context: str) -> Api:
+        return connect(context, pause=self._pauses.append)
+
+
+def plan(name: str = "cpu", job: str = "pretrain", **changes: Any) -> Plan:
+    made = make(
+        JOBS[job],
+        ["--config", "my.json"],
+        settings.Settings(root=ROOT, workspace=ROOT),
+        backend.load(name, ROOT),
+        user="1234:1235",
+        suffix=changes.pop("suffix", "x1"),
+        host=look(Path("/")),
+    )
+    made = dataclasses.replace(made, groups=() if name == "cpu" else ("44", "109"))
+    return dataclasses.replace(made, **changes)
+
+
+def order(made: Plan | None = None, nodes: int = 1, **rest: Any) -> Order:
+    made = made or plan()
+    return Order(made, backend.load(made.backend, ROOT), nodes, 24, Path("runs/try"), **rest)
+
+
+def told(error: StackError) -> str:
+    return "; ".join(f"{p.what} ({p.where}) {p.remedy}" for p in error.problems)
+
+
+# ------------------------------------------------------------------------------- submit
+
+
+@pytest.mark.parametrize("name", ["cpu", "dcu"])
+@pytest.mark.parametrize(
+    ("nodes", "operator", "kinds"),
+    [
+        (1, "", ["jobs", "networkpolicies"]),
+        (2, "none", ["jobs", "services", "networkpolicies"]),
+        (2, "paddlejob", ["paddlejobs", "networkpolicies"]),
+        (2, "", ["paddlejobs", "networkpolicies"]),
+    ],
+)
+def test_a_job_and_all_that_it_owns(
+    cluster: Cluster, engine: Engine, name: str, nodes: int, operator: str, kinds: list[str]
+) -> None:
+    made = plan(name, ranks=2)
+    submitted = engine(operator=operator).submit(order(made, nodes))
+    assert (submitted.engine, submitted.id) == ("kubernetes", made.name)
+    assert (submitted.nodes, submitted.ranks, submitted.run) == (nodes, 2, "runs/try")
+    kind = "PaddleJob" if "paddlejobs" in kinds else "Job"
+    assert submitted.place == {"namespace": "training", "context": "here", "kind": kind}
+    job, *others = (o for plural in kinds for o in cluster.of(plural))
+    assert [o["kind"] for o in (job, *others)] == [o["kind"] for o in _created(cluster)]
+    for other in others:
+        (owner,) = other["metadata"]["ownerReferences"]
+        assert owner["uid"] == job["metadata"]["uid"] and owner["kind"] == kind
+    assert len(cluster.of("pods")) == nodes
+    assert all(p["metadata"]["labels"][RUN_LABEL] == made.name for p in cluster.of("pods"))
+
+
+def _created(cluster: Cluster) -> list[dict[str, Any]]:
+    return [asked.body for asked in cluster.asked if asked.method == "POST"]
+
+
+@pytest.mark.parametrize("operator", ["none", "paddlejob"])
+def test_nothing_starts_before_all_is_there(
+    cluster: Cluster, engine: Engine, operator: str
+) -> None:
+    seen: list[tuple[str, int]] = []
+    answer = cluster.answer
+
+    def watch(asked: server.Asked, token: str) -> Any:
+        found = answer(asked, token)
+        if asked.method in ("POST", "PATCH"):
+            seen.append((asked.path.split("/")[-1], len(cluster.of("pods"))))
+        return found
+
+    cluster.answer = watch  # type: ignore[method-assign]
+    submitted = engine(operator=operator).submit(order(nodes=2))
+    assert seen[-1] == (submitted.id, 2), "it is let go when the policy is there"
+    assert [pods for _, pods in seen[:-1]] == [0] * (len(seen) - 1) and len(seen) > 2
+
+
+def test_what_owns_nothing_is_one_document(cluster: Cluster, engine: Engine) -> None:
+    engine().submit(order(plan(job="fetch")))
+    assert [asked.method for asked in cluster.asked].count("POST") == 1
+    assert not [asked for asked in cluster.asked if asked.method == "PATCH"]
+    assert len(cluster.of("pods")) == 1
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("", "Job"), ("none", "Job")])
+def test_without_the_operator_it_is_an_indexed_job(
+    cluster: Cluster,
+    engine: Engine,
+    asked: str,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster.served.remove(server.OPERATOR)
+    submitted = engine(operator=asked).submit(order(nodes=2))
+    assert submitted.place["kind"] == kind
+    assert cluster.of("jobs")[0]["spec"]["completionMode"] == "Indexed"
+    assert ("no Training Operator" in capsys.readouterr().err) is (asked == "")
+
+
+def test_queue_and_priority_are_looked_for(cluster: Cluster, engine: Engine) -> None:
+    cluster.rules = None
+    cluster.add(VOLCANO, "queues", "research")
+    cluster.add("scheduling.k8s.io/v1", "priorityclasses", "high")
+    engine(operator="none", queue="research", priority="high").submit(order(plan("dcu"), 2))
+    (group,) = cluster.of("podgroups")
+    assert group["spec"] == {"minMember": 2, "queue": "research", "priorityClassName": "high"}
+
+
+def test_what_may_not_be_looked_at_is_taken_to_be_there(cluster: Cluster, engine: Engine) -> None:
+    engine(operator="none", queue="research", priority="high").submit(order(nodes=2))
+    assert {d["kind"] for d in _created(cluster)} == {
+        *("Job", "Service", "NetworkPolicy", "PodGroup")
+    }
+
+
+def test_the_namespace_and_the_context_that_are_named(
+    cluster: Cluster, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = server.kubeconfig(tmp_path / "two", other="http://127.0.0.1:1", there=cluster.url)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    cluster.namespaces.add("batch")
+    cluster.add(server.CORE, "persistentvolumeclaims", "llm", "batch", spec={})
+    executor = engine("there", namespace="batch", claim="llm")
+    submitted = executor.submit(order())
+    assert submitted.place["namespace"] == "batch" and submitted.place["context"] == "there"
+    # Found again by what is remembered, whatever the current context is by then.
+    (row,) = engine().status([submitted])
+    assert row.state == "pending"
+
+
+# ------------------------------------------------------------- what stands in the way
+
+
+def _no_namespace(cluster: Cluster) -> None:
+    cluster.namespaces.clear()
+
+
+def _no_claim(cluster: Cluster) -> None:
+    cluster.objects.clear()
+
+
+def _own_claim(cluster: Cluster) -> None:
+    cluster.add_claim(modes=("ReadWriteOnce",))
+
+
+def _lost_claim(cluster: Cluster) -> None:
+    cluster.of("persistentvolumeclaims")[0]["status"] = {"phase": "Lost"}
+
+
+def _may_not(verb: str, resource: str) -> Any:
+    def change(cluster: Cluster) -> None:
+        for rule in cluster.rules or []:
+            if resource in rule["resources"]:
+                rule["verbs"].remove(verb)
+
+    return change
+
+
+def _no_operator(cluster: Cluster) -> None:
+    cluster.served.remove(server.OPERATOR)
+
+
+def _all_rights(cluster: Cluster) -> None:
+    cluster.rules = None
+
+
+def _expired(cluster: Cluster) -> None:
+    cluster.token = "another"
+
+
+def _quota(cluster: Cluster) -> None:
+    cluster.quota = 0
+
+
+def _fault(method: str, part: str, what: int | str, times: int = 1) -> Any:
+    def change(cluster: Cluster) -> None:
+        cluster.faults += [(method, part, what)] * times
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "nodes", "placement", "status", "said"),
+    [
+        (_no_namespace, 1, {}, 2, "no namespace training"),
+        (_all_rights, 1, {"namespace": "nowhere"}, 2, "no namespace nowhere (--namespace)"),
+        (_no_claim, 1, {}, 2, "no PersistentVolumeClaim workspace"),
+        (None, 1, {"claim": "llm"}, 2, "no PersistentVolumeClaim llm"),
+        (_own_claim, 2, {}, 2, "2 nodes cannot share the claim workspace: it is ReadWriteOnce"),
+        (_lost_claim, 1, {}, 2, "the claim workspace has lost its volume"),
+        (_all_rights, 1, {"queue": "q"}, 2, "no queue q of Volcano"),
+        (_all_rights, 1, {"priority": "p"}, 2, "no PriorityClass p"),
+        (_no_operator, 2, {"operator": "paddlejob"}, 2, "--operator none does without it"),
+        (_fault("POST", "jobs", 409), 1, {}, 2, "one of that name is there already"),
+        (_fault("POST", "jobs", 422), 1, {}, 2, "refuses to create the Job"),
+        (_fault("POST", "jobs", 400), 1, {}, 2, "refuses to create the Job"),
+        (_may_not("create", "jobs"), 1, {}, 3, "kubernetes-role.yaml"),
+        (_may_not("create", "networkpolicies"), 1, {}, 3, "may not create the NetworkPolicy"),
+        (_may_not("patch", "jobs"), 1, {}, 3, "may not start the Job"),
+        (_expired, 1, {}, 3, "does not accept these credentials"),
+        (_quota, 1, {}, 3, "quota does not let you create the Job"),
+        (_fault("POST", "jobs", 500, 4), 1, {}, 3, "(HTTP 500, 4 tries)"),
+        (_fault("POST", "jobs", 429, 4), 1, {}, 3, "(HTTP 429, 4 tries)"),
+        (_fault("GET", "", "reset", 4), 1, {}, 3, "cannot be reached"),
+        (None, 0, {}, 2, "no running on 0 nodes"),
+        (None, 1, {"claim": "A"}, 2, "cannot be the name of a PersistentVolumeClaim"),
+    ],
+)
+def test_what_cannot_be_submitted(
+    cluster: Cluster,
+    engine: Engine,
+    change: Any,
+    nodes: int,
+    placement: dict[str, str],
+    status: int,
+    said: str,
+) -> None:
+    if change:
+        change(cluster)
+    with pytest.raises(StackError) as caught:
+        engine(**placement).submit(order(nodes=nodes))
+    assert caught.value.status == status and said in told(caught.value)
+    cluster.collect()
+    left = {key[1] for key in cluster.objects} - {"persistentvolumeclaims", "queues"}
+    assert left == set(), "nothing of it is left"
+
+
+def test_every_reason_is_told_at_once(cluster: Cluster, engine: Engine) -> None:
+    cluster.rules = None
+    with pytest.raises(RequestError) as caught:
+        engine(claim="a", queue="b", priority="c").submit(order())
+    assert [p.where for p in caught.value.problems] == ["--claim", "--priority", "--queue"]
+
+
+def test_what_could_not_be_withdrawn_is_told(cluster: Cluster, engine: Engine) -> None:
+    cluster.faults += [("POST", "networkpolicies", 403), ("DELETE", "jobs", 403)]
+    with pytest.raises(MachineError) as caught:
+        engine().submit(order())
+    assert "is left there, and waits" in told(caught.value)
+    assert "kubectl delete job paddle-stacks-pretrain-x1" in told(caught.value)
+    assert cluster.of("pods") == []
+
+
+def test_a_security_standard_is_told_as_one() -> None:
+    from paddle_stacks.executors.kubernetes_api import Refusal, explain
+
+    said = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes'
+    error = explain(Refusal(403, "Forbidden", said), "create the Job x", "training")
+    assert error.status == 2 and "security standard" in told(error)
+
+
+# ------------------------------------------------------------------- trying again
+
+
+@pytest.mark.parametrize(
+    ("fault", "waited"), [(429, [7.0]), (500, [1.0]), (503, [1.0]), ("reset", [1.0])]
+)
+def test_what_passes_is_tried_again(
+    cluster: Cluster, engine: Engine, pauses: list[float], fault: int | str, waited: list[float]
+) -> None:
+    cluster.faults.append(("POST", "jobs$", fault))
+    engine().submit(order())
+    assert len(cluster.of("jobs")) == 1 and pauses == waited
+
+
+def test_an_answer_that_was_lost_makes_no_second_job(cluster: Cluster, engine: Engine) -> None:
+    cluster.faults += [("POST", "jobs$", "lost"), ("POST", "networkpolicies$", "lost")]
+    cluster.faults += [("PATCH", "jobs/", "lost")]
+    cluster.rules = None
+    submitted = engine().submit(order())
+    assert [j["metadata"]["name"] for j in cluster.of("jobs")] == [submitted.id]
+    assert len(cluster.of("networkpolicies")) == 1 and len(cluster.of("pods")) == 1
+
+
+def test_a_name_that_is_taken_is_not_ours(cluster: Cluster, engine: Engine) -> None:
+    engine().submit(order())
+    (job,) = cluster.of("jobs")
+    with pytest.raises(RequestError, match="one of that name is there already"):
+        engine().submit(order())
+    assert cluster.of("jobs") == [job] and "deletionTimestamp" not in job["metadata"]
+
+
+def test_nobody_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, pauses: list[float]
+) -> None:
+    with server.serving() as gone:
+        path = server.kubeconfig(tmp_path / "config", here=gone.url)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(MachineError) as caught:
+        engine().submit(order())
+    assert caught.value.status == 3 and "cannot be reached" in told(caught.value)
+    assert "context here" in told(caught.value) and pauses == []
+
+
+# ------------------------------------------------------------------------- kubeconfig
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "status", "said"),
+    [
+        (None, "", 3, "no configuration of a Kubernetes cluster"),
+        ("", "", 3, "not one"),
+        ("a: [", "", 3, "not one"),
+        ("apiVersion: v1\nkind: Config\n", "", 3, "not one"),
+        ("good", "hree", 2, 'did you mean "here"? contexts: here, there'),
+    ],
+)
+def test_a_kubeconfig_that_is_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str | None,
+    context: str,
+    status: int,
+    said: str,
+) -> None:
+    path = tmp_path / "config"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if text == "good":
+        server.kubeconfig(path, here="http://127.0.0.1:1", there="http://127.0.0.1:2")
+    elif text is not None:
+        path.write_text(text)
+    with pytest.raises(StackError) as caught:
+        connect(context)
+    assert caught.value.status == status and said in told(caught.value)
+    assert str(path) in told(caught.value)
+
+
+def test_a_pod_has_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    with pytest.raises(MachineError) as caught:
+        connect()
+    assert "this pod has no service account" in told(caught.value)
+
+
+# ------------------------------------------------------------------------------- status
+
+
+def submit(cluster: Cluster, engine: Engine, nodes: int = 1, ranks: int = 1) -> Submitted:
+    submitted = engine(operator="none").submit(order(plan(ranks=ranks), nodes))
+    cluster.asked.clear()
+    return submitted
+
+
+def row(engine: Engine, job: Submitted) -> Row:
+    (found,) = engine().status([job])
+    return found
+
+
+def test_a_jobs_life(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine, nodes=2)
+    found = row(engine, job)
+    assert (found.state, found.ended, found.nodes, found.why) == ("pending", False, "", "")
+    first, second = cluster.of("pods")
+    cluster.run(first, "node-a")
+    cluster.wait(second, "ContainerCreating")
+    assert (row(engine, job).state, row(engine, job).nodes) == ("pending", "node-a")
+    cluster.run(second, "node-b")
+    assert (row(engine, job).state, row(engine, job).nodes) == ("running", "node-a,node-b")
+    for pod in (first, second):
+        cluster.end(pod)
+    cluster.finish(cluster.of("jobs")[0], "Complete", seconds=3661)
+    found = row(engine, job)
+    assert (found.state, found.ended, found.elapsed, found.why) == (
+        "succeeded",
+        True,
+        "1:01:01",
+        "",
+    )
+
+
+@pytest.mark.parametrize("kind", ["jobs", "paddlejobs"])
+def test_how_a_job_failed(cluster: Cluster, engine: Engine, kind: str) -> None:
+    operator = "paddlejob" if kind == "paddlejobs" else "none"
+    job = engine(operator=operator).submit(order(nodes=2))
+    first, second = cluster.of("pods")
+    cluster.run(first)
+    cluster.end(second, 2)
+    cluster.finish(cluster.of(kind)[0], "Failed", "Job has reached the specified backoff limit")
+    found = row(engine, job)
+    assert (found.state, found.ended) == ("failed", True)
+    assert "ended with status 2 (the request is wrong" in found.why
+    assert second["metadata"]["name"] in found.why
+    assert found.elapsed == "1:01:01"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "said"),
+    [
+        (5, "", "status 5 (a job failed)"),
+        (137, "OOMKilled", "status 137 (killed by signal 9), OOMKilled"),
+        (1, "", "status 1"),
+    ],
+)
+def test_the_status_that_a_pod_ended_with(
+    cluster: Cluster, engine: Engine, status: int, reason: str, said: str
+) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.end(pod, status, reason)
+    cluster.finish(cluster.of("jobs")[0], "Failed", "backoff limit")
+    assert row(engine, job).why.endswith(said)
+
+
+def test_a_job_that_was_out_of_time(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    cluster.finish(cluster.of("jobs")[0], "Failed", "Job was active longer than specified deadline")
+    assert row(engine, job).why == "Job was active longer than specified deadline"
+
+
+def test_why_a_job_waits(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.warn("another", "FailedScheduling", "not ours")
+    cluster.warn(pod["metadata"]["name"], "FailedScheduling", "0/4 nodes: 4 Insufficient dcu")
+    cluster.warn(job.id, "FailedCreate", "exceeded quota: team")
+    assert row(engine, job).why == "FailedCreate: exceeded quota: team"
+    cluster.wait(pod, "ErrImageNeverPull", "image is not present")
+    assert row(engine, job).why == "ErrImageNeverPull: image is not present"
+    assert row(engine, job).state == "pending"
+
+
+def test_a_reason_that_may_not_be_seen_is_left_out(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    cluster.warn(job.id, "FailedCreate", "exceeded quota: team")
+    _may_not("list", "events")(cluster)
+    for rule in cluster.rules or []:
+        if rule["resources"] == ["pods", "events"]:
+            rule.update(resources=["pods"], verbs=["list"])
+    assert (row(engine, job).state, row(engine, job).why) == ("pending", "")
+
+
+def test_a_job_that_is_gone(cluster: Cluster, engine: Engine) -> None:
+    gone, there = submit(cluster, engine), engine().submit(order(plan(suffix="x2")))
+    cluster.objects = {k: o for k, o in cluster.objects.items() if k[3] != gone.id}
+    first, second = engine().status([gone, there])
+    assert (first.id, first.state, first.ended) == (gone.id, "unknown", True)
+    assert (second.id, second.state) == (there.id, "pending")
+
+
+# ------------------------------------------------------------------------------- cancel
+
+
+@pytest.mark.parametrize("operator", ["none", "paddlejob"])
+def test_a_cancelled_job_goes_with_all_that_it_owns(
+    cluster: Cluster, engine: Engine, operator: str
+) -> None:
+    job = engine(operator=operator).submit(order(nodes=2))
+    executor = engine()
+    executor.cancel(job)
+    assert row(engine, job).state == "stopping", "its pods have their time to save"
+    assert all("deletionTimestamp" in pod["metadata"] for pod in cluster.of("pods"))
+    cluster.collect()
+    assert {key[1] for key in cluster.objects} == {"persistentvolumeclaims"}
+    with pytest.raises(RequestError, match="has ended: unknown"):
+        executor.cancel(job)
+
+
+def test_what_has_ended_is_not_cancelled(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    with pytest.raises(RequestError, match="has ended: succeeded"):
+        engine().cancel(job)
+    assert len(cluster.of("jobs")) == 1
+
+
+def test_an_answer_to_a_deletion_that_was_lost(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    cluster.faults.append(("DELETE", "jobs", "lost"))
+    engine().cancel(job)
+    assert row(engine, job).state == "stopping"
+
+
+def test_who_may_not_cancel(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    _may_not("delete", "jobs")(cluster)
+    with pytest.raises(MachineError, match="may not delete"):
+        engine().cancel(job)
+
+
+# --------------------------------------------------------------------------------- logs
+
+
+def text(lines: Iterator[str]) -> list[str]:
+    return list(lines)
+
+
+def test_a_pods_output(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.run(pod)
+    cluster.write(pod, b"one", "zwei 两".encode(), b"", b"50%\r100%\r", b"  four")
+    assert text(engine().logs(job)) == ["one", "zwei 两", "", "100%", "  four"]
+
+
+def test_the_output_of_every_pod_with_its_number(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine, nodes=2)
+    first, second = cluster.of("pods")
+    for pod, words in ((first, b"of the first"), (second, b"of the second")):
+        cluster.run(pod)
+        cluster.write(pod, words)
+    assert text(engine().logs(job)) == ["0: of the first", "1: of the second"]
+    assert text(engine().logs(job, 1)) == ["of the second"]
+
+
+def test_a_pod_that_waits_does_not_hide_the_others(
+    cluster: Cluster, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = submit(cluster, engine, nodes=2)
+    first, second = cluster.of("pods")
+    cluster.wait(first, "ContainerCreating")
+    cluster.run(second)
+    cluster.write(second, b"here")
+    assert text(engine().logs(job)) == ["1: here"]
+    assert "no output in pod 0" in capsys.readouterr().err
+
+
+def test_following_to_the_end(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.run(pod)
+    cluster.write(pod, b"first")
+    lines = engine().logs(job, follow=True)
+    assert next(lines) == "first"
+    cluster.write(pod, b"second")
+    assert next(lines) == "second"
+    cluster.write(pod, b"third")
+    cluster.end(pod)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    assert text(lines) == ["third"]
+
+
+def test_following_from_before_there_is_a_pod(
+    cluster: Cluster, engine: Engine, pauses: list[float]
+) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.wait(pod, "ContainerCreating")
+    lines = engine().logs(job, follow=True)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.extend(lines))
+    reader.start()
+    with cluster.changed:
+        while not any(asked.path.endswith("/log") for asked in cluster.asked):
+            cluster.changed.wait(0.01)
+    cluster.run(pod)
+    cluster.write(pod, b"at last")
+    cluster.end(pod)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    reader.join(30)
+    assert got == ["at last"] and pauses
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_connection_that_breaks_loses_no_line_and_repeats_none(
+    cluster: Cluster, engine: Engine, follow: bool
+) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.run(pod)
+    # Among them are lines of one instant, and lines that are alike.
+    lines = [b"a", b"a", b"b", RESET, b"b", b"c", RESET, RESET, b"c", b"c", b"d"]
+    cluster.write(pod, *lines)
+    cluster.end(pod)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    wanted = [line.decode() for line in lines if line != RESET]
+    assert text(engine().logs(job, follow=follow)) == wanted
+    assert sum(asked.path.endswith("/log") for asked in cluster.asked) == 4
+
+
+def test_a_connection_that_only_breaks(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.run(pod)
+    cluster.write(pod, *[RESET] * 9)
+    with pytest.raises(MachineError, match="broke 5 times"):
+        text(engine().logs(job, follow=True))
+
+
+def test_a_pod_that_takes_anothers_place(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.run(pod)
+    cluster.write(pod, b"before")
+    lines = engine().logs(job, follow=True)
+    assert next(lines) == "before"
+    other = cluster.replace(pod)
+    cluster.run(other)
+    cluster.write(other, b"after")
+    cluster.end(pod, 143)
+    assert next(lines) == "after"
+    cluster.end(other)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    assert text(lines) == []
+
+
+def test_following_all_pods(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine, nodes=3)
+    for number, pod in enumerate(cluster.of("pods")):
+        cluster.run(pod)
+        cluster.write(pod, b"%d" % number, RESET, b"end")
+        cluster.end(pod)
+    cluster.finish(cluster.of("jobs")[0], "Complete")
+    found = text(engine().logs(job, follow=True))
+    assert sorted(found) == ["0: 0", "0: end", "1: 1", "1: end", "2: 2", "2: end"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        (4, "no rank 4 among 4"),
+        (-1, "no rank -1 among 4"),
+        (3, "runs/try/log-1/workerlog.1"),
+    ],
+)
+def test_a_rank_without_an_output_of_its_own(
+    cluster: Cluster, engine: Engine, rank: int, said: str
+) -> None:
+    job = submit(cluster, engine, nodes=2, ranks=2)
+    with pytest.raises(RequestError) as caught:
+        text(engine().logs(job, rank))
+    assert said in told(caught.value)
+    for pod in cluster.of("pods"):
+        cluster.run(pod)
+        cluster.write(pod, b"x")
+    assert text(engine().logs(job, 2)) == ["x"], "the first of pod 1"
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_an_image_that_cannot_be_had(cluster: Cluster, engine: Engine, follow: bool) -> None:
+    job = submit(cluster, engine)
+    (pod,) = cluster.of("pods")
+    cluster.wait(pod, "ErrImageNeverPull", "Container image is not present")
+    with pytest.raises(MachineError) as caught:
+        text(engine().logs(job, follow=follow))
+    assert caught.value.status == 3
+    assert "ErrImageNeverPull" in told(caught.value) and "registry" in told(caught.value)
+
+
+def test_the_output_of_what_is_gone(cluster: Cluster, engine: Engine) -> None:
+    job = submit(cluster, engine)
+    cluster.objects.clear()
+    for follow in (False, True):
+        with pytest.raises(RequestError, match="has no output"):
+            text(engine().logs(job, follow=follow))
+
+
+def test_the_stub_holds_what_it_gets_to_the_schemas(cluster: Cluster) -> None:
+    api = connect(pause=lambda seconds: None)
+    path = "/apis/batch/v1/namespaces/training/jobs"
+    body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"a": 1}}
+    assert rules.faults(body) != []
+    from paddle_stacks.executors.kubernetes_api import Refusal
+
+    with pytest.raises(Refusal) as caught:
+        api.create(path, body)
+    assert caught.value.status == 400 and "strict decoding error" in caught.value.message
+    assert cluster.of("jobs") == []
