@@ -17,10 +17,15 @@ GROUPS = (
     "cluster",
     "memory",
 )
+# Those whose tasks are called by the group's name too, as cluster.status.
+NAMED = ("cluster",)
 
 namespace = Collection()
 for group in GROUPS:
     module = import_module(f"paddle_stacks.cli.{group}")
     found = module.collection() if hasattr(module, "collection") else Collection.from_module(module)
+    if group in NAMED:
+        namespace.add_collection(found)
+        continue
     for task in found.tasks.values():
         namespace.add_task(task)

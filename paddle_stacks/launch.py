@@ -24,7 +24,17 @@ from paddle_stacks.plan import Backend, Plan, backend, show
 from paddle_stacks.recipes import Recipe
 from paddle_stacks.settings import DEBUG_SWITCH, Settings
 
-__all__ = ["Choices", "Step", "Steps", "launch", "make_plan", "make_steps", "print_plan"]
+__all__ = [
+    "Choices",
+    "Step",
+    "Steps",
+    "check_files",
+    "launch",
+    "make_plan",
+    "make_steps",
+    "print_plan",
+    "run_folder",
+]
 
 # The jobs that are a script of upstream's with a configuration.
 _SCRIPTS = {"pretrain": "run_pretrain.py", "quantize": "run_finetune.py"}
@@ -132,11 +142,7 @@ def launch(
 
 def run(plan: Plan, settings: Settings) -> int:
     """Check what a plan needs, carry it out, and return the job's exit status."""
-    # Not always the job's own program: a recipe can stand on upstream's.
-    program = plan.argv[0]
-    parsed = parser(program).parse_args(list(plan.argv[1:]))
-    preflight.check_request(plan, parsed)
-    preflight.check_workspace(plan)
+    check_files(plan)
     preflight.check_machine(plan, settings)
     from paddle_stacks import engine
     from paddle_stacks.executors import docker
@@ -145,10 +151,10 @@ def run(plan: Plan, settings: Settings) -> int:
     client = engine.connect()
     preflight.check_image(plan, client)
     preflight.check_operators(plan, settings, client)
-    if _reads_standard_input(parsed):
+    if _reads_standard_input(_parsed(plan)):
         return docker.attach(plan)
     record = None
-    if folder := _run_folder(plan, parsed):
+    if folder := run_folder(plan):
         record = RunRecord(folder, show.as_json(plan), plan.user)
     return docker.execute(plan, client, record=record)
 
@@ -414,8 +420,25 @@ def _instead(recipe: Recipe) -> str:
     return f"./inv {recipe.job} --recipe {recipe.instead}" if recipe.instead else ""
 
 
-def _run_folder(plan: Plan, arguments: argparse.Namespace) -> Path | None:
+def check_files(plan: Plan) -> None:
+    """Check what a plan needs of its workspace, wherever it will run.
+
+    Raises:
+        RequestError: the job's own files are not as it needs them.
+        MachineError: its user may not write there.
+    """
+    preflight.check_request(plan, _parsed(plan))
+    preflight.check_workspace(plan)
+
+
+def _parsed(plan: Plan) -> argparse.Namespace:
+    # Not always the job's own program: a recipe can stand on upstream's.
+    return parser(plan.argv[0]).parse_args(list(plan.argv[1:]))
+
+
+def run_folder(plan: Plan) -> Path | None:
     """Return the folder in which a job's plan and log are kept; None if it has none."""
+    arguments = _parsed(plan)
     if plan.argv[0] == "upstream":
         return plan.workspace / upstream.run_folder(arguments)
     if plan.argv[0] != "finetune":

@@ -139,6 +139,9 @@ class Cluster(Protocol):
     where it refuses.
     """
 
+    def text(self, order: Order) -> str:
+        """Return what is submitted, as a person would hand it over by hand."""
+
     def submit(self, order: Order) -> Submitted:
         """Hand a job over and return what it was taken as; nothing is left where it was not."""
 

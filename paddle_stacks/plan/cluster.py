@@ -7,22 +7,18 @@ values turned into YAML, because their comments tell who submits them why someth
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.errors import Problem
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.make import Plan
-from paddle_stacks.plan.show import docker_arguments
 
 __all__ = [
     "HOURS",
-    "as_slurm",
     "cards",
     "has_registry",
     "on_a_node",
@@ -40,57 +36,6 @@ _TEMPLATES = Path(__file__).parents[2] / "configs" / "cluster"
 # which a scheduler says in variables.
 _SHARED = frozenset({"pretrain", "quantize", "upstream"})
 _MEETING = ("--nnodes", "--master", "--rank")
-
-_NO_NEW_PRIVILEGES = "no-new-privileges"
-_NO_SECCOMP = "seccomp=unconfined"
-
-
-def as_slurm(plan: Plan, backend: Backend, nodes: int = 1, *, hours: int = HOURS) -> str:
-    """Return a script for ``sbatch`` that runs the plan's container on every node.
-
-    What only a node knows is looked up there when the job starts: the groups of its
-    device nodes, devices that not every driver has, and the cards that Slurm gave.
-
-    Args:
-        plan: what to run.
-        backend: the platform that it was made for.
-        nodes: how many.
-        hours: after which Slurm ends the job.
-
-    Raises:
-        RequestError: the plan cannot be run so; all reasons at once.
-    """
-    workspace = str(plan.workspace)
-    problems = problems_of(plan, nodes, hours)
-    if re.search(r"[\\\x00-\x1f\x7f]", workspace):
-        what = "sbatch takes no backslash and no control character in the name of a log"
-        problems.append(Problem(what, workspace, "rename the workspace"))
-    if problems:
-        raise RequestError(problems)
-    own = on_a_node(plan, backend, nodes)
-    words = [group for group in docker_arguments(own) if group[0] != "--name"]
-    words.insert(1, ["--pull", "missing" if has_registry(plan.image) else "never"])
-    sources = [device.source for device in own.devices]
-    optional = [(_beside(plan, path), path) for path in backend.optional_devices]
-    return render(
-        "slurm.sh.j2",
-        title=title(plan, nodes),
-        name=_name(plan),
-        nodes=nodes,
-        hours=hours,
-        gres=backend.slurm_gres,
-        cards=cards(plan),
-        card_variable=backend.card_variable,
-        grace_seconds=plan.grace_seconds,
-        log=shlex.quote(f"{workspace.replace('%', '%%')}/%x-%j.log"),
-        optional=[tuple(map(shlex.quote, pair)) for pair in optional],
-        group_sources=[
-            shlex.quote(path)
-            for path in (*sources, *(source for source, _ in optional))
-            if backend.device_groups
-        ],
-        words=[shlex.join(group) for group in words],
-    )
 
 
 def on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
@@ -113,23 +58,10 @@ def cards(plan: Plan) -> int:
     return max(plan.ranks, len(plan.cards))
 
 
-def _beside(plan: Plan, path: str) -> str:
-    """Return where a node of the host is, which may be a simulated one."""
-    for device in plan.devices:
-        if device.source.endswith(device.target):
-            return device.source.removesuffix(device.target) + path
-    return path
-
-
-def _name(plan: Plan) -> str:
-    # The number that Slurm gives to the job is what makes a container's name unique.
-    return f"paddle-stacks-{plan.job}"
-
-
 def title(plan: Plan, nodes: int) -> str:
     """Return the first line of what is written."""
     where = f"{nodes} nodes" if nodes > 1 else "one node"
-    return f"{plan.job} on {plan.backend}, {where}: written by ./inv render."
+    return f"{plan.job} on {plan.backend}, {where}: written by ./inv cluster.render."
 
 
 def has_registry(image: str) -> bool:

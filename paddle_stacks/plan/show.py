@@ -11,7 +11,14 @@ from typing import Any
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan
 from paddle_stacks.settings import without_password
 
-__all__ = ["as_docker_command", "as_json", "as_line", "as_text", "docker_arguments"]
+__all__ = [
+    "as_docker_command",
+    "as_json",
+    "as_line",
+    "as_text",
+    "docker_arguments",
+    "mount_option",
+]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -123,8 +130,10 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     groups += [["--group-add", group] for group in plan.groups]
     groups += [["--ulimit", f"{name}={n}:{n}"] for name, n in plan.ulimits.items()]
     groups += [["--label", f"{name}={value}"] for name, value in plan.labels.items()]
-    groups += [["--mount", _mount(m.source, m.target, read_only=m.read_only)] for m in plan.mounts]
-    groups += [["--mount", _mount(s.source, s.target)] for s in plan.secrets if s.source]
+    groups += [
+        ["--mount", mount_option(m.source, m.target, read_only=m.read_only)] for m in plan.mounts
+    ]
+    groups += [["--mount", mount_option(s.source, s.target)] for s in plan.secrets if s.source]
     groups += _environment_options(plan)
     return [*groups, [plan.image, *plan.argv]]
 
@@ -147,7 +156,8 @@ def _environment_options(plan: Plan) -> list[list[str]]:
     return options + [["--env", name] for name in variables]
 
 
-def _mount(source: str, target: str, *, read_only: bool = True) -> str:
+def mount_option(source: str, target: str, *, read_only: bool = True) -> str:
+    """Return the value of ``--mount`` that binds a path, as Docker and Apptainer take it."""
     # The option is a line of CSV: a path with a comma in it has to be quoted.
     fields = ["type=bind", f"source={source}", f"target={target}"]
     line = io.StringIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ def order(workspace: Path, run: str | None = "runs/try", **changes: Any) -> clus
     settings = Settings(root=ROOT, workspace=workspace)
     arguments = changes.pop("argv", ["--config", "my.json"])
     job = changes.pop("job", "pretrain")
-    plan = make(JOBS[job], arguments, settings, CPU, user="1234:1235", suffix="x")
+    plan = make(
+        JOBS[job], arguments, settings, CPU, user=f"{os.geteuid()}:{os.getegid()}", suffix="x"
+    )
     given = {"nodes": 2, "hours": 3, **changes}
     return cluster.Order(plan, CPU, run=Path(run) if run else None, **given)
 

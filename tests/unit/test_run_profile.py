@@ -30,8 +30,8 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.executors.docker import container_options
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import PLAIN_ENVIRONMENT, Backend, Plan, backend, make
-from paddle_stacks.plan.cluster import as_slurm
 from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement, as_kubernetes
+from paddle_stacks.plan.slurm import as_slurm
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -283,7 +283,7 @@ def host(tmp_path: Path) -> Path:
 
 def plan(host: Path, profile: str = "", job: str = "pretrain", **changes: Any) -> Plan:
     platform = backend.load("dcu", ROOT, profile)
-    settings = Settings(root=ROOT, workspace=changes.pop("workspace", ROOT))
+    settings = Settings(root=ROOT, workspace=changes.pop("workspace", host.parent))
     made = make(
         JOBS[job],
         changes.pop("argv", ["--config", "my.json"]),
@@ -562,7 +562,7 @@ def test_the_script_asks_for_the_cards_and_not_for_which(host: Path) -> None:
         "--job-name=paddle-stacks-pretrain",
         *("--nodes=1", "--ntasks-per-node=1", "--gres=dcu:2", "--time=6:00:00"),
         *("--signal=TERM@90", "--requeue", "--open-mode=append"),
-        f"--output={ROOT}/%x-%j.log",
+        f"--output={host.parent}/%x-%j.log",
     ]
     # sbatch stops reading at the first line that is a command.
     first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
@@ -615,7 +615,6 @@ def test_the_nodes_meet_at_the_first(host: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for node in (0, 1):
         given = words(out, node)
-        passed = {given[i + 1] for i, word in enumerate(given) if word == "--env"}
         environment = (out / f"environment.{node}").read_text().splitlines()
         wanted = {
             "PADDLE_MASTER": "192.0.2.11:24711",
@@ -623,9 +622,9 @@ def test_the_nodes_meet_at_the_first(host: Path, tmp_path: Path) -> None:
             "PADDLE_JOB_ID": "4711",
             "PADDLE_RANK": str(node),
         }
-        assert wanted.keys() <= passed, "by name: the values are the step's"
         assert {f"{k}={v}" for k, v in wanted.items()} == set(environment)
         found = of_docker_words(given)
+        assert wanted.items() <= found.environment.items()
         assert DCU.node_environment.items() <= found.environment.items()
         assert found.network == "host"
         assert given[given.index("--name") + 1] == f"paddle-stacks-pretrain-4711-{node}"
@@ -794,7 +793,7 @@ def test_a_log_that_sbatch_cannot_name(host: Path) -> None:
 def render(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
     return subprocess.run(
-        [sys.executable, "-m", "paddle_stacks.cli", "render", *arguments],
+        [sys.executable, "-m", "paddle_stacks.cli", "cluster.render", *arguments],
         cwd=ROOT,
         env={**clean, "NO_COLOR": "1", **environment},
         capture_output=True,
@@ -837,6 +836,26 @@ def test_a_recipe_for_several_nodes(host: Path, given: tuple[str, ...], nodes: i
     assert "--master" not in done.stdout and "0.0.0.0" not in done.stdout
     if not (ROOT / "models" / "llama-2-13b").exists():
         assert "needed first: models/llama-2-13b" in done.stderr
+
+
+def test_a_job_of_1024_cards(host: Path) -> None:
+    given = ("--engine", "slurm", "--nodes", "128")
+    done = render(*RECIPE, *given, PADDLE_STACKS_HOST_ROOT=str(host))
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --nodes=128\n" in done.stdout and "#SBATCH --gres=dcu:8\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("tensor_parallel_degree=3", "1024 cards cannot be divided into groups of 1008"),
+        ("pipeline_parallel_degree=7", "1024 cards cannot be divided into groups of 1022"),
+    ],
+)
+def test_a_layout_that_1024_cards_cannot_have(host: Path, change: str, said: str) -> None:
+    given = ("--engine", "slurm", "--nodes", "128", "--set", change)
+    done = render(*RECIPE, *given, PADDLE_STACKS_HOST_ROOT=str(host))
+    assert done.returncode == 2 and done.stdout == "" and said in done.stderr
 
 
 def test_where_nodes_meet_is_not_the_callers_to_say(host: Path) -> None:

@@ -1,0 +1,526 @@
+"""Slurm with stand-ins for its programs: what they are told, and what is made of what they say.
+
+tests/cluster/ has the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cluster import CPU, ROOT, order
+from test_run_profile import STAND_INS, host, of_docker_words, plan, run_slurm, words
+
+from paddle_stacks.errors import MachineError, RequestError, StackError
+from paddle_stacks.executors import cluster
+from paddle_stacks.executors.slurm import Slurm
+from paddle_stacks.plan import Device, Secret, backend
+from paddle_stacks.plan.slurm import Container, as_slurm
+
+DCU = backend.load("dcu", ROOT)
+SIF = Container("apptainer", Path("/images/train.sif"))
+
+__all__ = ["host"]  # the fixture
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make stand-ins for Slurm's programs, and return the folder with what each was told."""
+    folder, told = tmp_path / "bin", tmp_path / "told"
+    folder.mkdir()
+    told.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def make(**bodies: str) -> Path:
+        for name, body in bodies.items():
+            keep = f'printf "%s\\n" "$@" >> "{told}/{name}"; '
+            keep += f'[ "{name}" != sbatch ] || cat > "{told}/script"\n'
+            (folder / name).write_text(f"#!/bin/sh\n{keep}{body}\n")
+            (folder / name).chmod(0o755)
+        return told
+
+    return make
+
+
+def submitted(workspace: Path, run: str | None = "runs/try", id: str = "4711", **changes: Any):
+    given = order(workspace, run, **changes)
+    made = cluster.Submitted.of(given, "slurm", id)
+    cluster.remember(given, made)
+    return made
+
+
+# ------------------------------------------------------------------------ submit
+
+
+def test_a_job_is_handed_to_sbatch(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    told = programs(sbatch="echo '4711;main'")
+    workspace = tmp_path / "100%"
+    workspace.mkdir()
+    slurm = Slurm(workspace, options=("partition=dcu", "account=llm"))
+    made = slurm.submit(order(workspace))
+    assert made.id == "4711" and cluster.find("4711", workspace) == made
+    kept = workspace / "runs" / "try" / "cluster"
+    assert (told / "sbatch").read_text().splitlines() == [
+        "--parsable",
+        f"--output={tmp_path}/100%%/runs/try/cluster/slurm-%j.log",
+        f"--chdir={workspace}",
+        *("--partition=dcu", "--account=llm"),
+    ]
+    script = (told / "script").read_text()
+    assert script == (kept / "slurm-4711.sh").read_text() == slurm.text(order(workspace))
+    assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=3:00:00\n" in script
+    assert f"folder={kept}\n" in script
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ("sbatch: error: invalid partition specified: gpu", RequestError, "invalid partition"),
+        (
+            "sbatch: error: Batch job submission failed: Requested node configuration is not"
+            " available",
+            RequestError,
+            "node configuration is not available",
+        ),
+        ("", RequestError, "ended with status 1"),
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
+            " (connect failure)",
+            MachineError,
+            "does not answer",
+        ),
+        (
+            "sbatch: error: If munged is up, restart with --num-threads=10\nsbatch: error: Munge"
+            " encode failed: Failed to access /run/munge/munge.socket.2",
+            MachineError,
+            "munge",
+        ),
+    ],
+)
+def test_sbatch_refuses(
+    tmp_path: Path,
+    programs: Callable[..., Path],
+    said: str,
+    kind: type[StackError],
+    told: str,
+) -> None:
+    programs(sbatch=f"printf '%s\\n' '{said}' >&2; exit 1")
+    with pytest.raises(kind) as caught:
+        Slurm(tmp_path).submit(order(tmp_path))
+    assert told in str(caught.value) and "error:" not in str(caught.value)
+    assert cluster.remembered(tmp_path) == [], "nothing is left of it"
+
+
+def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    made = submitted(tmp_path)
+    for act in (
+        lambda: Slurm(tmp_path).submit(order(tmp_path)),
+        lambda: Slurm(tmp_path).status([made]),
+        lambda: Slurm(tmp_path).cancel(made),
+    ):
+        with pytest.raises(MachineError, match=r"there is no s\w+ on this machine") as caught:
+            act()
+        assert caught.value.status == 3 and "login node" in caught.value.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "container", "said"),
+    [
+        (("dcu",), Container(), '"dcu" is not KEY=VALUE'),
+        (("-p=dcu",), Container(), '"-p=dcu" is not KEY=VALUE'),
+        ((), Container("podman"), 'no container engine is named "podman"'),
+        ((), Container("apptainer"), "none is named"),
+        ((), Container("apptainer", Path("x.tar")), "takes .sif, not x.tar"),
+        ((), Container("docker", Path("x.sif")), "not x.sif"),
+        ((), Container("docker", Path("/nowhere/x.tar")), "there is no /nowhere/x.tar"),
+    ],
+)
+def test_a_wrong_request_reaches_no_sbatch(
+    tmp_path: Path,
+    programs: Callable[..., Path],
+    options: tuple[str, ...],
+    container: Container,
+    said: str,
+) -> None:
+    told = programs(sbatch="echo 1")
+    with pytest.raises(RequestError) as caught:
+        Slurm(tmp_path, container, options).submit(order(tmp_path))
+    assert said in str(caught.value) and caught.value.problems[0].remedy
+    assert not (told / "sbatch").exists()
+
+
+# ------------------------------------------------------------------------ status
+
+SQUEUE = """\
+echo '4711|RUNNING|1:02:03|dcu[01-02]|None|1|'
+echo '4712|PENDING|0:00||BeginTime|0|'"""
+SACCT = "echo '4713|CANCELLED by 1000|00:10:00|dcu01|0:15'"
+
+
+def test_how_jobs_are(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    told = programs(squeue=SQUEUE, sacct=SACCT)
+    jobs = [submitted(tmp_path, id=str(id)) for id in (4711, 4712, 4713, 4714, 4715)]
+    for id, status in (("4714", "0\n"), ("4715", "5\n")):
+        (tmp_path / "runs" / "try" / "cluster" / f"slurm-{id}.status").write_text(status)
+    assert Slurm(tmp_path).status(jobs) == [
+        cluster.Row("4711", "running", False, "dcu[01-02]", "1:02:03", "", 1),
+        cluster.Row("4712", "pending", False, "", "", "BeginTime"),
+        cluster.Row("4713", "cancelled", True, "dcu01", "00:10:00", "exit status 0"),
+        cluster.Row("4714", "completed", True, why="exit status 0"),
+        cluster.Row("4715", "failed", True, why="exit status 5"),
+    ]
+    assert "--jobs=4713,4714,4715" in (told / "sacct").read_text()
+
+
+def test_a_site_without_accounts(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    programs(squeue=gone, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    (row,) = Slurm(tmp_path).status([submitted(tmp_path)])
+    assert row == cluster.Row("4711", "unknown", True, why="Slurm has forgotten it")
+
+
+def test_a_controller_that_is_away(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    programs(squeue=f"echo '{away}' >&2; exit 1")
+    with pytest.raises(MachineError, match="does not answer squeue"):
+        Slurm(tmp_path).status([submitted(tmp_path)])
+
+
+# ------------------------------------------------------------------------ logs
+
+
+def written(workspace: Path, **files: str) -> Path:
+    folder = workspace / "runs" / "try" / "cluster"
+    for name, text in files.items():
+        (folder / name.replace("__", "-").replace("_log", ".log")).write_text(text)
+    return folder
+
+
+def test_the_logs_of_all_nodes(tmp_path: Path) -> None:
+    made = submitted(tmp_path)
+    written(
+        tmp_path, slurm__4711_log="it begins\n", slurm__4711__0_log="a\nb", slurm__4711__1_log="c\n"
+    )
+    slurm = Slurm(tmp_path)
+    assert list(slurm.logs(made)) == ["it begins", "0: a", "0: b", "1: c"]
+    assert list(slurm.logs(made, 1)) == ["c"]
+    one = submitted(tmp_path, id="4712", nodes=1)
+    written(tmp_path, slurm__4712__0_log="alone\n")
+    assert list(slurm.logs(one)) == list(slurm.logs(one, 0)) == ["alone"]
+
+
+def test_the_log_of_one_process(tmp_path: Path) -> None:
+    given = order(tmp_path)
+    made = cluster.Submitted("slurm", "1", "pretrain", 2, 4, "runs/try/cluster", "runs/try")
+    cluster.remember(given, made)
+    logs = tmp_path / "runs" / "try" / "log-1"
+    logs.mkdir()
+    (logs / "workerlog.2").write_text("I am 6\n")
+    assert list(Slurm(tmp_path).logs(made, 6)) == ["I am 6"]
+    with pytest.raises(RequestError, match="there is no rank 8") as caught:
+        list(Slurm(tmp_path).logs(made, 8))
+    assert "from 0 to 7" in caught.value.problems[0].remedy
+
+
+def test_logs_are_followed_to_the_end(
+    tmp_path: Path, programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submitted(tmp_path, nodes=1)
+    folder = written(tmp_path, slurm__4711__0_log="one\ntw")
+    # Each time that Slurm is asked, the job has gone on; the third time it has ended.
+    programs(
+        squeue=f"""echo x >> {tmp_path}/asked
+        case $(wc -l < {tmp_path}/asked) in
+        1) state=RUNNING ;;
+        2) state=RUNNING; printf 'o\\nthree\\n' >> {folder}/slurm-4711-0.log ;;
+        *) state=COMPLETED; printf four >> {folder}/slurm-4711-0.log ;;
+        esac
+        echo "4711|$state|0:01|n1|None|0|" """
+    )
+    monkeypatch.setattr("paddle_stacks.executors.slurm._TICK_SECONDS", 0.01)
+    assert list(Slurm(tmp_path).logs(made, follow=True)) == ["one", "two", "three", "four"]
+
+
+def test_a_job_that_has_written_nothing(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    programs(squeue="echo '4711|PENDING|0:00||Resources|0|'")
+    with pytest.raises(RequestError, match="has written nothing: it is pending"):
+        list(Slurm(tmp_path).logs(submitted(tmp_path)))
+
+
+# ------------------------------------------------------------------------ cancel
+
+
+def test_a_job_is_cancelled(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    told = programs(squeue=SQUEUE, sacct=SACCT, scancel="")
+    Slurm(tmp_path).cancel(submitted(tmp_path))
+    assert (told / "scancel").read_text() == "4711\n"
+    with pytest.raises(RequestError, match="job 4713 has ended: cancelled"):
+        Slurm(tmp_path).cancel(submitted(tmp_path, id="4713"))
+    programs(scancel="echo 'scancel: error: Access/permission denied' >&2; exit 1")
+    with pytest.raises(RequestError, match="permission denied"):
+        Slurm(tmp_path).cancel(submitted(tmp_path))
+
+
+# ------------------------------------------------------------------------ the script
+
+
+# Nodes that lose one of theirs: the step fails, and the next one does not reach it.
+LOSES_A_NODE = 'echo "$1" >> "$OUT/steps"; exit ${LOST:-1}'
+SCONTROL = '[[ $1 != requeue ]] || echo "$*" >> "$OUT/requeued"; ' + STAND_INS["scontrol"]
+
+
+@pytest.mark.parametrize(
+    ("srun", "restarts", "requeued"),
+    [
+        ("exit 1", "0", True),
+        ("exit 1", "100", False),
+        # A step fails, and all nodes are there: the fault is the job's.
+        ('[[ "$*" == *clean_up ]] || exit 5', "0", False),
+    ],
+)
+def test_a_lost_node_sends_the_job_back(
+    host: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    srun: str,
+    restarts: str,
+    requeued: bool,
+) -> None:
+    monkeypatch.setitem(STAND_INS, "srun", srun)
+    monkeypatch.setitem(STAND_INS, "scontrol", SCONTROL)
+    script = as_slurm(plan(host), DCU, 2)
+    done, out = run_slurm(script, tmp_path, nodes=2, SLURM_RESTART_COUNT=restarts)
+    status = tmp_path / "runs" / "cluster" / "slurm-4711.status"
+    if requeued:
+        assert (out / "requeued").read_text() == "requeue 4711\n"
+        assert done.returncode == 0 and not status.exists(), "it has not ended"
+    else:
+        assert not (out / "requeued").exists()
+        assert done.returncode and status.read_text() == f"{done.returncode}\n"
+
+
+def test_the_image_comes_from_an_archive_once(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = """
+        if [[ $1 == image ]]; then [[ -e $OUT/loaded ]]; exit; fi
+        if [[ $1 == load ]]; then echo "$*" >> "$OUT/loaded"; exit; fi"""
+    monkeypatch.setitem(STAND_INS, "docker", engine + STAND_INS["docker"])
+    script = as_slurm(plan(host), DCU, container=Container("docker", Path("/a b/train.tar")))
+    for _ in range(2):
+        done, out = run_slurm(script, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (out / "loaded").read_text() == "load --quiet --input /a b/train.tar\n"
+    assert of_docker_words(words(out)).image == "paddle-stacks/train:dcu"
+
+
+# ------------------------------------------------------------------------ Apptainer
+
+
+APPTAINER = """
+    printf '%s\\0' "$@" > "$OUT/words.$SLURM_NODEID"
+    env > "$OUT/environment.$SLURM_NODEID"
+    exit "${STATUS:-0}" """
+
+
+def apptainer(
+    script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, **environment: str
+) -> tuple[dict[str, Any], Mapping[str, str], subprocess.CompletedProcess[str], Path]:
+    """Run a script with a stand-in for Apptainer; return what it was told, read as it reads."""
+    monkeypatch.setitem(STAND_INS, "apptainer", APPTAINER)
+    done, out = run_slurm(script, folder, nodes=nodes, **environment)
+    given = words(out)
+    assert given.pop(0) == "exec"
+    options: dict[str, Any] = {"mount": []}
+    while given[0].startswith("--"):
+        name = given.pop(0).removeprefix("--")
+        if name in ("containall", "cleanenv", "no-home", "net"):
+            options[name] = True
+        elif name == "mount":
+            fields = dict(f.partition("=")[::2] for f in given.pop(0).split(","))
+            options["mount"].append((fields["source"], fields["target"], "readonly" in fields))
+        else:
+            options[name] = given.pop(0)
+    options["image"] = given.pop(0)
+    assert given.pop(0) == "/usr/bin/env"
+    variables = dict(w.split("=", 1) for w in given[: given.index("/usr/local/bin/entry")])
+    options["argv"] = given[given.index("/usr/local/bin/entry") + 1 :]
+    return options, variables, done, out
+
+
+def nodes_of_a_host(host: Path) -> dict[str, Any]:
+    """Devices under their own names: Apptainer shows no others."""
+    devices = tuple(Device(path, path) for path in ("/dev/null", "/dev/zero"))
+    return {"devices": devices, "workspace": host.parent}
+
+
+def test_apptainer_is_told_the_same(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(host, **nodes_of_a_host(host))
+    script = as_slurm(made, DCU, container=SIF)
+    options, variables, done, _ = apptainer(script, tmp_path, monkeypatch)
+    assert done.returncode == 0, done.stderr
+    assert options["containall"] and options["cleanenv"] and options["no-home"]
+    assert options["net"] and options["network"] == "none" and options["pwd"] == "/workspace"
+    assert options["image"] == "/images/train.sif" and tuple(options["argv"]) == made.argv
+    scratch, *mounts = options["mount"]
+    assert scratch[1:] == ("/tmp", False) and not Path(scratch[0]).exists(), "it is removed"
+    assert set(mounts) == {
+        *((m.source, m.target, m.read_only) for m in made.mounts),
+        *((d.source, d.target, False) for d in made.devices),
+    }
+    wanted = {k: v for k, v in made.environment.items() if k != "PADDLE_STACKS_EVENTS"}
+    assert variables == {**wanted, "HOME": "/tmp"}
+
+
+def test_apptainer_keeps_nothing_of_the_submitters_shell(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = as_slurm(plan(host, **nodes_of_a_host(host)), DCU, 2, container=SIF)
+    leaks = {
+        "PADDLE_TRAINER_ID": "7",
+        "PADDLE_MASTER": "nowhere:1",
+        "APPTAINERENV_PADDLE_RANK": "7",
+        "SINGULARITYENV_PADDLE_RANK": "7",
+        "APPTAINER_BIND": "/etc",
+    }
+    options, variables, done, out = apptainer(script, tmp_path, monkeypatch, 2, **leaks)
+    assert done.returncode == 0, done.stderr
+    assert "net" not in options, "nodes meet over the host's network"
+    meeting = {k: v for k, v in variables.items() if k.startswith("PADDLE_") and k[7] != "D"}
+    assert meeting == {
+        "PADDLE_MASTER": "192.0.2.11:24711",
+        "PADDLE_NNODES": "2",
+        "PADDLE_JOB_ID": "4711",
+        "PADDLE_RANK": "0",
+    }
+    theirs = (out / "environment.0").read_text()
+    assert "APPTAINERENV_" not in theirs and "SINGULARITYENV_" not in theirs
+    assert "APPTAINER_BIND" not in theirs
+
+
+def test_apptainers_status_is_the_jobs(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = as_slurm(plan(host, **nodes_of_a_host(host)), DCU, container=SIF)
+    _, _, done, _ = apptainer(script, tmp_path, monkeypatch, STATUS="5")
+    assert done.returncode == 5
+    assert (tmp_path / "runs" / "cluster" / "slurm-4711.status").read_text() == "5\n"
+
+
+def test_a_node_without_apptainer(host: Path, tmp_path: Path) -> None:
+    script = as_slurm(plan(host, **nodes_of_a_host(host)), DCU, container=SIF)
+    done, _ = run_slurm(script, tmp_path)
+    assert done.returncode == 3 and "neither apptainer nor singularity" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes", "said"),
+    [
+        ("doc", {}, "no --profile doc"),
+        ("", {}, "not a simulated host's"),
+        ("", {"secrets": (Secret("pip.conf", content="x"),)}, "secret: pip.conf"),
+        ("", {"environment": {"https_proxy": "http://me:hidden@proxy"}}, "secret: https_proxy"),
+        ("", {"ulimits": {"sigpending": 1}}, "the limit sigpending"),
+    ],
+)
+def test_what_apptainer_cannot_do(
+    host: Path, profile: str, changes: dict[str, Any], said: str
+) -> None:
+    platform = backend.load("dcu", ROOT, profile)
+    with pytest.raises(RequestError) as caught:
+        as_slurm(plan(host, profile, **changes), platform, container=SIF)
+    assert said in str(caught.value) and "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("platform", [DCU, CPU], ids=["dcu", "cpu"])
+def test_apptainers_script_is_clean(host: Path, tmp_path: Path, nodes: int, platform: Any) -> None:
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.is_file():
+        pytest.skip("shellcheck is not installed")
+    path = tmp_path / "job.sh"
+    path.write_text(as_slurm(plan(host, **nodes_of_a_host(host)), platform, nodes, container=SIF))
+    done = subprocess.run([checker, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# ------------------------------------------------------------------------ the commands
+
+
+@pytest.fixture
+def inv(tmp_path: Path, programs: Callable[..., Path]) -> Iterator[Callable[..., Any]]:
+    """Run a task in a workspace of its own, with the stand-ins."""
+    programs(sbatch="echo 4711", squeue=SQUEUE, sacct=SACCT, scancel="")
+    given = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
+    given |= {"NO_COLOR": "1", "PADDLE_STACKS_WORKSPACE": str(tmp_path)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "paddle_stacks.cli", *arguments],
+            cwd=ROOT,
+            env=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    yield run
+
+
+SUBMIT = ("cluster.submit", "fetch", "--model", "smollm2-135m-instruct", "--engine", "slurm")
+
+
+def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path: Path) -> None:
+    assert inv("cluster.status").stderr == "no job was submitted from this workspace\n"
+    done = inv(*SUBMIT, "--slurm", "partition=dcu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4711\n" and "./inv cluster.logs 4711 --follow" in done.stderr
+    head, row = inv("cluster.status").stdout.splitlines()
+    assert head.split()[:5] == ["ID", "ENGINE", "JOB", "RUN", "STATE"]
+    assert row.split()[:5] == ["4711", "slurm", "fetch", "-", "running"]
+    assert "dcu[01-02]" in row and row.endswith("started again 1 times")
+    (entry,) = json.loads(inv("cluster.status", "--id", "4711", "--json").stdout)
+    assert entry["state"] == "running" and entry["when"] and "plan" not in entry
+    folder = tmp_path / "runs" / ".jobs" / "cluster"
+    (folder / "slurm-4711-0.log").write_text("fetched\n")
+    assert inv("cluster.logs", "4711").stdout == "fetched\n"
+    assert inv("cluster.cancel", "4711").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("cluster.logs", "1"), "no job 1 was submitted from this workspace"),
+        (("cluster.cancel", "1"), "no job 1 was submitted from this workspace"),
+        (("cluster.status", "--id", "1"), "no job 1 was submitted from this workspace"),
+        (("cluster.logs", "4711", "--rank", "x"), '"x" is not a number'),
+        (("cluster.logs", "4711", "--rank", "1"), "there is no rank 1"),
+        (("cluster.submit", "fetch", "--model", "x"), "which scheduler is not said"),
+        (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
+        ((*SUBMIT, "--hours", "0"), "no job is done in 0 hours"),
+        ((*SUBMIT, "--nodes", "2"), "fetch runs on one node"),
+        ((*SUBMIT, "--slurm", "dcu"), '"dcu" is not KEY=VALUE'),
+        ((*SUBMIT, "--container", "dokcer"), 'did you mean "docker"?'),
+        (("cluster.submit", "infer", "--model", "m", "--chat", "--engine", "slurm"), "no standard"),
+        (
+            ("cluster.submit", "finetune", "--config", "no.json", "--engine", "slurm"),
+            "there is no such configuration",
+        ),
+        (("cluster.stauts",), 'did you mean "cluster.status"?'),
+    ],
+)
+def test_a_wrong_request(
+    inv: Callable[..., Any], tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    submitted(tmp_path, None, nodes=1)
+    done = inv(*given)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == "" and said in done.stderr and "Traceback" not in done.stderr
