@@ -18,14 +18,13 @@ from paddle_stacks import recipes, settings
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.cli.jobs import PlanTask, verbatim_words, words_of
 from paddle_stacks.dcu.cards import parse_devices
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import find
 
 if TYPE_CHECKING:
     from paddle_stacks.executors.cluster import Cluster, Order, Row, Submitted
     from paddle_stacks.launch import Step, Steps
-    from paddle_stacks.plan.kubernetes import Placement
 
 __all__ = ["collection"]
 
@@ -38,6 +37,7 @@ _OWN = {
     "image-file": "Slurm: the file with the image: X.tar for Docker, X.sif for Apptainer.",
     "groups": "Kubernetes: the groups of a node's device nodes, as 44,109 (default: this host's).",
     "claim": "Kubernetes: the PersistentVolumeClaim that is the workspace (default: workspace).",
+    "context": "Kubernetes: which of the kubeconfig's clusters (default: the current one).",
     "namespace": "Kubernetes: where the job is (default: the context's).",
     "queue": "Kubernetes: Volcano's queue; all nodes start together, or none.",
     "priority": "Kubernetes: the PriorityClass.",
@@ -78,57 +78,38 @@ class _Request:
         order: the job.
         scheduler: who is to run it.
         before: what has to be done first, and is not.
-        placement: where in Kubernetes; None for Slurm.
     """
 
     order: Order
     scheduler: Cluster
     before: tuple[Step, ...]
-    placement: Placement | None = None
 
 
-def _render(context: Context, job: str, **options: Any) -> None:
+def _render(context: Context, /, job: str, **options: Any) -> None:
     """Write a job down for a scheduler: ./inv cluster.render pretrain … --engine slurm."""
     request = _request(context, job, options)
     for step in request.before:
         print(f"not in it, and needed first: {step.produces}", file=sys.stderr)
-    if request.placement:
-        from paddle_stacks.plan.kubernetes import as_kubernetes
-
-        order = request.order
-        print(
-            as_kubernetes(
-                order.plan,
-                order.platform,
-                order.nodes,
-                hours=order.hours,
-                placement=request.placement,
-            ),
-            end="",
-        )
-    else:
-        print(request.scheduler.text(request.order), end="")
+    print(request.scheduler.text(request.order), end="")
 
 
-def _submit(context: Context, job: str, **options: Any) -> None:
+def _submit(context: Context, /, job: str, **options: Any) -> None:
     """Hand a job to a scheduler and print its number: ./inv cluster.submit JOB --engine slurm."""
     from paddle_stacks import launch
+    from paddle_stacks.executors.slurm import Slurm
 
     request = _request(context, job, options)
-    if request.placement:
-        raise RequestError(
-            "jobs are handed to Slurm only",
-            where="--engine kubernetes",
-            remedy="./inv cluster.render … --engine kubernetes | kubectl create -f -",
-        )
     if request.before:
         raise RequestError(
             [Problem(f"needed first: {s.produces}", job, _how(s)) for s in request.before]
         )
     request.scheduler.text(request.order)  # what no scheduler can run is told first
-    launch.check_files(request.order.plan)
+    if isinstance(request.scheduler, Slurm):
+        # In Kubernetes the workspace is a claim, which cannot be looked into from here.
+        launch.check_files(request.order.plan)
     _refuse_a_second(request)
     made = request.scheduler.submit(request.order)
+    _remember(request, made)
     say = f"submitted to {made.engine}: {job}, nodes: {made.nodes}; see: ./inv cluster.status"
     say += f", ./inv cluster.logs {made.id} --follow; end: ./inv cluster.cancel {made.id}"
     print(say, file=sys.stderr)
@@ -178,6 +159,19 @@ def _cancel(context: Context, id: str) -> None:
     job = cluster.find(id, found.workspace)
     _scheduler(job.engine, found).cancel(job)
     print(f"cancelled: {id}", file=sys.stderr)
+
+
+def _remember(request: _Request, made: Submitted) -> None:
+    from paddle_stacks.executors import cluster
+
+    try:
+        cluster.remember(request.order, made)
+    except OSError as error:
+        raise MachineError(
+            f"{made.id} was submitted to {made.engine}, and cannot be remembered: {error.strerror}",
+            where=str(request.order.plan.workspace / made.folder),
+            remedy="end it with the scheduler's own command, free the disk, submit it again",
+        ) from error
 
 
 def _refuse_a_second(request: _Request) -> None:
@@ -235,12 +229,17 @@ def _scheduler(
         own: the options of a cluster, by name; for a job that is submitted.
         options: those of ``sbatch``, likewise.
     """
+    own = own or {}
+    if engine == "kubernetes":
+        from paddle_stacks.executors.kubernetes import Kubernetes
+        from paddle_stacks.plan.kubernetes import Placement
+
+        placement = {name: given for name in _PLACEMENT if (given := own.get(name))}
+        return Kubernetes(Placement(**placement), own.get("context") or "")
     from paddle_stacks.executors.slurm import Slurm
     from paddle_stacks.plan.slurm import Container
 
-    own = own or {}
-    archive = own.get("image-file")
-    container = Container(own.get("container") or "docker", _absolute(archive))
+    container = Container(own.get("container") or "docker", _absolute(own.get("image-file")))
     return Slurm(found.workspace, container, tuple(options))
 
 
@@ -253,7 +252,7 @@ def _request(context: Context, job: str, options: dict[str, Any]) -> _Request:
     """Return what a command line asks for, after a check of all that can be known here."""
     from paddle_stacks import launch
     from paddle_stacks.executors.cluster import Order
-    from paddle_stacks.plan import backend, cluster, kubernetes
+    from paddle_stacks.plan import backend, cluster
 
     find(job)
     own = {name: options.pop(name, None) for name in _OWN}
@@ -272,10 +271,7 @@ def _request(context: Context, job: str, options: dict[str, Any]) -> _Request:
     run = launch.run_folder(plan)
     order = Order(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
     before = tuple(step for step in steps.before if not step.whole)
-    placement = None
-    if engine == "kubernetes":
-        placement = kubernetes.Placement(**{k: own[k] for k in _PLACEMENT if own[k]})
-    return _Request(order, _scheduler(engine, found, own, more), before, placement)
+    return _Request(order, _scheduler(engine, found, own, more), before)
 
 
 def _usual_nodes(job: str, recipe: str | None, found: settings.Settings) -> int:
