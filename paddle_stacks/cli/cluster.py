@@ -99,13 +99,15 @@ def _submit(context: Context, /, job: str, **options: Any) -> None:
     from paddle_stacks.executors.slurm import Slurm
 
     request = _request(context, job, options)
-    if request.before:
-        raise RequestError(
-            [Problem(f"needed first: {s.produces}", job, _how(s)) for s in request.before]
-        )
+    needed = [Problem(f"needed first: {s.produces}", job, _how(s)) for s in request.before]
+    # In Kubernetes the workspace is a claim, which cannot be looked into from here.
+    sees_workspace = isinstance(request.scheduler, Slurm)
+    if needed and sees_workspace:
+        raise RequestError(needed)
+    for problem in needed:
+        print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
     request.scheduler.text(request.order)  # what no scheduler can run is told first
-    if isinstance(request.scheduler, Slurm):
-        # In Kubernetes the workspace is a claim, which cannot be looked into from here.
+    if sees_workspace:
         launch.check_files(request.order.plan)
     _refuse_a_second(request)
     made = request.scheduler.submit(request.order)

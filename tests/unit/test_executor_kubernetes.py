@@ -7,8 +7,13 @@ user to the Role in configs/cluster/, so that the rights that are documented are
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -725,3 +730,88 @@ def test_the_stub_holds_what_it_gets_to_the_schemas(cluster: Cluster) -> None:
         api.create(path, body)
     assert caught.value.status == 400 and "strict decoding error" in caught.value.message
     assert cluster.of("jobs") == []
+
+
+# -------------------------------------------------------------------------- the commands
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def inv(cluster: Cluster, tmp_path: Path) -> Command:
+    """``inv(*words)`` runs a task with a workspace of its own and the cluster's kubeconfig."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
+
+    def inv(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        own = {"NO_COLOR": "1", "PADDLE_STACKS_WORKSPACE": str(workspace), **environment}
+        return subprocess.run(
+            [sys.executable, "-m", "paddle_stacks.cli", *words],
+            cwd=ROOT,
+            env={**kept, **own},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return inv
+
+
+INFER = ("infer", "--model", "m", "--prompt", "x", "--engine", "kubernetes")
+
+
+def test_a_job_from_its_submission_to_its_end(cluster: Cluster, inv: Command) -> None:
+    done = inv("cluster.submit", *INFER, PADDLE_STACKS_REGISTRY="registry.example")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert f"cluster.cancel {job}" in done.stderr
+    (pod,) = cluster.of("pods")
+    assert pod["spec"]["containers"][0]["image"] == "registry.example/paddle-stacks/infer:cpu"
+    cluster.run(pod, "node-a")
+    cluster.write(pod, "一 line".encode())
+    (found,) = json.loads(inv("cluster.status", "--id", job, "--json").stdout)
+    assert (found["id"], found["state"], found["nodes"]) == (job, "running", "node-a")
+    assert found["place"] == {"namespace": "training", "context": "here", "kind": "Job"}
+    assert inv("cluster.logs", job).stdout == "一 line\n"
+    assert inv("cluster.cancel", job).returncode == 0
+    assert "stopping" in inv("cluster.status").stdout
+    cluster.collect()
+    done = inv("cluster.cancel", job)
+    assert done.returncode == 2 and "has ended: unknown" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "status", "said"),
+    [
+        (_no_claim, (), 2, "no PersistentVolumeClaim workspace"),
+        (_expired, (), 3, "does not accept these credentials"),
+        (_quota, (), 3, "exceeded quota"),
+        (None, ("--context", "her"), 2, 'did you mean "here"?'),
+        (None, ("--nodes", "2"), 2, "infer runs on one node"),
+    ],
+)
+def test_a_submission_that_fails(
+    cluster: Cluster, inv: Command, change: Any, words: tuple[str, ...], status: int, said: str
+) -> None:
+    if change:
+        change(cluster)
+    done = inv("cluster.submit", *INFER, *words)
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert inv("cluster.status").stderr == "no job was submitted from this workspace\n"
+
+
+def test_what_a_recipe_needs_first_may_be_in_the_claim(
+    cluster: Cluster, inv: Command, tmp_path: Path
+) -> None:
+    config = Path("configs", "jobs", "dcu", "pretrain-pp8.json")
+    (tmp_path / "workspace" / config.parent).mkdir(parents=True)
+    shutil.copy(ROOT / config, tmp_path / "workspace" / config)
+    words = ("pretrain", "--recipe", "pretrain-pp8-nodes", "--backend", "dcu", "--groups", "44")
+    done = inv("cluster.submit", *words, "--nodes", "128", "--engine", "kubernetes")
+    assert done.returncode == 0, done.stderr
+    assert "not looked for in the claim, and needed first: models/llama-2-13b" in done.stderr
+    (job,) = cluster.of("paddlejobs")
+    assert job["spec"]["paddleReplicaSpecs"]["Worker"]["replicas"] == 128
+    assert len(cluster.of("pods")) == 128
