@@ -35,7 +35,7 @@ from paddle_stacks import settings
 from paddle_stacks.errors import JobError, StackError, render
 from paddle_stacks.jobs.architecture import from_config
 from paddle_stacks.launch import make_plan
-from paddle_stacks.memory import Grid, Work, plan
+from paddle_stacks.memory import Layout, Work, plan
 
 WORKSPACE = ROOT / ".cache" / "bench-memory"
 PAGE = ROOT / "docs" / "memory.md"
@@ -135,7 +135,7 @@ def measure(found: settings.Settings, size: str, method: str, recompute: bool) -
         sequence=SEQUENCE,
         recompute="full" if recompute else "none",
     )
-    predicted = plan(from_config(shape, size), work, Grid())[0]
+    predicted = plan(from_config(shape, size), work, Layout())[0]
     return {
         "model": size,
         "method": method,

@@ -70,8 +70,8 @@ def memory(
         return
     plans, problem = requests.check(asked)
     if svg:
-        grid = asked.grid
-        text = schedule.as_svg(grid.pipeline, show.drawn_batches(asked), grid.virtual)
+        made = asked.layout
+        text = schedule.as_svg(made.pipeline, show.drawn_batches(asked), made.virtual)
         _write(Path(svg), text)
     if json:
         document = show.as_json(asked, plans, fits=problem is None)

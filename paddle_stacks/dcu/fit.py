@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paddle_stacks.dcu import smi
 from paddle_stacks.dcu.cards import CardType, find
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.upstream import Layout, Options, wants_bf16
+from paddle_stacks.jobs.architecture import from_config
+from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.upstream import Options, wants_bf16
+from paddle_stacks.memory.states import states
 
 __all__ = [
     "ASSUMED",
@@ -118,23 +121,11 @@ def bytes_per_card(found: Options, size: int, layout: Layout, *, training: bool)
     """
     half = found.text("fp16_opt_level") == "o2" and (found.on("fp16") or found.on("bf16"))
     half = half or found.text("dtype") in ("float16", "bfloat16")
-    weights: float = 2 if half else 4
+    held = states(half=half, master_gradients=found.on("amp_master_grad"))
     if not training and found.text("quant_type").startswith("a8w8") and not found.on("do_ptq"):
-        weights = 1
-    gradients: float = 0
-    optimizer: float = 0
-    if training and not found.on("lora"):
-        # AdamW: two moments and, beside half-precision weights, the weights in full.
-        gradients = 4 if not half or found.on("amp_master_grad") else 2
-        optimizer = 12 if half else 8
-    if layout.stage >= 1:
-        optimizer /= layout.sharding
-    if layout.stage >= 2:
-        gradients /= layout.sharding
-    if layout.stage >= 3:
-        weights /= layout.sharding
-    share = size / (layout.tensor * layout.pipeline)
-    return round(share * (weights + gradients + optimizer))
+        held = replace(held, weight=1)
+    each = held.on_each(layout, trained=training and not found.on("lora"))
+    return round(size * each / (layout.tensor * layout.pipeline))
 
 
 def parameters(model: str, workspace: Path) -> int:
@@ -153,8 +144,11 @@ def parameters(model: str, workspace: Path) -> int:
         pass
     for folder in (workspace / model, workspace / "models" / model):
         try:
-            return _counted(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            given = {key: value for key, value in values.items() if value is not None}
+            # What another kind of model has besides comes on top: it is a lower bound.
+            return from_config({**given, "model_type": "llama"}, name).parameters
+        except (OSError, ValueError, AttributeError, RequestError):
             continue
     # What was made of a known model: llama-2-13b-chat-a8w8.
     near = [row for row in models.known(workspace) if name.startswith(f"{row}-")]
@@ -182,17 +176,6 @@ def architecture_problems(label: str, cards: Cards, image: str) -> list[Problem]
         for kind in cards.types
         if kind.architecture not in compiled
     ]
-
-
-def _counted(config: dict[str, int]) -> int:
-    """Return the weights of a Llama of this configuration."""
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    inner, vocabulary = config["intermediate_size"], config["vocab_size"]
-    shared = config.get("num_key_value_heads") or config["num_attention_heads"]
-    keys = hidden * shared // config["num_attention_heads"]
-    layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
-    heads = 1 if config.get("tie_word_embeddings") else 2
-    return layers * layer + heads * vocabulary * hidden + hidden
 
 
 def _too_small(

@@ -15,6 +15,7 @@ from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import documented
+from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema.reading import read
 
 __all__ = ["Layout", "Options", "faults", "layout_faults", "options", "run_folder", "wants_bf16"]
@@ -58,47 +59,6 @@ class Options:
             return int(self.values.get(key, default))
         except (TypeError, ValueError):
             return default
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a model is spread over processes, one on each card.
-
-    Args:
-        world: processes of all nodes.
-        tensor: the parts that a layer is split into.
-        pipeline: the stages that the layers are split into.
-        other: sequence and context parallelism together.
-        sharding: the processes that an optimizer's state is spread over.
-        stage: what is spread: 1 the optimizer's state, 2 gradients too, 3 weights too; 0 nothing.
-    """
-
-    world: int = 1
-    tensor: int = 1
-    pipeline: int = 1
-    other: int = 1
-    sharding: int = 1
-    stage: int = 0
-
-    @classmethod
-    def of(cls, found: Options, world: int) -> Layout:
-        """Return the layout that the options make of so many processes."""
-        tensor, pipeline = (
-            max(1, found.number(f"{key}_parallel_degree", 1)) for key in ("tensor", "pipeline")
-        )
-        other = max(1, found.number("sep_parallel_degree", 1)) * max(
-            1, found.number("context_parallel_degree", 1)
-        )
-        stage = next((n for n in (3, 2, 1) if f"stage{n}" in found.text("sharding")), 0)
-        degree = found.number("sharding_parallel_degree", -1)
-        if stage and degree < 1:  # as upstream: all that is left
-            degree = max(1, world // (tensor * pipeline * other))
-        return cls(world, tensor, pipeline, other, max(1, degree) if stage else 1, stage)
-
-    @property
-    def least(self) -> int:
-        """The processes that it takes at least."""
-        return self.tensor * self.pipeline * self.other * self.sharding
 
 
 def options(script: str, words: Sequence[str], find: Callable[[str], Path | None]) -> Options:

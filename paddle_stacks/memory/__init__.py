@@ -6,8 +6,8 @@ Pure: it reads a model's ``config.json`` and the tables in ``configs/`` and star
 from __future__ import annotations
 
 from paddle_stacks.jobs.architecture import Architecture
+from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.memory.estimate import Line, Plan, Work, plan
-from paddle_stacks.memory.grid import Grid
 from paddle_stacks.memory.search import Candidate, search
 
-__all__ = ["Architecture", "Candidate", "Grid", "Line", "Plan", "Work", "plan", "search"]
+__all__ = ["Architecture", "Candidate", "Layout", "Line", "Plan", "Work", "plan", "search"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paddle_stacks.jobs.architecture import Architecture
-from paddle_stacks.memory.grid import Grid
+from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.memory.states import States, shares, states
 
 __all__ = ["GRANULARITIES", "Line", "Plan", "Work", "gpt_layer", "layer_activations", "plan"]
 
@@ -69,9 +70,17 @@ class Work:
         return 2 if self.half else 4
 
     @property
+    def states(self) -> States:
+        """What is held of every parameter that is trained."""
+        half = self.half and (self.level == "O2" or self.method == "inference")
+        return states(
+            half=half, master_weights=self.master_weights, master_gradients=self.master_gradients
+        )
+
+    @property
     def weight(self) -> int:
         """Bytes of a weight."""
-        return 2 if self.half and (self.level == "O2" or self.method == "inference") else 4
+        return self.states.weight
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def gpt_layer(
     return unit * (inside / tensor + outside / (tensor if parallel else 1))
 
 
-def layer_activations(model: Architecture, work: Work, grid: Grid) -> tuple[int, int]:
+def layer_activations(model: Architecture, work: Work, layout: Layout) -> tuple[int, int]:
     """Return the bytes a decoder layer keeps for its backward pass, and all that it makes.
 
     Per token and element of the stream, with ``e`` bytes a number, ``g`` the width of the
@@ -155,7 +164,7 @@ def layer_activations(model: Architecture, work: Work, grid: Grid) -> tuple[int,
     Args:
         model: the shape.
         work: what is computed.
-        grid: how it is spread.
+        layout: how it is spread.
     """
     e, h = work.number, model.hidden
     g, f = model.keys / h, model.inner / h
@@ -165,7 +174,7 @@ def layer_activations(model: Architecture, work: Work, grid: Grid) -> tuple[int,
     per_head = 4 if work.flash else (4 + e) * work.sequence
     scores = per_head * model.heads / h
     unit = work.sequence * work.batch * h
-    t, outside = grid.tensor, grid.tensor if grid.sequence_parallel else 1
+    t, outside = layout.tensor, layout.tensor if layout.sequence_parallel else 1
     stream = (2 * e + 2 * norm) / outside
     attention = (rope + operands + scores + e) / t
     mlp = 3 * e * f / t
@@ -179,45 +188,44 @@ def layer_activations(model: Architecture, work: Work, grid: Grid) -> tuple[int,
     return round(unit * kept), round(unit * whole)
 
 
-def plan(model: Architecture, work: Work, grid: Grid) -> tuple[Plan, ...]:
+def plan(model: Architecture, work: Work, layout: Layout) -> tuple[Plan, ...]:
     """Return what the ranks of each pipeline stage hold at their peak.
 
     Args:
         model: the shape.
         work: what is computed.
-        grid: how it is spread; it divides the model.
+        layout: how it is spread; it divides the model.
     """
-    return tuple(_stage(model, work, grid, i) for i in range(grid.pipeline))
+    return tuple(_stage(model, work, layout, i) for i in range(layout.pipeline))
 
 
-def _stage(model: Architecture, work: Work, grid: Grid, stage: int) -> Plan:
-    first, last = stage == 0, stage == grid.pipeline - 1
-    layers = model.layers // grid.pipeline
-    base = _parameters(model, grid, first, last)
+def _stage(model: Architecture, work: Work, layout: Layout, stage: int) -> Plan:
+    first, last = stage == 0, stage == layout.pipeline - 1
+    layers = model.layers // layout.pipeline
+    base = _parameters(model, layout, first, last)
     trained = base
     if work.method == "lora":
-        trained = layers * _adapter(model, work.rank, grid.tensor)
-    always = [_weights(model, work, grid, base, trained), _tables(model, work, layers)]
-    logits = [_logits(model, work, grid)] if last else []
+        trained = layers * _adapter(model, work.rank, layout.tensor)
+    always = [_weights(model, work, layout, base, trained), _tables(model, work, layers)]
+    logits = [_logits(model, work, layout)] if last else []
     if work.method == "inference":
-        lines = [*always, _cache(model, work, grid, layers), *logits]
-        lines.append(_temporary(model, work, grid))
+        lines = [*always, _cache(model, work, layout, layers), *logits]
+        lines.append(_temporary(model, work, layout))
         return Plan(stage, tuple(lines), "a prompt is read")
-    always += _optimizer(work, grid, trained)
-    kept, *again = _activations(model, work, grid, stage, layers)
+    always += _optimizer(work, layout, trained)
+    kept, *again = _activations(model, work, layout, stage, layers)
     # When the last layer is computed again, the logits' gradients are gone.
     either = max([*logits, *again], key=lambda line: line.size, default=None)
-    backward = [kept, *([either] if either else []), _temporary(model, work, grid)]
-    step = [_clipped(work, grid, trained)]
+    backward = [kept, *([either] if either else []), _temporary(model, work, layout)]
+    step = [_clipped(work, layout, trained)]
     if sum(line.size for line in backward) >= sum(line.size for line in step):
         return Plan(stage, (*always, *backward), "the backward pass begins")
     return Plan(stage, (*always, *step), "the optimizer steps")
 
 
-def _clipped(work: Work, grid: Grid, trained: int) -> Line:
+def _clipped(work: Work, layout: Layout, trained: int) -> Line:
     """Return the second set of gradients that clipping makes, when activations are gone."""
-    each = 4 if work.weight == 4 or work.master_gradients else 2
-    shared = grid.sharding if grid.stage >= 2 else 1
+    each, (_, shared, _) = work.states.gradient, shares(layout)
     formula = f"{trained:,} trained x {each} B" + (f" / {shared}" if shared > 1 else "")
     source = "paddle.nn.ClipGradByGlobalNorm gives new gradients"
     return Line("clipped gradients", trained * each // shared, formula, source)
@@ -230,9 +238,9 @@ def _tables(model: Architecture, work: Work, layers: int) -> Line:
     return Line("rotary tables", size, formula, "LlamaRotaryEmbedding: cosine and sine of a layer")
 
 
-def _parameters(model: Architecture, grid: Grid, first: bool, last: bool) -> int:
+def _parameters(model: Architecture, layout: Layout, first: bool, last: bool) -> int:
     """Return the parameters of one rank; norms are not divided by tensor parallelism."""
-    layers, t = model.layers // grid.pipeline, grid.tensor
+    layers, t = model.layers // layout.pipeline, layout.tensor
     matrices = sum(rows * columns for rows, columns in model.matrices)
     count = layers * (matrices // t + 2 * model.hidden)
     heads = (1 if first else 0) + (1 if last else 0)
@@ -255,8 +263,8 @@ def _adapter(model: Architecture, rank: int, tensor: int) -> int:
     return count
 
 
-def _weights(model: Architecture, work: Work, grid: Grid, base: int, trained: int) -> Line:
-    shared = grid.sharding if grid.stage >= 3 else 1
+def _weights(model: Architecture, work: Work, layout: Layout, base: int, trained: int) -> Line:
+    shared, _, _ = shares(layout)
     adapter = trained if work.method == "lora" else 0
     formula = f"{base + adapter:,} parameters x {work.weight} B"
     formula += f" / {shared} (stage 3)" if shared > 1 else ""
@@ -264,25 +272,22 @@ def _weights(model: Architecture, work: Work, grid: Grid, base: int, trained: in
     return Line("parameters", (base + adapter) * work.weight // shared, formula, source)
 
 
-def _optimizer(work: Work, grid: Grid, trained: int) -> list[Line]:
+def _optimizer(work: Work, layout: Layout, trained: int) -> list[Line]:
     """Return gradients, master weights and AdamW's moments of the trained parameters."""
-    half = work.weight == 2
-    gradient = 4 if not half or work.master_gradients else 2
-    by_two = grid.sharding if grid.stage >= 2 else 1
-    by_one = grid.sharding if grid.stage >= 1 else 1
+    held = work.states
+    _, by_two, by_one = shares(layout)
 
     def line(name: str, each: int, by: int) -> Line:
         formula = f"{trained:,} trained x {each} B" + (f" / {by} (sharding)" if by > 1 else "")
         return Line(name, trained * each // by, formula, _ZERO)
 
-    lines = [line("gradients", gradient, by_two)]
-    if half and work.master_weights:
-        lines.append(line("master weights", 4, by_one))
-    moment = 8 if not half or work.master_weights else 4
-    return [*lines, line("AdamW's two moments", moment, by_one)]
+    lines = [line("gradients", held.gradient, by_two)]
+    if held.master:
+        lines.append(line("master weights", held.master, by_one))
+    return [*lines, line("AdamW's two moments", held.moments, by_one)]
 
 
-def _in_flight(work: Work, grid: Grid, stage: int) -> float:
+def _in_flight(work: Work, layout: Layout, stage: int) -> float:
     """Return how many micro-batches' activations a stage keeps, in units of its layers.
 
     1F1B: ``min(m, p - i)`` on stage i. Interleaved, the first stage keeps
@@ -290,7 +295,7 @@ def _in_flight(work: Work, grid: Grid, stage: int) -> float:
     ``((v - 1)p + 2(p - i) - 1) / v`` chunks of warm-up and one under way
     (Narayanan et al. 2021, arXiv:2104.04473, section 2.2).
     """
-    p, v, m = grid.pipeline, grid.virtual, work.micro_batches
+    p, v, m = layout.pipeline, layout.virtual, work.micro_batches
     if p == 1:
         return 1.0
     if v == 1:
@@ -299,10 +304,10 @@ def _in_flight(work: Work, grid: Grid, stage: int) -> float:
 
 
 def _activations(
-    model: Architecture, work: Work, grid: Grid, stage: int, layers: int
+    model: Architecture, work: Work, layout: Layout, stage: int, layers: int
 ) -> list[Line]:
-    kept, whole = layer_activations(model, work, grid)
-    flight = _in_flight(work, grid, stage)
+    kept, whole = layer_activations(model, work, layout)
+    flight = _in_flight(work, layout, stage)
     name = f"activations ({'all kept' if work.recompute == 'none' else work.recompute})"
     if work.recompute in ("full", "full_attn") and work.method == "lora" and stage == 0:
         # Upstream recomputes what has a gradient in its input; above a frozen embedding the
@@ -320,34 +325,34 @@ def _activations(
     return lines
 
 
-def _logits(model: Architecture, work: Work, grid: Grid) -> Line:
+def _logits(model: Architecture, work: Work, layout: Layout) -> Line:
     tokens = work.batch * (1 if work.method == "inference" else work.sequence)
     # Logits, their float32 copy, softmax, and the gradients of both.
     each = work.number + 4 if work.method == "inference" else 2 * work.number + 12
-    formula = f"{tokens:,} tokens x {model.vocabulary:,} / tp {grid.tensor} x {each} B"
+    formula = f"{tokens:,} tokens x {model.vocabulary:,} / tp {layout.tensor} x {each} B"
     source = "logits; in float32: copy, softmax, gradient (LlamaPretrainingCriterion)"
     if work.method == "inference":
         source = "logits of the last token, and their float32 copy"
-    size = tokens * model.vocabulary // grid.tensor * each
+    size = tokens * model.vocabulary // layout.tensor * each
     return Line("logits and loss", size, formula, source)
 
 
-def _cache(model: Architecture, work: Work, grid: Grid, layers: int) -> Line:
+def _cache(model: Architecture, work: Work, layout: Layout, layers: int) -> Line:
     tokens = work.batch * work.sequence
-    size = 2 * layers * model.keys // grid.tensor * tokens * work.number
-    formula = f"2 x {layers} layers x {model.keys} / tp {grid.tensor} x {tokens:,} tokens"
+    size = 2 * layers * model.keys // layout.tensor * tokens * work.number
+    formula = f"2 x {layers} layers x {model.keys} / tp {layout.tensor} x {tokens:,} tokens"
     source = "keys and values of every token (Shazeer 2019, arXiv:1911.02150)"
     return Line("KV cache", size, f"{formula} x {work.number} B", source)
 
 
-def _temporary(model: Architecture, work: Work, grid: Grid) -> Line:
+def _temporary(model: Architecture, work: Work, layout: Layout) -> Line:
     """Return what is there for one operator only; the largest counts."""
-    largest = max(rows * columns for rows, columns in model.matrices) // grid.tensor
+    largest = max(rows * columns for rows, columns in model.matrices) // layout.tensor
     tokens = work.batch * work.sequence
     if work.method == "inference":
-        widest = (model.hidden + 2 * model.inner // grid.tensor) * work.number
+        widest = (model.hidden + 2 * model.inner // layout.tensor) * work.number
         formula = f"{tokens:,} tokens x (h + 2 x inner / tp) x {work.number} B"
-        scores = model.heads // grid.tensor * work.sequence * (4 + work.number)
+        scores = model.heads // layout.tensor * work.sequence * (4 + work.number)
         if not work.flash and scores > widest:
             widest = scores
             formula = f"{tokens:,} tokens x heads / tp x {work.sequence} x {4 + work.number} B"
@@ -355,9 +360,9 @@ def _temporary(model: Architecture, work: Work, grid: Grid) -> Line:
     merged = largest * work.number if work.method == "lora" else largest * 4
     if work.level == "O1" and work.half:
         # O1 casts each matrix for its product, and keeps the copy for the backward pass.
-        layers = model.layers // grid.pipeline
-        merged += layers * sum(r * c for r, c in model.matrices) // grid.tensor * 2
-    sent = 2 * tokens * model.hidden * work.number if grid.pipeline > 1 else 0
+        layers = model.layers // layout.pipeline
+        merged += layers * sum(r * c for r, c in model.matrices) // layout.tensor * 2
+    sent = 2 * tokens * model.hidden * work.number if layout.pipeline > 1 else 0
     formula = "the largest matrix once" + (", a row sent and one received" if sent else "")
     source = "merged weights of LoRA, or the square for clipping; sends of the pipeline"
     return Line("temporary buffers", merged + sent, formula, source)

@@ -9,10 +9,11 @@ from pathlib import Path
 from paddle_stacks.dcu import cards
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs.architecture import Architecture
+from paddle_stacks.jobs.layout import Layout, problems
 from paddle_stacks.jobs.schema.reading import read
-from paddle_stacks.jobs.upstream import Options
+from paddle_stacks.jobs.upstream import Options, layout_faults
 from paddle_stacks.memory.estimate import GRANULARITIES, Plan, Work, plan
-from paddle_stacks.memory.grid import Grid, parse, problems
+from paddle_stacks.memory.layouts import parse
 from paddle_stacks.memory.search import Candidate, nearest, search
 from paddle_stacks.memory.shapes import find
 
@@ -60,14 +61,14 @@ class Request:
     Args:
         model: its shape.
         work: what is computed.
-        grid: how it is spread.
+        layout: how it is spread.
         card: on what.
         memory: bytes of a card.
     """
 
     model: Architecture
     work: Work
-    grid: Grid
+    layout: Layout
     card: str
     memory: int
 
@@ -125,8 +126,8 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
         fused_norm=found.on("use_fused_rms_norm"),
         fused_rope=found.on("use_fused_rope"),
     )
-    grid = _grid(values, found)
-    return Request(find(name, workspace), work, grid, card.name, card.memory_mib * _MIB)
+    layout = _layout(values, found)
+    return Request(find(name, workspace), work, layout, card.name, card.memory_mib * _MIB)
 
 
 def check(request: Request) -> tuple[tuple[Plan, ...], Problem | None]:
@@ -135,11 +136,11 @@ def check(request: Request) -> tuple[tuple[Plan, ...], Problem | None]:
     Raises:
         RequestError: the model cannot be divided so; with the nearest layouts that can.
     """
-    told = problems(request.model, request.grid, request.work.micro_batches)
+    told = problems(request.model, request.layout, request.work.micro_batches)
     if told:
-        told.append(Problem("no such layout", str(request.grid), _instead(request)))
+        told.append(Problem("no such layout", str(request.layout), _instead(request)))
         raise RequestError(told)
-    plans = plan(request.model, request.work, request.grid)
+    plans = plan(request.model, request.work, request.layout)
     worst = max(plans, key=lambda each: each.size)
     if worst.size <= request.memory:
         return plans, None
@@ -147,23 +148,23 @@ def check(request: Request) -> tuple[tuple[Plan, ...], Problem | None]:
         f"{request.model.name} needs {worst.size / 2**30:.1f} GiB on a card of stage "
         f"{worst.stage}, and a {request.card} has {request.memory / 2**30:.1f} GiB"
     )
-    return plans, Problem(what, f"--layout {request.grid}", _instead(request))
+    return plans, Problem(what, f"--layout {request.layout}", _instead(request))
 
 
 def ranked(request: Request) -> tuple[Candidate, ...]:
     """Return every layout of the request's number of cards, the best first."""
-    return search(request.model, request.work, request.grid.world, request.memory)
+    return search(request.model, request.work, request.layout.world, request.memory)
 
 
 def _instead(request: Request) -> str:
     """Return the nearest layouts that fit, with as many cards or with the fewest that do."""
-    for cards_ in (request.grid.world, *(2**n for n in range(11))):
-        if cards_ < request.grid.world:
+    for cards_ in (request.layout.world, *(2**n for n in range(11))):
+        if cards_ < request.layout.world:
             continue
         found = search(request.model, request.work, cards_, request.memory)
-        near = nearest(found, request.grid)
+        near = nearest(found, request.layout)
         if near:
-            shown = "; ".join(f"{c.grid} ({c.size / 2**30:.1f} GiB)" for c in near)
+            shown = "; ".join(f"{c.layout} ({c.size / 2**30:.1f} GiB)" for c in near)
             many = "card" if cards_ == 1 else "cards"
             return f"nearest that fit on {cards_} {many}: {shown}"
     return "nothing fits on 1024 cards: a shorter sequence, --recompute full, or --method lora"
@@ -222,26 +223,13 @@ def _from_config(found: Options, told: list[Problem]) -> dict[str, str]:
     return values
 
 
-def _grid(values: Mapping[str, str], found: Options) -> Grid:
+def _layout(values: Mapping[str, str], found: Options) -> Layout:
     text = values.get("layout")
     if text is None and found.config is not None:
-        tensor, pipeline, virtual = (found.number(key, 1) for key in _COUNTS)
-        parts = {"tp": tensor, "pp": pipeline, "vpp": virtual}
-        stage = next((n for n in (3, 2, 1) if f"stage{n}" in found.text("sharding")), 0)
-        degree = found.number("sharding_parallel_degree", -1)
-        cards_ = _cards(values, tensor * pipeline * max(1, degree))
-        # As upstream: without a degree, all that is left.
-        degree = degree if degree > 0 else max(1, cards_ // (tensor * pipeline))
-        if stage and degree > 1:
-            parts |= {"sharding": degree, "stage": stage}
-        if found.on("sequence_parallel"):
-            parts["sp"] = 1
-        text = ",".join(
-            f"{name}={value}"
-            for name, value in parts.items()
-            if value > 1 or name in ("stage", "sp")
-        )
-        return parse(text, cards_)
+        cards_ = _cards(values, Layout.of(found, 1).least)
+        if told := layout_faults(found, cards_):
+            raise RequestError(told)
+        return Layout.of(found, cards_)
     text = text or ""
     least = 1
     for part in text.split(","):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddle_stacks.jobs.architecture import Architecture
+from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.memory.estimate import Work, plan
-from paddle_stacks.memory.grid import Grid, every
+from paddle_stacks.memory.layouts import every
 from paddle_stacks.memory.schedule import bubble
 
 __all__ = ["Candidate", "nearest", "search"]
@@ -18,14 +19,14 @@ class Candidate:
     """A layout that divides the model.
 
     Args:
-        grid: the layout.
+        layout: the layout.
         size: bytes of its fullest rank.
         fits: whether a card has that much.
         bubble: the part of a step that a stage waits, relative to its work.
         cost: what it is ranked by, smaller first; see :func:`search`.
     """
 
-    grid: Grid
+    layout: Layout
     size: int
     fits: bool
     bubble: float
@@ -50,19 +51,21 @@ def search(
         per_node: cards of a machine.
     """
     found = []
-    for grid in every(model, cards, work.micro_batches):
-        if work.method == "inference" and (grid.sharding > 1 or grid.virtual > 1):
+    for layout in every(model, cards, work.micro_batches):
+        if work.method == "inference" and (layout.sharding > 1 or layout.virtual > 1):
             continue  # there is no optimizer to share, and no backward pass to interleave
-        size = max(each.size for each in plan(model, work, grid))
-        waits = bubble(grid.pipeline, work.micro_batches, grid.virtual)
-        sends = 0.1 * (grid.tensor - 1) + 0.1 * max(0, grid.stage - 1) + 0.02 * (grid.virtual - 1)
+        size = max(each.size for each in plan(model, work, layout))
+        waits = bubble(layout.pipeline, work.micro_batches, layout.virtual)
+        sends = (
+            0.1 * (layout.tensor - 1) + 0.1 * max(0, layout.stage - 1) + 0.02 * (layout.virtual - 1)
+        )
         fits = size <= memory
-        cost = (not fits, grid.tensor > per_node, round(waits + sends, 4) if fits else size, size)
-        found.append(Candidate(grid, size, fits, waits, cost))
+        cost = (not fits, layout.tensor > per_node, round(waits + sends, 4) if fits else size, size)
+        found.append(Candidate(layout, size, fits, waits, cost))
     return tuple(sorted(found, key=lambda each: each.cost))
 
 
-def nearest(found: Sequence[Candidate], wanted: Grid, count: int = 3) -> tuple[Candidate, ...]:
+def nearest(found: Sequence[Candidate], wanted: Layout, count: int = 3) -> tuple[Candidate, ...]:
     """Return the layouts that fit and differ least from the one that was asked for.
 
     Args:
@@ -71,11 +74,11 @@ def nearest(found: Sequence[Candidate], wanted: Grid, count: int = 3) -> tuple[C
         count: how many.
     """
 
-    def distance(other: Grid) -> int:
+    def distance(other: Layout) -> int:
         """Count halvings and doublings from one layout to the other."""
         return sum(
             abs(getattr(wanted, name).bit_length() - getattr(other, name).bit_length())
             for name in ("tensor", "pipeline", "virtual", "sharding", "stage")
         )
 
-    return tuple(sorted((c for c in found if c.fits), key=lambda c: distance(c.grid))[:count])
+    return tuple(sorted((c for c in found if c.fits), key=lambda c: distance(c.layout))[:count])

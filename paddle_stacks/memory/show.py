@@ -26,12 +26,12 @@ def as_lines(request: Request, plans: Sequence[Plan]) -> list[str]:
         request: what was planned.
         plans: of every stage.
     """
-    grid, work = request.grid, request.work
+    layout, work = request.layout, request.work
     worst = max(plans, key=lambda each: each.size)
     lines = [
         f"{request.model.name}: {request.model.parameters:,} parameters, {work.method}, "
         f"{work.dtype}{f' {work.level}' if work.half else ''}, batch {work.batch} x "
-        f"{work.sequence} tokens, {grid.world} x {request.card}, {grid}",
+        f"{work.sequence} tokens, {layout.world} x {request.card}, {layout}",
         "",
         f"{'a rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
     ]
@@ -57,12 +57,12 @@ def drawn_batches(request: Request) -> int:
     Args:
         request: what was planned.
     """
-    p, m = request.grid.pipeline, request.work.micro_batches
+    p, m = request.layout.pipeline, request.work.micro_batches
     return min(m, max(p, _DRAWN // p * p))
 
 
 def _schedule(request: Request) -> list[str]:
-    p, v, m = request.grid.pipeline, request.grid.virtual, request.work.micro_batches
+    p, v, m = request.layout.pipeline, request.layout.virtual, request.work.micro_batches
     lines = [
         f"bubble: (p - 1) / (v m + p - 1) = {fraction(p, m, v):.1%} of a step, {m} micro-batches "
         "(Huang et al. 2019, arXiv:1811.06965; Narayanan et al. 2021, arXiv:2104.04473)"
@@ -81,11 +81,11 @@ def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str,
         plans: of every stage.
         fits: whether the card has that much.
     """
-    p, v, m = request.grid.pipeline, request.grid.virtual, request.work.micro_batches
+    p, v, m = request.layout.pipeline, request.layout.virtual, request.work.micro_batches
     return {
         "model": asdict(request.model) | {"parameters": request.model.parameters},
         "work": asdict(request.work),
-        "layout": asdict(request.grid) | {"world": request.grid.world},
+        "layout": asdict(request.layout) | {"world": request.layout.world},
         "card": request.card,
         "card_bytes": request.memory,
         "peak_bytes": max(each.size for each in plans),
@@ -111,7 +111,7 @@ def candidates_as_lines(found: Sequence[Candidate], request: Request) -> list[st
         found: the layouts.
         request: what was searched for.
     """
-    cards, fit = request.grid.world, sum(each.fits for each in found)
+    cards, fit = request.layout.world, sum(each.fits for each in found)
     lines = [
         f"{request.model.name} on {cards} x {request.card}: {len(found)} layouts, {fit} fit",
         "",
@@ -120,7 +120,7 @@ def candidates_as_lines(found: Sequence[Candidate], request: Request) -> list[st
     for number, each in enumerate(found, start=1):
         waits = each.bubble / (1 + each.bubble)
         state = "" if each.fits else "  does not fit"
-        lines.append(f"{number:>3} {each.grid!s:<34}{each.size / _GIB:>8.2f}{waits:>9.1%}{state}")
+        lines.append(f"{number:>3} {each.layout!s:<34}{each.size / _GIB:>8.2f}{waits:>9.1%}{state}")
     return lines
 
 
@@ -128,7 +128,7 @@ def candidates_as_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
     """Return the layouts as JSON's values, the best first."""
     return [
         {
-            "layout": asdict(each.grid),
+            "layout": asdict(each.layout),
             "peak_bytes": each.size,
             "fits": each.fits,
             "bubble_fraction": each.bubble / (1 + each.bubble),

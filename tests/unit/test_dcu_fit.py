@@ -16,7 +16,10 @@ from paddle_stacks.dcu import fit, smi
 from paddle_stacks.dcu.cards import known
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs.arguments import parser
-from paddle_stacks.jobs.upstream import Layout, Options, faults
+from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.upstream import Options, faults
+from paddle_stacks.memory import Work, plan
+from paddle_stacks.memory.shapes import find
 from paddle_stacks.plan import backend
 from paddle_stacks.settings import Settings
 
@@ -71,6 +74,18 @@ def test_the_memory_of_a_card(change: dict[str, Any], cards: int, gib: float) ->
     assert bool(told({**SFT, **change}, per_node=cards)) == (gib > 64)
 
 
+@pytest.mark.parametrize("change", [{}, {"amp_master_grad": True}, {"sharding": "stage2"}])
+def test_the_memory_plan_counts_the_same(change: dict[str, Any]) -> None:
+    found = Options("x", {**SFT, **change})
+    layout = Layout.of(found, 4)
+    model = find("llama-2-13b")
+    work = Work("full", master_gradients=found.on("amp_master_grad"))
+    held = {line.name: line.size for line in plan(model, work, layout)[0].lines}
+    names = ("parameters", "gradients", "master weights", "AdamW's two moments")
+    need = fit.bytes_per_card(found, model.parameters, layout, training=True)
+    assert sum(held[name] for name in names) == pytest.approx(need, abs=4)
+
+
 def test_inference_holds_weights_alone() -> None:
     values = {"model_name_or_path": "models/llama-2-13b-chat-a8w8", "dtype": "float16"}
     found = Options("predict/predictor.py", values)
@@ -94,6 +109,15 @@ def test_a_model_of_ones_own_is_counted(tmp_path: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config))
     assert fit.parameters("mine", tmp_path) == 68_976_648_192, "Llama-2-70b"
+    # Another kind of model has at least so many; what cannot be counted is not guessed.
+    other = config | {"model_type": "qwen2", "tie_word_embeddings": None}
+    (folder / "config.json").write_text(json.dumps(other))
+    assert fit.parameters("mine", tmp_path) == 68_976_648_192
+    for wrong in ({"hidden_size": "8192"}, {"num_hidden_layers": None}, []):
+        broken = json.dumps(config | wrong if isinstance(wrong, dict) else wrong)
+        (folder / "config.json").write_text(broken)
+        assert fit.parameters("mine", tmp_path) == 0
+    (folder / "config.json").write_text(json.dumps(config))
     said = told(
         {"model_name_or_path": "mine", "lora": True, **SFT} | {"model_name_or_path": "models/mine"},
         workspace=tmp_path,
@@ -124,6 +148,29 @@ def test_fewer_cards_than_are_needed() -> None:
     assert "8 cards needed, and there are 4" in told({}, four, per_node=8)
     unseen = fit.Cards(K100_AI.types, None, 65520)
     assert told({}, unseen, per_node=8) == "", "a plan for another machine"
+
+
+@pytest.mark.parametrize(
+    ("values", "world", "layout"),
+    [
+        ({}, 8, "dp=8"),
+        ({"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}, 8, "dp=2,tp=2,pp=2"),
+        ({"pipeline_parallel_degree": 4, "virtual_pp_degree": 2}, 4, "pp=4,vpp=2"),
+        ({"sharding": "stage2"}, 8, "sharding=8,stage=2"),
+        (
+            {"sharding": "stage1", "sharding_parallel_degree": 2, "tensor_parallel_degree": 2},
+            8,
+            "dp=2,tp=2,sharding=2,stage=1",
+        ),
+        ({"sharding": "stage3"}, 1, "dp=1"),
+        ({"sharding_parallel_degree": 4}, 8, "dp=8"),
+        ({"tensor_parallel_degree": 2, "sequence_parallel": True}, 2, "tp=2,sp=1"),
+        ({"tensor_parallel_degree": -1, "pipeline_parallel_degree": -1}, 1, "dp=1"),
+    ],
+)
+def test_the_layout_of_upstreams_options(values: dict[str, Any], world: int, layout: str) -> None:
+    made = Layout.of(Options("x", values), world)
+    assert str(made) == layout and made.world == world
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import pytest
 from paddle_stacks.errors import RequestError, render
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
-from paddle_stacks.memory import Grid, Work, plan, search
+from paddle_stacks.jobs.layout import problems
+from paddle_stacks.memory import Layout, Work, plan, search
 from paddle_stacks.memory.estimate import gpt_layer, layer_activations
-from paddle_stacks.memory.grid import every, parse, problems
+from paddle_stacks.memory.layouts import every, parse
 from paddle_stacks.memory.request import check, make
 from paddle_stacks.memory.schedule import as_svg, as_text, fraction, slots
 from paddle_stacks.memory.shapes import find
@@ -33,8 +34,13 @@ SMALL: dict[str, Any] = {
 }
 
 
-def lines(model: Architecture, work: Work, grid: Grid = Grid(), stage: int = 0) -> dict[str, int]:  # noqa: B008
-    return {line.name: line.size for line in plan(model, work, grid)[stage].lines}
+def lines(
+    model: Architecture,
+    work: Work,
+    layout: Layout = Layout(),  # noqa: B008
+    stage: int = 0,
+) -> dict[str, int]:
+    return {line.name: line.size for line in plan(model, work, layout)[stage].lines}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +65,8 @@ def test_every_shipped_model_has_its_row_s_parameters() -> None:
 @pytest.mark.parametrize("pipeline", [1, 2, 8])
 def test_the_stages_together_have_the_model_s_parameters(tensor: int, pipeline: int) -> None:
     model = find("llama-2-13b")
-    grid = Grid(tensor=tensor, pipeline=pipeline)
-    plans = plan(model, Work("full", "float16"), grid)
+    layout = Layout(tensor=tensor, pipeline=pipeline)
+    plans = plan(model, Work("full", "float16"), layout)
     held = sum(each.lines[0].size for each in plans) // 2 * tensor
     norms = model.layers * 2 * model.hidden + model.hidden
     assert held == model.parameters + (tensor - 1) * norms, "norms are whole on every rank"
@@ -78,8 +84,8 @@ def test_full_training_takes_zero_s_sixteen_bytes_a_parameter() -> None:
     assert sum(held[name] for name in states) == 16 * model.parameters
     # ZeRO's figure 1: 7.5 billion parameters, 64 ranks: 120, 31.4, 16.6 and 1.9 GB.
     for stage, gb in ((0, 120), (1, 31.4), (2, 16.6), (3, 1.9)):
-        grid = Grid(sharding=64 if stage else 1, stage=stage)
-        held = lines(model, Work("full", "float16", "O2"), grid)
+        layout = Layout(sharding=64 if stage else 1, stage=stage)
+        held = lines(model, Work("full", "float16", "O2"), layout)
         found = sum(held[name] for name in states) * 7.5e9 / model.parameters / 1e9
         assert found == pytest.approx(gb, abs=0.06)
 
@@ -107,14 +113,14 @@ def test_the_terms_of_a_layer_of_llama() -> None:
     model = find("llama-2-7b")
     unit = 4096 * 4096
     fused = Work(flash=True, fused_norm=True, fused_rope=True, recompute="none")
-    kept, _ = layer_activations(model, fused, Grid())
+    kept, _ = layer_activations(model, fused, Layout())
     # e (2 norm inputs, 2 norm outputs, q k v, output) + 3 f e, and 4 bytes a row and head
     assert kept == round(unit * (2 * (2 + 2 + 3 + 1 + 3 * 11008 / 4096) + 4 * 32 / 4096))
-    plain, _ = layer_activations(model, Work(), Grid())
+    plain, _ = layer_activations(model, Work(), Layout())
     assert plain > kept + unit * 6 * 32 * 4096 / 4096 - 1, "scores: float32, and float16 for v"
-    split, _ = layer_activations(model, fused, Grid(tensor=8, sequence_parallel=1))
+    split, _ = layer_activations(model, fused, Layout(tensor=8, sequence_parallel=1))
     assert split == pytest.approx(kept / 8, abs=1)
-    full, whole = layer_activations(model, Work(recompute="full"), Grid())
+    full, whole = layer_activations(model, Work(recompute="full"), Layout())
     assert (full, whole) == (2 * unit, plain), "full recompute keeps a layer's input: 2sbh"
 
 
@@ -154,7 +160,7 @@ def test_measured_peaks_are_met_within_ten_percent(method: str, recompute: str, 
         "num_attention_heads": 12,
     }
     work = Work(method, "float32", batch=2, sequence=512, recompute=recompute)
-    found = plan(from_config(shape, "x"), work, Grid())[0].size / 2**20
+    found = plan(from_config(shape, "x"), work, Layout())[0].size / 2**20
     assert found == pytest.approx(mib, rel=0.10)
 
 
@@ -177,12 +183,12 @@ def test_peaks_that_were_measured_later_are_met_too(
         "125M": Architecture("125M", 8000, 768, 2048, 16, 12, 12),
     }[size]
     work = Work(method, "float32", batch=batch, sequence=sequence, recompute=recompute)
-    assert plan(model, work, Grid())[0].size / 2**20 == pytest.approx(mib, rel=0.05)
+    assert plan(model, work, Layout())[0].size / 2**20 == pytest.approx(mib, rel=0.05)
 
 
 def test_the_documented_pretraining_fits() -> None:
     request = make({"config": str(ROOT / "configs/jobs/dcu/pretrain-pp8.json")}, ROOT)
-    assert str(request.grid) == "pp=8"
+    assert str(request.layout) == "pp=8"
     assert (request.work.sequence, request.work.micro_batches) == (4096, 1024)
     assert request.work.flash and request.work.master_gradients
     plans, problem = check(request)
@@ -199,30 +205,30 @@ def test_the_documented_sft_does_not_fit_one_card_and_others_are_named() -> None
 def test_options_win_over_a_configuration() -> None:
     config = str(ROOT / "configs/jobs/dcu/pretrain-pp8.json")
     request = make({"config": config, "layout": "tp=8", "recompute": "full"}, ROOT)
-    assert (str(request.grid), request.work.recompute) == ("tp=8", "full")
+    assert (str(request.layout), request.work.recompute) == ("tp=8", "full")
 
 
 def test_what_is_left_of_the_cards() -> None:
-    assert parse("tp=2", 8) == Grid(data=4, tensor=2)
-    assert parse("pp=2,stage=1", 8) == Grid(pipeline=2, sharding=4, stage=1)
-    assert parse("sharding=2", 8) == Grid(data=4, sharding=2, stage=1)
-    assert parse("", 1) == Grid()
+    assert parse("tp=2", 8) == Layout(data=4, tensor=2)
+    assert parse("pp=2,stage=1", 8) == Layout(pipeline=2, sharding=4, stage=1)
+    assert parse("sharding=2", 8) == Layout(data=4, sharding=2, stage=1)
+    assert parse("", 1) == Layout()
 
 
 def test_a_search_finds_every_layout_once_and_ranks_those_that_fit_first() -> None:
     model = find("llama-2-13b")
     found = search(model, Work("full", "float16", micro_batches=16), 8, 65520 * 2**20)
-    grids = [each.grid for each in found]
-    assert len(set(grids)) == len(grids)
-    assert all(grid.world == 8 and not problems(model, grid, 16) for grid in grids)
+    layouts = [each.layout for each in found]
+    assert len(set(layouts)) == len(layouts)
+    assert all(layout.world == 8 and not problems(model, layout, 16) for layout in layouts)
     wanted = {(t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * p <= 8}
-    assert {(grid.tensor, grid.pipeline) for grid in grids} == wanted
+    assert {(layout.tensor, layout.pipeline) for layout in layouts} == wanted
     assert [each.fits for each in found] == sorted((each.fits for each in found), reverse=True)
 
 
 def test_a_thousand_cards_are_searched() -> None:
     found = list(every(find("llama-2-70b"), 1024, 64))
-    assert all(grid.world == 1024 and grid.tensor <= 8 for grid in found)
+    assert all(layout.world == 1024 and layout.tensor <= 8 for layout in found)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +248,8 @@ def test_the_schedule_has_the_bubble_of_the_formula(case: tuple[int, int, int]) 
 def test_activations_under_way_are_those_of_the_schedule() -> None:
     model = from_config(SMALL, "x")
     for p, m, v in ((4, 8, 1), (4, 2, 1), (4, 8, 2), (2, 8, 4)):
-        grid, work = Grid(pipeline=p, virtual=v), Work("full", micro_batches=m)
-        kept, _ = layer_activations(model, work, grid)
+        layout, work = Layout(pipeline=p, virtual=v), Work("full", micro_batches=m)
+        kept, _ = layer_activations(model, work, layout)
         for stage in range(p):
             under_way = most = 0
             order = sorted((s for s in slots(p, m, v) if s.stage == stage), key=lambda s: s.start)
@@ -253,7 +259,7 @@ def test_activations_under_way_are_those_of_the_schedule() -> None:
             chunk = model.layers // p // v * kept
             held = next(
                 line.size
-                for line in plan(model, work, grid)[stage].lines
+                for line in plan(model, work, layout)[stage].lines
                 if line.name.startswith("activations")
             )
             assert held == pytest.approx(most * chunk), (p, m, v, stage)
