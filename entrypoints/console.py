@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import IO, Any
 
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH, Event
 
-__all__ = ["note", "phase", "report", "warn"]
+__all__ = ["note", "phase", "report", "speak_to", "warn"]
+
+_streams: list[IO[str]] = []
+
+
+def speak_to(stream: IO[str]) -> None:
+    """From now on, print events there instead of on standard error.
+
+    Args:
+        stream: of the process that speaks for several; ``os.devnull`` for the others.
+    """
+    _streams[:] = [stream]
 
 
 def report(kind: str, **fields: Any) -> None:
     """Print one event (see :class:`paddle_stacks.jobs.events.Event`)."""
     event = Event(kind, fields)
     machine = os.environ.get(ENVIRONMENT_SWITCH) == "1"
-    print(event.encoded() if machine else event.plain(), file=sys.stderr, flush=True)
+    stream = _streams[0] if _streams else sys.stderr
+    print(event.encoded() if machine else event.plain(), file=stream, flush=True)
 
 
 def phase(name: str) -> None:

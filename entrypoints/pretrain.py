@@ -1,12 +1,131 @@
-"""The ``pretrain`` job: upstream's ``run_pretrain.py`` with a checked configuration."""
+"""The ``pretrain`` job: a language model trained on a corpus, from a JSON configuration."""
 
 from __future__ import annotations
 
-from entrypoints.upstream import run_with_config
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from entrypoints import launching
+from entrypoints.arguments import parser
+from entrypoints.console import note, phase
+from entrypoints.pretraining.request import Request
+from entrypoints.training import processes, starting
+from entrypoints.training.disk import writing_below
+from entrypoints.training.imports import spare
+from entrypoints.training.lock import locked
+from entrypoints.training.quiet import libraries_log_to
+from entrypoints.training.request import LIBRARY_LOG, RESULT
+from entrypoints.training.stop import StopSignal
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import corpus, platforms, pretraining, schema, workspace
 
 __all__ = ["main"]
 
+# With another number of processes the same step is divided otherwise; that it is the same
+# is checked by its number of sequences.
+_MAY_CHANGE = starting.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_train_batch_size"}
+
 
 def main(argv: list[str]) -> int:
-    """Run the job; see ``pretrain --help``."""
-    return run_with_config("pretrain", "run_pretrain.py", argv)
+    """Run the job; the folder of what was trained goes to standard output."""
+    arguments = parser("pretrain").parse_args(argv)
+    nodes = launching.Nodes.of(arguments, os.environ)
+    world = arguments.ranks * nodes.count
+    config = schema.load(
+        arguments.config, arguments.set, job="pretrain", backend=platforms.current(), world=world
+    )
+    for text in config.notes:
+        note(text)
+    run = starting.run_folder(arguments.name, arguments.config, config)
+    phase("check the corpus")
+    base, tokenizer, parts = _parts(config)
+    pretraining.check(config, base, parts, world)
+    owner = nodes.rank in (0, None)
+    # The nodes of one run share its folder, and each holds a lock of its own.
+    with (
+        writing_below(run),
+        locked(run, f".lock{nodes.name}"),
+        StopSignal(arguments.grace) as stop,
+    ):
+        batch = pretraining.sequences_of_a_step(config, world)
+        fingerprints = {"train": _fingerprint(parts), "batch": str(batch)}
+        resume = starting.resume_choice(arguments.resume, config)
+        start = starting.begin(config, run, fingerprints, resume, _MAY_CHANGE, owner=owner)
+        if start.finished:
+            print(json.loads((run / RESULT).read_text(encoding="utf-8"))["output"])
+            return 0
+        request = Request(
+            config=config,
+            changes=tuple(arguments.set),
+            world=world,
+            run=run,
+            base=base,
+            tokenizer=tokenizer,
+            corpus=_as_upstream(parts),
+            fingerprints=fingerprints,
+            resume=start.resume,
+            peak_tflops=arguments.peak_tflops,
+            grace=arguments.grace,
+        )
+        phase("start PaddlePaddle")
+        if launching.is_launched(arguments.ranks, nodes):
+            processes.run(
+                "entrypoints.pretraining.worker",
+                request.to_json(),
+                ranks=arguments.ranks,
+                nodes=nodes,
+                folder=run,
+            )
+            print(run / workspace.MODEL)
+            return 0
+        spare()
+        libraries_log_to(run / LIBRARY_LOG)
+        from entrypoints.pretraining.run import train
+
+        print(train(request, stop))
+    return 0
+
+
+def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
+    """Return the model's folder, the tokenizer's, and the corpora, which all have to be there."""
+    faults: list[Problem] = []
+    found: dict[str, Path] = {}
+    for key in ("model_name_or_path", "tokenizer_name_or_path"):
+        name = config[key] or config["model_name_or_path"]
+        try:
+            found[key] = workspace.find_model(name)
+        except RequestError as error:
+            faults += error.problems if config[key] else []
+    parts: Sequence[corpus.Part] = ()
+    try:
+        parts = corpus.parts(config["input_dir"])
+    except RequestError as error:
+        faults += error.problems
+    if faults:
+        raise RequestError(faults)
+    return found["model_name_or_path"], found["tokenizer_name_or_path"], tuple(parts)
+
+
+def _as_upstream(parts: Sequence[corpus.Part]) -> tuple[str, ...]:
+    """Return the corpora as upstream's ``data_prefix`` has them."""
+    if len(parts) == 1:
+        return (str(parts[0].pair.prefix),)
+    return tuple(word for part in parts for word in (str(part.weight), str(part.pair.prefix)))
+
+
+def _fingerprint(parts: Sequence[corpus.Part]) -> str:
+    """Return the SHA-256 of the corpora's indexes and shares, in hexadecimal.
+
+    An index has the length of every document; the tokens themselves are too many to be
+    read before each start.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part.weight!r} {part.pair.tokens}\n".encode())
+        with corpus.index_path(part.pair.prefix).open("rb") as stream:
+            while chunk := stream.read(1024 * 1024):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -23,37 +23,55 @@ def check_config(
     platform: Backend,
     picked: Sequence[int] = (),
     *,
+    ranks: int = 1,
+    nodes: int = 1,
+    allow_bf16: bool = False,
     instead: str = "",
 ) -> None:
-    """Check that a platform's cards can do a fine-tuning of ours, which is one process.
+    """Check that a platform's cards can do a training of ours, and that its processes divide.
 
     Args:
-        config: of the fine-tuning.
+        config: of the training.
         settings: of this command.
         platform: where it is to run.
         picked: the cards that it is to use; none for all.
+        ranks: processes of a node.
+        nodes: that train together.
+        allow_bf16: whether its cards are said to have bfloat16.
         instead: what to do where the memory does not suffice; empty: the usual.
 
     Raises:
         RequestError: they cannot; all reasons at once.
     """
-    if platform.device != "gpu":
-        return
-    values = {k: v for k, v in config.values.items() if not k.endswith("_degree")}
-    values |= {"sharding": ""}  # it acts where a model is spread over several processes
-    found = upstream.Options(
-        "finetune", values, config.path, dict.fromkeys(values, str(config.path))
-    )
-    problems = fit.problems(
-        found,
-        fit.look(settings.host_root, picked),
-        per_node=1,
-        training=True,
-        workspace=settings.workspace,
-        remedy=instead,
-    )
+    values = dict(config.values)
+    if ranks * nodes == 1 and config.schema.job == "finetune":
+        # Upstream too takes one process alone for one that shares nothing.
+        values = {k: v for k, v in values.items() if not k.endswith("_degree")} | {"sharding": ""}
+    if allow_bf16:
+        values.pop("bf16", None)
+    places = dict.fromkeys(values, str(config.path))
+    found = upstream.Options(config.schema.job, values, config.path, places)
+    problems = upstream.layout_faults(found, ranks * nodes)
+    problems += _picked_faults(picked, ranks)
+    if platform.device == "gpu":
+        problems += fit.problems(
+            found,
+            fit.look(settings.host_root, picked),
+            per_node=ranks,
+            nodes=nodes,
+            training=True,
+            workspace=settings.workspace,
+            remedy=instead,
+        )
     if problems:
         raise RequestError(problems)
+
+
+def _picked_faults(picked: Sequence[int], ranks: int) -> list[Problem]:
+    if not picked or len(picked) >= ranks:
+        return []
+    what = f"{ranks} cards are needed, and --devices picks {len(picked)}"
+    return [Problem(what, "--devices", f"--devices 0-{ranks - 1}")]
 
 
 def check_upstream(
@@ -85,10 +103,7 @@ def check_upstream(
         problems += documented.key_problems(
             [key for key in found.values if not found.where(key).startswith("--")], found.where
         )
-    if picked and len(picked) < arguments.ranks:
-        what = f"{arguments.ranks} cards are needed, and --devices picks {len(picked)}"
-        remedy = f"--devices 0-{arguments.ranks - 1}"
-        problems.append(Problem(what, "--devices", remedy))
+    problems += _picked_faults(picked, arguments.ranks)
     if platform.device == "gpu":
         if arguments.allow_bf16:
             found = replace(found, values={k: v for k, v in found.values.items() if k != "bf16"})

@@ -37,7 +37,10 @@ __all__ = [
 ]
 
 # The jobs that are a script of upstream's with a configuration.
-_SCRIPTS = {"pretrain": "run_pretrain.py", "quantize": "run_finetune.py"}
+_SCRIPTS = {"quantize": "run_finetune.py"}
+
+# The jobs that train with a configuration of ours, and keep a plan and a log in the run's folder.
+_TRAININGS = ("finetune", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -235,15 +238,60 @@ def _plan_of_arguments(
     made = parser(job)
     parsed = made.parse_args(list(arguments))
     _move_into_workspace(parsed, settings.workspace)
-    if job == "finetune":
-        config = schema.load(
-            settings.workspace / parsed.config, parsed.set, backend=settings.backend
-        )
-        fitness.check_config(config, settings, platform, choices.cards)
+    if job in _TRAININGS:
+        return _plan_of_training(job, parsed, settings, platform, choices)
     if job not in (*_SCRIPTS, "upstream"):
         return _plan(job, (job, *words(made, parsed)), settings, platform, choices)
     line = words(made, parsed) if job == "upstream" else as_upstream(_SCRIPTS[job], parsed)
     return _plan_of_upstream(job, line, settings, platform, choices)
+
+
+def _plan_of_training(
+    job: str,
+    arguments: argparse.Namespace,
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+    instead: str = "",
+) -> Plan:
+    """Return the plan of a training of ours, after a check of what can be known here.
+
+    Args:
+        job: ``finetune`` or ``pretrain``.
+        arguments: the job's.
+        settings: of this command.
+        platform: where it is for.
+        choices: cards and profile.
+        instead: what to do where the memory does not suffice; empty: the usual.
+    """
+    ranks, nodes = arguments.ranks, arguments.nnodes or 1
+    config = schema.load(
+        settings.workspace / arguments.config,
+        arguments.set,
+        job=job,
+        backend=settings.backend,
+        world=ranks * nodes,
+    )
+    fitness.check_config(
+        config,
+        settings,
+        platform,
+        choices.cards,
+        ranks=ranks,
+        nodes=nodes,
+        allow_bf16=arguments.allow_bf16,
+        instead=instead,
+    )
+    line = words(parser(job), arguments)
+    return _spread(_plan(job, (job, *line), settings, platform, choices), platform, ranks, nodes)
+
+
+def _spread(plan: Plan, platform: Backend, ranks: int, nodes: int) -> Plan:
+    """Return the plan of a job in several processes, which meet others' on the host's network."""
+    if nodes > 1:
+        environment = {**plan.environment, **platform.node_environment}
+        plan = replace(plan, network="host", environment=environment)
+    return replace(plan, ranks=ranks)
 
 
 def _plan_of_recipe(
@@ -274,11 +322,10 @@ def _plan_of_recipe(
         line = ["--config", recipe.config, "--name", name]
         for change in choices.changes:
             line += ["--set", change]
-        config = schema.load(
-            settings.workspace / recipe.config, choices.changes, backend=settings.backend
-        )
-        fitness.check_config(config, settings, platform, choices.cards, instead=_instead(recipe))
-        return _plan(recipe.job, (recipe.job, *line), settings, platform, choices)
+        for key in ("ranks", "nnodes", "master", "rank"):
+            line += [f"--{key}", given[key]] if given.get(key) else []
+        parsed = parser(recipe.job).parse_args(line)
+        return _plan_of_training(recipe.job, parsed, settings, platform, choices, _instead(recipe))
     nnodes = int(given.get("nnodes") or recipe.nodes)
     if nnodes > 1 and not given.get("master"):
         raise RequestError(
@@ -303,7 +350,7 @@ def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, 
     """Return the arguments that a recipe leaves to the caller."""
     allowed = (
         ("name",)
-        if not recipe.script or recipe.job in ("finetune", "export", "infer")
+        if recipe.job in ("finetune", "export", "infer")
         else ("name", "ranks", "nnodes", "master", "rank", "allow_bf16")
     )
     found: dict[str, str] = {}
@@ -366,11 +413,7 @@ def _plan_of_upstream(
     parsed = parser("upstream").parse_args(list(line))
     fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
-    nodes = parsed.nnodes or 1
-    if nodes > 1:
-        environment = {**plan.environment, **platform.node_environment}
-        plan = replace(plan, network="host", environment=environment)
-    return replace(plan, ranks=parsed.ranks)
+    return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)
 
 
 def _plan(
@@ -441,9 +484,9 @@ def run_folder(plan: Plan) -> Path | None:
     arguments = _parsed(plan)
     if plan.argv[0] == "upstream":
         return plan.workspace / upstream.run_folder(arguments)
-    if plan.argv[0] != "finetune":
+    if plan.argv[0] not in _TRAININGS:
         return None
-    config = schema.load(plan.workspace / arguments.config, arguments.set, backend=plan.backend)
+    config = preflight.training_config(plan, arguments)
     return plan.workspace / preflight.run_folder(arguments, config)
 
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from paddle_stacks.dcu import fit
 from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs import corpus, models, prompts, records, schema, upstream, workspace
+from paddle_stacks.jobs import (
+    corpus,
+    models,
+    pretraining,
+    prompts,
+    records,
+    schema,
+    upstream,
+    workspace,
+)
 from paddle_stacks.ownership import may_write
 from paddle_stacks.plan import Plan, backend
 from paddle_stacks.settings import Settings
@@ -139,8 +148,19 @@ def check_request(plan: Plan, arguments: argparse.Namespace) -> None:
         check(here, plan, arguments)
 
 
+def training_config(plan: Plan, arguments: argparse.Namespace) -> schema.Config:
+    """Return the configuration of a plan for ``finetune`` or ``pretrain``, read again."""
+    return schema.load(
+        Path(os.path.relpath(plan.workspace)) / arguments.config,
+        arguments.set,
+        job=plan.argv[0],
+        backend=plan.backend,
+        world=arguments.ranks * (arguments.nnodes or 1),
+    )
+
+
 def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
-    """Return the folder that ``finetune`` writes, relative to the workspace."""
+    """Return the folder that a training writes, relative to the workspace."""
     if arguments.name:
         return Path("runs", arguments.name)
     return Path(config["output_dir"] or Path("runs", arguments.config.stem))
@@ -151,7 +171,7 @@ def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
 
 
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    config = schema.load(here / arguments.config, arguments.set, backend=plan.backend)
+    config = training_config(plan, arguments)
     faults = [
         *_faults(lambda: workspace.find_model(config["model_name_or_path"], here)),
         *_faults(
@@ -159,6 +179,22 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         ),
         *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
     ]
+    if faults:
+        raise RequestError(faults)
+
+
+def _check_pretrain(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    config = training_config(plan, arguments)
+    parts: list[corpus.Part] = []
+    models: list[Path] = []
+    faults = [
+        *_faults(lambda: models.append(workspace.find_model(config["model_name_or_path"], here))),
+        *_faults(lambda: parts.extend(corpus.parts(config["input_dir"], here))),
+        *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
+    ]
+    if models and parts:
+        world = arguments.ranks * (arguments.nnodes or 1)
+        faults += _faults(lambda: pretraining.check(config, models[0], parts, world))
     if faults:
         raise RequestError(faults)
 
@@ -270,6 +306,7 @@ def _check_prompts(path: Path) -> None:
 _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "fetch": _check_fetch,
     "finetune": _check_finetune,
+    "pretrain": _check_pretrain,
     "prepare": _check_prepare,
     "inspect": _check_inspect,
     "export": _check_export,

@@ -19,7 +19,17 @@ from typing import Any
 
 from paddle_stacks.jobs.files import sync_tree
 
-__all__ = ["PREFIX", "Checkpoint", "clear", "damage", "found", "open_whole", "remove", "saving"]
+__all__ = [
+    "PREFIX",
+    "Checkpoint",
+    "clear",
+    "damage",
+    "found",
+    "open_whole",
+    "remove",
+    "saving",
+    "unnamed",
+]
 
 PREFIX = "checkpoint"  # as upstream names them
 _SEAL = "checkpoint.json"
@@ -77,6 +87,11 @@ def open_whole(folder: Path) -> Checkpoint:
     return Checkpoint(folder, int(seal["step"]), dict(seal["data"]))
 
 
+def unnamed(run: Path) -> Path:
+    """Return the folder below which a checkpoint is written before it has its name."""
+    return run / _SAVING
+
+
 @contextmanager
 def saving(run: Path, step: int, data: Mapping[str, str]) -> Iterator[Path]:
     """Yield a folder below which ``checkpoint-<step>`` is to be written.
@@ -84,7 +99,7 @@ def saving(run: Path, step: int, data: Mapping[str, str]) -> Iterator[Path]:
     When the block ends well, that folder is sealed, flushed to the disk and
     renamed into the run. If it does not, nothing is left.
     """
-    parent = run / _SAVING
+    parent = unnamed(run)
     shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir(parents=True)
     try:
@@ -109,7 +124,7 @@ def remove(folders: Sequence[Path]) -> None:
 
 def clear(run: Path) -> None:
     """Remove what a killed save left."""
-    shutil.rmtree(run / _SAVING, ignore_errors=True)
+    shutil.rmtree(unnamed(run), ignore_errors=True)
 
 
 def _seal(folder: Path) -> dict[str, Any]:

@@ -25,10 +25,13 @@ class Metrics:
         path: the file.
         step: where training goes on: lines of later steps were written by a
             process that did not live to save them, and are removed. Zero begins anew.
+        writes: whether this process is the one that writes them.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, *, writes: bool = True) -> None:
         self._path = path
+        if not writes:
+            return
         kept = [entry for entry in _entries(path) if entry["step"] <= step] if step else []
         with replacing_file(path) as stream:
             stream.writelines(_line(entry) for entry in kept)

@@ -9,10 +9,11 @@ from typing import Any
 
 from entrypoints.console import note, phase, report
 from entrypoints.training import batches, data, kernels, model, packing, plot, saving
+from entrypoints.training.loop import Keeping, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.request import LOSS, METRICS, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
-from entrypoints.training.trainer import Finetuner, arguments
+from entrypoints.training.trainer import Finetuner
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
 from paddle_stacks.jobs.files import replacing_file
@@ -156,10 +157,7 @@ def _trainer(
         None if config["lora"] else tokenizer,
         train=train_batches,
         dev=dev_batches,
-        metrics=metrics,
-        stop=stop,
-        data=request.fingerprints,
-        keep=config["save_total_limit"],
+        keeping=Keeping(metrics, stop, request.fingerprints, config["save_total_limit"]),
     )
     return trainer, metrics
 

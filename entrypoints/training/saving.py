@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from paddle_stacks.jobs.files import replacing_folder
 
-__all__ = ["BASE", "fingerprint", "save_adapter", "save_merged", "save_model"]
+__all__ = ["BASE", "fingerprint", "save_adapter", "save_merged", "save_model", "save_spread"]
 
 BASE = "base.json"  # in an adapter's folder: the model it was trained on
 _WEIGHTS = (".safetensors", ".pdparams", ".index.json")
@@ -59,16 +59,66 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
         output: replaced as a whole.
     """
     with replacing_folder(output) as part:
-        for place in companions:
-            for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-                if path.is_file() and not _belongs_to_weights(path.name):
-                    shutil.copyfile(path, part / path.name)
+        _copy_companions(companions, part)
         with _operating_system_errors():
             network.save_pretrained(
                 str(part), state_dict=_own_weights(network), safe_serialization=True
             )
-        for path in part.iterdir():  # safetensors makes its files readable by their owner alone
-            path.chmod(0o666 & ~_umask())
+        _open_to_others(part)
+
+
+def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> None:
+    """Write a model that several processes may hold parts of, as :func:`save_model` does.
+
+    Args:
+        trainer: a ``Loop`` with the model; all processes call this together.
+        companions: as for :func:`save_model`.
+        output: replaced as a whole, by the first process.
+    """
+    if trainer.args.world_size == 1:
+        save_model(trainer.model, companions, output)
+        return
+    part = output.with_name(f".{output.name}.parts")
+    with trainer.once(_replacing(part, companions, output)), _operating_system_errors():
+        trainer.unified_checkpoint_handler.save_unified_checkpoint(
+            trainer.model, trainer.optimizer, str(part)
+        )
+
+
+@contextmanager
+def _replacing(part: Path, companions: tuple[Path, ...], output: Path) -> Iterator[None]:
+    """Make a folder for all processes to write into, and give it its name at the end."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield
+        with replacing_folder(output) as whole:
+            _copy_companions(companions, whole)
+            for path in part.iterdir():
+                path.rename(whole / path.name)
+            _as_one_process(whole / "config.json")
+            _open_to_others(whole)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _as_one_process(path: Path) -> None:
+    """Take out of a model's configuration how it was spread: who loads it decides that anew."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _open_to_others(folder: Path) -> None:
+    for path in folder.iterdir():  # safetensors makes its files readable by their owner alone
+        path.chmod(0o666 & ~_umask())
+
+
+def _copy_companions(companions: tuple[Path, ...], part: Path) -> None:
+    for place in companions:
+        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+            if path.is_file() and not _belongs_to_weights(path.name):
+                shutil.copyfile(path, part / path.name)
 
 
 def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> None:

@@ -178,14 +178,21 @@ def _refuse_other_training(
 def _refuse_other_data(
     checkpoint: checkpoints.Checkpoint | None, fingerprints: Mapping[str, str]
 ) -> None:
-    if checkpoint is None or checkpoint.data.get("train") == fingerprints["train"]:
+    if checkpoint is None:
         return
-    raise RequestError(
-        "the training data is not what this checkpoint was trained on",
-        where=str(checkpoint.folder),
-        remedy="give this training a name of its own (--name NAME), "
-        "or start the run over (--resume never)",
-    )
+    told = {
+        "train": "the training data is not what this checkpoint was trained on",
+        "batch": f"a step of this checkpoint had {checkpoint.data.get('batch')} sequences, and "
+        f"now has {fingerprints.get('batch')}: the next ones would not be those that come next",
+    }
+    for key, what in told.items():
+        if checkpoint.data.get(key) != fingerprints.get(key):
+            raise RequestError(
+                what,
+                where=str(checkpoint.folder),
+                remedy="give this training a name of its own (--name NAME), "
+                "or start the run over (--resume never)",
+            )
 
 
 def _say_finished(run: Path) -> None:

@@ -211,7 +211,7 @@ def _prepare() -> Parser:
     add("--workers", type=_count, metavar="N", help="processes (default: one for each core)")
     add(
         "--save-every",
-        type=_seconds,
+        type=_positive,
         default=5.0,
         metavar="SECONDS",
         help="what is lost at the most when it is killed (default: 5)",
@@ -244,7 +244,7 @@ def _add_split(made: Parser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError("it has to be above 0")
@@ -256,8 +256,14 @@ def _finetune() -> Parser:
         prog="finetune",
         description="LoRA or full supervised fine-tuning from a JSON configuration.",
     )
-    add = made.add_argument
     _add_config(made)
+    _add_ranks(made)
+    _add_run(made)
+    return made
+
+
+def _add_run(made: Parser) -> None:
+    add = made.add_argument
     add("--name", help="write to runs/NAME (default: output_dir, or the configuration's name)")
     add(
         "--resume",
@@ -271,7 +277,6 @@ def _finetune() -> Parser:
         metavar="SECONDS",
         help=f"time to finish the step and save after SIGTERM (default: {GRACE_SECONDS})",
     )
-    return made
 
 
 def _add_config(made: Parser) -> None:
@@ -288,7 +293,6 @@ def _add_config(made: Parser) -> None:
 
 def _add_ranks(made: Parser) -> None:
     add = made.add_argument
-    add("--name", metavar="NAME", help="logs go to runs/NAME (default: after what is run)")
     add("--ranks", type=_count, default=1, metavar="N", help="processes here, one on each card")
     add("--nnodes", type=_count, metavar="N", help="nodes that train together (default: 1)")
     add("--master", metavar="HOST:PORT", help="where they meet: an address of node 0")
@@ -304,9 +308,19 @@ def _count(text: str) -> int:
 
 
 def _pretrain() -> Parser:
-    made = Parser(prog="pretrain", description="Train on packed text, with upstream's program.")
+    made = Parser(
+        prog="pretrain",
+        description="Train a language model on a corpus, from scratch or from its weights.",
+    )
     _add_config(made)
     _add_ranks(made)
+    _add_run(made)
+    made.add_argument(
+        "--peak-tflops",
+        type=_positive,
+        metavar="N",
+        help="what one device can compute, in 10^12 operations a second, to show the share used",
+    )
     return made
 
 
@@ -315,8 +329,13 @@ def _quantize() -> Parser:
         prog="quantize", description="Quantize a model after its training, with upstream's program."
     )
     _add_config(made)
+    _add_log_name(made)
     _add_ranks(made)
     return made
+
+
+def _add_log_name(made: Parser) -> None:
+    made.add_argument("--name", help="logs go to runs/NAME (default: after what is run)")
 
 
 _UPSTREAM_ENDING = """\
@@ -338,6 +357,7 @@ def _upstream() -> Parser:
         epilog=_UPSTREAM_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_log_name(made)
     _add_ranks(made)
     made.add_argument("script", metavar="SCRIPT", help="below llm/, as run_finetune.py")
     rest = made.add_argument(

@@ -33,7 +33,7 @@ JOBS: dict[str, Job] = {
         Job("prepare", "train", "make tokens of raw text, for pretraining", False),
         Job("inspect", "train", "show what a corpus of tokens holds", False),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
-        Job("pretrain", "train", "train a model on packed text, with upstream's program"),
+        Job("pretrain", "train", "train a language model on the tokens of a corpus"),
         Job("quantize", "train", "quantize a model after its training, with upstream's program"),
         Job("export", "train", "merge a LoRA adapter into its base model"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),

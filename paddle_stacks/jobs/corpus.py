@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import struct
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "Source",
     "bounds",
     "index_path",
+    "lengths",
     "look",
     "manifest_path",
     "partial_folder",
@@ -370,3 +372,10 @@ def look(prefix: Path) -> Pair:
             f"{tokens.stat().st_size} bytes, and the index speaks of {last}", where=str(tokens)
         )
     return Pair(prefix, code, ends - 1, last // ITEMS[code])
+
+
+def lengths(pair: Pair) -> Sequence[int]:
+    """Return the tokens of each document."""
+    with index_path(pair.prefix).open("rb") as stream:
+        stream.seek(HEADER.size)
+        return array("i", stream.read(4 * pair.documents))

@@ -99,7 +99,10 @@ def find_adapter(name: str, workspace: Path = Path()) -> Path:
 def _is_unfinished_run(folder: Path) -> bool:
     """Return whether ``config.json`` is a training's, and not a model's."""
     config = folder / "config.json"
-    return config.is_file() and "dataset_name_or_path" in config.read_text(errors="replace")
+    if not config.is_file():
+        return False
+    text = config.read_text(errors="replace")
+    return any(f'"{key}"' in text for key in ("dataset_name_or_path", "input_dir"))
 
 
 def _folders(parent: Path) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_change_reaches_the_program(workspace: Path) -> None:
     line = planned(workspace, "pretrain-pp8", changes=["max_steps=10"]).plan.argv
     assert line[-3:] == ("configs/jobs/dcu/pretrain-pp8.json", "--max_steps", "10")
     line = planned(workspace, "lora-13b", changes=["lora_rank=4"]).plan.argv
-    assert line[-2:] == ("--set", "lora_rank=4")
+    assert line[line.index("--set") + 1] == "lora_rank=4"
     with pytest.raises(RequestError, match="learning_rat"):
         planned(workspace, "lora-13b", changes=["learning_rat=4"])
     with pytest.raises(RequestError, match="KEY=VALUE"):
@@ -208,21 +208,21 @@ def test_without_a_recipe_nothing_comes_before(workspace: Path) -> None:
     assert steps.before == () and steps.as_json() == show.as_json(steps.plan)
 
 
-@pytest.mark.parametrize("job", ["pretrain", "quantize"])
-def test_upstreams_programs_are_not_there_on_a_cpu(workspace: Path, job: str) -> None:
+def test_upstreams_programs_are_not_there_on_a_cpu(workspace: Path) -> None:
     with pytest.raises(RequestError) as caught:
-        launch.make_steps(job, ["--config", "x.json"], settings(workspace, "cpu"))
-    assert f"./inv {job} --backend dcu --recipe NAME" in caught.value.problems[0].remedy
+        launch.make_steps("quantize", ["--config", "x.json"], settings(workspace, "cpu"))
+    assert "./inv quantize --backend dcu --recipe NAME" in caught.value.problems[0].remedy
 
 
 def test_a_configuration_of_ones_own(workspace: Path) -> None:
     config = workspace / "configs" / "jobs" / "dcu" / "pretrain-pp8.json"
     shutil.copy(config, workspace / "mine.json")
-    line = ["--config", "mine.json", "--ranks", "8", "--set", "max_steps=3"]
+    line = ["--config", "mine.json", "--ranks", "8", "--set", "max_steps=3000"]
     plan = launch.make_plan("pretrain", line, settings(workspace))
     assert plan.argv == (
-        *("upstream", "--ranks", "8", "run_pretrain.py", "mine.json", "--max_steps", "3"),
+        *("pretrain", "--config", "mine.json", "--set", "max_steps=3000", "--ranks", "8"),
     )
+    assert plan.ranks == 8
     with pytest.raises(RequestError, match="needs 8 cards"):
         launch.make_plan("pretrain", ["--config", "mine.json"], settings(workspace))
 

@@ -139,6 +139,8 @@ def _resolved(written: Mapping[str, Any], device: str, schema: Schema) -> dict[s
         values["device"] = device
     if values["evaluation_strategy"] != "no":
         values["do_eval"] = True  # as upstream does
+    elif schema.job == "pretrain" and values["do_eval"] and values["eval_steps"]:
+        values["evaluation_strategy"] = "steps"  # as upstream does, and as its own files need it
     if values["evaluation_strategy"] == "steps" and values["eval_steps"] is None:
         values["eval_steps"] = values["logging_steps"]  # as upstream does
     if values["load_best_model_at_end"] and values["metric_for_best_model"] is None:

@@ -206,19 +206,21 @@ def _spread(draft: Draft) -> Iterator[Fault]:
             "one of " + ", ".join(f'"{word}"' for word in known),
         )
         staged = ""
-    deeper = staged.startswith(("stage2", "stage3"))
+    deeper = staged.startswith(_DEEPER)
     if deeper and values["pipeline_parallel_degree"] > 1:
         yield draft.fault(
             'pipeline parallelism goes with "sharding" "stage1" only',
             "sharding",
             "set it to stage1",
         )
-    if values["virtual_pp_degree"] > 1 and values["pipeline_parallel_degree"] < 2:
+    if values["virtual_pp_degree"] > 1 and values["pipeline_parallel_degree"] < 3:
         yield draft.fault(
-            '"virtual_pp_degree" needs "pipeline_parallel_degree" of 2 or more',
+            '"virtual_pp_degree" needs "pipeline_parallel_degree" of 3 or more',
             "virtual_pp_degree",
             "set one of them",
         )
+    elif values["virtual_pp_degree"] > 1:
+        yield from _rounds(draft)
     if values["sep_parallel_degree"] > 1 and values["context_parallel_degree"] > 1:
         yield draft.fault(
             '"sep_parallel_degree" and "context_parallel_degree" exclude each other',
@@ -227,6 +229,22 @@ def _spread(draft: Draft) -> Iterator[Fault]:
         )
 
 
+def _rounds(draft: Draft) -> Iterator[Fault]:
+    """Yield what is not in whole rounds of the interleaved schedule."""
+    stages = draft.values["pipeline_parallel_degree"]
+    keys = ["gradient_accumulation_steps"]
+    keys += ["per_device_eval_batch_size"] if draft.values["do_eval"] else []
+    for key in keys:
+        if draft.values[key] % stages:
+            yield draft.fault(
+                f'virtual stages go in rounds: "{key}" ({draft.values[key]}) is not a multiple '
+                f'of "pipeline_parallel_degree" ({stages})',
+                key,
+                f"for instance {max(1, draft.values[key] // stages) * stages}",
+            )
+
+
+_DEEPER = ("stage2", "stage3")  # of sharding
 _EXAMPLES = {
     "finetune": {
         "model_name_or_path": "smollm2-135m-instruct",
@@ -256,6 +274,8 @@ def _unfit_for_cpu(draft: Draft) -> tuple[list[Fault], list[str]]:
     for key in FUSED_KEYS:
         if values[key]:
             wanted.append((key, "false", "this kernel is there on accelerators only"))
+    if draft.schema.job == "pretrain" and str(values["sharding"]).startswith(_DEEPER):
+        wanted.append(("sharding", "stage1", "Paddle shards the optimizer's state only there"))
     if values["weight_quantize_algo"]:
         wanted.append(
             ("weight_quantize_algo", "null", "quantized weights are trained on accelerators only")

@@ -1,0 +1,28 @@
+"""What a token costs, for the share of a device's peak that training uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["of_a_token"]
+
+
+def of_a_token(config: Any, length: int) -> float:
+    """Return the floating-point operations of training on one token, forward and backward.
+
+    PaLM, arXiv 2204.02311, appendix B: six for each weight of a matrix that the token passes
+    (the head too, the embedding is looked up), and 12 · layers · width of all heads · length
+    for attention. Recomputation is not counted: this is what the model needs.
+
+    Args:
+        config: a Llama-like model's.
+        length: tokens of a sequence.
+    """
+    width = config.hidden_size
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or width // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    attention = 2 * width * heads * head + 2 * width * shared * head
+    weights = config.num_hidden_layers * (attention + 3 * width * config.intermediate_size)
+    weights += width * config.vocab_size
+    return float(6 * weights + 12 * config.num_hidden_layers * heads * head * length)

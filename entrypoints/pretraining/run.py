@@ -1,0 +1,137 @@
+"""One pretraining, from a checked request to a finished run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from entrypoints.console import note, phase, report
+from entrypoints.pretraining import flops, model, samples
+from entrypoints.pretraining.request import Request
+from entrypoints.pretraining.trainer import Pretrainer
+from entrypoints.training import kernels, plot, saving
+from entrypoints.training.loop import Arguments, Keeping, arguments
+from entrypoints.training.metrics import Metrics, peak_memory_mib
+from entrypoints.training.model import load_tokenizer
+from entrypoints.training.request import LIBRARY_LOG, LOSS, METRICS, RESULT
+from entrypoints.training.stop import StopSignal
+from paddle_stacks.errors import Stopped
+from paddle_stacks.jobs import workspace
+from paddle_stacks.jobs.files import replacing_file
+
+__all__ = ["train"]
+
+
+def train(request: Request, stop: StopSignal) -> Path:
+    """Train, leave the run finished, and return the folder of what was trained.
+
+    All processes of a run call it; the first one writes and reports.
+
+    Raises:
+        JobError: the loss is not a number any more.
+        Stopped: a signal came; there is a checkpoint.
+    """
+    began = time.monotonic()
+    stop.install()
+    phase("load the model")
+    trainer = _trainer(request, stop)
+    phase("train")
+    stop.defer()
+    trainer.train(resume_from_checkpoint=str(request.resume.folder) if request.resume else None)
+    if trainer.is_first:
+        entries = trainer.keeping.metrics.entries()
+        plot.draw(entries, request.run.name, request.run / LOSS)
+    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(
+            stop.received,
+            f"stopped after step {trainer.state.global_step}, which is saved; "
+            "the same command goes on from there",
+        )
+    tested = {}
+    if request.config["do_predict"]:
+        phase("test")
+        tested = trainer.evaluated("test")
+    phase("save")
+    output = request.run / workspace.MODEL
+    saving.save_spread(trainer, (request.base, request.tokenizer), output)
+    if trainer.is_first:
+        _finish(request, trainer, output, tested, time.monotonic() - began)
+    return output
+
+
+def _trainer(request: Request, stop: StopSignal) -> Pretrainer:
+    config = request.config
+    paddle.set_device(config["device"])
+    if config["device"] == "cpu":
+        kernels.use_cheaper()
+    settings = arguments(config, request.run, unified_checkpoint=True)
+    paddle.seed(config["seed"])
+    tokenizer = load_tokenizer(request.tokenizer)
+    network = model.load(request.base, config, settings, tokenizer)
+    if settings.process_index == 0:
+        _say_size(network, settings)
+    step = request.resume.step if request.resume else 0
+    return Pretrainer(
+        network,
+        settings,
+        tokenizer,
+        config=config,
+        samples=_samples(request, settings),
+        flops_of_a_token=flops.of_a_token(network.config, config["max_seq_length"]),
+        peak_tflops=request.peak_tflops,
+        keeping=Keeping(
+            Metrics(request.run / METRICS, step, writes=settings.process_index == 0),
+            stop,
+            request.fingerprints,
+            config["save_total_limit"],
+        ),
+    )
+
+
+def _samples(request: Request, settings: Arguments) -> dict[str, samples.Samples]:
+    config = request.config
+    share = samples.Share(settings.dataset_rank, settings.dataset_world_size)
+    train, evaluation, test = samples.datasets(
+        request.corpus, config, share, request.run, request.run / LIBRARY_LOG
+    )
+    batches = config["max_steps"] * config["gradient_accumulation_steps"]
+    rows = config["per_device_train_batch_size"]
+    found = {"train": samples.Samples(train, rows, batches, share)}
+    wanted = {"eval": (config["do_eval"], evaluation), "test": (config["do_predict"], test)}
+    for split, (is_wanted, dataset) in wanted.items():
+        if is_wanted:
+            rows = config["per_device_eval_batch_size"]
+            found[split] = samples.Samples(dataset, rows, config["eval_iters"], share)
+    return found
+
+
+def _say_size(network: Any, settings: Arguments) -> None:
+    count = sum(parameter.size for parameter in network.parameters())
+    shared = max(1, settings.tensor_parallel_degree) * max(1, settings.pipeline_parallel_degree)
+    where = f" in this process, one of {shared} that share the model" if shared > 1 else ""
+    note(f"training {count:,} parameters{where}")
+
+
+def _finish(
+    request: Request, trainer: Pretrainer, output: Path, tested: dict[str, float], seconds: float
+) -> None:
+    entries = trainer.keeping.metrics.entries()
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    evaluations = [entry for entry in entries if "eval_loss" in entry]
+    state = trainer.state
+    result: dict[str, Any] = {"output": str(output), "steps": state.global_step}
+    result["tokens"] = state.global_step * trainer.tokens_of_a_step
+    if losses:
+        result |= {"first_loss": losses[0], "last_loss": losses[-1]}
+    if evaluations:
+        result["eval_loss"] = evaluations[-1]["eval_loss"]
+    result |= tested
+    result |= {"memory_mib": peak_memory_mib(), "seconds": round(seconds, 1)}
+    with replacing_file(request.run / RESULT) as stream:
+        json.dump(result, stream, indent=2)
+        stream.write("\n")
+    report("result", **result)

@@ -1,0 +1,144 @@
+"""Pretraining: the loop with samples of a corpus, a rate that ends in a minimum, a perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import paddle
+from paddlenlp.transformers import (
+    CosineAnnealingWithWarmupDecay,
+    LinearAnnealingWithWarmupDecay,
+)
+
+from entrypoints.pretraining.samples import Samples
+from entrypoints.training.loop import Arguments, Flow, Keeping, Loop
+from paddle_stacks.errors import JobError
+from paddle_stacks.jobs.schema import Config
+
+__all__ = ["Pretrainer"]
+
+_SCHEDULES = {
+    "cosine": CosineAnnealingWithWarmupDecay,
+    "linear": LinearAnnealingWithWarmupDecay,
+}
+_TERA = 1e12
+
+
+class Pretrainer(Loop):
+    """Trains a model on samples.
+
+    Args:
+        model: a causal language model, or its pipeline form.
+        args: upstream's arguments.
+        tokenizer: saved with every checkpoint.
+        config: of the pretraining.
+        samples: by split: "train", and "eval" and "test" where they are wanted.
+        flops_of_a_token: of training, for the share of the peak.
+        peak_tflops: of a process's device, or None.
+        keeping: what is written, and when it ends early.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Arguments,
+        tokenizer: Any,
+        *,
+        config: Config,
+        samples: Mapping[str, Samples],
+        flops_of_a_token: float,
+        peak_tflops: float | None,
+        keeping: Keeping,
+    ) -> None:
+        # The loop goes on at any sample: nothing is read only to be skipped.
+        args.ignore_data_skip = True
+        super().__init__(
+            model,
+            args,
+            tokenizer,
+            keeping,
+            Flow(keeping.stop),
+            train_dataset=samples["train"],
+            eval_dataset=samples.get("eval"),
+        )
+        self.is_pretraining = True
+        self._config = config
+        self._samples = samples
+        self._flops = flops_of_a_token
+        self._peak = peak_tflops
+
+    @property
+    def tokens_of_a_step(self) -> int:
+        """The tokens that all processes together see in an optimizer step."""
+        config = self._config
+        rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+        return int(rows * self.args.dataset_world_size * config["max_seq_length"])
+
+    def get_train_dataloader(self) -> Samples:
+        """Return the samples to learn from."""
+        return self._samples["train"]
+
+    def create_scheduler(self, num_training_steps: int) -> Any:
+        """Return the rate: it rises, falls to ``min_learning_rate``, and stays there."""
+        config = self._config
+        warmup = config["warmup_steps"] or int(config["warmup_ratio"] * num_training_steps)
+        self.lr_scheduler = _SCHEDULES[config["lr_scheduler_type"]](
+            max_lr=config["learning_rate"],
+            min_lr=config["min_learning_rate"],
+            warmup_step=warmup,
+            decay_step=config["decay_steps"] or num_training_steps,
+            last_epoch=0,
+        )
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on as if nothing had happened: the rate, the random numbers, the next sample."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self._load_rng_state(checkpoint)
+        step = int(checkpoint.rpartition("-")[2])
+        self._samples["train"].first = step * self._config["gradient_accumulation_steps"]
+
+    def of_a_step(self) -> dict[str, Any]:
+        """Return the tokens seen so far, and the share of the devices' peak that was used."""
+        found: dict[str, Any] = {"tokens": self.state.global_step * self.tokens_of_a_step}
+        if self._peak and self._seconds:
+            speed = self._tokens * self.args.dataset_world_size / self._seconds
+            peak = self._peak * _TERA * self.args.world_size
+            found["mfu"] = round(speed * self._flops / peak, 4)
+        return found
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Return loss and perplexity over the same samples each time."""
+        found = self.evaluated("eval")
+        self.log(dict(found))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def evaluated(self, split: str) -> dict[str, float]:
+        """Return loss and perplexity over the samples of a split.
+
+        Args:
+            split: "eval" or "test"; the names of what is returned begin with it.
+        """
+        if split not in self._samples:
+            raise JobError(f"there are no samples of the {split} split")
+        losses = []
+        self.model_wrapped.eval()
+        with paddle.no_grad():
+            for inputs in self._samples[split]:
+                del inputs["tokens"]
+                losses.append(self._loss(inputs))
+        self.model_wrapped.train()
+        loss = float(self._nested_gather(paddle.stack(losses).mean()).mean())
+        # e^20 is more than any vocabulary: beyond it the number says nothing.
+        return {f"{split}_loss": loss, f"{split}_perplexity": math.exp(min(loss, 20.0))}
+
+    def _loss(self, inputs: dict[str, Any]) -> Any:
+        if self.args.pipeline_parallel_degree > 1:
+            return self.prediction_pipeline_step(self.model_wrapped, inputs, True)[0]
+        with self.autocast_smart_context_manager():
+            return self.compute_loss(self.model_wrapped, inputs).detach()

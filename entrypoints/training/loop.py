@@ -1,0 +1,290 @@
+"""The training loop: PaddleNLP's ``Trainer`` with this project's numbers, stops and checkpoints.
+
+It runs in one process or in several, which each hold a part of the model, of the data, or
+both. What is written is written once, by the first of them; what is decided is decided
+by all of them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import distributed
+from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
+from paddlenlp.trainer.trainer_callback import PrinterCallback
+from paddlenlp.transformers.configuration_utils import llmmetaclass
+
+from entrypoints.console import note, report
+from entrypoints.training import checkpoints, unified
+from entrypoints.training.metrics import Metrics, peak_memory_mib
+from entrypoints.training.stop import StopSignal
+from paddle_stacks.errors import JobError
+from paddle_stacks.jobs.schema import Config
+
+__all__ = ["Arguments", "Keeping", "Loop", "arguments"]
+
+
+@dataclass
+@llmmetaclass
+class Arguments(TrainingArguments):  # type: ignore[misc]
+    """Upstream's arguments of a training, with those of its language models."""
+
+    decay_steps: int = 0
+
+
+def arguments(config: Config, run: Path, *, unified_checkpoint: bool = False) -> Arguments:
+    """Return upstream's arguments for a configuration: its own keys, and what is decided here.
+
+    Args:
+        config: of the training.
+        run: its folder.
+        unified_checkpoint: whether checkpoints can be read in another layout than they were
+            written in.
+    """
+    names = {field.name for field in dataclasses.fields(Arguments)}
+    taken = {name: config[name] for name in config.explicit if name in names}
+    taken |= {name: config[name] for name in ("do_train", "do_eval", "device", "eval_steps")}
+    if config["device"] == "cpu" and config["pipeline_parallel_degree"] > 1:
+        # Gloo cannot send a part of a tensor, which is what stages of several processes do.
+        words = {*config["pipeline_parallel_config"].split(), "disable_partial_send_recv"}
+        taken["pipeline_parallel_config"] = " ".join(sorted(words))
+    return Arguments(
+        **{
+            **taken,
+            "output_dir": str(run),
+            "disable_tqdm": True,
+            "report_to": [],
+            "save_total_limit": None,  # checkpoints are removed after the new one has its name
+            "resume_from_checkpoint": None,
+            "unified_checkpoint": unified_checkpoint,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a training writes, and when it ends early.
+
+    Args:
+        metrics: where the numbers go.
+        stop: asked after each step.
+        data: the fingerprints of the data, by split.
+        checkpoints: how many are kept, or None for all.
+    """
+
+    metrics: Metrics
+    stop: StopSignal
+    data: Mapping[str, str]
+    checkpoints: int | None
+
+
+class Loop(Trainer):  # type: ignore[misc]
+    """Trains a model; what it is trained on is decided in a class made of this one.
+
+    Args:
+        model: a causal language model, its pipeline form, or a LoRA model.
+        args: upstream's arguments.
+        tokenizer: saved with every checkpoint, or None.
+        keeping: what is written, and when it ends early.
+        flow: what steers the loop.
+        datasets: upstream's ``train_dataset`` and ``eval_dataset``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: Arguments,
+        tokenizer: Any,
+        keeping: Keeping,
+        flow: Flow,
+        **datasets: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, tokenizer=tokenizer, callbacks=[flow], **datasets)
+        self.remove_callback(PrinterCallback)
+        if args.unified_checkpoint and args.world_size == 1:
+            self.unified_checkpoint_handler = unified.OneProcess(args)
+        self.keeping = keeping
+        self._flow = flow
+        self._tokens = 0
+        self._seconds = 0.0
+
+    # ---- what is trained
+
+    def training_step(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Run one batch forward and backward, and count it."""
+        start = time.perf_counter()
+        self._tokens += inputs.pop("tokens")
+        loss = super().training_step(model, inputs)
+        if not math.isfinite(float(loss)):
+            raise JobError(
+                f"the loss is not a number any more, at step {self.state.global_step + 1}",
+                where=self.args.output_dir,
+                remedy='lower "learning_rate", or set "max_grad_norm" to 1.0',
+            )
+        self._seconds += time.perf_counter() - start
+        return loss
+
+    # ---- how it goes
+
+    def log(self, logs: dict[str, float], **_kwargs: Any) -> None:
+        """Write and report what the loop has to say after a step or an evaluation."""
+        if "loss" in logs:
+            self._log_step(logs["loss"])
+        elif "eval_loss" in logs:
+            self._log_evaluation({k: v for k, v in logs.items() if k.startswith("eval_")})
+        self.control.should_log = False
+
+    def of_a_step(self) -> dict[str, Any]:
+        """Return what else is written for a logged step."""
+        return {}
+
+    def _log_step(self, loss: float) -> None:
+        step, total = self.state.global_step, self.state.max_steps
+        seconds = self._seconds or 1e-9
+        # Processes that share a model see the same tokens.
+        speed = self._tokens * self.args.dataset_world_size / seconds
+        entry = {
+            "step": step,
+            "epoch": round(self.state.epoch, 4),
+            "loss": loss,
+            "learning_rate": self._flow.learning_rate,
+            "tokens_per_second": round(speed, 1),
+            "memory_mib": peak_memory_mib(),
+            **self.of_a_step(),
+        }
+        steps = max(1, self._flow.steps_since_log)
+        if self.is_first:
+            self.keeping.metrics.append(entry)
+            del entry["epoch"]
+            report(
+                "step", total=total, seconds_left=round((total - step) * seconds / steps), **entry
+            )
+        self._tokens, self._seconds, self._flow.steps_since_log = 0, 0.0, 0
+
+    def _log_evaluation(self, found: Mapping[str, float]) -> None:
+        step = self.state.global_step
+        if self.is_first:
+            self.keeping.metrics.append({"step": step, **found})
+            report(
+                "evaluation", step=step, **{k.removeprefix("eval_"): v for k, v in found.items()}
+            )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return int(self.args.process_index) == 0
+
+    # ---- what is kept
+
+    def _save_checkpoint(self, model: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Let upstream write the checkpoint below another folder, then give it its name."""
+        run = Path(self.args.output_dir)
+        step = self.state.global_step
+        self._remember_best(run / f"{checkpoints.PREFIX}-{step}", metrics)
+        with self.once(checkpoints.saving(run, step, self.keeping.data)):
+            self.args.output_dir = self.args.output_signal_dir = str(checkpoints.unnamed(run))
+            try:
+                super()._save_checkpoint(model, metrics=None)
+            finally:
+                self.args.output_dir = self.args.output_signal_dir = str(run)
+        if self.is_first:
+            self._remove_old(run)
+            note(f"saved {checkpoints.PREFIX}-{step}")
+
+    @contextmanager
+    def once(self, context: Any) -> Iterator[None]:
+        """Enter a context in the first process, while the others wait at both of its ends."""
+        if not self.is_first:
+            self._meet()
+            yield
+            self._meet()
+            self._meet()
+            return
+        with context:
+            self._meet()
+            yield
+            self._meet()
+        self._meet()
+
+    def _meet(self) -> None:
+        if self.args.world_size > 1:
+            distributed.barrier()
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: Any = None) -> None:
+        """Remove nothing while a checkpoint is being written; see ``_remove_old``."""
+
+    def _remember_best(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
+        name = self.args.metric_for_best_model
+        if metrics is None or name is None:
+            return
+        value = metrics[name if name.startswith("eval_") else f"eval_{name}"]
+        best = self.state.best_metric
+        better = best is None or (value > best if self.args.greater_is_better else value < best)
+        if better or self.state.best_model_checkpoint is None:
+            self.state.best_metric = value
+            self.state.best_model_checkpoint = str(folder)
+
+    def _remove_old(self, run: Path) -> None:
+        """Keep the newest checkpoints, and the best one."""
+        keep = self.keeping.checkpoints
+        if keep is None:
+            return
+        best = self.state.best_model_checkpoint
+        newest_first = checkpoints.found(run)
+        kept = newest_first[:keep]
+        if best and Path(best) in newest_first and Path(best) not in kept:
+            # With a limit of one, the newest stays too: training resumes from it.
+            kept = [*kept[: max(1, keep - 1)], Path(best)]
+        checkpoints.remove([folder for folder in newest_first if folder not in kept])
+
+
+class Flow(TrainerCallback):  # type: ignore[misc]
+    """Steers the loop: what rate a step was made with, and the end when a signal came.
+
+    Args:
+        stop: asked after each step.
+    """
+
+    def __init__(self, stop: StopSignal) -> None:
+        self.learning_rate = 0.0
+        self.steps_since_log = 0
+        self._stop = stop
+        self._stopping = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember the rate that the step is made with; upstream logs the next one's."""
+        self.learning_rate = kwargs["optimizer"].get_lr()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """After a signal: log, save, and end, in all processes after the same step."""
+        self.steps_since_log += 1
+        self._stopping = self._is_wanted(args)
+        if self._stopping:
+            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """After a signal: the loop calls this on its way out, with everything saved."""
+        if self._stopping and control.should_training_stop:
+            control.should_log = control.should_save = control.should_evaluate = False
+        return control
+
+    def _is_wanted(self, args: Any) -> bool:
+        """Return whether any process was told to stop; signals do not come at the same step."""
+        mine = self._stop.received or 0
+        if args.world_size == 1:
+            return mine > 0
+        told = paddle.to_tensor([mine], dtype="int64")
+        distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
+        if int(told) and not mine:
+            self._stop.received = int(told)
+        return int(told) > 0

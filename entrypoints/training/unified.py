@@ -1,0 +1,77 @@
+"""Unified checkpoints in one process: what PaddleNLP 3.0.0b3 cannot read of them.
+
+A unified checkpoint names weights and optimizer states by the model's own names, whole and
+not as one process held them, so that it can be read in another layout. With one process
+upstream reads the first of its files only, and of the optimizer without master weights
+none ("unhashable type: 'list'").
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddlenlp.trainer.unified_checkpoint.unified_checkpoint import UnifiedCheckpointHandler
+from paddlenlp.trainer.unified_checkpoint.utils import FP32_MASTER, get_expected_state_dict
+from safetensors.numpy import load_file
+
+from paddle_stacks.errors import RequestError
+
+__all__ = ["OneProcess"]
+
+_MODEL, _ADAPTER = "model.safetensors.index.json", "peft_model.safetensors.index.json"
+_OPTIMIZER, _MASTER = "optimizer.safetensors.index.json", "master_weights.safetensors.index.json"
+
+
+class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
+    """Reads unified checkpoints that any number of processes wrote, into one."""
+
+    def load_unified_checkpoint(self, model: Any, resume_from_checkpoint: str) -> None:
+        """Put the weights of a checkpoint into a model."""
+        folder = Path(resume_from_checkpoint)
+        index = _MODEL if (folder / _MODEL).is_file() else _ADAPTER
+        weights = _read(folder, index)
+        missing = sorted(set(get_expected_state_dict(model)) - set(weights))
+        if missing:
+            raise RequestError(
+                f"{len(missing)} weights are not in it, the first is {missing[0]}",
+                where=str(folder),
+                remedy="it is of another model; start the run over: --resume never",
+            )
+        own = get_expected_state_dict(model)
+        for name, tensor in own.items():
+            tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))
+
+    def load_unified_optimizer(
+        self, model: Any, optimizer: Any, resume_from_checkpoint: str
+    ) -> dict[str, Any]:
+        """Return an optimizer's state, by the names that it uses itself."""
+        folder = Path(resume_from_checkpoint)
+        own = get_expected_state_dict(model)
+        found = dict(optimizer.state_dict())
+        masters = _read(folder, _MASTER) if (folder / _MASTER).is_file() else {}
+        for name, array in _read(folder, _OPTIMIZER).items():
+            weight, _, state = name.partition("/")
+            tensor = own[weight]
+            master = [FP32_MASTER] if masters and tensor.dtype != paddle.float32 else []
+            key = "_".join([tensor.name, *master, state])
+            found[key] = paddle.to_tensor(array)
+            found[key].name = key
+        if masters:
+            found["master_weights"] = {}
+            for name, array in masters.items():
+                value = paddle.to_tensor(array)
+                value.name = f"{own[name].name}_{FP32_MASTER}"
+                found["master_weights"][own[name].name] = value
+        return found
+
+
+def _read(folder: Path, index: str) -> dict[str, Any]:
+    """Return the arrays that an index names, from all of its files."""
+    files = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+    found: dict[str, Any] = {}
+    for name in sorted(set(files.values())):
+        found |= load_file(folder / name)
+    return found

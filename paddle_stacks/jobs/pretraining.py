@@ -1,0 +1,164 @@
+"""What is wrong with a pretraining, as far as its configuration, model and corpus tell.
+
+All of it would end in an error of Paddle's after the model has been made in every process, or
+in none at all: an index beyond the vocabulary reads what is not there, and a split without
+text is looked for without an end.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import corpus, upstream
+from paddle_stacks.jobs.schema import Config
+
+__all__ = ["check", "sequences_of_a_step"]
+
+_LOOKED_AT = 4 * 1024 * 1024  # tokens at either end of a corpus, for the largest
+
+
+def check(config: Config, base: Path, parts: Sequence[corpus.Part], world: int) -> None:
+    """Refuse a pretraining that cannot work.
+
+    Args:
+        config: its configuration.
+        base: the model's folder.
+        parts: the corpora.
+        world: processes of all nodes.
+
+    Raises:
+        RequestError: it cannot; all reasons at once.
+    """
+    model = _model_config(base)
+    problems = [
+        *_layout(config, model, world),
+        *_weights(config, base),
+        *(problem for part in parts for problem in _vocabulary(config, model, part)),
+        *(problem for part in parts for problem in _splits(config, part)),
+    ]
+    if problems:
+        raise RequestError(problems)
+
+
+def sequences_of_a_step(config: Config, world: int) -> int:
+    """Return how many sequences all processes together see in an optimizer step.
+
+    Args:
+        config: the configuration.
+        world: processes of all nodes.
+    """
+    layout = _spread(config, world)
+    sharing = layout.tensor * layout.pipeline * layout.other
+    rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+    return int(rows * max(1, world // sharing))
+
+
+def _spread(config: Config, world: int) -> upstream.Layout:
+    return upstream.Layout.of(upstream.Options("pretrain", config.values, config.path), world)
+
+
+def _model_config(base: Path) -> dict[str, Any]:
+    path = base / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(
+            f"it is not JSON: {error}", where=str(path), remedy="fetch the model again"
+        ) from None
+    return values
+
+
+def _layout(config: Config, model: Mapping[str, Any], world: int) -> Iterator[Problem]:
+    """Yield what does not divide: processes by degrees, and the model by them."""
+    where = dict.fromkeys(config.values, str(config.path))
+    found = upstream.Options("pretrain", config.values, config.path, where)
+    yield from upstream.layout_faults(found, world)
+    layout = _spread(config, world)
+    layers = config["num_hidden_layers"] or model.get("num_hidden_layers", 0)
+    virtual = layout.pipeline * config["virtual_pp_degree"]
+    checks = (
+        ("pipeline_parallel_degree", virtual, layers, "layers"),
+        ("tensor_parallel_degree", layout.tensor, model.get("num_attention_heads", 0), "heads"),
+        ("tensor_parallel_degree", layout.tensor, model.get("vocab_size", 0), "words"),
+        ("tensor_parallel_degree", layout.tensor, model.get("intermediate_size", 0), "columns"),
+    )
+    for key, parts, count, what in checks:
+        if count and count % parts:
+            fits = [n for n in range(1, count + 1) if count % n == 0 and n <= 64]
+            yield Problem(
+                f"{count} {what} cannot be divided into {parts} equal parts",
+                f'{config.path}: "{key}"',
+                f"one of {', '.join(map(str, fits))}",
+            )
+    if layout.pipeline > 1 and model.get("tie_word_embeddings"):
+        yield Problem(
+            "a model whose head is its embedding cannot be spread over pipeline stages here",
+            f'{config.path}: "pipeline_parallel_degree"',
+            'a model with "tie_word_embeddings": false, or tensor parallelism',
+        )
+
+
+def _weights(config: Config, base: Path) -> Iterator[Problem]:
+    """Yield that there are none to go on from, or that they would not be used."""
+    has = any(path.suffix in (".safetensors", ".pdparams") for path in base.iterdir())
+    if config["continue_training"] and not has:
+        yield Problem(
+            "there are no weights to continue from",
+            str(base),
+            'set "continue_training" to false, or fetch a model that has them',
+        )
+
+
+def _vocabulary(config: Config, model: Mapping[str, Any], part: corpus.Part) -> Iterator[Problem]:
+    size = model.get("vocab_size", 0)
+    largest = _largest_token(part.pair)
+    if size and largest >= size:
+        yield Problem(
+            f"the corpus has the token {largest}, and the model's vocabulary ends at {size - 1}",
+            str(part.pair.prefix),
+            "it was made for another tokenizer: ./inv prepare --model "
+            f"{Path(config['model_name_or_path']).name} --force …",
+        )
+
+
+def _largest_token(pair: corpus.Pair) -> int:
+    """Return the largest token among those at the beginning and the end of a corpus."""
+    code = {2: "H", 4: "i"}[corpus.ITEMS[pair.code]]
+    size = corpus.ITEMS[pair.code]
+    largest = -1
+    with corpus.tokens_path(pair.prefix).open("rb") as stream:
+        for start in (0, max(0, pair.tokens - _LOOKED_AT)):
+            stream.seek(start * size)
+            tokens = array(code, stream.read(_LOOKED_AT * size))
+            largest = max(largest, max(tokens, default=-1))
+    return largest
+
+
+def _splits(config: Config, part: corpus.Part) -> Iterator[Problem]:
+    """Yield the splits that do not have the text of a single sample."""
+    wanted = (True, config["do_eval"], config["do_predict"])
+    needed = config["max_seq_length"] + 1
+    names = ("training", "evaluation", "test")
+    counts = _tokens(part.pair, config["split"])
+    for name, is_wanted, tokens in zip(names, wanted, counts, strict=True):
+        if is_wanted and tokens < needed:
+            yield Problem(
+                f'"split" {config["split"]} leaves {tokens} tokens for {name}, and a sample '
+                f"takes {needed}",
+                str(part.pair.prefix),
+                f'more text, another "split", or "max_seq_length" of {max(1, tokens - 1)} at most',
+            )
+
+
+def _tokens(pair: corpus.Pair, split: str) -> tuple[int, int, int]:
+    """Return the tokens of training, evaluation and test."""
+    sizes = corpus.lengths(pair)
+    edges = corpus.bounds(split, len(sizes))
+    first, second, third = (sum(sizes[start:end]) for start, end in pairwise(edges))
+    return first, second, third
