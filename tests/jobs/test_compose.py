@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,23 @@ def test_a_service_has_no_rights_and_the_owners_files(project: Project) -> None:
     assert done.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
     made, owner = (project.folder / "made").stat(), project.folder.stat()
     assert (made.st_uid, made.st_gid) == (owner.st_uid, owner.st_gid)
+
+
+def test_a_service_that_is_stopped_hears_of_it(project: Project) -> None:
+    """The job is not root as tini is, which has to be allowed to signal it."""
+    script = "trap 'touch told; exit 143' TERM; touch up; while :; do sleep 0.1; done"
+    name = f"test-{project.folder.name}-stopped"
+    done = project.compose("run", "--detach", "--no-deps", "--name", name, "finetune", script)
+    assert done.returncode == 0, done.stderr
+    end = time.monotonic() + 60
+    while not (project.folder / "up").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    subprocess.run(["docker", "stop", "--time", "20", name], check=True, capture_output=True)
+    inspect = ["docker", "inspect", "--format", "{{.State.ExitCode}}", name]
+    ended = subprocess.run(inspect, check=True, capture_output=True, text=True)
+    assert ended.stdout.strip() == "143"
+    assert (project.folder / "told").exists()
 
 
 def test_arguments_follow_the_service(project: Project) -> None:

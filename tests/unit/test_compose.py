@@ -56,10 +56,10 @@ def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_only_capabilities_are_those_that_change_the_user(
+def test_the_only_capabilities_are_those_that_change_the_user_and_reach_it(
     services: dict[str, Any], job: str
 ) -> None:
-    assert services[job]["cap_add"] == ["SETGID", "SETPCAP", "SETUID"]
+    assert services[job]["cap_add"] == ["KILL", "SETGID", "SETPCAP", "SETUID"]
     assert "user" not in services[job], "the entry decides"
 
 

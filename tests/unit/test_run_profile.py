@@ -74,7 +74,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "compose": {
         "argv": "a service runs what the command line says; its own is tested elsewhere",
         "user": "Compose does not know its caller: the entry becomes the workspace's owner",
-        "cap_add": "what becoming another user takes; the entry drops it (test_compose.py)",
+        "cap_add": "what becoming another user and its signals take; the entry drops it",
         "environment": "the launcher counts the visible cards itself without PADDLE_DEVICES",
     },
     "kubernetes": {
@@ -455,7 +455,7 @@ def test_every_engine_gives_the_least(engine: str, host: Path, tmp_path: Path) -
     assert not found.privileged and found.seccomp == "" and found.ipc == ""
     assert found.network == "none" and not found.workspace_read_only
     if engine == "compose":
-        assert found.cap_add == {"SETGID", "SETPCAP", "SETUID"}
+        assert found.cap_add == {"KILL", "SETGID", "SETPCAP", "SETUID"}
     else:
         assert found.user == "1234:1235" and found.cap_add == set()
 
