@@ -7,27 +7,27 @@ and kills them 30 seconds later. When a worker fails it kills the others 3 secon
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from entrypoints import meeting
-from entrypoints.console import note
-from paddle_stacks.errors import JobError, MachineError, Problem, RequestError, Stopped
+from entrypoints.console import note, warn
+from entrypoints.meeting import PORTS, Loss, Peers, meet
+from entrypoints.nodes import Nodes
+from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs import platforms
 
 __all__ = [
     "KILL_AFTER_SECONDS",
+    "NodeLostError",
     "Nodes",
     "carry_out",
     "check_cards",
@@ -41,63 +41,30 @@ __all__ = [
 KILL_AFTER_SECONDS = 40
 """From the signal to stop until what has been started is killed; the host kills after 45."""
 
-# What Paddle's launcher (3.0.0b2) reads from the environment, and prefers to its arguments.
+# What Paddle's launcher (3.0.0b2, context/args_envs.py) reads from the environment and
+# prefers to its arguments, as far as it is decided here.
 _LAUNCHER_VARIABLES = (
     *("POD_IP", "PADDLE_MASTER", "PADDLE_DEVICES", "PADDLE_NNODES", "PADDLE_NPROC_PER_NODE"),
     *("PADDLE_RANK", "PADDLE_TRAINER_ID", "PADDLE_JOB_ID", "PADDLE_LOG_DIR", "PADDLE_RUN_MODE"),
-    *("PADDLE_IPS", "PADDLE_SERVER_NUM", "PADDLE_TRAINER_NUM", "CUDA_VISIBLE_DEVICES"),
+    *("PADDLE_IPS", "PADDLE_SERVER_NUM", "PADDLE_TRAINER_NUM", "PADDLE_SERVERS_ENDPOINTS"),
+    *("PADDLE_TRAINERS_ENDPOINTS", "PADDLE_SORT_IP", "PADDLE_START_PORT", "PADDLE_MAX_RESTART"),
+    *("PADDLE_ELASTIC_LEVEL", "PADDLE_ELASTIC_TIMEOUT", "PADDLE_AUTO_PARALLEL_CONFIG"),
+    *("PADDLE_AUTO_CLUSTER", "CUDA_VISIBLE_DEVICES"),
 )
 
+# The launcher speaks HTTP with node 0's, and a proxy cannot reach that. It drops the first
+# two itself, for its workers as well.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
-@dataclass(frozen=True)
-class Nodes:
-    """The machines that train together.
+# From a peer's loss, or its failure, until what waits for it is killed: to say what it sees.
+_LOST_SECONDS = 10
+_LOOK_SECONDS = 0.5
+# How long a failure waits for another node's, which can be its cause.
+_CAUSE_SECONDS = 3
 
-    Args:
-        count: how many.
-        master: where they meet; empty for one machine.
-        rank: which of them this is; None: they find that out.
-    """
 
-    count: int = 1
-    master: str = ""
-    rank: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tells this node's files from another's: empty for one node."""
-        if self.count == 1:
-            return ""
-        return f"-{socket.gethostname() if self.rank is None else self.rank}"
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Nodes:
-        """Return what the arguments say, or else what a cluster put into the environment.
-
-        Args:
-            arguments: with ``nnodes``, ``master`` and ``rank``; None where not said.
-            environ: the variables.
-
-        Raises:
-            RequestError: it is not complete, or cannot be; all reasons at once.
-        """
-        count = arguments.nnodes or _number(environ, "PADDLE_NNODES") or 1
-        master = arguments.master or environ.get("PADDLE_MASTER", "")
-        rank = arguments.rank
-        for variable in ("PADDLE_RANK", "PADDLE_TRAINER_ID"):
-            rank = _number(environ, variable) if rank is None else rank
-        problems = []
-        if count > 1 and not re.fullmatch(r"(etcd://)?.+:\d+", master):
-            what = f"{count} nodes have to know where they meet"
-            remedy = "--master HOST:PORT with an address of node 0, or PADDLE_MASTER"
-            problems.append(Problem(what, "--master", remedy))
-        if rank is not None and not -1 <= rank < count:
-            what = f"there is no node {rank} among {count}"
-            problems.append(Problem(what, "--rank", f"from 0 to {count - 1}, on each node another"))
-        if problems:
-            raise RequestError(problems)
-        # The launcher's own -1 means that nobody has said it.
-        return cls(count, master if count > 1 else "", None if rank == -1 else rank)
+class NodeLostError(JobError):
+    """The run has ended because another node was lost or failed (status 5)."""
 
 
 def check_cards(ranks: int, environ: Mapping[str, str]) -> None:
@@ -136,6 +103,10 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     None that says again what has been decided here is left.
     """
     return {name: value for name, value in environ.items() if name not in _LAUNCHER_VARIABLES}
+
+
+def _without_proxies(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name.lower() not in _PROXIES}
 
 
 def loopback() -> dict[str, str]:
@@ -181,9 +152,13 @@ def launch(
     ranks: int,
     nodes: Nodes,
     job: str,
+    same: Mapping[str, str] | None = None,
     output: Path | None = None,
 ) -> None:
     """Run a program in several processes through Paddle's launcher, to the end.
+
+    Several nodes meet first (:mod:`entrypoints.meeting`). A node that is told to stop tells
+    the others; one that is lost, or fails, ends the run on all.
 
     Args:
         program: a Python file and its arguments.
@@ -193,15 +168,21 @@ def launch(
         ranks: processes here.
         nodes: the machines.
         job: what its nodes call it; the same on all.
+        same: what else has to be the same on all nodes, by what it is called.
         output: as in :func:`carry_out`.
 
     Raises:
-        MachineError: as :func:`carry_out`, or the nodes cannot meet.
-        JobError, Stopped: as :func:`carry_out`.
+        RequestError: the nodes were told what does not go together.
+        MachineError: the nodes did not meet, or the launcher cannot be started.
+        NodeLostError: another node was lost, or failed.
+        JobError: it failed.
+        Stopped: a signal came, here or to another node, or it died of one.
     """
-    nodes = meeting.with_address(nodes)
-    argv = [*launcher(ranks, nodes, logs, job), *program]
-    carry_out(argv, variables, what, logs, output=output)
+    with meet(nodes, ranks, job, same) as peers:
+        if peers is not None:
+            nodes, variables = peers.nodes, _without_proxies(variables)
+        argv = [*launcher(ranks, nodes, logs, job), *program]
+        carry_out(argv, variables, what, logs, output=output, peers=peers)
 
 
 def carry_out(
@@ -211,6 +192,7 @@ def carry_out(
     logs: Path,
     *,
     output: Path | None = None,
+    peers: Peers | None = None,
 ) -> None:
     """Start a command, hand signals on, and return when it has ended well.
 
@@ -223,9 +205,11 @@ def carry_out(
         what: what it is, for messages.
         logs: the folder where each process's output is, if there are several.
         output: the file to which its own output is added; None: it goes where ours does.
+        peers: the other nodes.
 
     Raises:
         MachineError: it cannot be started.
+        NodeLostError: another node was lost, or failed.
         JobError: it failed.
         Stopped: a signal came, or it died of one.
     """
@@ -256,7 +240,7 @@ def carry_out(
             )
         if received:  # between the first line and this one
             _signal(child, signal.SIGTERM)
-        status = child.wait()
+        status = _wait(child, peers, received, lambda: hand_on(signal.SIGTERM, None))
     except OSError as error:
         raise MachineError(f"cannot start {argv[0]}: {error.strerror}") from error
     finally:
@@ -266,19 +250,91 @@ def carry_out(
     if status == 0:
         return
     if received:
-        raise Stopped(received[0], f"stopped: {what} has been ended")
-    raise _ended(status, what, logs, output)
+        by = f": {peers.stopped_by} was told to stop" if peers and peers.stopped_by else ""
+        raise Stopped(received[0], f"stopped: {what} has been ended{by}")
+    if peers is not None and peers.loss is not None:
+        raise _lost(peers.loss, what, logs, output)
+    raise _ended(status, what, logs, output, "" if peers is None else _also_failed(peers, status))
 
 
-def _ended(status: int, what: str, logs: Path, output: Path | None) -> JobError | Stopped:
+def _wait(
+    child: subprocess.Popen[bytes],
+    peers: Peers | None,
+    received: list[int],
+    stop: Callable[[], None],
+) -> int:
+    """Return the status of a process when it has ended, or could not go on and was killed.
+
+    Args:
+        child: the process.
+        peers: the other nodes.
+        received: the signals that have come; it grows.
+        stop: what is done when another node is told to stop.
+    """
+    if peers is None:
+        return child.wait()
+    told = started = False
+    start_by = time.monotonic() + peers.nodes.wait
+    kill_at = float("inf")
+    while child.poll() is None:
+        peers.tend(_LOOK_SECONDS)
+        now = time.monotonic()
+        if received and not told:
+            told = True
+            peers.stop()
+        elif peers.stopped_by and not received:
+            note(f"{peers.stopped_by} was told to stop, and this node stops with it")
+            told = True
+            stop()
+        if peers.loss is not None and kill_at == float("inf"):
+            warn(f"{peers.loss.node} {peers.loss.why}: this node cannot go on without it")
+            kill_at = now + _LOST_SECONDS
+        started = started or bool(_descendants(child.pid))
+        if now > kill_at or (now > start_by and not started):
+            _kill(child)
+    if not started and time.monotonic() > start_by:
+        raise MachineError(
+            "Paddle's launcher does not reach that of node 0",
+            where=peers.nodes.master,
+            remedy=f"{PORTS}, in both directions",
+        )
+    return child.wait()
+
+
+def _lost(loss: Loss, what: str, logs: Path, output: Path | None) -> NodeLostError:
+    """Return the error for a run that another node has ended."""
+    return NodeLostError(
+        f"{what} has ended, since {loss.node} {loss.why}",
+        where=str(output or logs),
+        remedy=f"look at {loss.node} first; when all nodes are started again, what saves "
+        "checkpoints goes on from the last one",
+    )
+
+
+def _also_failed(peers: Peers, status: int) -> str:
+    """Return which other node has failed, after this one has said that it did."""
+    peers.fail(f"failed with status {status}")
+    end = time.monotonic() + _CAUSE_SECONDS
+    while peers.loss is None and time.monotonic() < end:
+        peers.tend(_LOOK_SECONDS)
+    return "" if peers.loss is None else f"; {peers.loss.node} {peers.loss.why} at the same time"
+
+
+def _ended(
+    status: int, what: str, logs: Path, output: Path | None, more: str
+) -> JobError | Stopped:
     """Return the error for a command that ended with a status other than 0, by itself."""
-    where = f"; each process's output is in {logs}/workerlog.*" if logs.is_dir() else ""
+    launched = logs.is_dir()
+    where = f"; each process's output is in {logs}/workerlog.*" if launched else ""
+    # The launcher ends with -N, which is 256-N, where a worker of its was killed by signal N.
+    killer = -status if status < 0 else 256 - status if launched and status > 191 else 0
+    meaning = ": the memory may not have sufficed" if killer == signal.SIGKILL else ""
     if status < 0:
-        meaning = ": the memory may not have sufficed" if status == -signal.SIGKILL else ""
-        return Stopped(-status, f"{what} was killed by signal {-status}{meaning}{where}")
+        return Stopped(killer, f"{what} was killed by signal {killer}{meaning}{where}{more}")
+    ended = f"a process was killed by signal {killer}{meaning}" if killer else f"status {status}"
     return JobError(
-        f"{what} ended with status {status}",
-        where=str(logs) if where else "",
+        f"{what} ended with {ended}{more}",
+        where=str(logs) if launched else "",
         remedy=f"what it says is {f'in {output}' if output else 'above'}{where}",
     )
 
@@ -326,13 +382,3 @@ def _descendants(pid: int) -> list[int]:
         found += own
         unseen += own
     return found
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise RequestError(f'{name} is "{text}", not a number', where="environment") from None

@@ -322,7 +322,7 @@ def _plan_of_recipe(
         line = ["--config", recipe.config, "--name", name]
         for change in choices.changes:
             line += ["--set", change]
-        for key in ("ranks", "nnodes", "master", "rank"):
+        for key in ("ranks", "nnodes", "master", "rank", "wait"):
             line += [f"--{key}", given[key]] if given.get(key) else []
         parsed = parser(recipe.job).parse_args(line)
         return _plan_of_training(recipe.job, parsed, settings, platform, choices, _instead(recipe))
@@ -338,7 +338,7 @@ def _plan_of_recipe(
     line = ["--name", given.get("name") or recipe.name]
     line += ["--ranks", str(ranks)] if ranks > 1 else []
     line += ["--nnodes", str(nnodes)] if nnodes > 1 else []
-    for key in ("master", "rank"):
+    for key in ("master", "rank", "wait"):
         line += [f"--{key}", given[key]] if given.get(key) else []
     line += ["--allow-bf16"] if given.get("allow_bf16") else []
     line += [recipe.script, *([recipe.config] if recipe.config else [])]
@@ -351,7 +351,7 @@ def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, 
     allowed = (
         ("name",)
         if recipe.job in ("finetune", "export", "infer")
-        else ("name", "ranks", "nnodes", "master", "rank", "allow_bf16")
+        else ("name", "ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
     )
     found: dict[str, str] = {}
     rest = list(arguments)

@@ -12,10 +12,22 @@ from typing import Any, NoReturn
 from paddle_stacks.errors import RequestError, did_you_mean
 from paddle_stacks.jobs import documented, models
 
-__all__ = ["GRACE_SECONDS", "PARSERS", "Parser", "VerbatimParser", "as_upstream", "parser", "words"]
+__all__ = [
+    "GRACE_SECONDS",
+    "PARSERS",
+    "WAIT_SECONDS",
+    "Parser",
+    "VerbatimParser",
+    "as_upstream",
+    "parser",
+    "words",
+]
 
 GRACE_SECONDS = 30
 """From SIGTERM until ``finetune`` gives up saving; less than what the host waits."""
+
+WAIT_SECONDS = 600
+"""How long a node waits for the others."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -134,9 +146,10 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
             raise RequestError(f'"{text}" is not KEY=VALUE', where="--set")
         changes += [f"--{name.strip()}", value]
     line: list[str] = []
-    for option in ("name", "ranks", "nnodes", "master", "rank"):
+    usual = {"ranks": 1, "wait": WAIT_SECONDS}
+    for option in ("name", "ranks", "nnodes", "master", "rank", "wait"):
         value = getattr(arguments, option)
-        if value is not None and (option, value) != ("ranks", 1):
+        if value is not None and value != usual.get(option):
             line += [f"--{option}", str(value)]
     line += ["--allow-bf16"] if arguments.allow_bf16 else []
     return [*line, script, str(arguments.config), *changes]
@@ -294,9 +307,16 @@ def _add_config(made: Parser) -> None:
 def _add_ranks(made: Parser) -> None:
     add = made.add_argument
     add("--ranks", type=_count, default=1, metavar="N", help="processes here, one on each card")
-    add("--nnodes", type=_count, metavar="N", help="nodes that train together (default: 1)")
+    add("--nnodes", type=_nodes, metavar="N", help="nodes that train together (default: 1)")
     add("--master", metavar="HOST:PORT", help="where they meet: an address of node 0")
     add("--rank", type=int, metavar="N", help="which of the nodes this is, from 0")
+    add(
+        "--wait",
+        type=_count,
+        default=WAIT_SECONDS,
+        metavar="SECONDS",
+        help=f"how long to wait for the other nodes (default: {WAIT_SECONDS})",
+    )
     add("--allow-bf16", action="store_true", help="the cards have bfloat16; a K100_AI has not")
 
 
@@ -305,6 +325,12 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("it has to be 1 or more")
     return number
+
+
+def _nodes(text: str) -> int:
+    if re.fullmatch(r"\d+:\d+", text):
+        raise argparse.ArgumentTypeError(f"{text}: a number that changes is not supported")
+    return _count(text)
 
 
 def _pretrain() -> Parser:

@@ -16,7 +16,7 @@ if len(sys.argv) > 1:
 else:
     from entrypoints import launching
 
-    nobody = argparse.Namespace(nnodes=None, master=None, rank=None)
+    nobody = argparse.Namespace(nnodes=None, master=None, rank=None, wait=60)
     launching.launch(
         [__file__, "as a worker"],
         launching.environment(os.environ),
