@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from entrypoints.nodes import Nodes
+from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Plan, backend, make, show
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+NODES = ("node-0", "node-1")
+"""Two machines that train together: the service ``pretrain`` with a network."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def plan(job: str) -> Plan:
 
 
 def test_there_is_a_service_for_every_job(services: dict[str, Any]) -> None:
-    assert set(services) == set(JOBS)
+    assert set(services) == {*JOBS, *NODES}
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -80,3 +84,46 @@ def test_finetune_waits_for_its_model(services: dict[str, Any]) -> None:
 def test_only_fetch_gets_secrets(services: dict[str, Any]) -> None:
     with_secrets = [job for job, service in services.items() if service.get("secrets")]
     assert with_secrets == ["fetch"]
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_is_pretrain_with_a_network_of_the_nodes_own(
+    services: dict[str, Any], name: str
+) -> None:
+    own = {"command", "hostname", "networks", "profiles", "restart"}
+    node, job = services[name], services["pretrain"]
+    same = {key: value for key, value in job.items() if key not in {*own, "network_mode"}}
+    assert {key: value for key, value in node.items() if key not in own} == same
+    assert node["hostname"] == name, "the others look for it by its name"
+    assert node["networks"] == {"nodes": None} and node["restart"] == "on-failure:5"
+    assert node["profiles"] == ["two-nodes"]
+    arguments = parser("pretrain").parse_args(node["command"])
+    assert Nodes.of(arguments, {}) == Nodes(2, "node-0:29500", NODES.index(name))
+
+
+def test_the_two_nodes_are_told_the_same(services: dict[str, Any]) -> None:
+    first, second = (services[name]["command"] for name in NODES)
+    assert first[:-1] == second[:-1]
+    assert (first[-1], second[-1]) == ("--rank=0", "--rank=1")
+
+
+@pytest.mark.parametrize(
+    ("profiles", "wanted"),
+    [
+        ([], {"export", "infer"}),
+        (["two-nodes"], {"export", "infer", *NODES}),
+        (["finetune"], {"export", "infer", "fetch", "finetune"}),
+    ],
+)
+def test_what_a_plain_up_starts(profiles: list[str], wanted: set[str]) -> None:
+    if not shutil.which("docker"):
+        pytest.skip("the docker command is not installed")
+    chosen = [word for name in profiles for word in ("--profile", name)]
+    command = ["docker", "compose", *chosen, "config", "--format", "json"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert set(found["services"]) == wanted
+    for name in wanted - {"fetch", "finetune", *NODES}:
+        assert found["services"][name]["command"] == ["--help"], "it trains nothing unasked"
+    if "two-nodes" in profiles:
+        assert found["networks"]["nodes"]["internal"] is True

@@ -483,7 +483,13 @@ def test_the_other_profiles_reach_the_clusters(
 
 def test_every_service_has_the_profile(host: Path) -> None:
     services = compose(DCU_ROOT=str(host))
+    nodes = {name: services.pop(name) for name in ("node-0", "node-1")}
     assert set(services) == set(JOBS)
+    for name, node in nodes.items():
+        card = {"HIP_VISIBLE_DEVICES": name[-1]}
+        assert node["environment"] == {**services["pretrain"]["environment"], **card}
+        for key in ("image", "build", "devices", "volumes", "shm_size", "tmpfs", "ulimits"):
+            assert node[key] == services["pretrain"][key], (name, key)
     for job, service in services.items():
         assert service["image"] == f"paddle-stacks/{JOBS[job].image}:dcu"
         assert service["build"]["target"] == JOBS[job].image
