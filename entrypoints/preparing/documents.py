@@ -76,13 +76,13 @@ def documents(block: Block, form: str, rules: Rules) -> Found:
 
     Args:
         block: of whole documents.
-        form: ``jsonl`` or ``text``.
+        form: of the file that it is of.
         rules: how to read them.
     """
     found = Found()
     if block.too_long:
         found.reject(block.line, _too_long())
-    for line, data in _records(block, form, rules.document):
+    for line, data in _records(block, reading.unit(form, rules.document)):
         try:
             if len(data) > reading.LONGEST:
                 raise _Bad(_too_long())
@@ -119,10 +119,10 @@ def _too_long() -> str:
     return f"longer than {reading.LONGEST // 2**20} MiB"
 
 
-def _records(block: Block, form: str, document: str) -> Iterator[tuple[int, bytes]]:
+def _records(block: Block, unit: str) -> Iterator[tuple[int, bytes]]:
     """Yield the first line's number and the bytes of every record that is not blank."""
-    if form == "text" and document != "line":
-        pieces = [block.data] if document == "file" else _paragraphs(block.data)
+    if unit != "line":
+        pieces = [block.data] if unit == "file" else _paragraphs(block.data)
         line = block.line
         for piece in pieces:
             body = piece.lstrip()

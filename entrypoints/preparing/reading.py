@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.corpus import STDIN, Source
 
-__all__ = ["BLOCK", "LONGEST", "Block", "Place", "Reader"]
+__all__ = ["BLOCK", "LONGEST", "Block", "Place", "Reader", "unit"]
 
 BLOCK = 256 * 1024  # bytes that are read at once, and that a worker gets at the least
 LONGEST = 64 * 1024 * 1024  # bytes of the longest document; it bounds the memory
@@ -60,6 +60,16 @@ class Block:
 _UNREAD = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"PK\x03\x04": "zip", b"PAR1": "Parquet"}
 
 
+def unit(form: str, document: str) -> str:
+    """Return what a document is in a file: ``paragraph``, ``line`` or ``file``.
+
+    Args:
+        form: the file's (``paddle_stacks.jobs.corpus.Source.format``).
+        document: what it is in plain text.
+    """
+    return {"jsonl": "line", "document": "file"}.get(form, document)
+
+
 class Reader:
     """Reads one file from a place on.
 
@@ -73,8 +83,7 @@ class Reader:
 
     def __init__(self, source: Source, document: str) -> None:
         self._source = source
-        unit = "line" if source.format == "jsonl" else document
-        self._unit = _UNITS[unit]
+        self._unit = _UNITS[unit(source.format, document)]
         self._opened = sys.stdin.buffer if source.path == STDIN else open(source.path, "rb")  # noqa: SIM115, PTH123 (closed by close)
         self._hashed = _Hashed(self._opened)
         self._stream = _unpacked(io.BufferedReader(self._hashed, BLOCK), source.path)

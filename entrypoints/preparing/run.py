@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,24 +128,27 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSi
 
 
 def _run(task: Task, pool: ProcessPoolExecutor, writer: _Writer) -> None:
-    under_way: deque[tuple[Future[_Made], Place]] = deque()
-    for number in range(writer.state.source, len(task.sources)):
-        source = task.sources[number]
+    # What the writer does next, in order. Small files do not wait for one another: the next
+    # one is read while blocks of those before are under way.
+    under_way: deque[Callable[[], None]] = deque()
+    start = writer.state.place
+    for source in task.sources[writer.state.source :]:
         reader = Reader(source, task.rules.document)
         try:
-            for block in reader.blocks(writer.state.place):
-                under_way.append((pool.submit(_make, block, source.format), block.end))
+            for block in reader.blocks(start):
+                future = pool.submit(_make, block, source.format)
+                under_way.append(partial(_take, writer, future, block.end, source))
                 while len(under_way) > _AHEAD * task.workers:
-                    _take(under_way, writer, source)
-            while under_way:
-                _take(under_way, writer, source)
-            writer.end_source(reader.sha256())
+                    under_way.popleft()()
+            under_way.append(partial(writer.end_source, reader.sha256()))
         finally:
             reader.close()
+        start = Place()
+    while under_way:
+        under_way.popleft()()
 
 
-def _take(under_way: deque[tuple[Future[_Made], Place]], writer: _Writer, source: Source) -> None:
-    future, place = under_way.popleft()
+def _take(writer: _Writer, future: Future[_Made], place: Place, source: Source) -> None:
     writer.add(future.result(), place, source)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs import documented, models
+from paddle_stacks.jobs import documented, models, texts
 
 __all__ = [
     "GRACE_SECONDS",
@@ -170,6 +170,7 @@ examples:
   prepare --input data/raw --output data/corpus --model smollm2-135m-instruct --append-eos
   prepare --input 'data/*.jsonl.gz' --json-key content --output data/corpus --model m
   zcat x.gz | prepare --input - --format text --output data/corpus --model m
+  prepare --input text:python-stdlib --output data/python/modules --model llama-nano
 
 Killed or stopped, the same command goes on where it was.
 """
@@ -189,7 +190,8 @@ def _prepare() -> Parser:
         default=[],
         required=True,
         metavar="PATH",
-        help="a file, a folder, a 'pattern', or - for standard input; repeatable",
+        help="a file, a folder, a 'pattern', - for standard input, or a text that is in the "
+        f"image: {', '.join(texts.PREFIX + name for name in texts.TEXTS)}; repeatable",
     )
     add("--output", required=True, metavar="PREFIX", help="makes PREFIX.bin and PREFIX.idx")
     add("--model", required=True, help="whose tokenizer: a name in models/, or a path")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs import texts
 
 __all__ = [
     "HEADER",
@@ -61,7 +62,7 @@ class Source:
 
     Args:
         path: as it was named; ``-`` for standard input.
-        format: ``jsonl`` or ``text``.
+        format: ``jsonl``, ``text``, or ``document``: text that is one document.
         size: bytes, as stored; 0 for standard input.
         modified: nanoseconds since 1970; 0 for standard input.
     """
@@ -144,27 +145,38 @@ def prefix_of(output: str) -> Path:
     return prefix
 
 
-def sources(inputs: Sequence[str], form: str = "auto", here: Path = Path()) -> tuple[Source, ...]:
+def sources(
+    inputs: Sequence[str], form: str = "auto", here: Path = Path(), *, texts_here: bool = True
+) -> tuple[Source, ...]:
     """Return the files that the inputs name, in the order in which they are read.
 
     Inputs keep their order; what a folder or a pattern holds is sorted by its path, as
     upstream sorts.
 
     Args:
-        inputs: files, folders, patterns, or ``-`` for standard input.
-        form: ``jsonl`` or ``text`` for all of them, or ``auto``: by their names.
+        inputs: files, folders, patterns, named texts, or ``-`` for standard input.
+        form: ``jsonl`` or ``text`` for all files of the workspace, or ``auto``: by their names.
         here: what relative paths start from.
+        texts_here: whether this is an image, which has the named texts. On the host their
+            names are checked, and none of their files are returned.
 
     Raises:
         RequestError: with a problem for each input that cannot be read.
     """
     problems: list[Problem] = []
     found: list[Source] = []
-    for text in inputs:
+    for number, text in enumerate(inputs):
         if text == STDIN:
             found.append(Source(STDIN, "jsonl" if form == "auto" else form))
             continue
         try:
+            if text.startswith(texts.PREFIX):
+                named = texts.find(text)
+                if text in inputs[:number]:
+                    problems.append(Problem("the same text is named twice", text))
+                elif texts_here:
+                    found += _documents(named)
+                continue
             found += [_source(path, form, here) for path in _files(text, form, here)]
         except RequestError as error:
             problems += error.problems
@@ -176,9 +188,16 @@ def sources(inputs: Sequence[str], form: str = "auto", here: Path = Path()) -> t
         for name, times in Counter(names).items()
         if times > 1
     ]
-    if problems or not found:
+    if problems or not inputs:
         raise RequestError(problems or [Problem("there is no input", "--input")])
     return tuple(found)
+
+
+def _documents(text: texts.Text) -> list[Source]:
+    found = [(path, path.stat()) for path in text.files()]
+    return [
+        Source(str(path), "document", state.st_size, state.st_mtime_ns) for path, state in found
+    ]
 
 
 def _files(text: str, form: str, here: Path) -> list[str]:
