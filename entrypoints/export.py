@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     if not arguments.merge:
         raise RequestError("nothing to do", where="export", remedy="--merge merges an adapter")
     output = Path(arguments.output)
-    model = workspace.find_model(arguments.model)
+    model = workspace.find_trained(arguments.model)
     adapter = workspace.find_adapter(arguments.adapter)
     _check_output(output, model, adapter, force=arguments.force)
     phase("compare the base model")

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from entrypoints import console
 from entrypoints.arguments import parser
-from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package
+from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package, scratch
 from entrypoints.fetching.download import download, trust_bundle
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import models
@@ -82,11 +82,11 @@ def _is_there(model: Model, target: Path) -> bool:
         raise RequestError(
             "a folder that fetch did not write is in the way", where=str(target), remedy=remedy
         )
-    wanted = (str(model.source), model.sha256 or manifest.source_sha256)
+    wanted = (str(model.source), _wanted_sum(model) or manifest.source_sha256)
     if wanted != (manifest.source, manifest.source_sha256):
         raise RequestError(
             f"what is there came from {manifest.source} (sha256 {manifest.source_sha256 or '-'}),"
-            f" not from {model.source} (sha256 {model.sha256 or '-'})",
+            f" not from {model.source} (sha256 {_wanted_sum(model) or '-'})",
             where=str(target),
             remedy=f"{remedy}, or choose another --output",
         )
@@ -98,7 +98,16 @@ def _is_there(model: Model, target: Path) -> bool:
     return True
 
 
+def _wanted_sum(model: Model) -> str:
+    """Return what the manifest has to say of the source; empty where that is not known."""
+    from_scratch = model.source.kind == models.SCRATCH
+    return scratch.sha256_of_shape(model) if from_scratch else model.sha256
+
+
 def _fetch(model: Model, target: Path) -> None:
+    if model.source.kind == models.SCRATCH:
+        _begin(model, target)
+        return
     downloads = target.parent / _DOWNLOADS / model.name
     with replacing_folder(target) as part:
         brought = _bring(model, downloads)
@@ -116,6 +125,17 @@ def _fetch(model: Model, target: Path) -> None:
         checkpoint.seal(part, model.name, str(model.source), brought.sha256, brought.form)
     shutil.rmtree(downloads, ignore_errors=True)
     console.report("result", model=str(target), source=str(model.source), format=brought.form)
+
+
+def _begin(model: Model, target: Path) -> None:
+    """Make a model without weights: its shape, and a tokenizer."""
+    with replacing_folder(target) as part:
+        scratch.make(model, part)
+        console.phase("verify")
+        sha256 = scratch.sha256_of_shape(model)
+        checkpoint.seal(part, model.name, str(model.source), sha256, models.SCRATCH)
+    console.report("result", model=str(target), source=str(model.source), format=models.SCRATCH)
+    console.note(f"{target} has no weights: pretrain it")
 
 
 def _bring(model: Model, downloads: Path) -> Brought:

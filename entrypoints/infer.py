@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Run the job; see ``infer --help``."""
     begun = time.perf_counter()
     options = parse(argv)
-    model = workspace.find_model(options.model)
+    model = workspace.find_trained(options.model)
     adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
     if adapter is not None:
         check_base(adapter, model)

@@ -500,8 +500,8 @@ def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None
             for at, text in enumerate(value):
                 value[at] = _inside(text, workspace, problems)
             continue
-        # Where a model comes from can be gguf:PATH.
-        prefix = "gguf:" if str(value).startswith("gguf:") else ""
+        # Where a model comes from can be gguf:PATH or scratch:PATH.
+        prefix = next((p for p in ("gguf:", "scratch:") if str(value).startswith(p)), "")
         inside = _inside(str(value).removeprefix(prefix), workspace, problems)
         setattr(arguments, key, type(value)(prefix + inside))
     if problems:

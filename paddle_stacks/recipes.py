@@ -13,6 +13,7 @@ from typing import Any
 
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.workspace import has_weights
 from paddle_stacks.plan import backend as platforms
 
 __all__ = ["BENCHMARK", "FOLDER", "Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
@@ -28,7 +29,6 @@ _BENCHMARK_ARGUMENTS: Mapping[str, Any] = {
 }
 # The jobs that a recipe can be of; the last four can be a script of upstream's.
 _JOBS = ("finetune", "pretrain", "quantize", "export", "infer")
-_WEIGHTS = ("*.pdparams", "*.safetensors", "*.pdiparams")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def is_whole(recipe: Recipe, workspace: Path) -> bool:
     folder = workspace / recipe.produces
     if not recipe.produces or not (folder / "config.json").is_file():
         return False
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+    if not has_weights(folder):
         return False
     run = workspace / "runs" / recipe.name
     return not run.is_dir() or (run / "result.json").is_file()

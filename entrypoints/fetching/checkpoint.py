@@ -36,7 +36,7 @@ class Manifest:
         model: its name.
         source: as it would be written behind ``--from``.
         source_sha256: of the source's file; empty where the source is many files.
-        format: of the source: ``gguf``, ``huggingface`` or ``paddlenlp``.
+        format: of the source: ``gguf``, ``huggingface``, ``paddlenlp`` or ``scratch``.
         version: of the tool that wrote it.
         created: when, as ISO 8601 in UTC.
         files: by name: ``size`` in bytes and ``sha256``.
@@ -54,10 +54,17 @@ class Manifest:
 def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -> Manifest:
     """Check the checkpoint in ``folder`` and write its manifest.
 
+    Args:
+        folder: the checkpoint.
+        model: its name.
+        source: where it came from.
+        source_sha256: of the source's file, or of the shape of a model from scratch.
+        form: of the source; a model from scratch has no weights.
+
     Raises:
         RequestError: something is missing from it or truncated.
     """
-    check(folder)
+    check(folder, weights=form != "scratch")
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     paths = [folder / name for name in names if name.as_posix() != MANIFEST]
     report, done = in_mib("checksums", sum(p.stat().st_size for p in paths)), 0
@@ -106,8 +113,12 @@ def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Pro
     return found
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, *, weights: bool = True) -> None:
     """Check that a folder has all that PaddleNLP needs to load a causal language model.
+
+    Args:
+        folder: the checkpoint.
+        weights: whether it has to have weights.
 
     Raises:
         RequestError: it has not; every fault is named.
@@ -120,7 +131,7 @@ def check(folder: Path) -> None:
         problems.append(Problem(f"the model is {kind}, not LlamaForCausalLM", where))
     _json(folder / "tokenizer_config.json", problems)
     present = [name for name in _WEIGHTS if (folder / name).is_file()]
-    if not present:
+    if weights and not present:
         problems.append(Problem(f"no weights: none of {', '.join(_WEIGHTS)}", where))
     for name in present:
         problems += _weights_problems(folder, name)

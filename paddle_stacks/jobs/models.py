@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.architecture import KEYS, from_config
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["FORMS", "Model", "Source", "find", "known", "parse_source"]
+__all__ = ["FORMS", "SCRATCH", "Model", "Source", "find", "known", "parse_source"]
 
 _SHIPPED = Path(__file__).parents[2] / "configs" / "models"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,9 +30,18 @@ _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 FORMS = (
-    "python-package:NAME==VERSION, gguf:PATH, huggingface:ORG/NAME, paddlenlp:ORG/NAME or a PATH"
+    "python-package:NAME==VERSION, gguf:PATH, huggingface:ORG/NAME, paddlenlp:ORG/NAME, "
+    "scratch:TEXT or a PATH"
 )
 """What a source can be, for a person."""
+
+SCRATCH = "scratch"
+"""The kind of source that is no model, but a text: a tokenizer is trained on it."""
+
+# What an [architecture] can have beside what every shape has; upstream has defaults for it.
+_MORE_SHAPE = ("max_position_embeddings", "tie_word_embeddings")
+_POSITIVE = ("rms_norm_eps", "rope_theta", "initializer_range")
+_FOLLOWS = ("parameters", "context", "sha256")
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,10 @@ class Source:
     """Where a model comes from.
 
     Args:
-        kind: ``python-package``, ``gguf``, ``huggingface``, ``paddlenlp`` or
+        kind: ``python-package``, ``gguf``, ``huggingface``, ``paddlenlp``, ``scratch`` or
             ``path`` (a file or a folder, recognized by what is in it).
-        value: a pinned requirement, a hub's name of the model, or a path.
+        value: a pinned requirement, a hub's name of the model, a path, or a text as
+            ``prepare --input`` takes one.
     """
 
     kind: str
@@ -62,6 +74,7 @@ class Model:
         parameters: how many weights it has; 0 where that is not known.
         context: the longest text it was made for, in tokens; 0 where that is not known.
         sha256: of the source's file, where it is one file; empty where it is not pinned.
+        architecture: of a model from scratch, with the keys of ``config.json``.
     """
 
     name: str
@@ -71,6 +84,7 @@ class Model:
     parameters: int = 0
     context: int = 0
     sha256: str = ""
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_source(text: str) -> Source:
@@ -90,10 +104,10 @@ def parse_source(text: str) -> Source:
                 remedy=f"a source is {FORMS}",
             )
         return Source(kind, value)
-    if colon and kind == "gguf" and value:
+    if colon and kind in ("gguf", SCRATCH) and value not in ("", "-"):
         return Source(kind, value)
     if not text or (colon and re.fullmatch(r"[a-z-]{2,}", kind) and not Path(text).exists()):
-        hint = did_you_mean(kind, [*forms, "gguf"])
+        hint = did_you_mean(kind, [*forms, "gguf", SCRATCH])
         raise RequestError(
             f'unknown kind of source "{kind}"',
             where=f"source {text}",
@@ -114,7 +128,7 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
 
     Args:
         name: of a row, or any name together with a source.
-        source: where to get it from instead.
+        source: where to get it from instead; ``scratch:TEXT`` needs a row with a shape.
         workspace: the folder that may hold rows of its own.
 
     Raises:
@@ -126,9 +140,20 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
             f'"{name}" cannot name a model: letters, digits, ".", "_" and "-" only',
             remedy="a source goes behind --from: fetch NAME --from SOURCE",
         )
-    if source is not None:
-        return Model(name, parse_source(source))
     rows = known(workspace)
+    if source is not None:
+        parsed = parse_source(source)
+        if parsed.kind != SCRATCH:
+            return Model(name, parsed)
+        shape = _row(rows[name]) if name in rows else Model(name, parsed)
+        if not shape.architecture:
+            raise RequestError(
+                f'nothing says what shape "{name}" has, which is to begin from scratch',
+                where=f"--from {source}",
+                remedy=f"write it into configs/models/{name}.toml: [architecture], as in "
+                "configs/models/llama-nano.toml",
+            )
+        return replace(shape, source=parsed)
     if name not in rows:
         longer = [row for row in rows if row.startswith(name)]
         hint = did_you_mean(name, rows) or (did_you_mean(longer[0], longer) if longer else "")
@@ -145,7 +170,7 @@ def _row(path: Path) -> Model:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"cannot read the model's row: {error}", where=str(path)) from error
     types: dict[str, type] = dict.fromkeys(("source", "title", "licence", "sha256"), str)
-    types |= dict.fromkeys(("parameters", "context"), int)
+    types |= dict.fromkeys(("parameters", "context"), int) | {"architecture": dict}
     problems = [_fault(key, value, types, path) for key, value in table.items()]
     found = [problem for problem in problems if problem]
     if "source" not in table:
@@ -155,7 +180,48 @@ def _row(path: Path) -> Model:
     if found:
         raise RequestError(found)
     source = parse_source(table.pop("source"))
+    if source.kind == SCRATCH or "architecture" in table:
+        table |= _scratch(table, source, path)
     return Model(path.stem, source, **table)
+
+
+def _scratch(table: Mapping[str, Any], source: Source, path: Path) -> dict[str, Any]:
+    """Return what follows from the shape of a model that begins from scratch."""
+    shape = table.get("architecture", {})
+    known_keys = (*KEYS, *_MORE_SHAPE, *_POSITIVE)
+    found = [
+        Problem(
+            f'[architecture] has the unknown key "{key}"',
+            str(path),
+            did_you_mean(key, known_keys) or f"known: {', '.join(known_keys)}",
+        )
+        for key in shape
+        if key not in known_keys
+    ]
+    found += [
+        Problem(f'"{key}" is {shape[key]!r}, not a number above 0', str(path))
+        for key in _POSITIVE
+        if key in shape and not _is_positive(shape[key])
+    ]
+    found += [
+        Problem(f'"{key}" is given, and follows from [architecture]', str(path), "leave it out")
+        for key in _FOLLOWS
+        if key in table
+    ]
+    if source.kind != SCRATCH:
+        what = f"[architecture] is for a model from scratch, and this one comes from {source}"
+        found.append(Problem(what, str(path), "remove it: the model has its own config.json"))
+    try:
+        model = from_config(shape, path.stem, str(path))
+    except RequestError as error:
+        raise RequestError([*found, *error.problems]) from None
+    if found:
+        raise RequestError(found)
+    return {"parameters": model.parameters, "context": model.context}
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < float(str(value)) < float("inf")
 
 
 def _fault(key: str, value: Any, types: dict[str, type], path: Path) -> Problem | None:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from paddle_stacks.errors import RequestError, did_you_mean
 
-__all__ = ["ADAPTER", "MERGED", "MODEL", "find_adapter", "find_model", "find_run"]
+__all__ = [
+    "ADAPTER",
+    "MERGED",
+    "MODEL",
+    "find_adapter",
+    "find_model",
+    "find_run",
+    "find_trained",
+    "has_weights",
+]
 
 # What a finished run holds, below runs/<name>/.
 ADAPTER = "adapter"  # LoRA: the adapter alone
@@ -18,6 +27,8 @@ MODEL = "model"  # full fine-tuning: the model
 MERGED = "merged"  # LoRA with "merge": the base model with the adapter in it
 
 _ADAPTER_CONFIG = "lora_config.json"
+# Of a checkpoint, sharded or not, and of a static graph.
+_WEIGHTS = ("*.safetensors", "*.pdparams", "*.pdiparams")
 
 
 def find_model(name: str, workspace: Path = Path()) -> Path:
@@ -25,6 +36,8 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
 
     A finished run stands for the model it made: ``runs/x`` for ``runs/x/model``
     (full fine-tuning) or ``runs/x/merged`` (LoRA with ``merge``).
+
+    It may have no weights yet: :func:`find_trained` asks for them.
 
     Raises:
         RequestError: there is no such folder, or it is not a model's.
@@ -58,6 +71,28 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
     hint = did_you_mean(Path(name).name, here)
     remedy = f"{hint} or fetch it: ./inv fetch {Path(name).name}".removeprefix(" or ")
     raise RequestError(f'no model "{name}"', where=str(workspace / "models"), remedy=remedy)
+
+
+def find_trained(name: str, workspace: Path = Path()) -> Path:
+    """Return the folder of a model that has weights, as :func:`find_model`.
+
+    Raises:
+        RequestError: there is no such folder, it is not a model's, or it has no weights.
+    """
+    folder = find_model(name, workspace)
+    if not has_weights(folder):
+        raise RequestError(
+            f"{folder} has no weights: pretrain it first",
+            where=str(folder),
+            remedy=f'./inv pretrain --config JSON, with "model_name_or_path": "{name}" in it; '
+            "what it makes, runs/NAME, is a model",
+        )
+    return folder
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a model's folder has weights, and not just a shape and a tokenizer."""
+    return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from paddle_stacks import toml
 from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.schema.reading import read
 
@@ -30,7 +31,8 @@ def find(name: str, workspace: Path = Path()) -> Architecture:
     """Return the shape of a model.
 
     Args:
-        name: of a known one, of a folder in ``models/``, or a path of a folder or ``config.json``.
+        name: of a known one, of a row of ``configs/models`` that has a shape, of a folder in
+            ``models/``, or a path of a folder or ``config.json``.
         workspace: where relative names begin.
 
     Raises:
@@ -46,6 +48,10 @@ def find(name: str, workspace: Path = Path()) -> Architecture:
     short = Path(name).name.lower()
     if short in known():
         return known()[short]
+    if short in models.known(workspace) and (
+        shape := models.find(short, workspace=workspace).architecture
+    ):
+        return from_config(shape, short)
     hint = did_you_mean(short, known())
     remedy = f"{hint} known: {', '.join(known())}; or the path of a config.json".strip()
     raise RequestError(f'no model is known as "{name}"', where="MODEL", remedy=remedy)

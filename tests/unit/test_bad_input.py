@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODEL = {"models/m/config.json": '{"model_type": "llama"}'}
+BARE = {"models/m/config.json": '{"model_type": "llama"}'}
+MODEL = {**BARE, "models/m/model.safetensors": ""}
 GOOD = '{"src": "a question", "tgt": "an answer"}\n'
 DATA = {"data/d/train.json": GOOD, "data/d/dev.json": GOOD}
 CONFIG = {
@@ -82,6 +83,7 @@ ROWS = [
     ("no model", {}, "infer --prompt hi", 2, ["--model"]),
     ("unknown model", MODEL, "infer --model n --prompt hi", 2, ["n", "fetch"]),
     ("not a model", {"models/m/x": ""}, ASK + " --prompt hi", 2, ["config.json"]),
+    ("no weights", BARE, ASK + " --prompt hi", 2, ["pretrain it first"]),
     ("no question", MODEL, ASK, 2, ["--prompt"]),
     ("two questions", MODEL, ASK + " --prompt a --chat", 2, ["--prompt"]),
     ("negative tokens", MODEL, ASK + " --prompt a --max-new-tokens -1", 2, ["--max-new-tokens"]),

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
+from entrypoints.fetching.llama import Shape
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.models import Source
+
+SCRATCH = """
+source = "scratch:d"
+[architecture]
+vocab_size = 8
+hidden_size = 64
+intermediate_size = 96
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+"""
 
 
 @pytest.mark.parametrize("name", models.known())
@@ -21,7 +34,7 @@ def test_every_row_says_what_it_is(name: str) -> None:
 
 def test_the_rows_that_are_promised_are_there() -> None:
     wanted = {"smollm2-135m-instruct", "llama-2-7b", "llama-2-7b-chat", "llama-2-13b"}
-    assert wanted | {"llama-2-13b-chat"} <= set(models.known())
+    assert wanted | {"llama-2-13b-chat", "llama-nano"} <= set(models.known())
 
 
 def test_the_workspaces_rows_win(tmp_path: Path) -> None:
@@ -42,6 +55,8 @@ def test_the_workspaces_rows_win(tmp_path: Path) -> None:
         ("gguf:some where/a.gguf", "gguf"),
         ("huggingface:HuggingFaceTB/SmolLM2-135M", "huggingface"),
         ("paddlenlp:meta-llama/Llama-2-7b", "paddlenlp"),
+        ("scratch:text:python-stdlib", "scratch"),
+        ("scratch:data/raw", "scratch"),
         ("models/x", "path"),
         ("/data/m.gguf", "path"),
     ],
@@ -62,6 +77,9 @@ def test_sources(text: str, kind: str) -> None:
         ("huggingface:../../etc", "ORG/NAME"),
         ("paddlenlp:a/b/c", "ORG/NAME"),
         ("hugingface:a/b", "did you mean"),
+        ("scrach:a", 'did you mean "scratch"'),
+        ("scratch:", "unknown kind"),
+        ("scratch:-", "unknown kind"),
         ("https://example.org/m.gguf", "unknown kind"),
         ("", "unknown kind"),
     ],
@@ -94,6 +112,21 @@ def test_an_unknown_model_gets_a_hint(name: str) -> None:
         ('source = "a"\nparameters = "many"\ncontex = 3', ["parameters", "contex"]),
         ('source = "a"\nsha256 = "ABC"', ["sha256"]),
         ('source = "foo:b"', ["foo"]),
+        ('source = "scratch:a"', ['"vocab_size" is missing', '"num_key_value_heads" is missing']),
+        (
+            f'parameters = 3\nsha256 = "{"0" * 64}"\n{SCRATCH}hiden_size = 3\nrope_theta = 0\n',
+            [
+                '"parameters" is given, and follows from [architecture]',
+                '"sha256" is given',
+                'unknown key "hiden_size"',
+                '"rope_theta" is 0, not a number above 0',
+            ],
+        ),
+        (SCRATCH.replace("= 64", "= 65"), ["hidden_size 65 is not divided by 4 heads"]),
+        (SCRATCH.replace("= 8", '= "8"'), ["\"vocab_size\" is '8', not a whole number"]),
+        (SCRATCH + 'tie_word_embeddings = "no"\n', ["not true or false"]),
+        (SCRATCH.replace("scratch:d", "gguf:d"), ["is for a model from scratch", "gguf:d"]),
+        ("architecture = 1\nsource = 'scratch:a'", ["not dict"]),
     ],
 )
 def test_a_wrong_row_is_an_error_with_all_its_faults(
@@ -106,3 +139,31 @@ def test_a_wrong_row_is_an_error_with_all_its_faults(
         models.find("mine", workspace=tmp_path)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_model_from_scratch_has_the_parameters_of_its_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "configs" / "models"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text(SCRATCH + "max_position_embeddings = 32\n")
+    found = models.find("mine", workspace=tmp_path)
+    for tied in (False, True):
+        shapes = Shape(8, 64, 96, 2, 4, 2).weights(tied)
+        count = sum(math.prod(shape) for shape in shapes.values())
+        assert found.parameters - (8 * 64 if tied else 0) == count
+    assert found.context == 32
+    # Its shape with a tokenizer of another text.
+    other = models.find("mine", "scratch:data/raw", tmp_path)
+    assert other.architecture == found.architecture and other.source == Source(
+        "scratch", "data/raw"
+    )
+    with pytest.raises(RequestError, match='what shape "new" has') as caught:
+        models.find("new", "scratch:data/raw", tmp_path)
+    assert "configs/models/new.toml" in caught.value.problems[0].remedy
+    assert models.find("mine", "models/x", tmp_path).architecture == {}
+
+
+def test_the_small_model_can_be_divided_in_every_way() -> None:
+    shape = models.find("llama-nano").architecture
+    for key in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        assert shape[key] % 4 == 0, "four ranks, or two with two virtual stages"
+    assert shape["vocab_size"] % 4 == shape["intermediate_size"] % 4 == 0

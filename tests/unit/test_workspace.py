@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paddle_stacks.errors import RequestError, render
-from paddle_stacks.jobs.workspace import find_adapter, find_model, find_run
+from paddle_stacks.jobs.workspace import find_adapter, find_model, find_run, find_trained
 
 
 @pytest.fixture
@@ -15,6 +15,8 @@ def place(tmp_path: Path) -> Path:
     for name, content in {
         "models/small/config.json": '{"model_type": "llama"}',
         "models/broken/weights": "",
+        "models/whole/config.json": "{}",
+        "models/whole/model-00001-of-00002.safetensors": "",
         "runs/sft/config.json": '{"dataset_name_or_path": "d"}',
         "runs/sft/model/config.json": "{}",
         "runs/lora/config.json": '{"dataset_name_or_path": "d"}',
@@ -57,6 +59,16 @@ def test_what_is_not_a_model(place: Path, name: str, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         find_model(name, place)
     assert words in render(caught.value)
+
+
+def test_a_model_without_weights_is_none_to_answer_with(place: Path) -> None:
+    assert find_trained("whole", place) == place / "models/whole"
+    with pytest.raises(RequestError) as caught:
+        find_trained("small", place)
+    assert caught.value.problems[0].what.endswith("models/small has no weights: pretrain it first")
+    assert "./inv pretrain" in caught.value.problems[0].remedy
+    with pytest.raises(RequestError, match="broken is not a model"):
+        find_trained("broken", place)
 
 
 def test_runs_and_adapters(place: Path) -> None:
