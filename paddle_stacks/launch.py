@@ -311,6 +311,10 @@ def _plan_of_recipe(
         choices: cards, profile and changes.
     """
     given = _given_beside_recipe(recipe, arguments)
+    if recipe.job == "prepare":
+        options = {**_changed(recipe, choices.changes, recipe.name), "output": recipe.produces}
+        line = _options({**options, "model": recipe.model})
+        return _plan_of_arguments("prepare", line, settings, platform, choices)
     if recipe.config and not (settings.workspace / recipe.config).is_file():
         raise RequestError(
             f"the recipe's configuration is not in the workspace: {recipe.config}",
@@ -348,11 +352,8 @@ def _plan_of_recipe(
 
 def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, str]:
     """Return the arguments that a recipe leaves to the caller."""
-    allowed = (
-        ("name",)
-        if recipe.job in ("finetune", "export", "infer")
-        else ("name", "ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
-    )
+    spread = ("name", "ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
+    allowed = {"prepare": (), "pretrain": spread, "quantize": spread}.get(recipe.job, ("name",))
     found: dict[str, str] = {}
     rest = list(arguments)
     while rest:

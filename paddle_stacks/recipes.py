@@ -28,7 +28,7 @@ _BENCHMARK_ARGUMENTS: Mapping[str, Any] = {
     "benchmark": True,
 }
 # The jobs that a recipe can be of; the last four can be a script of upstream's.
-_JOBS = ("finetune", "pretrain", "quantize", "export", "infer")
+_JOBS = ("prepare", "finetune", "pretrain", "quantize", "export", "infer")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ class Recipe:
         differs: what is different from them, and why.
         config: a JSON with upstream's keys; empty without one.
         script: upstream's program; empty where the job's own program runs.
-        arguments: options of the script, by name.
+        arguments: options of the script, or of ``prepare``, by name.
         before: recipes that are run first, unless what they make is there.
-        produces: the folder that it makes, in the workspace; empty where nothing needs it.
+        produces: the folder, or the prefix of a corpus, that it makes in the workspace; empty
+            where nothing needs it.
         cards: how many it takes, on each node.
         nodes: how many machines.
         model: the model's name in ``models/``; fetched first where it is not there.
@@ -176,7 +177,9 @@ def steps(recipe: Recipe, known: Mapping[str, Recipe]) -> list[Recipe]:
 def is_whole(recipe: Recipe, workspace: Path) -> bool:
     """Whether what a recipe makes is there, and not left by a run that was cut off.
 
-    A folder that no run of ours has made is taken for whole if it has a model in it.
+    A folder that no run of ours has made is taken for whole if it has a model in it. What
+    ``prepare`` makes never is: the job keeps a corpus that is whole, and only it can tell
+    whether that is of the same text and tokenizer.
     """
     folder = workspace / recipe.produces
     if not recipe.produces or not (folder / "config.json").is_file():
@@ -256,7 +259,13 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
         hint = did_you_mean(job, _JOBS) or f"jobs: {', '.join(_JOBS)}"
         what = f'[{name}] there are no recipes of a job "{job}"'
         problems.append(Problem(what, _key_line(path, name, "job"), hint))
-    if not entry.get("config") and not entry.get("script"):
+    if job == "prepare":
+        problems += [
+            Problem(f'[{name}] "{key}" is missing', place, "prepare cannot do without it")
+            for key in ("arguments", "model", "produces")
+            if not entry.get(key)
+        ]
+    elif not entry.get("config") and not entry.get("script"):
         problems.append(Problem(f'[{name}] needs a "config", a "script" or both', place))
     return problems
 

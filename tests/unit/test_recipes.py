@@ -233,7 +233,55 @@ def test_the_recipes_of_a_cpu_plan(workspace: Path, name: str) -> None:
     steps = launch.make_steps(
         recipe.job, (), settings(workspace, "cpu"), launch.Choices(recipe=name)
     )
-    assert steps.plan.argv == ("finetune", "--config", recipe.config, "--name", name)
+    if recipe.config:
+        assert steps.plan.argv == (recipe.job, "--config", recipe.config, "--name", name)
+    assert steps.plan.argv[0] == recipe.job and steps.plan.backend == "cpu"
+    assert steps.before[0].produces == f"models/{recipe.model}"
+
+
+def test_text_is_prepared_before_it_is_trained_on(workspace: Path) -> None:
+    def make(*arguments: str, changes: tuple[str, ...] = ()) -> launch.Steps:
+        choices = launch.Choices(recipe="pretrain-demo", changes=changes)
+        return launch.make_steps("pretrain", arguments, settings(workspace, "cpu"), choices)
+
+    steps = make()
+    prepared = "data/python-stdlib/modules"
+    assert [(step.recipe, step.produces) for step in steps.before] == [
+        ("", "models/llama-nano"),
+        ("python-stdlib", prepared),
+    ]
+    line = " ".join(steps.before[1].plan.argv)
+    assert line == (
+        f"prepare --input text:python-stdlib --output {prepared} --model llama-nano --append-eos"
+    )
+    # A model without weights is what it begins with.
+    put(workspace / "models" / "llama-nano", "config.json")
+    # The job itself keeps a corpus that is the same, and refuses another one.
+    put(workspace / "data" / "python-stdlib", "modules.bin", "modules.idx")
+    steps = make("--ranks=2", changes=("max_steps=3",))
+    assert [(step.recipe, step.whole) for step in steps.before] == [("python-stdlib", False)]
+    assert steps.plan.ranks == 2
+    line = " ".join(steps.plan.argv)
+    assert "--name pretrain-demo" in line and "--ranks 2" in line and "--set max_steps=3" in line
+
+
+def test_a_recipe_of_prepare(workspace: Path) -> None:
+    here = settings(workspace, "cpu")
+    choices = launch.Choices(recipe="python-stdlib", changes=("workers=1",))
+    plan = launch.make_plan("prepare", (), here, choices)
+    assert plan.argv[-2:] == ("--workers", "1") and plan.argv[0] == "prepare"
+    with pytest.raises(RequestError, match="decides --output"):
+        launch.make_plan("prepare", ("--output=data/x",), here, choices)
+    wrong = launch.Choices(recipe="python-stdlib", changes=("worker=1",))
+    with pytest.raises(RequestError, match="--worker"):
+        launch.make_plan("prepare", (), here, wrong)
+
+
+def test_the_configurations_of_a_cpu_are_right() -> None:
+    for recipe in CPU.values():
+        if recipe.config:
+            config = schema.load(ROOT / recipe.config, job=recipe.job, backend="cpu")
+            assert config.notes == () and config["model_name_or_path"] == recipe.model
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "jobs" / "dcu").glob("*.json")))
@@ -290,6 +338,8 @@ GOOD = '[a]\njob = "infer"\nsummary = "x"\nscript = "s.py"\n'
         ),
         ('[a]\njob = "infre"\nsummary = ""\nscript = "s"\n', 'no recipes of a job "infre"', ":2"),
         ('[a]\njob = "infer"\nsummary = ""\n', 'needs a "config", a "script" or both', ":1"),
+        ('[a]\njob = "prepare"\nsummary = ""\n', '"arguments" is missing', ":1"),
+        ('[a]\njob = "prepare"\nsummary = ""\n', '"produces" is missing', ":1"),
         ('[A_b]\njob = "infer"\nsummary = ""\nscript = "s"\n', "cannot name a recipe", ":1"),
         ("a = 1\n", '"a" is no recipe', ":1"),
         (GOOD + '[[line]]\nours = "x"\n', '"documented", a string', ":5"),
