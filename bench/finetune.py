@@ -21,7 +21,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,148 +28,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import itertools
-
 import report
+from side_by_side import BENCH, Run, command, other_command, watched, yardstick
 
 from paddle_stacks import settings
 from paddle_stacks.errors import JobError, RequestError, StackError, render
-from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH, parse
 from paddle_stacks.launch import make_plan
-from paddle_stacks.plan import Plan
-from paddle_stacks.plan.show import docker_arguments
 
-BENCH = ROOT / "bench"
 WORKSPACE = ROOT / ".cache" / "bench-finetune"
 MODEL = "smollm2-135m-instruct"
 GOALS = {"tokens_per_second_ratio": 1.0}
 _WARM_UP = 2  # steps that are not counted: both libraries allocate and tune in them
 _SAME_LOSS = 1e-3
-_DEBIAN_PYTHON = "3.11"  # /usr/bin/python3 of the images
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training, as it was seen from outside.
-
-    Args:
-        start: seconds from the start of the process or container to its first step's end.
-        seconds: of each later step.
-        start_cpu: processor seconds until the first step's end.
-        cpu: processor seconds of each later step.
-        peak_mib: the most resident memory of the process.
-        losses: of each step.
-    """
-
-    start: float
-    seconds: list[float]
-    start_cpu: float
-    cpu: list[float]
-    peak_mib: int
-    losses: list[float]
-
-
-def watched(plan: Plan, line: Sequence[str]) -> Run:
-    """Run a training in a container and return what was seen of it.
-
-    Args:
-        plan: whose container it is.
-        line: the command line; it prints a line a step, JSON or an event.
-
-    Raises:
-        JobError: it failed.
-    """
-    stamps, cpu, losses, other = [], [], [], []
-    peak = pid = 0
-    began = time.monotonic()
-    with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for text in process.stdout:
-            loss = _step_loss(text)
-            if loss is None:
-                other.append(text)
-                continue
-            stamps.append(time.monotonic())
-            pid = pid or _process(plan)
-            cpu.append(_cpu_seconds(pid))
-            peak = _peak_mib(pid)
-            losses.append(loss)
-    if process.returncode or not losses:
-        said = "".join(other[-5:]).strip()
-        raise JobError(f"status {process.returncode}: {said}", where=line[-2])
-    return Run(stamps[0] - began, _differences(stamps), cpu[0], _differences(cpu), peak, losses)
-
-
-def _step_loss(text: str) -> float | None:
-    event = parse(text.rstrip("\n"))
-    if event:
-        return float(event.fields["loss"]) if event.kind == "step" else None
-    return float(json.loads(text)["loss"]) if text.startswith('{"step"') else None
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return user and system time of a process, in seconds (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def _differences(values: Sequence[float]) -> list[float]:
-    return [after - before for before, after in itertools.pairwise(values)]
-
-
-def _process(plan: Plan) -> int:
-    """Return the process that trains: the only child of tini, the container's first."""
-    line = ["docker", "inspect", "--format={{.State.Pid}}", plan.name]
-    first = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
-    return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
-
-
-def command(
-    plan: Plan, threads: int, *, argv: Sequence[str] = (), options: Sequence[str] = ()
-) -> list[str]:
-    """Return the plan's ``docker run`` line with the benchmark's threads.
-
-    Args:
-        plan: the job.
-        threads: for OpenMP and the math library.
-        argv: instead of the job, another command.
-        options: more options of ``docker run``.
-    """
-    words = [word for group in docker_arguments(plan) for word in group]
-    given = [f"--env=OMP_NUM_THREADS={threads}", f"--env={ENVIRONMENT_SWITCH}=1", *options]
-    image = words.index(plan.image)
-    return [*words[:2], *given, *words[2 : image + 1], *(argv or words[image + 1 :])]
-
-
-def peft_command(plan: Plan, threads: int, packages: Path, *arguments: str) -> list[str]:
-    """Return the line that runs ``peft_side.py`` in a container like the plan's."""
-    options = [f"--mount=type=bind,readonly,source={BENCH},target=/bench"]
-    options += [f"--mount=type=bind,readonly,source={packages},target=/packages"]
-    options += ["--env=PYTHONPATH=/packages", "--entrypoint=/usr/bin/tini"]
-    argv = ["--", "/usr/bin/python3", "/bench/peft_side.py", *arguments]
-    return command(plan, threads, argv=argv, options=options)
-
-
-def yardstick() -> Path:
-    """Return the folder with torch, transformers and peft for Debian's Python, after making it."""
-    requirements = BENCH / "requirements.txt"
-    folder = ROOT / ".cache" / "bench-packages"
-    made_from = folder / "made-from.txt"
-    if not made_from.is_file() or made_from.read_text() != requirements.read_text():
-        report.say(f"making {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-        install += [f"--python-version={_DEBIAN_PYTHON}", f"--target={folder}"]
-        subprocess.run([*install, f"--requirement={requirements}"], check=True)
-        shutil.copy(requirements, made_from)
-    return folder
 
 
 def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, threads: int) -> None:
@@ -207,7 +76,7 @@ def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, th
     (WORKSPACE / "peft.json").write_text(json.dumps(chosen, indent=2))
     if not (WORKSPACE / "hf" / "config.json").is_file():
         convert = ["convert", f"models/{MODEL}", "hf"]
-        subprocess.run(peft_command(plan, threads, packages, *convert), check=True)
+        subprocess.run(other_command(plan, threads, packages, "peft_side.py", *convert), check=True)
 
 
 def measure(
@@ -223,7 +92,7 @@ def measure(
         # Not a job's name and labels: nobody who ends jobs is to end a measurement.
         plan = dataclasses.replace(planned, name=f"bench-finetune-{os.getpid()}", labels={})
         ours = watched(plan, command(plan, threads))
-        theirs = watched(plan, peft_command(plan, threads, packages, *train))
+        theirs = watched(plan, other_command(plan, threads, packages, "peft_side.py", *train))
         if abs(ours.losses[0] - theirs.losses[0]) > _SAME_LOSS:
             raise JobError(
                 f"the two sides do not do the same: the first step's loss is {ours.losses[0]} "
@@ -317,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RequestError(f"--steps must be more than {_WARM_UP}", where="--steps")
         WORKSPACE.mkdir(parents=True, exist_ok=True)
         found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
-        packages = given.packages or yardstick()
+        packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")
         prepare(found, packages, given.data, given.steps, given.threads)
         seen = measure(found, packages, given.rounds, given.threads)
     except StackError as error:

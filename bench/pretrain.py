@@ -1,0 +1,231 @@
+"""Benchmark of pretraining against Hugging Face transformers' Trainer, and of two processes.
+
+``.venv/bin/python bench/pretrain.py [--steps N] [--rounds N] [--threads N] [--json]``
+
+Both sides train the same weights (llama-nano, random) on the same samples in the same order,
+in float32, with the same optimizer and threads: ours is the ``pretrain`` job as it is; the
+other is ``trainer_side.py``. Both run in a container of the training image, taking turns, and
+are watched from outside in the same way. The losses of the first step show that the work is
+the same.
+
+Then the job runs in one process with one thread and in two with one thread each, each with
+the same rows as the one: twice the tokens in the same time would be an efficiency of 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import report
+from side_by_side import BENCH, Run, command, other_command, watched, yardstick
+
+from paddle_stacks import settings
+from paddle_stacks.errors import JobError, RequestError, StackError, render
+from paddle_stacks.launch import make_plan
+
+WORKSPACE = ROOT / ".cache" / "bench-pretrain"
+MODEL = "llama-nano"
+GOALS = {"tokens_per_second_ratio": 1.0, "efficiency_of_two": 0.8}
+_WARM_UP = 2  # steps that are not counted: both libraries allocate and tune in them
+_SAME_LOSS = 1e-3
+_CONFIG, _SAMPLES, _SETTINGS = "configs/bench.json", "samples.npy", "trainer.json"
+
+
+def prepare(found: settings.Settings, packages: Path, steps: int, threads: int) -> dict[str, Any]:
+    """Put model, corpus, configuration and samples there, and return the configuration."""
+    for name in ("configs", "models", "runs", "data", "index"):
+        (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
+    data = ["--input", "text:python-stdlib", "--output", "data/bench", "--model", MODEL]
+    for job, arguments in (("fetch", [MODEL]), ("prepare", [*data, "--append-eos"])):
+        line = command(make_plan(job, arguments, found), threads)
+        subprocess.run(line, stdout=sys.stderr, check=True)
+    config: dict[str, Any] = json.loads((ROOT / "configs/jobs/cpu/pretrain-demo.json").read_text())
+    config |= {
+        "model_name_or_path": "bench",
+        "tokenizer_name_or_path": "bench",
+        "continue_training": True,
+        "input_dir": "data/bench",
+        "do_eval": False,
+        "evaluation_strategy": "no",
+        "save_strategy": "no",
+        "min_learning_rate": config["learning_rate"],
+        "warmup_steps": 0,
+        "logging_steps": 1,
+        "max_steps": steps,
+    }
+    (WORKSPACE / _CONFIG).write_text(json.dumps(config, indent=2))
+    shutil.copy(BENCH / "pretrain_inputs.py", WORKSPACE)
+    plan = make_plan("prepare", data, found)
+    write = ["python", "pretrain_inputs.py", _CONFIG, MODEL, _SAMPLES, str(steps)]
+    subprocess.run(command(plan, threads, argv=write), check=True)
+    keys = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
+    chosen = {key: config[key] for key in keys}
+    chosen |= {"rows": config["per_device_train_batch_size"], "steps": steps, "threads": threads}
+    (WORKSPACE / _SETTINGS).write_text(json.dumps(chosen, indent=2))
+    shutil.rmtree(WORKSPACE / "hf", ignore_errors=True)
+    convert = other_command(
+        plan, threads, packages, "peft_side.py", "convert", "models/bench", "hf"
+    )
+    subprocess.run(convert, check=True)
+    return config
+
+
+def measure(
+    found: settings.Settings, packages: Path, rounds: int, threads: int
+) -> list[dict[str, Run]]:
+    """Let all take turns, and return what was seen of each round."""
+    seen = []
+    for number in range(1, rounds + 1):
+        report.say(f"round {number} of {rounds}, load {report.load()}")
+        entry = {
+            "paddle-stacks": _ours(found, threads),
+            "trainer": _theirs(found, packages, threads),
+            "one": _ours(found, 1),
+            "two": _ours(found, 2, ranks=2),  # the job divides threads among its processes
+        }
+        first = {side: run.losses[0] for side, run in entry.items() if side != "two"}
+        if max(first.values()) - min(first.values()) > _SAME_LOSS:
+            raise JobError(f"the sides do not do the same: the first step's losses are {first}")
+        seen.append(entry)
+    return seen
+
+
+def _ours(found: settings.Settings, threads: int, ranks: int = 1) -> Run:
+    line = ["--config", _CONFIG, "--name", "bench", "--resume", "never"]
+    line += ["--ranks", str(ranks)] if ranks > 1 else []
+    plan = _unnamed(make_plan("pretrain", line, found))
+    return watched(plan, command(plan, threads))
+
+
+def _theirs(found: settings.Settings, packages: Path, threads: int) -> Run:
+    plan = _unnamed(make_plan("pretrain", ["--config", _CONFIG], found))
+    arguments = ["trainer_side.py", "hf", _SAMPLES, _SETTINGS]
+    return watched(plan, other_command(plan, threads, packages, *arguments))
+
+
+def _unnamed(plan: Any) -> Any:
+    """Return the plan without a job's name and labels: nobody who ends jobs ends a measurement."""
+    return dataclasses.replace(plan, name=f"bench-pretrain-{os.getpid()}", labels={})
+
+
+def compare(seen: list[dict[str, Run]], tokens: int) -> dict[str, Any]:
+    """Return the medians of each side, their ratio, and the efficiency of two processes.
+
+    Args:
+        seen: of each round.
+        tokens: of a step of one process.
+    """
+    counted = slice(_WARM_UP - 1, None)  # the first step is in the start-up
+    sides: dict[str, Any] = {}
+    for side in seen[0]:
+        runs = [entry[side] for entry in seen]
+        of_a_step = tokens * (2 if side == "two" else 1)
+        times = [second for run in runs for second in run.seconds[counted]]
+        cpu = [second for run in runs for second in run.cpu[counted]]
+        sides[side] = {
+            "tokens_per_second": round(of_a_step / statistics.median(times), 1),
+            "tokens_per_cpu_second": round(of_a_step / statistics.median(cpu), 1),
+            "start_seconds": round(statistics.median(run.start for run in runs), 1),
+            "peak_mib": max(run.peak_mib for run in runs),
+            "first_loss": round(runs[0].losses[0], 5),
+            "last_loss": round(runs[0].losses[-1], 5),
+        }
+    # Of the same step of the same round: the machine was then as busy for both.
+    ratios = {
+        "trainer": _ratio(seen, "trainer", "paddle-stacks", counted),
+        "efficiency": _ratio(seen, "one", "two", counted),
+    }
+    return {"sides": sides, "ratios": ratios}
+
+
+def _ratio(seen: list[dict[str, Run]], side: str, by: str, counted: slice) -> float:
+    pairs = [
+        theirs / ours
+        for entry in seen
+        for theirs, ours in zip(
+            entry[side].seconds[counted], entry[by].seconds[counted], strict=True
+        )
+    ]
+    return round(statistics.median(pairs), 2)
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Return the document as Markdown."""
+    named = {
+        "tokens_per_second": "tokens/s",
+        "tokens_per_cpu_second": "tokens per processor second",
+        "start_seconds": "to the end of the first step, s",
+        "peak_mib": "peak memory, MiB",
+        "first_loss": "loss of the first step",
+        "last_loss": "loss of the last step",
+    }
+    sides, ratios = found["sides"], found["ratios"]
+    ours, theirs = sides["paddle-stacks"], sides["trainer"]
+    threads = found["threads"]
+    first = report.table(
+        (f"one process, {threads} threads", "paddle-stacks", "transformers' Trainer", "ratio"),
+        [
+            (text, ours[key], theirs[key], ratios["trainer"] if key == "tokens_per_second" else "")
+            for key, text in named.items()
+        ],
+    )
+    second = report.table(
+        ("processes of one thread", "tokens/s", "peak memory, MiB", "efficiency"),
+        [
+            (1, sides["one"]["tokens_per_second"], sides["one"]["peak_mib"], ""),
+            (2, sides["two"]["tokens_per_second"], sides["two"]["peak_mib"], ratios["efficiency"]),
+        ],
+    )
+    return f"{first}\n\n{second}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=16, help="steps of a run; default: 16")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side; default: 3")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores"
+    )
+    parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(argv)
+    document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
+    try:
+        if given.steps <= _WARM_UP:
+            raise RequestError(f"--steps must be more than {_WARM_UP}", where="--steps")
+        WORKSPACE.mkdir(parents=True, exist_ok=True)
+        found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+        packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")
+        config = prepare(found, packages, given.steps, given.threads)
+        seen = measure(found, packages, given.rounds, given.threads)
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        return error.status
+    tokens = config["per_device_train_batch_size"] * config["max_seq_length"]
+    document |= {"steps": given.steps, "threads": given.threads, "tokens_of_a_step": tokens}
+    document |= compare(seen, tokens)
+    document["rounds"] = [
+        {side: dataclasses.asdict(run) for side, run in entry.items()} for entry in seen
+    ]
+    report.show(document, tables(document), as_json=given.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
