@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import paddle
-from paddle.utils.dlpack import from_dlpack
 
+from entrypoints.inference import dynamic
 from entrypoints.inference.adapter import Adapter
+from entrypoints.inference.decoding import Model, shared
+from entrypoints.inference.llama import Shape, rotation_tables
+from entrypoints.inference.network import NetworkModel
 from entrypoints.inference.weights import Weights
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import platforms
 
-__all__ = ["Decoding", "LanguageModel", "context_length", "load"]
+__all__ = [
+    "Decoding",
+    "LanguageModel",
+    "check_complete",
+    "context_length",
+    "load",
+    "vocabulary_size",
+]
 
-_CHUNK = 512  # tokens of prompts that go through the model at once: bounds memory
 _LISTED = 5
 
 # What a checkpoint's configuration may say for the machine it was trained on, as every device
@@ -35,94 +44,46 @@ _PLAIN = {
 }
 
 
-class LanguageModel:
-    """PaddleNLP's model, called a step at a time.
-
-    Args:
-        network: a ``…ForCausalLM``.
-    """
-
-    def __init__(self, network: Any) -> None:
-        self._network = network
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
-        """Read prompts, padded on the left to one length, and return their decoding."""
-        longest = max(map(len, prompts))
-        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-        known = np.zeros((len(prompts), longest), dtype=bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = prompt
-            known[row, longest - len(prompt) :] = True
-        decoding = Decoding(self._network, len(prompts))
-        chunk = max(_CHUNK // len(prompts), 1)
-        for begin in range(0, longest, chunk):
-            decoding.read(tokens[:, begin : begin + chunk], known[:, begin : begin + chunk])
-        return decoding
-
-
-class Decoding:
+class Decoding(Protocol):
     """A batch of texts in the making: what the model has read, and what it makes of it.
 
-    Args:
-        network: a ``…ForCausalLM``.
-        rows: texts in the batch.
-
     Attributes:
-        logits: of the next token, ``[batch, vocabulary]``.
+        logits: of the next token, ``[rows, vocabulary]``.
     """
 
     logits: npt.NDArray[np.float32]
 
-    def __init__(self, network: Any, rows: int) -> None:
-        self._network = network
-        self._past: Any = None
-        self._known = np.zeros((rows, 0), dtype=bool)
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest text; every text takes the memory of so many."""
 
     def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens.
-
-        Args:
-            tokens: ``[batch, new]``.
-            known: ``[batch, new]``, false where a token is padding.
-        """
-        past, new = self._known.shape[1], tokens.shape[1]
-        self._known = np.concatenate([self._known, known], axis=1)
-        positions = np.maximum(np.cumsum(self._known, axis=1) - 1, 0)[:, past:]
-        # Of four dimensions, so that PaddleNLP takes it as it is and makes none of its own:
-        # its idea of the past's length is wrong for the layout that attention.py keeps.
-        before = np.arange(past + new) <= np.arange(past, past + new)[:, None]
-        visible = self._known[:, None, None, :] & before
-        with paddle.no_grad():
-            found = self._network(
-                input_ids=paddle.to_tensor(tokens),
-                position_ids=paddle.to_tensor(positions),
-                attention_mask=paddle.to_tensor(visible),
-                past_key_values=self._past,
-                use_cache=True,
-                return_dict=True,
-            )
-        self._past = found.past_key_values
-        # Nothing is copied where it is float32 already.
-        self.logits = found.logits[:, -1].numpy().astype(np.float32, copy=False)
+        """Give the model the next tokens, ``[rows, new]``; not ``known`` are paddings."""
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
-        column = np.array(tokens, dtype=np.int64)[:, None]
-        self.read(column, np.ones_like(column, dtype=bool))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only."""
-        index = paddle.to_tensor(np.array(rows, dtype=np.int64))
-        self._past = [
-            tuple(paddle.index_select(part, index, axis=0) for part in layer)
-            for layer in self._past
-        ]
-        self._known = self._known[list(rows)]
-        self.logits = self.logits[list(rows)]
+        """Go on with these texts only; one that is named more than once is continued as often."""
+
+    def join(self, other: Any) -> None:
+        """Go on with the texts of another decoding of the model as well, behind these."""
+
+
+class LanguageModel(Protocol):
+    """A model that is called a step at a time."""
+
+    def begin(self, rows: int) -> Decoding:
+        """Return a decoding of so many texts, of which nothing has been read yet."""
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
+        """Read prompts and return their decoding."""
 
 
 def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> LanguageModel:
     """Return the model of a PaddleNLP checkpoint, with an adapter merged into it.
+
+    A Llama on a CPU is ours (``llama.py``); everything else is PaddleNLP's network.
 
     Args:
         folder: the checkpoint.
@@ -136,24 +97,36 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
     weights = Weights(folder)
     device = platforms.device(platforms.current())
     paddle.set_device(device)
-    network = _empty(folder, dtype, device)
+    config = _config(folder)
+    if device == "cpu" and config.architectures[0] == "LlamaForCausalLM":
+        shape = Shape.of(config)
+        check_complete(weights, shape.weights())
+        merged = _merged(weights, adapter, dtype)
+        engine = dynamic.Engine(shape, {name: merged(name) for name in shape.weights()})
+        return Model(engine, shape, rotation_tables(config, shape, config.max_position_embeddings))
+    network = _empty(config, dtype)
     parameters = dict(network.named_parameters())
-    _check_complete(weights, parameters)
+    check_complete(weights, {name: tuple(each.shape) for name, each in parameters.items()})
+    merged = _merged(weights, adapter, dtype)
+    for name, parameter in parameters.items():
+        # Shares the memory, as PaddleNLP's own loader does; on a card it is the copy's there.
+        array = merged(name)
+        (shared(array) if device == "cpu" else paddle.to_tensor(array))._share_buffer_to(parameter)
+    return NetworkModel(network)
+
+
+def _merged(weights: Weights, adapter: Path | None, dtype: str) -> Callable[[str], Any]:
+    """Return what gives a weight by its name, with the adapter's change in it."""
     changes = Adapter(adapter, {name: weights.shape(name) for name in weights}) if adapter else None
     changed: dict[str, npt.NDArray[Any]] = {}
     for name, values, added in changes.changes() if changes else ():
         merged = changed.get(name, weights[name]) + values if added else values
         changed[name] = merged.astype(dtype, copy=False)
-    for name, parameter in parameters.items():
-        array = np.ascontiguousarray(changed.get(name, weights[name]), dtype=dtype)
-        # Shares the memory, as PaddleNLP's own loader does; on a card it is the copy's there.
-        on_device = from_dlpack(array.__dlpack__()) if device == "cpu" else paddle.to_tensor(array)
-        on_device._share_buffer_to(parameter)
-    from entrypoints.inference.attention import speed_up
 
-    with paddle.no_grad():
-        speed_up(network)
-    return LanguageModel(network)
+    def get(name: str) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(changed.get(name, weights[name]), dtype=dtype)
+
+    return get
 
 
 def context_length(folder: Path) -> int:
@@ -162,54 +135,75 @@ def context_length(folder: Path) -> int:
     Raises:
         RequestError: its ``config.json`` cannot be read or does not say.
     """
+    return _configured(folder, "max_position_embeddings")
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Return the number of tokens a model knows.
+
+    Raises:
+        RequestError: its ``config.json`` cannot be read or does not say.
+    """
+    return _configured(folder, "vocab_size")
+
+
+def _configured(folder: Path, key: str) -> int:
+    """Return a positive number that a model's configuration has to say."""
     path = folder / "config.json"
     try:
-        length = json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"]
+        number = json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         fault = f"not a model's configuration: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path)) from None
-    if not isinstance(length, int) or length < 1:
-        raise RequestError(f"max_position_embeddings is {length!r}", where=str(path))
-    return length
+    if not isinstance(number, int) or number < 1:
+        raise RequestError(f"{key} is {number!r}", where=str(path))
+    return number
 
 
-def _empty(folder: Path, dtype: str, device: str) -> Any:
-    """Return the network that a checkpoint is for, without values in it."""
+def _config(folder: Path) -> Any:
+    """Return a checkpoint's configuration, without what only some devices have."""
     from paddlenlp import transformers
-    from paddlenlp.transformers.model_utils import no_init_weights
 
     config = transformers.AutoConfig.from_pretrained(str(folder))
     for key, value in _PLAIN.items():
         setattr(config, key, value)
     name = (config.architectures or [""])[0]
-    network_class = getattr(transformers, name, None) if name.endswith("ForCausalLM") else None
-    if network_class is None:
+    if not name.endswith("ForCausalLM") or not hasattr(transformers, name):
         raise RequestError(
             f'the architecture "{name}" is not a causal language model of PaddleNLP',
             where=str(folder / "config.json"),
             remedy="architectures are LlamaForCausalLM and the like",
         )
-    if device == "cpu":
-        # Strided views, Paddle's default, are turned into matrices by a kernel that takes
-        # 20 ns an element; plain copies take a thirtieth.
-        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    return config
+
+
+def _empty(config: Any, dtype: str) -> Any:
+    """Return the network that a configuration is for, without values in it."""
+    from paddlenlp import transformers
+    from paddlenlp.transformers.model_utils import no_init_weights
+
     # From now on: PaddleNLP makes its masks in the default type, and the lowest float32
     # would be minus infinity in float16, of which softmax makes no number.
     paddle.set_default_dtype(dtype)
     with no_init_weights(), paddle.LazyGuard():
-        network = network_class(config)
+        network = getattr(transformers, config.architectures[0])(config)
     network.eval()
     return network
 
 
-def _check_complete(weights: Weights, parameters: dict[str, Any]) -> None:
+def check_complete(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint whose weights are not those of its configuration.
+
+    Raises:
+        RequestError: weights are missing, or of another shape.
+    """
     faults = []
-    for name, parameter in parameters.items():
+    for name, shape in wanted.items():
         if name not in weights:
             faults.append(f"the weight {name} is missing")
-        elif weights.shape(name) != tuple(parameter.shape):
-            wanted, found = list(parameter.shape), list(weights.shape(name))
-            faults.append(f"the weight {name} is {found}, and config.json makes it {wanted}")
+        elif weights.shape(name) != shape:
+            found = f"{list(weights.shape(name))}, and config.json makes it {list(shape)}"
+            faults.append(f"the weight {name} is {found}")
     if faults:
         more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
         where = str(weights.folder)

@@ -19,15 +19,14 @@ def job() -> Iterator[Runner]:
 
 @pytest.fixture(scope="session")
 def tiny_models(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``tiny`` and ``tiny-<kind>``: random Llamas of two layers (see tiny.py)."""
+    """A folder with ``tiny`` and ``tiny-<kind>``: random models of two layers (see tiny.py)."""
     workspace = tmp_path_factory.mktemp("tiny")
     shutil.copy(Path(__file__).with_name("tiny.py"), workspace)
-    made = job(
-        ["python", "tiny.py", "models", "sentencepiece", "plain", "bytes", "fast"], workspace
-    )
+    kinds = ["sentencepiece", "plain", "bytes", "fast", "qwen2"]
+    made = job(["python", "tiny.py", "models", *kinds], workspace)
     assert made.status == 0, made.stderr
     (workspace / "models" / "sentencepiece").rename(workspace / "models" / "tiny")
-    for kind in ("plain", "bytes", "fast"):
+    for kind in kinds[1:]:
         (workspace / "models" / kind).rename(workspace / "models" / f"tiny-{kind}")
     return workspace / "models"
 

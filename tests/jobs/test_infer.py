@@ -53,7 +53,7 @@ def test_a_prompt_is_answered_on_standard_output_and_nothing_else(job, ready, mo
     assert again.stdout == done.stdout
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-fast"])
+@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-qwen2"])
 def test_a_file_is_answered_in_order_and_as_upstream_generates(job, ready, model) -> None:
     line = ["--model", model, "--input", "in.jsonl", "--max-new-tokens", "20"]
     infer(job, ready, *line, "--output", "out.jsonl", "--batch-size", "4")

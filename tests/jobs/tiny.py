@@ -3,8 +3,8 @@
 A KIND is a tokenizer, and the name of the model's folder in FOLDER:
 ``sentencepiece`` (1,000 pieces trained on the spot, with a chat template in
 PaddleNLP's format), ``plain`` (the same without a template), ``bytes`` (Qwen2's
-class, byte level) or ``fast`` (a ``tokenizer.json`` with a jinja template). It
-runs where PaddleNLP is: in the images.
+class, byte level) or ``fast`` (a ``tokenizer.json`` with a jinja template); ``qwen2`` is
+no Llama, with the tokenizer of ``bytes``. It runs where PaddleNLP is: in the images.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ JINJA = (
 
 def make(folder: Path, kind: str) -> None:
     import paddle
-    from paddlenlp.transformers import LlamaConfig, LlamaForCausalLM
+    from paddlenlp import transformers
 
     folder.mkdir(parents=True)
-    {"sentencepiece": _pieces, "plain": _pieces, "bytes": _bytes, "fast": _fast}[kind](folder)
+    tokenizers = {"sentencepiece": _pieces, "plain": _pieces, "bytes": _bytes, "fast": _fast}
+    tokenizers.get(kind, _bytes)(folder)
     if kind == "sentencepiece":
         (folder / "chat_template.json").write_text(json.dumps(CHAT))
     paddle.seed(1)
-    config = LlamaConfig(
+    family = "Qwen2" if kind == "qwen2" else "Llama"
+    config = getattr(transformers, family + "Config")(
         vocab_size=1000,
         hidden_size=64,
         intermediate_size=128,
@@ -49,7 +51,7 @@ def make(folder: Path, kind: str) -> None:
         pad_token_id=0,
         dtype="float32",
     )
-    model = LlamaForCausalLM(config)
+    model = getattr(transformers, family + "ForCausalLM")(config)
     model.save_pretrained(str(folder), safe_serialization=True)
 
 

@@ -1,0 +1,247 @@
+"""Decoding a batch of texts with a cache of keys and values, whatever engine computes.
+
+Each text has a row of the cache and fills its slots from the first one on, so that texts
+of unlike length need no padding in it, a row does not notice the others, and rows come
+and go between steps. A token that is padding goes to the last slot, which no text reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from paddle.utils.dlpack import from_dlpack
+
+from entrypoints.inference.llama import Inputs, Shape, Slots
+
+__all__ = ["Cache", "Decoding", "Engine", "Model", "keep_freed_memory", "shared"]
+
+_CHUNK = 512  # tokens of prompts that go through the model at once: bounds memory
+_STEP = 64  # slots
+_HIDDEN = np.float32(-1e30)
+
+Array = npt.NDArray[Any]
+
+
+class Engine(Protocol):
+    """What computes a step."""
+
+    def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
+        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+
+
+class Cache:
+    """Keys and values of every layer, ``[rows, key heads, slots, width]`` each.
+
+    Args:
+        shape: of the network.
+        rows: texts.
+        slots: of each row, the one for padding included.
+
+    Attributes:
+        tensors: the same memory, as each layer's :data:`Slots` of keys and of values;
+            another list whenever the memory is another.
+    """
+
+    def __init__(self, shape: Shape, rows: int, slots: int) -> None:
+        self._shape = shape
+        size = (rows, shape.sizes.key_value_heads, slots, shape.width)
+        # Zeros: what is masked counts for nothing, but must not be infinite.
+        layers = range(shape.sizes.layers)
+        self._arrays = [(np.zeros(size, np.float32), np.zeros(size, np.float32)) for _ in layers]
+        self.slots = slots
+        self.tensors = self._as_tensors()
+
+    def gather(self, parts: Sequence[tuple[Cache, Sequence[int]]], slots: int) -> None:
+        """Hold these rows of these caches, in this order; its own may be among them.
+
+        Args:
+            parts: caches, and rows of each.
+            slots: of each row from now on; what lies behind is dropped.
+        """
+        for layer in range(len(self._arrays)):
+            old = [(cache._arrays[layer], list(rows)) for cache, rows in parts]
+            self._arrays[layer] = (_gathered(old, 0, slots), _gathered(old, 1, slots))
+        self.slots = slots
+        self.tensors = self._as_tensors()
+
+    def _as_tensors(self) -> list[tuple[Slots, Slots]]:
+        return [(self._views(keys), self._views(values)) for keys, values in self._arrays]
+
+    def _views(self, array: npt.NDArray[np.float32]) -> Slots:
+        return shared(array.reshape(-1, self._shape.width)), shared(array)
+
+
+def _gathered(
+    parts: Sequence[tuple[tuple[Array, Array], list[int]]], which: int, slots: int
+) -> npt.NDArray[np.float32]:
+    first = parts[0][0][which]
+    count = sum(len(rows) for _, rows in parts)
+    made = np.zeros((count, first.shape[1], slots, first.shape[3]), np.float32)
+    at = 0
+    for arrays, rows in parts:
+        kept = min(slots, arrays[which].shape[2])
+        made[at : at + len(rows), :, :kept] = arrays[which][rows, :, :kept]
+        at += len(rows)
+    return made
+
+
+class Model:
+    """A model that is called a step at a time.
+
+    Args:
+        engine: what computes.
+        shape: of the network.
+        rotation: cosines and signed sines of every position, ``[context, width]`` each.
+    """
+
+    def __init__(self, engine: Engine, shape: Shape, rotation: tuple[Array, Array]) -> None:
+        self.engine = engine
+        self.shape = shape
+        self.rotation = rotation
+
+    def begin(self, rows: int) -> Decoding:
+        """Return a decoding of so many texts, of which nothing has been read yet."""
+        return Decoding(self, rows)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
+        """Read prompts, a chunk of all of them at a time, and return their decoding."""
+        longest = max(map(len, prompts))
+        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
+        known = np.zeros((len(prompts), longest), dtype=bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+            known[row, : len(prompt)] = True
+        decoding = self.begin(len(prompts))
+        decoding.reserve(longest)
+        chunk = max(_CHUNK // len(prompts), 1)
+        for begin in range(0, longest, chunk):
+            decoding.read(tokens[:, begin : begin + chunk], known[:, begin : begin + chunk])
+        return decoding
+
+
+class Decoding:
+    """A batch of texts in the making: what the model has read, and what it makes of it.
+
+    Args:
+        model: the model.
+        rows: texts in the batch.
+
+    Attributes:
+        logits: of the next token, ``[rows, vocabulary]``.
+    """
+
+    def __init__(self, model: Model, rows: int) -> None:
+        self._model = model
+        self._lengths = np.zeros(rows, dtype=np.int64)
+        self._cache = Cache(model.shape, rows, _STEP)
+        self._mask: npt.NDArray[np.float32] | None = None
+        self.logits = np.zeros((rows, model.shape.sizes.vocabulary), dtype=np.float32)
+
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest text; every text takes the memory of so many."""
+        return int(self._lengths.max())
+
+    def reserve(self, length: int) -> None:
+        """Make room for texts of so many tokens."""
+        if length >= self._cache.slots:
+            self._gather([(self._cache, range(len(self._lengths)))], length)
+
+    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+        """Give the model the next tokens.
+
+        Args:
+            tokens: ``[rows, new]``.
+            known: ``[rows, new]``, false where a token is padding.
+        """
+        counts = known.sum(axis=1)
+        self.reserve(int((self._lengths + counts).max()))
+        positions = np.maximum(self._lengths[:, None] + np.cumsum(known, axis=1) - 1, 0)
+        inputs = self._inputs(tokens, known, positions)
+        found = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
+        self._lengths += counts
+        # A row that has read nothing but padding goes on from what it read before.
+        self.logits = found if counts.all() else np.where(counts[:, None], found, self.logits)
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """Give the model the token that was chosen for every text."""
+        column = np.array(tokens, dtype=np.int64)[:, None]
+        self.read(column, np.ones_like(column, dtype=bool))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these texts only; one that is named more than once is continued as often."""
+        rows = list(rows)
+        self._lengths = self._lengths[rows]
+        self.logits = self.logits[rows]
+        self._gather([(self._cache, rows)], self.columns)
+
+    def join(self, other: Decoding) -> None:
+        """Go on with the texts of another decoding as well, which come behind these."""
+        parts = [(part._cache, range(len(part._lengths))) for part in (self, other)]
+        self._lengths = np.concatenate([self._lengths, other._lengths])
+        self.logits = np.concatenate([self.logits, other.logits])
+        self._gather(parts, self.columns)
+
+    def _gather(self, parts: Sequence[tuple[Cache, Sequence[int]]], length: int) -> None:
+        # An eighth is left free: copying a text's cache now and then costs less than
+        # looking at twice as many slots at every step.
+        slots = -(-(length + length // 8 + 1) // _STEP) * _STEP
+        self._cache.gather(parts, slots)
+        self._mask = None
+
+    def _inputs(self, tokens: Array, known: Array, positions: Array) -> Inputs:
+        rows, new = tokens.shape
+        shape, slots = self._model.shape, self._cache.slots
+        turned = (rows, new, shape.turned, shape.width)
+        cos, sin = (
+            _stretched(table[positions][:, :, None], turned) for table in self._model.rotation
+        )
+        heads = np.arange(rows * shape.sizes.key_value_heads).reshape(rows, -1, 1) * slots
+        slot = np.where(known, positions, slots - 1)[:, None]
+        last = new - 1 - known[:, ::-1].argmax(axis=1) + np.arange(rows) * new
+        if new > 1:
+            self._mask = None
+        mask = self._whole_mask(positions) if new > 1 else self._next_mask(positions)
+        return Inputs(tokens.copy(), cos, sin, mask, (heads + slot).reshape(-1), last)
+
+    def _next_mask(self, positions: Array) -> npt.NDArray[np.float32]:
+        """Return the mask of one token a row: the one before it, with one slot more."""
+        if self._mask is None:
+            self._mask = self._whole_mask(positions)
+        else:
+            self._mask[np.arange(len(positions)), :, :, positions[:, 0]] = 0
+        return self._mask
+
+    def _whole_mask(self, positions: Array) -> npt.NDArray[np.float32]:
+        rows, new = positions.shape
+        sizes, slots = self._model.shape.sizes, self._cache.slots
+        visible = np.arange(slots) <= positions[:, :, None]
+        mask = np.where(visible, np.float32(0), _HIDDEN)[:, None, None]
+        group = sizes.heads // sizes.key_value_heads
+        whole = _stretched(mask, (rows, sizes.key_value_heads, group, new, slots))
+        return whole.reshape(rows, sizes.key_value_heads, group * new, slots)
+
+
+def _stretched(array: Array, shape: tuple[int, ...]) -> Array:
+    return np.array(np.broadcast_to(array, shape), order="C")
+
+
+def shared(array: Array) -> Any:
+    """Return a tensor on an array's memory, which has to be contiguous and writable."""
+    return from_dlpack(array.__dlpack__())
+
+
+def keep_freed_memory() -> None:
+    """Have the allocator keep large blocks that are freed, instead of giving them back.
+
+    A step's temporaries are as large as the last one's. Given back, each is mapped and
+    zeroed anew page by page, which took half of the time of reading a long prompt.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # mallopt(3)
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(m_mmap_threshold, 2**30)
+    mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,0 +1,38 @@
+"""The dynamic engine: Paddle carries out a Llama's operations one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from entrypoints.inference.decoding import Cache, keep_freed_memory, shared
+from entrypoints.inference.llama import Inputs, Network, Shape
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Computes steps.
+
+    Args:
+        shape: of the network.
+        weights: by PaddleNLP's names, float32; they are used where they are.
+    """
+
+    def __init__(self, shape: Shape, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        # Strided views, Paddle's default, are turned into matrices by a kernel that takes
+        # 20 ns an element; plain copies take a thirtieth.
+        paddle.set_flags({"FLAGS_use_stride_kernel": False})
+        keep_freed_memory()
+        self._network = Network(shape, {name: shared(array) for name, array in weights.items()})
+
+    def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
+        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+        tensors = Inputs(**{name: shared(array) for name, array in vars(inputs).items()})
+        with paddle.no_grad():
+            found: npt.NDArray[np.float32] = self._network.logits(tensors, cache.tensors).numpy()
+        return found
