@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from entrypoints import launching
 from entrypoints.arguments import parser
 from entrypoints.console import note, phase
-from entrypoints.training import starting
+from entrypoints.training import processes, starting
 from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
@@ -16,7 +19,7 @@ from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.request import LIBRARY_LOG, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms, records, schema, workspace
+from paddle_stacks.jobs import platforms, records, schema, spreading, workspace
 
 __all__ = ["main"]
 
@@ -27,7 +30,9 @@ _MAY_CHANGE = starting.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge",
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
     arguments = parser("finetune").parse_args(argv)
-    config = schema.load(arguments.config, arguments.set, backend=platforms.current())
+    nodes = launching.Nodes.of(arguments, os.environ)
+    world = arguments.ranks * nodes.count
+    config = schema.load(arguments.config, arguments.set, backend=platforms.current(), world=world)
     for text in config.notes:
         note(text)
     paths = _paths(config)
@@ -35,13 +40,23 @@ def main(argv: list[str]) -> int:
     phase("check the data")
     counts = records.check(paths["data"], dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
-    with writing_below(run), locked(run), StopSignal(arguments.grace) as stop:
-        resume = starting.resume_choice(arguments.resume, config)
-        request = _prepared(config, run, paths, resume)
+    spreading.check(config, paths["model"], world)
+    with (
+        writing_below(run),
+        locked(run, f".lock{nodes.name}"),
+        StopSignal(arguments.grace) as stop,
+    ):
+        request = _prepared(arguments, config, run, paths, nodes)
         if request is None:
             print(json.loads((run / RESULT).read_text(encoding="utf-8"))["output"])
             return 0
         phase("start PaddlePaddle")
+        if launching.is_launched(arguments.ranks, nodes):
+            processes.run(
+                "finetune", request.to_json(), ranks=arguments.ranks, nodes=nodes, folder=run
+            )
+            print(run / (workspace.ADAPTER if config["lora"] else workspace.MODEL))
+            return 0
         spare()
         libraries_log_to(run / LIBRARY_LOG)
         from entrypoints.training.run import train
@@ -77,18 +92,26 @@ def _paths(config: schema.Config) -> dict[str, Path]:
 
 
 def _prepared(
-    config: schema.Config, run: Path, paths: Mapping[str, Path], resume: str
+    arguments: argparse.Namespace,
+    config: schema.Config,
+    run: Path,
+    paths: Mapping[str, Path],
+    nodes: launching.Nodes,
 ) -> Request | None:
     """Return what to train, or None if that has been done already."""
     fingerprints = {
         split: records.fingerprint(paths["data"], split)
         for split in (("train", "dev") if config["do_eval"] else ("train",))
     }
-    start = starting.begin(config, run, fingerprints, resume, _MAY_CHANGE)
+    resume = starting.resume_choice(arguments.resume, config)
+    owner = nodes.rank in (0, None)
+    start = starting.begin(config, run, fingerprints, resume, _MAY_CHANGE, owner=owner)
     if start.finished:
         return None
     return Request(
         config=config,
+        changes=tuple(arguments.set),
+        world=arguments.ranks * nodes.count,
         run=run,
         base=paths["model"],
         tokenizer=paths["tokenizer"],
@@ -97,4 +120,5 @@ def _prepared(
         data=paths["data"],
         fingerprints=fingerprints,
         resume=start.resume,
+        grace=arguments.grace,
     )

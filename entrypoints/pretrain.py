@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         phase("start PaddlePaddle")
         if launching.is_launched(arguments.ranks, nodes):
             processes.run(
-                "entrypoints.pretraining.worker",
+                "pretrain",
                 request.to_json(),
                 ranks=arguments.ranks,
                 nodes=nodes,

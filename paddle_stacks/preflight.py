@@ -20,6 +20,7 @@ from paddle_stacks.jobs import (
     prompts,
     records,
     schema,
+    spreading,
     upstream,
     workspace,
 )
@@ -172,8 +173,13 @@ def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
 
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     config = training_config(plan, arguments)
+    world = arguments.ranks * (arguments.nnodes or 1)
     faults = [
-        *_faults(lambda: workspace.find_model(config["model_name_or_path"], here)),
+        *_faults(
+            lambda: spreading.check(
+                config, workspace.find_model(config["model_name_or_path"], here), world
+            )
+        ),
         *_faults(
             lambda: records.check(here / config["dataset_name_or_path"], dev=config["do_eval"])
         ),

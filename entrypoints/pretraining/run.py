@@ -14,6 +14,7 @@ from entrypoints.pretraining import flops, model, samples
 from entrypoints.pretraining.request import Request
 from entrypoints.pretraining.trainer import Pretrainer
 from entrypoints.training import kernels, plot, saving
+from entrypoints.training.batches import Share
 from entrypoints.training.loop import Arguments, Keeping, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.model import load_tokenizer
@@ -94,7 +95,7 @@ def _trainer(request: Request, stop: StopSignal) -> Pretrainer:
 
 def _samples(request: Request, settings: Arguments) -> dict[str, samples.Samples]:
     config = request.config
-    share = samples.Share(settings.dataset_rank, settings.dataset_world_size)
+    share = Share(settings.dataset_rank, settings.dataset_world_size)
     train, evaluation, test = samples.datasets(
         request.corpus, config, share, request.run, request.run / LIBRARY_LOG
     )

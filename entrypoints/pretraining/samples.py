@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,12 @@ import numpy as np
 import paddle
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 
+from entrypoints.training.batches import Share
 from paddle_stacks.jobs.schema import Config
 
-__all__ = ["Samples", "Share", "datasets"]
+__all__ = ["Samples", "datasets"]
 
 _CACHE = "index-cache"  # in the run's folder: a corpus may be read-only
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of all batches that a process has.
-
-    Args:
-        rank: which part, from 0.
-        world: how many parts there are: the processes that see different data.
-    """
-
-    rank: int = 0
-    world: int = 1
 
 
 def datasets(

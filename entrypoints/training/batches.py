@@ -11,10 +11,24 @@ import numpy.typing as npt
 
 from entrypoints.training.data import IGNORED
 from entrypoints.training.packing import Row
+from paddle_stacks.errors import RequestError
 
-__all__ = ["Batch", "Batches", "Padding", "collate"]
+__all__ = ["Batch", "Batches", "Padding", "Share", "collate"]
 
 _GROUP = 16  # batches whose rows are sorted by length before they are cut
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of all batches that a process has.
+
+    Args:
+        rank: which part, from 0.
+        world: how many parts there are: the processes that see different data.
+    """
+
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,9 @@ class Batch:
     position_ids: npt.NDArray[np.int64] | None
     attention_mask: npt.NDArray[np.bool_] | None
     tokens: int
+
+
+_WHOLE = Share()
 
 
 def collate(rows: Sequence[Row], padding: Padding) -> Batch:
@@ -112,6 +129,11 @@ class Batches:
             of steps: what is left over is not used in it (the next one has
             another order). Zero for evaluation, which uses everything.
         convert: what is made of each batch.
+        share: of this process. The batches are dealt out one by one, so that a step of two
+            processes is one of a single process with twice the accumulation.
+
+    Raises:
+        RequestError: there are fewer batches than processes.
     """
 
     def __init__(
@@ -123,6 +145,7 @@ class Batches:
         seed: int | None = None,
         accumulation: int = 0,
         convert: Callable[[Batch], Any] = lambda batch: batch,
+        share: Share = _WHOLE,
     ) -> None:
         self.rows = rows
         self.epoch = 0
@@ -130,15 +153,27 @@ class Batches:
         self._padding = padding
         self._seed = seed
         self._convert = convert
+        self._share = share
         batches = -(-len(rows) // size)
-        whole = batches - batches % accumulation if accumulation else batches
-        self._batches = whole or batches
+        if not accumulation:
+            self._batches = batches
+            return
+        whole = batches - batches % (accumulation * share.world)
+        self._batches = whole or batches - batches % share.world
+        if not self._batches:
+            raise RequestError(
+                f"{len(rows)} rows make {batches} batches, fewer than the {share.world} processes "
+                "that are to have one each",
+                where="per_device_train_batch_size",
+                remedy="more records, smaller batches, or fewer processes",
+            )
 
     def __len__(self) -> int:
-        return self._batches
+        return len(range(self._share.rank, self._batches, self._share.world))
 
     def __iter__(self) -> Iterator[Any]:
-        for chosen in self.order(self.epoch)[: self._batches]:
+        dealt = self.order(self.epoch)[: self._batches]
+        for chosen in dealt[self._share.rank :: self._share.world]:
             yield self._convert(collate([self.rows[index] for index in chosen], self._padding))
 
     def order(self, epoch: int) -> list[list[int]]:

@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
+from paddle.distributed.fleet.meta_parallel import PipelineLayer
 from paddlenlp.peft.lora import LoRAConfig, LoRAModel
-from paddlenlp.transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from paddlenlp.transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForCausalLMPipe,
+    AutoTokenizer,
+)
 from paddlenlp.transformers.configuration_utils import LlmMetaConfig
 
 from entrypoints.training.batches import Batch
+from entrypoints.training.data import IGNORED
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.schema import Config
 
@@ -21,6 +29,7 @@ __all__ = [
     "AnswerHead",
     "add_lora",
     "add_noise",
+    "as_stage_tensors",
     "as_tensors",
     "load_adapted",
     "load_model",
@@ -42,7 +51,7 @@ _PROJECTIONS = (
 )
 
 # The linear layers that upstream adapts (``get_lora_target_modules``), for the
-# architectures that the fetch job converts. Their classes' ``base_model_prefix``.
+# architectures that the fetch job converts. Their ``model_type``.
 _TARGETS = {"llama": _PROJECTIONS, "qwen2": _PROJECTIONS}
 
 
@@ -78,10 +87,15 @@ def load_model(folder: Path, config: Config, training_arguments: Any) -> Any:
     model_config.seq_length = config["max_length"]
     model_config.use_cache = False
     model_config.refined_recompute = {}  # its default, "", is not what the layers read
+    piped = training_arguments.pipeline_parallel_degree > 1
+    kind = AutoModelForCausalLMPipe if piped else AutoModelForCausalLM
+    # The head's logits are asked for as a whole, by AnswerHead and by the stages' criterion.
+    model_config.tensor_parallel_output = False
     # low_cpu_mem_usage builds the layers without initial values: 1.8 s instead of 7.4 s for
-    # 163M parameters.
-    return AutoModelForCausalLM.from_pretrained(
-        str(folder), config=model_config, dtype=dtype, low_cpu_mem_usage=True
+    # 163M parameters. Parts of a model it does not know.
+    whole = not piped and training_arguments.tensor_parallel_degree <= 1
+    return kind.from_pretrained(
+        str(folder), config=model_config, dtype=dtype, low_cpu_mem_usage=whole
     )
 
 
@@ -98,10 +112,10 @@ def add_lora(model: Any, base: Path, adapter: Path | None, config: Config) -> An
     Raises:
         RequestError: the architecture is not one of those that can be adapted.
     """
-    prefix = model.base_model_prefix
-    if prefix not in _TARGETS:
+    kind = model.config.model_type
+    if kind not in _TARGETS:
         raise RequestError(
-            f'LoRA is not there for the architecture "{prefix}"',
+            f'LoRA is not there for the architecture "{kind}"',
             where=str(base),
             remedy=f"there for: {', '.join(_TARGETS)}; full fine-tuning works: --set lora=false",
         )
@@ -111,7 +125,7 @@ def add_lora(model: Any, base: Path, adapter: Path | None, config: Config) -> An
     return LoRAModel(
         model,
         LoRAConfig(
-            target_modules=[f".*{name}.*" for name in _TARGETS[prefix]],
+            target_modules=[f".*{name}.*" for name in _TARGETS[kind]],
             r=rank,
             lora_alpha=4 if config["rslora"] else 2 * rank,
             rslora=config["rslora"],
@@ -147,6 +161,8 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     """
     settings = LoRAConfig.from_pretrained(str(adapter))
     weights = _adapter_weights(adapter)
+    if _is_a_part(model):
+        return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
     adapted = LoRAModel(model, settings)
     wanted = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
     given = {name: tuple(array.shape) for name, array in weights.items()}
@@ -161,6 +177,11 @@ def with_adapter(model: Any, adapter: Path) -> Any:
         )
     adapted.model.set_state_dict(weights)
     return adapted
+
+
+def _is_a_part(model: Any) -> bool:
+    """Return whether other processes have other parts of the model."""
+    return model.config.tensor_parallel_degree > 1 or isinstance(model, PipelineLayer)
 
 
 def add_noise(model: Any, alpha: float) -> None:
@@ -192,6 +213,16 @@ def as_tensors(batch: Batch) -> dict[str, Any]:
     return {name: paddle.to_tensor(array) for name, array in named.items() if array is not None}
 
 
+def as_stage_tensors(batch: Batch) -> dict[str, Any]:
+    """Return a batch as the tensors that the stages of a pipeline take; all [rows, length]."""
+    labels = np.full(batch.input_ids.size, IGNORED, dtype=np.int64)
+    labels[batch.answers] = batch.targets
+    return {
+        "input_ids": paddle.to_tensor(batch.input_ids),
+        "labels": paddle.to_tensor(labels.reshape(batch.input_ids.shape)),
+    }
+
+
 def _adapter_weights(adapter: Path) -> dict[str, Any]:
     file = adapter / "lora_model_state.pdparams"
     try:
@@ -219,19 +250,29 @@ class AnswerHead:
         self._model = model
         self._head = model.lm_head
 
-    def logits(self, inputs: dict[str, Any]) -> Any:
-        """Return the logits of a batch's labelled places; [labels, vocabulary]."""
+    def logits(self, inputs: dict[str, Any], through: Any = None) -> Any:
+        """Return the logits of a batch's labelled places; [labels, vocabulary].
+
+        Args:
+            inputs: a batch.
+            through: what wraps the model where several processes train it, or None.
+        """
         with self._seeing(inputs["answers"]):
-            outputs = self._model(
+            outputs = (through or self._model)(
                 input_ids=inputs["input_ids"],
                 position_ids=inputs.get("position_ids"),
                 attention_mask=inputs.get("attention_mask"),
             )
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
-    def losses(self, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the cross entropy at each labelled place, and the logits; [labels] and above."""
-        logits = self.logits(inputs).squeeze(0)
+    def losses(self, inputs: dict[str, Any], through: Any = None) -> tuple[Any, Any]:
+        """Return the cross entropy at each labelled place, and the logits; [labels] and above.
+
+        Args:
+            inputs: a batch.
+            through: as for :meth:`logits`.
+        """
+        logits = self.logits(inputs, through).squeeze(0)
         with paddle.amp.auto_cast(False):
             losses = nn.functional.cross_entropy(
                 logits.astype("float32"), inputs["targets"], reduction="none"

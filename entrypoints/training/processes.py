@@ -28,14 +28,15 @@ __all__ = ["run", "work"]
 
 _REQUEST, _EVENTS, _FAILURES = "request.json", "events", "failure"
 _FOLDER_VARIABLE = "PADDLE_STACKS_PROCESSES"
+_WORKER = "entrypoints.training.worker"
 _AS_MODULE = Path(__file__).resolve().parents[1] / "as_module.py"
 
 
-def run(module: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: Path) -> None:
-    """Run a module in several processes, to the end.
+def run(job: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: Path) -> None:
+    """Run a training in several processes, to the end.
 
     Args:
-        module: its name; it calls :func:`work`.
+        job: ``finetune`` or ``pretrain``.
         request: what it is to do.
         ranks: processes here.
         nodes: the machines.
@@ -58,7 +59,7 @@ def run(module: str, request: str, *, ranks: int, nodes: launching.Nodes, folder
         with _heard(shared / _EVENTS):
             try:
                 launching.launch(
-                    [str(_AS_MODULE), module],
+                    [str(_AS_MODULE), _WORKER, job],
                     variables,
                     "the training",
                     logs,

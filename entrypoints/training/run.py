@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.console import note, phase, report
-from entrypoints.training import batches, data, kernels, model, packing, plot, saving
-from entrypoints.training.loop import Keeping, arguments
+from entrypoints.training import batches, data, kernels, model, packing, plot, saving, unified
+from entrypoints.training.loop import Arguments, Keeping, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.request import LOSS, METRICS, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
@@ -38,14 +38,16 @@ def train(request: Request, stop: StopSignal) -> Path:
         request.template[0] if request.template else None,
         chat=config["chat_template"] != NO_TEMPLATE,
     )
+    settings = _settings(request)
     phase("tokenize")
-    train_batches, dev_batches = _batches(request, tokenizer)
+    train_batches, dev_batches = _batches(request, tokenizer, settings)
     phase("load the model")
-    trainer, metrics = _trainer(request, tokenizer, train_batches, dev_batches, stop)
+    trainer, metrics = _trainer(request, settings, tokenizer, train_batches, dev_batches, stop)
     phase("train")
     stop.defer()
     trainer.train(resume_from_checkpoint=str(request.resume.folder) if request.resume else None)
-    plot.draw(metrics.entries(), request.run.name, request.run / LOSS)
+    if trainer.is_first:
+        plot.draw(metrics.entries(), request.run.name, request.run / LOSS)
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(
             stop.received,
@@ -53,17 +55,45 @@ def train(request: Request, stop: StopSignal) -> Path:
             "the same command goes on from there",
         )
     phase("save")
-    output = _save(trainer.model, request)
-    _finish(request, metrics, output, trainer.state, time.monotonic() - began)
+    output = _save(trainer, request)
+    if trainer.is_first:
+        _finish(request, metrics, output, trainer.state, time.monotonic() - began)
     return output
 
 
-def _batches(request: Request, tokenizer: Any) -> tuple[batches.Batches, batches.Batches | None]:
+def _settings(request: Request) -> Arguments:
+    """Return upstream's arguments; where there are several processes, they meet here."""
+    import paddle
+
+    config, resume = request.config, request.resume
+    paddle.set_device(config["device"])
+    if config["device"] == "cpu":
+        kernels.use_cheaper()
+    # Of one process PaddleNLP 3.0.0b3 writes a unified checkpoint in float32, whatever the
+    # weights are. One that several wrote is read by one as well (entrypoints/training/unified).
+    is_unified = resume is not None and unified.is_one(resume.folder)
+    if resume is not None and request.world > 1 and not is_unified:
+        raise RequestError(
+            "a checkpoint of one process is read by one process only",
+            where=str(resume.folder),
+            remedy="go on without --ranks, or start the run over: --resume never",
+        )
+    several = request.world > 1 or is_unified
+    return arguments(config, request.run, unified_checkpoint=several)
+
+
+def _batches(
+    request: Request, tokenizer: Any, settings: Arguments
+) -> tuple[batches.Batches, batches.Batches | None]:
     config = request.config
+    staged = settings.pipeline_parallel_degree > 1
+    tensors = model.as_stage_tensors if staged else model.as_tensors
+    share = batches.Share(settings.dataset_rank, settings.dataset_world_size)
     padding = batches.Padding(
         token=tokenizer.pad_token_id,
         multiple_of=config["pad_to_multiple_of"] or 1,
-        length=config["max_length"] if config["pad_to_max_length"] else None,
+        # Stages tell each other the shape of what they send once.
+        length=config["max_length"] if config["pad_to_max_length"] or staged else None,
     )
     rows = _rows(request, tokenizer, "train")
     train_batches = batches.Batches(
@@ -72,16 +102,18 @@ def _batches(request: Request, tokenizer: Any) -> tuple[batches.Batches, batches
         padding,
         seed=config["seed"],
         accumulation=config["gradient_accumulation_steps"],
-        convert=lambda batch: {**model.as_tensors(batch), "tokens": batch.tokens},
+        convert=lambda batch: {**tensors(batch), "tokens": batch.tokens},
+        share=share,
     )
-    _say_what_is_left_out(train_batches, config)
+    _say_what_is_left_out(train_batches, config, share)
     if not config["do_eval"]:
         return train_batches, None
     dev_batches = batches.Batches(
         _rows(request, tokenizer, "dev"),
-        config["per_device_eval_batch_size"],
+        1 if staged else config["per_device_eval_batch_size"],
         padding,
-        convert=model.as_tensors,
+        convert=tensors,
+        share=share,
     )
     return train_batches, dev_batches
 
@@ -115,11 +147,13 @@ def _rows(request: Request, tokenizer: Any, split: str) -> tuple[packing.Row, ..
     return packing.rows(encoded.examples)
 
 
-def _say_what_is_left_out(train_batches: batches.Batches, config: Config) -> None:
+def _say_what_is_left_out(
+    train_batches: batches.Batches, config: Config, share: batches.Share
+) -> None:
     size = config["per_device_train_batch_size"]
-    left = -(-len(train_batches.rows) // size) - len(train_batches)
+    left = -(-len(train_batches.rows) // size) - len(train_batches) * share.world
     if left:
-        accumulation = config["gradient_accumulation_steps"]
+        accumulation = config["gradient_accumulation_steps"] * share.world
         note(
             f"each epoch leaves out {left} batches, others every time: "
             f"a step takes {accumulation}, and an epoch has whole steps"
@@ -128,19 +162,15 @@ def _say_what_is_left_out(train_batches: batches.Batches, config: Config) -> Non
 
 def _trainer(
     request: Request,
+    settings: Arguments,
     tokenizer: Any,
     train_batches: batches.Batches,
     dev_batches: batches.Batches | None,
     stop: StopSignal,
 ) -> tuple[Finetuner, Metrics]:
-    import paddle
     from paddlenlp.trainer import set_seed
 
     config = request.config
-    paddle.set_device(config["device"])
-    if config["device"] == "cpu":
-        kernels.use_cheaper()
-    settings = arguments(config, request.run)
     set_seed(config["seed"])
     network = model.load_model(request.base, config, settings)
     if config["lora"]:
@@ -150,7 +180,8 @@ def _trainer(
     trained = sum(p.size for _, p in model.trainable_parameters(network))
     whole = sum(p.size for p in network.parameters())
     note(f"training {trained:,} of {whole:,} parameters ({trained / whole:.2%})")
-    metrics = Metrics(request.run / METRICS, request.resume.step if request.resume else 0)
+    step = request.resume.step if request.resume else 0
+    metrics = Metrics(request.run / METRICS, step, writes=settings.process_index == 0)
     trainer = Finetuner(
         network,
         settings,
@@ -162,15 +193,16 @@ def _trainer(
     return trainer, metrics
 
 
-def _save(network: Any, request: Request) -> Path:
+def _save(trainer: Finetuner, request: Request) -> Path:
     """Write what was trained, and return its folder."""
+    network = trainer.model
     companions = (request.base, request.tokenizer, *request.template)
     if not request.config["lora"]:
         output = request.run / workspace.MODEL
-        saving.save_model(network, companions, output)
+        saving.save_spread(trainer, companions, output)
         return output
     output = request.run / workspace.ADAPTER
-    saving.save_adapter(network, request.base, output)
+    saving.save_spread_adapter(trainer, request.base, output)
     if request.config["merge"]:
         phase("merge")
         saving.save_merged(network, companions, request.run / workspace.MERGED)
@@ -184,7 +216,11 @@ def _finish(request: Request, metrics: Metrics, output: Path, state: Any, second
     if losses:
         result |= {"first_loss": losses[0], "last_loss": losses[-1]}
     if evaluations:
-        result |= {key: evaluations[-1][key] for key in ("eval_loss", "eval_accuracy")}
+        result |= {
+            key: evaluations[-1][key]
+            for key in ("eval_loss", "eval_accuracy")
+            if key in evaluations[-1]
+        }
     if state.best_model_checkpoint and request.config["load_best_model_at_end"]:
         result |= {"best_checkpoint": Path(state.best_model_checkpoint).name}
     result |= {"memory_mib": peak_memory_mib(), "seconds": round(seconds, 1)}

@@ -7,16 +7,25 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from paddle_stacks.jobs.files import replacing_folder
 
-__all__ = ["BASE", "fingerprint", "save_adapter", "save_merged", "save_model", "save_spread"]
+__all__ = [
+    "BASE",
+    "fingerprint",
+    "save_adapter",
+    "save_merged",
+    "save_model",
+    "save_spread",
+    "save_spread_adapter",
+]
 
 BASE = "base.json"  # in an adapter's folder: the model it was trained on
 _WEIGHTS = (".safetensors", ".pdparams", ".index.json")
@@ -45,8 +54,12 @@ def save_adapter(network: Any, base: Path, output: Path) -> None:
     with replacing_folder(output) as part:
         # Without the base model's config.json: an adapter is not a model.
         network.save_pretrained(str(part), save_model_config=False)
-        about = {"model": str(base), "weights_sha256": fingerprint(base)}
-        (part / BASE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        _write_about(base, part)
+
+
+def _write_about(base: Path, part: Path) -> None:
+    about = {"model": str(base), "weights_sha256": fingerprint(base)}
+    (part / BASE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None:
@@ -78,26 +91,62 @@ def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> Non
     if trainer.args.world_size == 1:
         save_model(trainer.model, companions, output)
         return
+
+    def finish(part: Path, whole: Path) -> None:
+        _copy_companions(companions, whole)
+        for path in part.iterdir():
+            path.rename(whole / path.name)
+        _as_one_process(whole / "config.json")
+        _open_to_others(whole)
+
+    _save_parts(trainer, output, finish)
+
+
+def save_spread_adapter(trainer: Any, base: Path, output: Path) -> None:
+    """Write an adapter that several processes may hold parts of, as :func:`save_adapter` does.
+
+    Args:
+        trainer: a ``Loop`` with a LoRA model; all processes call this together.
+        base: as for :func:`save_adapter`.
+        output: replaced as a whole, by the first process.
+    """
+    if trainer.args.world_size == 1:
+        save_adapter(trainer.model, base, output)
+        return
+
+    def finish(part: Path, whole: Path) -> None:
+        import paddle
+
+        weights: dict[str, Any] = {}
+        for path in sorted(part.glob("*.safetensors")):
+            weights |= load_file(path)
+        paddle.save(weights, str(whole / "lora_model_state.pdparams"))
+        settings = trainer.model.lora_config
+        settings.tensor_parallel_degree = 1
+        settings.save_pretrained(str(whole))
+        _write_about(base, whole)
+
+    _save_parts(trainer, output, finish)
+
+
+def _save_parts(trainer: Any, output: Path, finish: Callable[[Path, Path], None]) -> None:
+    """Let all processes write their parts, and the first one make a whole of them."""
     part = output.with_name(f".{output.name}.parts")
-    with trainer.once(_replacing(part, companions, output)), _operating_system_errors():
+    with trainer.once(_replacing(part, output, finish)), _operating_system_errors():
         trainer.unified_checkpoint_handler.save_unified_checkpoint(
             trainer.model, trainer.optimizer, str(part)
         )
 
 
 @contextmanager
-def _replacing(part: Path, companions: tuple[Path, ...], output: Path) -> Iterator[None]:
-    """Make a folder for all processes to write into, and give it its name at the end."""
+def _replacing(part: Path, output: Path, finish: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Make a folder for all processes to write into, and give what comes of it its name."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield
         with replacing_folder(output) as whole:
-            _copy_companions(companions, whole)
-            for path in part.iterdir():
-                path.rename(whole / path.name)
-            _as_one_process(whole / "config.json")
-            _open_to_others(whole)
+            finish(part, whole)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

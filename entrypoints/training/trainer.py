@@ -8,6 +8,7 @@ import paddle
 from paddle import nn
 
 from entrypoints.training.batches import Batches
+from entrypoints.training.data import IGNORED
 from entrypoints.training.loop import Arguments, Flow, Keeping, Loop
 from entrypoints.training.model import AnswerHead, trainable_parameters
 from entrypoints.training.stop import StopSignal
@@ -47,7 +48,8 @@ class Finetuner(Loop):
             train_dataset=train.rows,
             eval_dataset=dev.rows if dev else None,
         )
-        self._head = AnswerHead(model)
+        self._staged = args.pipeline_parallel_degree > 1
+        self._head = None if self._staged else AnswerHead(model)
         self._train = train
         self._dev = dev
 
@@ -75,30 +77,55 @@ class Finetuner(Loop):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         """Return the mean cross entropy of a batch's labels."""
-        losses, logits = self._head.losses(inputs)
+        assert self._head is not None
+        losses, logits = self._head.losses(inputs, model)
         loss = losses.mean()
         return (loss, logits) if return_outputs else loss
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Return loss and next-token accuracy over all labels of the evaluation data."""
+        """Return loss and next-token accuracy over all labels of the evaluation data.
+
+        Stages of a pipeline tell the loss alone.
+        """
         if self._dev is None:
             raise JobError("there is no evaluation data")
-        loss = right = count = 0.0
-        self.model.eval()
+        self.model_wrapped.eval()
+        sums = [0.0, 0.0, 0.0]  # of losses, of right tokens, of labels
         with paddle.no_grad():
             for number, inputs in enumerate(self._dev, start=1):
-                with self.autocast_smart_context_manager():
-                    losses, logits = self._head.losses(inputs)
-                loss += float(losses.sum())
-                right += float((logits.argmax(-1) == inputs["targets"]).astype("int64").sum())
-                count += losses.shape[0]
+                found = self._of_stages(inputs) if self._staged else self._of_labels(inputs)
+                sums = [old + new for old, new in zip(sums, found, strict=True)]
                 if number == self.args.max_evaluate_steps:
                     break
-        self.model.train()
-        found = {"eval_loss": loss / count, "eval_accuracy": right / count}
-        self.log(dict(found))
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        self.model_wrapped.train()
+        # Processes that share a model count the same, which leaves the quotients as they are.
+        loss, right, count = self._summed(sums)
+        result = {"eval_loss": loss / count}
+        if not self._staged:
+            result["eval_accuracy"] = right / count
+        self.log(dict(result))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    def _of_labels(self, inputs: dict[str, Any]) -> list[float]:
+        assert self._head is not None
+        with self.autocast_smart_context_manager():
+            losses, logits = self._head.losses(inputs)
+        right = (logits.argmax(-1) == inputs["targets"]).astype("int64").sum()
+        return [float(losses.sum()), float(right), float(losses.shape[0])]
+
+    def _of_stages(self, inputs: dict[str, Any]) -> list[float]:
+        """Return the sums of one row: the criterion has the mean of its labels."""
+        count = float((inputs["labels"] != IGNORED).astype("int64").sum())
+        mean = self.prediction_pipeline_step(self.model_wrapped, inputs, True)[0]
+        return [float(mean) * count, 0.0, count]
+
+    def _summed(self, sums: list[float]) -> list[float]:
+        if self.args.world_size == 1:
+            return sums
+        parts = self._nested_gather(paddle.to_tensor([sums], dtype="float64"))
+        total: list[float] = parts.sum(0).tolist()
+        return total
 
 
 class _EpochFlow(Flow):

@@ -19,10 +19,15 @@ from safetensors.numpy import load_file
 
 from paddle_stacks.errors import RequestError
 
-__all__ = ["OneProcess"]
+__all__ = ["OneProcess", "is_one"]
 
 _MODEL, _ADAPTER = "model.safetensors.index.json", "peft_model.safetensors.index.json"
 _OPTIMIZER, _MASTER = "optimizer.safetensors.index.json", "master_weights.safetensors.index.json"
+
+
+def is_one(folder: Path) -> bool:
+    """Return whether a checkpoint is a unified one."""
+    return (folder / _OPTIMIZER).is_file()
 
 
 class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]

@@ -7,7 +7,6 @@ text is looked for without an end.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import corpus, upstream
+from paddle_stacks.jobs import corpus, spreading
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["check", "sequences_of_a_step"]
@@ -35,9 +34,9 @@ def check(config: Config, base: Path, parts: Sequence[corpus.Part], world: int) 
     Raises:
         RequestError: it cannot; all reasons at once.
     """
-    model = _model_config(base)
+    model = spreading.model_config(base)
     problems = [
-        *_layout(config, model, world),
+        *spreading.faults(config, base, world),
         *_weights(config, base),
         *(problem for part in parts for problem in _vocabulary(config, model, part)),
         *(problem for part in parts for problem in _splits(config, part)),
@@ -53,55 +52,9 @@ def sequences_of_a_step(config: Config, world: int) -> int:
         config: the configuration.
         world: processes of all nodes.
     """
-    layout = _spread(config, world)
-    sharing = layout.tensor * layout.pipeline * layout.other
+    spread = spreading.of(config, world)
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-    return int(rows * max(1, world // sharing))
-
-
-def _spread(config: Config, world: int) -> upstream.Layout:
-    return upstream.Layout.of(upstream.Options("pretrain", config.values, config.path), world)
-
-
-def _model_config(base: Path) -> dict[str, Any]:
-    path = base / "config.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RequestError(
-            f"it is not JSON: {error}", where=str(path), remedy="fetch the model again"
-        ) from None
-    return values
-
-
-def _layout(config: Config, model: Mapping[str, Any], world: int) -> Iterator[Problem]:
-    """Yield what does not divide: processes by degrees, and the model by them."""
-    where = dict.fromkeys(config.values, str(config.path))
-    found = upstream.Options("pretrain", config.values, config.path, where)
-    yield from upstream.layout_faults(found, world)
-    layout = _spread(config, world)
-    layers = config["num_hidden_layers"] or model.get("num_hidden_layers", 0)
-    virtual = layout.pipeline * config["virtual_pp_degree"]
-    checks = (
-        ("pipeline_parallel_degree", virtual, layers, "layers"),
-        ("tensor_parallel_degree", layout.tensor, model.get("num_attention_heads", 0), "heads"),
-        ("tensor_parallel_degree", layout.tensor, model.get("vocab_size", 0), "words"),
-        ("tensor_parallel_degree", layout.tensor, model.get("intermediate_size", 0), "columns"),
-    )
-    for key, parts, count, what in checks:
-        if count and count % parts:
-            fits = [n for n in range(1, count + 1) if count % n == 0 and n <= 64]
-            yield Problem(
-                f"{count} {what} cannot be divided into {parts} equal parts",
-                f'{config.path}: "{key}"',
-                f"one of {', '.join(map(str, fits))}",
-            )
-    if layout.pipeline > 1 and model.get("tie_word_embeddings"):
-        yield Problem(
-            "a model whose head is its embedding cannot be spread over pipeline stages here",
-            f'{config.path}: "pipeline_parallel_degree"',
-            'a model with "tie_word_embeddings": false, or tensor parallelism',
-        )
+    return int(rows * spread.data * spread.sharding)
 
 
 def _weights(config: Config, base: Path) -> Iterator[Problem]:

@@ -1,0 +1,44 @@
+"""One of several processes that train a model; Paddle's launcher starts it with the job's name."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoints.pretraining.request import Request as Pretraining
+from entrypoints.training.imports import spare
+from entrypoints.training.processes import work
+from entrypoints.training.quiet import libraries_log_to
+from entrypoints.training.request import LIBRARY_LOG
+from entrypoints.training.request import Request as Finetuning
+from entrypoints.training.stop import StopSignal
+
+
+def _prepare(request: Finetuning | Pretraining, rank: int) -> None:
+    spare()
+    libraries_log_to(request.run / LIBRARY_LOG if rank == 0 else None)
+    if request.config["device"] == "cpu":
+        from entrypoints.training import cpu_collectives
+
+        cpu_collectives.install()
+
+
+def _finetune(text: str, rank: int) -> None:
+    request = Finetuning.from_json(text)
+    with StopSignal(request.grace) as stop:
+        _prepare(request, rank)
+        from entrypoints.training.run import train
+
+        train(request, stop)
+
+
+def _pretrain(text: str, rank: int) -> None:
+    request = Pretraining.from_json(text)
+    with StopSignal(request.grace) as stop:
+        _prepare(request, rank)
+        from entrypoints.pretraining.run import train
+
+        train(request, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(work({"finetune": _finetune, "pretrain": _pretrain}[sys.argv[1]]))
