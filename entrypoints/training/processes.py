@@ -66,10 +66,23 @@ def run(job: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: P
                     ranks=ranks,
                     nodes=nodes,
                     job=folder.name,
+                    same=_same(request),
                     output=logs / "launcher.log",
                 )
+            except launching.NodeLostError:
+                raise  # what the workers say here is what came of it
             except (JobError, Stopped) as error:
                 raise _told(shared, error) from None
+
+
+def _same(request: str) -> dict[str, str]:
+    """Return what has to be the same on all nodes, of which each looks by itself.
+
+    One that was started while the last processes were still saving may have found another
+    checkpoint than the others.
+    """
+    own = ("grace", "peak_tflops")
+    return {key: json.dumps(v) for key, v in json.loads(request).items() if key not in own}
 
 
 def work(do: Callable[[str, int], None]) -> int:
