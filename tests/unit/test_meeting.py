@@ -16,7 +16,7 @@ import pytest
 from entrypoints import meeting
 from entrypoints.meeting import Loss, Peers, meet
 from entrypoints.nodes import Nodes
-from paddle_stacks.errors import MachineError, RequestError, StackError
+from paddle_stacks.errors import JobError, MachineError, RequestError, StackError, Stopped
 
 TOLD = b'{"--nnodes": 2, "--ranks": 1, "--name": "j", "the checkpoint": "none"}'
 
@@ -312,6 +312,39 @@ def test_a_failure_and_a_stop_are_told_to_all(at: Meeting, sayer: str) -> None:
     for other in others:
         assert at.met[other].loss == Loss(name, "failed with status 7")
         assert at.met[other].stopped_by == name
+
+
+@pytest.mark.parametrize(
+    ("error", "loss", "stopped_by"),
+    [
+        (MachineError("no python"), Loss("node 1 (b)", "cannot go on: no python"), ""),
+        (Stopped(15), None, "node 1 (b)"),
+        (JobError("its own"), None, ""),
+    ],
+)
+def test_a_node_that_leaves_with_an_error_says_so(
+    at: Meeting, error: StackError, loss: Loss | None, stopped_by: str
+) -> None:
+    def meet_and_leave() -> None:
+        with pytest.raises(type(error)), meet(at.nodes(2, 1), 1, "j", {"the checkpoint": "none"}):
+            raise error
+
+    other = threading.Thread(target=meet_and_leave, name="b", daemon=True)
+    other.start()
+    at.come_all(a=at.nodes(2, 0))
+    at.tend("a", until=lambda: not at.met["a"]._wires())
+    other.join()
+    assert (at.met["a"].loss, at.met["a"].stopped_by) == (loss, stopped_by)
+
+
+def test_a_stop_after_a_failure_is_not_told(at: Meeting) -> None:
+    at.come_all(a=at.nodes(2, 0), b=at.nodes(2, 1))
+    at.met["b"].fail("failed with status 7")
+    at.met["b"].stop()
+    at.met["b"].close()
+    at.tend("a", until=lambda: not at.met["a"]._wires())
+    assert at.met["a"].loss == Loss("node 1 (b)", "failed with status 7")
+    assert at.met["a"].stopped_by == ""
 
 
 def test_one_that_takes_leave_is_not_lost(at: Meeting) -> None:
