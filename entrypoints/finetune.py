@@ -69,10 +69,13 @@ def _paths(config: schema.Config) -> dict[str, Path]:
     """Return the folders that the configuration names, which all have to be there."""
     faults: list[Problem] = []
     paths = {"data": Path(config["dataset_name_or_path"])}
-    wanted = {"model": "model_name_or_path", "tokenizer": "tokenizer_name_or_path"}
-    for part, key in wanted.items():
+    wanted = {
+        "model": ("model_name_or_path", workspace.find_trained),
+        "tokenizer": ("tokenizer_name_or_path", workspace.find_model),
+    }
+    for part, (key, find) in wanted.items():
         try:
-            paths[part] = workspace.find_model(config[key] or config["model_name_or_path"])
+            paths[part] = find(config[key] or config["model_name_or_path"])
         except RequestError as error:
             faults += error.problems if part == "model" or config[key] else []
     if config["lora_path"]:

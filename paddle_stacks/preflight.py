@@ -168,7 +168,9 @@ def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
 
 
 def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    models.find(arguments.model, arguments.source, here)
+    model = models.find(arguments.model, arguments.source, here)
+    if model.source.kind == models.SCRATCH:
+        corpus.sources([model.source.value], here=here, texts_here=False)
 
 
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
@@ -177,7 +179,7 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
     faults = [
         *_faults(
             lambda: spreading.check(
-                config, workspace.find_model(config["model_name_or_path"], here), world
+                config, workspace.find_trained(config["model_name_or_path"], here), world
             )
         ),
         *_faults(
@@ -210,7 +212,7 @@ def _check_prepare(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
     faults = [
         *_faults(lambda: corpus.shares(arguments.split)),
         *_faults(lambda: workspace.find_model(arguments.model, here)),
-        *_faults(lambda: corpus.sources(arguments.input, arguments.format, here)),
+        *_faults(lambda: corpus.sources(arguments.input, arguments.format, here, texts_here=False)),
         *_faults(lambda: corpus.prefix_of(str(prefix) + "/" * arguments.output.endswith("/"))),
     ]
     if prefix.name:
@@ -232,7 +234,7 @@ def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
 
 def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     faults = [
-        *_faults(lambda: workspace.find_model(arguments.model, here)),
+        *_faults(lambda: workspace.find_trained(arguments.model, here)),
         *_faults(lambda: workspace.find_adapter(arguments.adapter, here)),
     ]
     if faults:
@@ -240,7 +242,7 @@ def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None
 
 
 def _check_infer(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    faults = _faults(lambda: workspace.find_model(arguments.model, here))
+    faults = _faults(lambda: workspace.find_trained(arguments.model, here))
     if arguments.adapter:
         faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
     if arguments.input and arguments.input != "-":
@@ -257,7 +259,9 @@ def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
     )
     faults = _faults(lambda: _check_idle(here / upstream.run_folder(arguments)))
     if model := found.values.get("model_name_or_path"):
-        faults += _faults(lambda: _check_upstream_model(str(model), here))
+        # Its program for pretraining begins with random weights, unless it is to go on.
+        begins = arguments.script == "run_pretrain.py" and not found.on("continue_training")
+        faults += _faults(lambda: _check_upstream_model(str(model), here, weights=not begins))
     if data := found.values.get("dataset_name_or_path"):
         evaluates = found.on("do_eval")
         faults += _faults(lambda: records.check(here / str(data), dev=evaluates))
@@ -267,12 +271,14 @@ def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         raise RequestError(faults)
 
 
-def _check_upstream_model(name: str, here: Path) -> None:
+def _check_upstream_model(name: str, here: Path, *, weights: bool) -> None:
     """Check that a model is a folder here: upstream's program would download it, without a network.
 
     Its own paths are taken as they are: models/NAME cannot be written NAME.
     """
     if (here / name / "config.json").is_file():
+        if weights:
+            workspace.find_trained(name, here)
         return
     row = Path(name).name.lower()
     remedy = f"--model_name_or_path models/{row}"

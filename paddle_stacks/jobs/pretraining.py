@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import corpus, spreading
+from paddle_stacks.jobs import corpus, spreading, workspace
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["check", "sequences_of_a_step"]
@@ -59,8 +59,7 @@ def sequences_of_a_step(config: Config, world: int) -> int:
 
 def _weights(config: Config, base: Path) -> Iterator[Problem]:
     """Yield that there are none to go on from, or that they would not be used."""
-    has = any(path.suffix in (".safetensors", ".pdparams") for path in base.iterdir())
-    if config["continue_training"] and not has:
+    if config["continue_training"] and not workspace.has_weights(base):
         yield Problem(
             "there are no weights to continue from",
             str(base),

@@ -84,6 +84,7 @@ ROWS = [
     ("unknown model", MODEL, "infer --model n --prompt hi", 2, ["n", "fetch"]),
     ("not a model", {"models/m/x": ""}, ASK + " --prompt hi", 2, ["config.json"]),
     ("no weights", BARE, ASK + " --prompt hi", 2, ["pretrain it first"]),
+    ("no weights to tune", {**DATA, **BARE, "c.json": _config()["c.json"]}, TUNE, 2, ["weights"]),
     ("no question", MODEL, ASK, 2, ["--prompt"]),
     ("two questions", MODEL, ASK + " --prompt a --chat", 2, ["--prompt"]),
     ("negative tokens", MODEL, ASK + " --prompt a --max-new-tokens -1", 2, ["--max-new-tokens"]),

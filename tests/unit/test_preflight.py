@@ -12,6 +12,7 @@ import pytest
 
 from paddle_stacks import preflight
 from paddle_stacks.errors import MachineError, RequestError
+from paddle_stacks.jobs import texts
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Backend, Plan, make
@@ -23,6 +24,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a model, data and a configuration, in which the person is."""
     for name, text in (
         ("models/m/config.json", "{}"),
+        ("models/m/model.safetensors", ""),
+        ("models/bare/config.json", "{}"),
         ("data/d/train.json", '{"src": "a", "tgt": "b"}\n'),
         ("my.json", json.dumps({"model_name_or_path": "m", "dataset_name_or_path": "data/d"})),
         ("in.jsonl", '{"id": 1, "prompt": "hello"}\n'),
@@ -50,6 +53,9 @@ def request(workspace: Path, job: str, *line: str) -> tuple[Plan, argparse.Names
         ("infer", ["--model", "models/m", "--input", "-"]),
         ("export", ["--model", "m", "--adapter", "runs/a", "--output", "models/o"]),
         ("fetch", ["anything", "--from", "huggingface:org/name"]),
+        ("fetch", ["llama-nano"]),
+        ("fetch", ["llama-nano", "--from", "scratch:in.jsonl"]),
+        ("prepare", ["--input", "in.jsonl", "--output", "data/x", "--model", "bare"]),
     ],
 )
 def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> None:
@@ -82,6 +88,15 @@ def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> N
         ("fetch", ["anything"], ['no model is known as "anything"']),
         ("infer", ["--model", "m", "--input", "gone.jsonl"], ["cannot read the prompts"]),
         ("export", ["--model", "x", "--adapter", "b", "--output", "o"], ['"x"', 'no run "b"']),
+        ("infer", ["--model", "bare", "--input", "-"], ["has no weights: pretrain it first"]),
+        ("export", ["--model", "bare", "--adapter", "a", "--output", "o"], ["has no weights"]),
+        (
+            "finetune",
+            ["--config", "my.json", "--set", "model_name_or_path=bare"],
+            ["has no weights"],
+        ),
+        ("fetch", ["llama-nano", "--from", "scratch:gone.txt"], ["no such file or folder"]),
+        ("fetch", ["llama-nano", "--from", "scratch:text:x"], ['no text is known as "x"']),
     ],
 )
 def test_all_faults_are_told_at_once(
@@ -95,11 +110,13 @@ def test_all_faults_are_told_at_once(
         assert not problem.where.startswith("/"), "a place is named as the person named it"
 
 
-def upstream(workspace: Path, values: dict[str, object]) -> list[str]:
+def upstream(
+    workspace: Path, values: dict[str, object], script: str = "run_finetune.py"
+) -> list[str]:
     """Return what is said about a run of upstream's program with these values."""
     (workspace / "up.json").write_text(json.dumps(values))
     settings = Settings(root=workspace, workspace=workspace)
-    line = ["run_finetune.py", "up.json"]
+    line = [script, "up.json"]
     made = make(JOBS["upstream"], line, settings, Backend("dcu", ""), user="1:1", suffix="x")
     try:
         preflight.check_request(made, parser("upstream").parse_args(line))
@@ -131,6 +148,11 @@ def test_what_upstreams_program_reads_has_to_be_there(workspace: Path) -> None:
     # Upstream's own paths are taken as they are.
     assert "--model_name_or_path models/m" in upstream(workspace, {"model_name_or_path": "m"})[0]
     assert upstream(workspace, {"dataset_name_or_path": "data/d", "do_eval": True})
+    bare = {"model_name_or_path": "models/bare"}
+    assert "has no weights" in upstream(workspace, bare)[0]
+    assert upstream(workspace, bare, "run_pretrain.py") == []
+    go_on = {**bare, "continue_training": True}
+    assert "has no weights" in upstream(workspace, go_on, "run_pretrain.py")[0]
 
 
 def test_a_busy_run_is_refused(workspace: Path) -> None:
@@ -184,3 +206,14 @@ def test_the_run_folder(workspace: Path, line: list[str], folder: str) -> None:
     arguments = parser("finetune").parse_args(["--config", "my.json", *line])
     config = schema.load(arguments.config, arguments.set)
     assert preflight.run_folder(arguments, config) == Path(folder)
+
+
+def test_a_text_of_the_image_is_a_name_to_the_host(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "_modules", None)
+    monkeypatch.setattr(texts.sysconfig, "get_path", None)
+    rest = ["--output", "data/x", "--model", "bare"]
+    preflight.check_request(*request(workspace, "prepare", "--input", "text:python-stdlib", *rest))
+    with pytest.raises(RequestError, match="no text is known"):
+        preflight.check_request(*request(workspace, "prepare", "--input", "text:x", *rest))
