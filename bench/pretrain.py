@@ -3,13 +3,13 @@
 ``.venv/bin/python bench/pretrain.py [--steps N] [--rounds N] [--threads N] [--json]``
 
 Both sides train the same weights (llama-nano, random) on the same samples in the same order,
-in float32, with the same optimizer and threads: ours is the ``pretrain`` job as it is; the
-other is ``trainer_side.py``. Both run in a container of the training image, taking turns, and
-are watched from outside in the same way. The losses of the first step show that the work is
-the same.
+in float32, with the same optimizer and threads, one and all: ours is the ``pretrain`` job as it
+is; the other is ``trainer_side.py``. Both run in a container of the training image, taking
+turns, and are watched from outside in the same way. The losses of the first step show that
+the work is the same.
 
-Then the job runs in one process with one thread and in two with one thread each, each with
-the same rows as the one: twice the tokens in the same time would be an efficiency of 1.
+Besides, the job runs in two processes with one thread each, each with the same rows as the
+one alone: twice the tokens in the same time would be an efficiency of 1.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ MODEL = "llama-nano"
 GOALS = {"tokens_per_second_ratio": 1.0, "efficiency_of_two": 0.8}
 _WARM_UP = 2  # steps that are not counted: both libraries allocate and tune in them
 _SAME_LOSS = 1e-3
+_TWO = "ours, two processes"
 _CONFIG, _SAMPLES, _SETTINGS = "configs/bench.json", "samples.npy", "trainer.json"
 
 
@@ -73,7 +74,7 @@ def prepare(found: settings.Settings, packages: Path, steps: int, threads: int) 
     subprocess.run(command(plan, threads, argv=write), check=True)
     keys = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
     chosen = {key: config[key] for key in keys}
-    chosen |= {"rows": config["per_device_train_batch_size"], "steps": steps, "threads": threads}
+    chosen |= {"rows": config["per_device_train_batch_size"], "steps": steps}
     (WORKSPACE / _SETTINGS).write_text(json.dumps(chosen, indent=2))
     shutil.rmtree(WORKSPACE / "hf", ignore_errors=True)
     convert = other_command(
@@ -91,12 +92,13 @@ def measure(
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
         entry = {
-            "paddle-stacks": _ours(found, threads),
-            "trainer": _theirs(found, packages, threads),
-            "one": _ours(found, 1),
-            "two": _ours(found, 2, ranks=2),  # the job divides threads among its processes
+            "ours": _ours(found, threads),
+            "theirs": _theirs(found, packages, threads),
+            "ours, one thread": _ours(found, 1),
+            "theirs, one thread": _theirs(found, packages, 1),
+            _TWO: _ours(found, 2, ranks=2),  # the job divides threads among its processes
         }
-        first = {side: run.losses[0] for side, run in entry.items() if side != "two"}
+        first = {side: run.losses[0] for side, run in entry.items() if side != _TWO}
         if max(first.values()) - min(first.values()) > _SAME_LOSS:
             raise JobError(f"the sides do not do the same: the first step's losses are {first}")
         seen.append(entry)
@@ -112,7 +114,7 @@ def _ours(found: settings.Settings, threads: int, ranks: int = 1) -> Run:
 
 def _theirs(found: settings.Settings, packages: Path, threads: int) -> Run:
     plan = _unnamed(make_plan("pretrain", ["--config", _CONFIG], found))
-    arguments = ["trainer_side.py", "hf", _SAMPLES, _SETTINGS]
+    arguments = ["trainer_side.py", "hf", _SAMPLES, _SETTINGS, str(threads)]
     return watched(plan, other_command(plan, threads, packages, *arguments))
 
 
@@ -122,74 +124,84 @@ def _unnamed(plan: Any) -> Any:
 
 
 def compare(seen: list[dict[str, Run]], tokens: int) -> dict[str, Any]:
-    """Return the medians of each side, their ratio, and the efficiency of two processes.
+    """Return the medians of each side, their ratios, and the efficiency of two processes.
 
     Args:
         seen: of each round.
         tokens: of a step of one process.
     """
-    counted = slice(_WARM_UP - 1, None)  # the first step is in the start-up
     sides: dict[str, Any] = {}
     for side in seen[0]:
         runs = [entry[side] for entry in seen]
-        of_a_step = tokens * (2 if side == "two" else 1)
-        times = [second for run in runs for second in run.seconds[counted]]
-        cpu = [second for run in runs for second in run.cpu[counted]]
+        of_a_step = tokens * (2 if side == _TWO else 1)
         sides[side] = {
-            "tokens_per_second": round(of_a_step / statistics.median(times), 1),
-            "tokens_per_cpu_second": round(of_a_step / statistics.median(cpu), 1),
+            "tokens_per_second": round(of_a_step / _median(runs, "seconds"), 1),
+            "tokens_per_cpu_second": round(of_a_step / _median(runs, "cpu"), 1),
             "start_seconds": round(statistics.median(run.start for run in runs), 1),
             "peak_mib": max(run.peak_mib for run in runs),
             "first_loss": round(runs[0].losses[0], 5),
             "last_loss": round(runs[0].losses[-1], 5),
         }
-    # Of the same step of the same round: the machine was then as busy for both.
-    ratios = {
-        "trainer": _ratio(seen, "trainer", "paddle-stacks", counted),
-        "efficiency": _ratio(seen, "one", "two", counted),
+    pairs = {
+        "threads": ("theirs", "ours"),
+        "one_thread": ("theirs, one thread", "ours, one thread"),
+        "efficiency": ("ours, one thread", _TWO),
     }
+    ratios = {
+        name: {key: _ratio(seen, *pair, key) for key in ("seconds", "cpu")}
+        for name, pair in pairs.items()
+    }
+    # Two processes have twice the processor seconds of a step when they work as well as one.
+    ratios["efficiency"]["cpu"] = round(2 * ratios["efficiency"]["cpu"], 2)
     return {"sides": sides, "ratios": ratios}
 
 
-def _ratio(seen: list[dict[str, Run]], side: str, by: str, counted: slice) -> float:
-    pairs = [
-        theirs / ours
-        for entry in seen
-        for theirs, ours in zip(
-            entry[side].seconds[counted], entry[by].seconds[counted], strict=True
-        )
-    ]
-    return round(statistics.median(pairs), 2)
+def _counted(run: Run, key: str) -> list[float]:
+    values: list[float] = getattr(run, key)
+    return values[_WARM_UP - 1 :]  # the first step is in the start-up
+
+
+def _median(runs: Sequence[Run], key: str) -> float:
+    return statistics.median(value for run in runs for value in _counted(run, key))
+
+
+def _ratio(seen: list[dict[str, Run]], side: str, by: str, key: str) -> float:
+    """Return how much longer a step is on one side than on the other.
+
+    Steps of the same round are compared: the machine was then about as busy for both.
+    """
+    ratios = [_median([entry[side]], key) / _median([entry[by]], key) for entry in seen]
+    return round(statistics.median(ratios), 2)
 
 
 def tables(found: dict[str, Any]) -> str:
     """Return the document as Markdown."""
     named = {
-        "tokens_per_second": "tokens/s",
-        "tokens_per_cpu_second": "tokens per processor second",
-        "start_seconds": "to the end of the first step, s",
-        "peak_mib": "peak memory, MiB",
-        "first_loss": "loss of the first step",
-        "last_loss": "loss of the last step",
+        "tokens_per_second": ("tokens/s", "seconds"),
+        "tokens_per_cpu_second": ("tokens per processor second", "cpu"),
+        "start_seconds": ("to the end of the first step, s", ""),
+        "peak_mib": ("peak memory, MiB", ""),
+        "first_loss": ("loss of the first step", ""),
+        "last_loss": ("loss of the last step", ""),
     }
     sides, ratios = found["sides"], found["ratios"]
-    ours, theirs = sides["paddle-stacks"], sides["trainer"]
-    threads = found["threads"]
-    first = report.table(
-        (f"one process, {threads} threads", "paddle-stacks", "transformers' Trainer", "ratio"),
-        [
-            (text, ours[key], theirs[key], ratios["trainer"] if key == "tokens_per_second" else "")
-            for key, text in named.items()
-        ],
-    )
-    second = report.table(
-        ("processes of one thread", "tokens/s", "peak memory, MiB", "efficiency"),
-        [
-            (1, sides["one"]["tokens_per_second"], sides["one"]["peak_mib"], ""),
-            (2, sides["two"]["tokens_per_second"], sides["two"]["peak_mib"], ratios["efficiency"]),
-        ],
-    )
-    return f"{first}\n\n{second}"
+    many = f"{found['threads']} threads"
+    made = []
+    for title, end, name in ((many, "", "threads"), ("one thread", ", one thread", "one_thread")):
+        ours, theirs = sides[f"ours{end}"], sides[f"theirs{end}"]
+        rows = [
+            (text, ours[key], theirs[key], ratios[name].get(of, ""))
+            for key, (text, of) in named.items()
+        ]
+        heads = (f"one process, {title}", "paddle-stacks", "transformers' Trainer", "ratio")
+        made.append(report.table(heads, rows))
+    one, two = sides["ours, one thread"], sides[_TWO]
+    rows = [
+        (text, one[key], two[key], ratios["efficiency"].get(of, ""))
+        for key, (text, of) in list(named.items())[:4]
+    ]
+    heads = ("processes of one thread", "one", "two", "efficiency")
+    return "\n\n".join([*made, report.table(heads, rows)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """The other side of bench/pretrain.py: Hugging Face transformers' Trainer.
 
-``python trainer_side.py FOLDER SAMPLES.npy SETTINGS.json`` trains on the samples in their
+``python trainer_side.py FOLDER SAMPLES.npy SETTINGS.json THREADS`` trains on the samples in their
 order, and prints a line of JSON for every step.
 """
 
@@ -63,9 +63,9 @@ class Telling(TrainerCallback):
         print(json.dumps(line), flush=True)
 
 
-def main(folder: Path, samples: Path, settings: dict[str, Any]) -> None:
+def main(folder: Path, samples: Path, settings: dict[str, Any], threads: int) -> None:
     """Train one step a batch: the job's settings, so the same work."""
-    torch.set_num_threads(settings["threads"])
+    torch.set_num_threads(threads)
     model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
     model.config.use_cache = False
     telling = Telling()
@@ -91,4 +91,5 @@ def main(folder: Path, samples: Path, settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text()))
+    chosen = json.loads(Path(sys.argv[3]).read_text())
+    main(Path(sys.argv[1]), Path(sys.argv[2]), chosen, int(sys.argv[4]))
