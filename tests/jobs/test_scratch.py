@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
+from paddle_stacks import launch
 from paddle_stacks.jobs import corpus
+from paddle_stacks.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
 
 ROW = """
 source = "scratch:data/raw"
@@ -73,6 +78,26 @@ def test_the_small_model_and_its_text(job, tmp_path: Path) -> None:
     assert manifest["bad"]["by_reason"] == {}
     modules = [entry for entry in manifest["inputs"] if entry["bytes"]]
     assert len(modules) == one.documents, "a module is a document"
+
+
+def test_the_recipe_from_a_text_to_an_answer(job, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "configs" / "jobs", tmp_path / "configs" / "jobs")
+    few = ("max_steps=6", "logging_steps=1", "eval_steps=6", "save_steps=6", "eval_iters=1")
+    steps = launch.make_steps(
+        "pretrain",
+        (),
+        Settings(root=REPOSITORY, workspace=tmp_path),
+        launch.Choices(recipe="pretrain-demo", changes=few),
+    )
+    for plan in (*(step.plan for step in steps.before), steps.plan):
+        done = job(plan.argv, tmp_path)
+        assert done.status == 0, done.stderr
+    result = json.loads((tmp_path / "runs" / "pretrain-demo" / "result.json").read_text())
+    assert result["tokens"] == 6 * 8 * 256
+    assert result["last_loss"] < result["first_loss"] < 9, "8.3 is what guessing costs"
+    line = ["infer", "--model", "runs/pretrain-demo", "--raw", "--prompt", "def f("]
+    answered = job([*line, "--max-new-tokens", "4"], tmp_path)
+    assert answered.status == 0, answered.stderr
 
 
 def test_what_has_no_weights_answers_nothing(job, tmp_path: Path) -> None:
