@@ -312,7 +312,9 @@ def _run(command: Sequence[str], text: str | None = None) -> str:
     if done.returncode == 0:
         return done.stdout
     said = [re.sub(rf"^{command[0]}: (error: )?", "", line) for line in done.stderr.splitlines()]
-    what = "; ".join(filter(None, said)) or f"it ended with status {done.returncode}"
+    # What it tries again it says again.
+    once = dict.fromkeys(re.sub(r", attempt number -?\d+$", "", line) for line in said if line)
+    what = "; ".join(once) or f"it ended with status {done.returncode}"
     if _AWAY.search(what):
         raise MachineError(
             f"Slurm does not answer {command[0]}: {what}",

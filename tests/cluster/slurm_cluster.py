@@ -1,0 +1,202 @@
+"""Starts and stops the machines of a Slurm, and reaches into them.
+
+The nodes ask the engine of this machine for the jobs' containers, by a client that puts a
+container into its node's network (``docker`` in this folder). So all of it is real but the
+machines: Debian's Slurm, munge, Docker's own client and engine, the images.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from paddle_stacks import settings
+from paddle_stacks.build.variables import secrets
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+IMAGE = "paddle-stacks-test/slurm"
+SOCKET = Path("/var/run/docker.sock")
+NODES = ("n1", "n2")
+CONTROLLER = "ctl"
+PATIENCE = 90  # seconds
+
+# Jobs of other clusters on this machine's engine have other numbers.
+FIRST_JOB = int.from_bytes(os.urandom(2), "big") * 1000 + 1
+# A node is missed after ten seconds rather than five minutes, a job comes back from the
+# queue after five rather than two minutes. Nothing else is there for the tests.
+SLURM_CONF = f"""
+ClusterName=test
+FirstJobId={FIRST_JOB}
+SlurmctldHost={CONTROLLER}
+SlurmUser=slurm
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+StateSaveLocation=/var/spool/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+SlurmdTimeout=10
+KillWait=60
+ReturnToService=2
+MailProg=/bin/true
+GresTypes=dcu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+CommunicationParameters=NoAddrCache
+SlurmdParameters=config_overrides
+NodeName=n[1-2] CPUs=2 Gres=dcu:2 State=UNKNOWN
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1
+PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE PriorityTier=2
+"""
+# Any device will do that all nodes have: what is tested is which of them Slurm gives.
+GRES_CONF = """
+NodeName=n[1-2] Name=dcu File=/dev/null
+NodeName=n[1-2] Name=dcu File=/dev/zero
+"""
+# The submitter's variables go along, as they do where sbatch is on the machine itself.
+PROGRAM = """#!/bin/sh
+names=$(env | sed -n 's/^\\(PADDLE_[A-Z_]*\\|SLURM_CONF\\)=.*/--env \\1/p')
+exec docker exec --interactive --user user $names {controller} {name} "$@"
+"""
+
+
+class SlurmCluster:
+    """The machines.
+
+    Args:
+        folder: for their configuration and the workspaces, which all of them see.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.prefix = f"paddle-stacks-test-{uuid.uuid4().hex[:8]}"
+        # Root's files would be nobody's business; root on a cluster is rare.
+        self.uid, self.gid = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1235)
+        self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
+
+    def start(self) -> None:
+        """Build the image, start the machines, and wait until the nodes are there."""
+        client = shutil.which("docker")
+        assert client, "the docker command is not installed"
+        build = ["docker", "build", "--quiet", "--file", str(HERE / "Dockerfile"), "--tag", IMAGE]
+        with secrets(settings.load(ROOT)) as files:
+            build += ["--secret", f"id=ca_bundle,src={files['CA_BUNDLE']}"]
+            build += ["--secret", f"id=network,src={files['NETWORK']}"]
+            call([*build, str(ROOT)])
+        self.folder.chmod(0o755)
+        etc = self.folder / "etc"
+        etc.mkdir()
+        (etc / "slurm.conf").write_text(SLURM_CONF)
+        # Where nobody listens.
+        (etc / "away.conf").write_text(f"{SLURM_CONF}SlurmctldPort=9\n")
+        (etc / "gres.conf").write_text(GRES_CONF)
+        (etc / "prefix").write_text(self.prefix)
+        programs = self.folder / "bin"
+        programs.mkdir()
+        for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
+            text = PROGRAM.format(controller=self.machine(CONTROLLER), name=name)
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        call(["docker", "network", "create", self.prefix])
+        for name in (CONTROLLER, *NODES):
+            self._run(name, client)
+        self.wait_until_idle()
+
+    def _run(self, name: str, client: str) -> None:
+        volumes = [
+            f"{self.folder / 'etc'}:/etc/slurm:ro",
+            f"{self.folder}:{self.folder}",
+            f"{HERE / 'start'}:/srv/start:ro",
+            f"{SOCKET}:{SOCKET}",
+            f"{Path(client).resolve()}:/usr/local/libexec/docker:ro",
+            f"{HERE / 'docker'}:/usr/local/bin/docker:ro",
+        ]
+        kind = "controller" if name == CONTROLLER else "node"
+        group = SOCKET.stat().st_gid
+        call(
+            ["docker", "run", "--detach", "--name", self.machine(name), "--hostname", name]
+            + ["--network", self.prefix, "--network-alias", name]
+            + [word for volume in volumes for word in ("--volume", volume)]
+            + ["--entrypoint", "/usr/bin/tini", IMAGE, "--", "/srv/start", kind]
+            + [str(self.uid), str(self.gid), str(group)]
+        )
+
+    def machine(self, name: str) -> str:
+        """Return the container that plays a machine."""
+        return f"{self.prefix}-{name}"
+
+    def make_workspace(self, name: str) -> Path:
+        """Return a new folder of the user who submits."""
+        made = self.folder / name.replace("[", "-").replace("]", "")
+        made.mkdir()
+        if os.getuid() == 0:
+            os.chown(made, self.uid, self.gid)
+        return made
+
+    def ask(self, *command: str) -> str:
+        """Return what a command on the controller prints, as root."""
+        return call(["docker", "exec", self.machine(CONTROLLER), *command])
+
+    def states(self) -> dict[str, str]:
+        """Return the state of every node; nothing while the controller is not there."""
+        try:
+            printed = self.ask(
+                "sinfo", "--noheader", "--Node", "--format=%N %T", "--partition=main"
+            )
+        except AssertionError:
+            return {}
+        return dict(line.split() for line in printed.splitlines())
+
+    def wait_until_idle(self) -> None:
+        """Wait until no node has a job and all are there."""
+        wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), "all nodes are idle")
+
+    def kill(self, name: str) -> None:
+        """End a node as the loss of its power does: it and what runs on it, without a word."""
+        call(["docker", "kill", self.machine(name), *self.containers(name)])
+
+    def containers(self, name: str) -> list[str]:
+        """Return the jobs' containers on a node."""
+        command = ["docker", "ps", "--quiet", "--filter", f"label={self.machine(name)}"]
+        return call(command).split()
+
+    def revive(self, name: str) -> None:
+        """Start a node again."""
+        call(["docker", "start", self.machine(name)])
+
+    def end_all_jobs(self) -> None:
+        """End what a test has left."""
+        self.ask("scancel", "--user=user")
+
+    def close(self) -> None:
+        """Remove the machines and the jobs' containers on them."""
+        names = [self.machine(name) for name in (CONTROLLER, *NODES)]
+        inside = [id for name in NODES for id in self.containers(name)]
+        run(["docker", "rm", "--force", *names, *inside])
+        run(["docker", "network", "rm", self.prefix])
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def call(command: list[str]) -> str:
+    done = run(command)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until something is so; fail when it does not become so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)
