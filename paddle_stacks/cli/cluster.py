@@ -46,7 +46,7 @@ _OWN = {
     "user": "Kubernetes: UID:GID of the job, who may write to the claim (default: this caller's).",
 }
 _PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator", "user")
-_SLURM = "KEY=VALUE: an option of sbatch, as partition=dcu; repeatable."
+_SLURM = "KEY or KEY=VALUE: an option of sbatch, as partition=dcu; repeatable."
 # How nodes are told where they meet, as a plan for several has it; empty: how many there are.
 _MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
 # A plan's own, which say what to do with it.

@@ -15,6 +15,7 @@ _SUITES = {
     "unit": "no engine, seconds",
     "images": "testinfra against the built images",
     "jobs": "real jobs in real containers",
+    "cluster": "jobs on a real Slurm of three machines",
     "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
 }
 # What a suite runs: a backend, and folders of tests.
@@ -22,6 +23,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unit": ("cpu", ("tests/unit",)),
     "images": ("cpu", ("tests/images",)),
     "jobs": ("cpu", ("tests/jobs",)),
+    "cluster": ("cpu", ("tests/cluster",)),
     "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
 }
 _RECORDS = Path(".cache", "test")

@@ -51,7 +51,7 @@ class Slurm:
     Args:
         workspace: the folder that this machine shares with the nodes.
         container: how the nodes come by the container.
-        options: what ``sbatch`` is told besides, as ``partition=dcu``.
+        options: what ``sbatch`` is told besides, as ``partition=dcu`` or ``exclusive``.
     """
 
     workspace: Path
@@ -201,11 +201,8 @@ def _fixed(path: Path) -> Callable[[], Path]:
 def _worker_log(run: Path, node: int, local: int, nodes: int) -> Path | None:
     """Return what Paddle's launcher keeps of one process; None where there is no such file."""
     name = f"-{node}" if nodes > 1 else ""
-    for folder in (f"log{name}", f"logs{name}"):
-        path = run / folder / f"workerlog.{local}"
-        if path.is_file():
-            return path
-    return None
+    path = run / f"log{name}" / f"workerlog.{local}"
+    return path if path.is_file() else None
 
 
 class _File:
@@ -240,8 +237,7 @@ class _File:
 
 
 def _option(text: str) -> str:
-    name, equals, _ = text.partition("=")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or not equals:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*(=.*)?", text):
         raise RequestError(
             f'"{text}" is not KEY=VALUE', where="--slurm", remedy="as --slurm partition=dcu"
         )

@@ -34,7 +34,7 @@ _TEMPLATES = Path(__file__).parents[2] / "configs" / "cluster"
 
 # The programs that several machines can share, and the options by which they would meet,
 # which a scheduler says in variables.
-_SHARED = frozenset({"pretrain", "quantize", "upstream"})
+_SHARED = frozenset({"finetune", "pretrain", "quantize", "upstream"})
 _MEETING = ("--nnodes", "--master", "--rank")
 
 

@@ -47,6 +47,7 @@ SlurmdTimeout=10
 KillWait=60
 ReturnToService=2
 MailProg=/bin/true
+SchedulerParameters=sched_interval=2,bf_interval=2
 GresTypes=dcu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -133,12 +134,13 @@ class SlurmCluster:
         """Return the container that plays a machine."""
         return f"{self.prefix}-{name}"
 
-    def make_workspace(self, name: str) -> Path:
-        """Return a new folder of the user who submits."""
+    def make_workspace(self, name: str, of: Path) -> Path:
+        """Return a copy of a folder that all machines share, of the user who submits."""
         made = self.folder / name.replace("[", "-").replace("]", "")
-        made.mkdir()
+        shutil.copytree(of, made)
         if os.getuid() == 0:
-            os.chown(made, self.uid, self.gid)
+            for path in (made, *made.rglob("*")):
+                os.chown(path, self.uid, self.gid)
         return made
 
     def ask(self, *command: str) -> str:
@@ -182,6 +184,12 @@ class SlurmCluster:
         inside = [id for name in NODES for id in self.containers(name)]
         run(["docker", "rm", "--force", *names, *inside])
         run(["docker", "network", "rm", self.prefix])
+
+
+def image(name: str) -> str:
+    """Return one of the project's images, as a job on a CPU names it."""
+    registry = settings.load(ROOT).registry
+    return f"{registry}/paddle-stacks/{name}:cpu" if registry else f"paddle-stacks/{name}:cpu"
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
-import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from slurm_cluster import HERE, ROOT, SlurmCluster, wait_for
+from slurm_cluster import ROOT, SlurmCluster, wait_for
 
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.executors import cluster
@@ -19,103 +23,181 @@ from paddle_stacks.plan import Device, backend, make
 from paddle_stacks.settings import Settings
 
 DCU = backend.load("dcu", ROOT)
+STEPS = 40
+CONFIG: dict[str, Any] = {
+    "model_name_or_path": "models/plain",
+    "input_dir": "data/corpus",
+    "split": "90,5,5",
+    "max_seq_length": 64,
+    "per_device_train_batch_size": 1,
+    "max_steps": STEPS,
+    "save_steps": 5,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "learning_rate": 0.001,
+    "do_train": True,
+}
 
 
-def order(
-    slurm: SlurmCluster, workspace: Path, argv: Sequence[str], nodes: int = 2
-) -> cluster.Order:
-    """Return a job that runs a command in the image."""
-    platform = backend.load("cpu", ROOT)
-    settings = Settings(root=ROOT, workspace=workspace)
-    user = f"{slurm.uid}:{slurm.gid}"
-    plan = make(JOBS["pretrain"], ["x"], settings, platform, user=user, suffix="x")
-    plan = dataclasses.replace(plan, argv=tuple(argv))
-    return cluster.Order(plan, platform, nodes, 1, Path("runs/steps"))
+class Commands:
+    """The project's tasks in a workspace, on a machine that has Slurm's programs."""
+
+    def __init__(self, machines: SlurmCluster, workspace: Path) -> None:
+        self._environment = {"PADDLE_STACKS_WORKSPACE": str(workspace), "PATH": machines.path}
+        self.workspace = workspace
+        (workspace / "my.json").write_text(json.dumps(CONFIG))
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a task."""
+        return subprocess.run(
+            [sys.executable, "-m", "paddle_stacks.cli", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self._environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def pretrain(self, **environment: str) -> str:
+        """Submit a training on two nodes and return its number."""
+        done = self(*PRETRAIN, "--nodes", "2", "--engine", "slurm", **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
 
-def submit(
-    slurm: SlurmCluster, workspace: Path, steps: int, *options: str
-) -> tuple[Slurm, cluster.Submitted]:
-    """Submit a job that takes a number of steps, of a fifth of a second each."""
-    shutil.copy(HERE / "steps.py", workspace)
-    scheduler = Slurm(workspace, options=options)
-    return scheduler, scheduler.submit(order(slurm, workspace, ["python", "steps.py", str(steps)]))
+PRETRAIN = ("cluster.submit", "pretrain", "--config", "my.json", "--name", "try")
 
 
-@pytest.fixture(autouse=True)
-def _any_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paddle_stacks.plan.cluster._SHARED", {"python", "true"})
+@pytest.fixture
+def inv(slurm: SlurmCluster, workspace: Path) -> Commands:
+    return Commands(slurm, workspace)
 
 
-def state(scheduler: Slurm, made: cluster.Submitted) -> str:
+def losses(workspace: Path) -> dict[int, float]:
+    """Return the loss of every step so far; that of one taken twice is the later one."""
+    path = workspace / "runs" / "try" / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+
+
+def reached(workspace: Path, step: int) -> None:
+    wait_for(lambda: step in losses(workspace), f"step {step}")
+
+
+def find(workspace: Path, id: str) -> tuple[Slurm, cluster.Submitted]:
+    return Slurm(workspace), cluster.find(id, workspace)
+
+
+def state(workspace: Path, id: str) -> str:
+    scheduler, made = find(workspace, id)
     return scheduler.status([made])[0].state
 
 
-def step(workspace: Path) -> int:
-    kept = workspace / "runs" / "steps" / "step"
-    return int(kept.read_text()) if kept.is_file() else 0
-
-
-def ended(scheduler: Slurm, made: cluster.Submitted) -> cluster.Row:
+def end(scheduler: Slurm, made: cluster.Submitted) -> cluster.Row:
     """Wait for a job's end and return how that was."""
     wait_for(lambda: scheduler.status([made])[0].ended, "the job has ended")
     return scheduler.status([made])[0]
 
 
-def test_two_nodes_finish(
-    slurm: SlurmCluster, workspace: Path, monkeypatch: pytest.MonkeyPatch
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A training on two nodes that nothing happened to."""
+
+    inv: Commands
+    id: str
+    followed: str
+    losses: dict[int, float]
+
+
+@pytest.fixture(scope="session")
+def finished(machines: SlurmCluster, corpus: Path) -> Finished:
+    inv = Commands(machines, machines.make_workspace("undisturbed", corpus))
+    # What a submitter's shell may hold, and Paddle's launcher prefers to what it is told.
+    leaks = {"PADDLE_TRAINER_ID": "7", "PADDLE_MASTER": "nowhere:1", "PADDLE_NNODES": "9"}
+    id = inv.pretrain(**leaks)
+    done = inv("cluster.logs", id, "--follow")
+    assert done.returncode == 0, done.stderr
+    return Finished(inv, id, done.stdout, losses(inv.workspace))
+
+
+def test_two_nodes_train_together(finished: Finished) -> None:
+    inv, id = finished.inv, finished.id
+    last = re.search(rf"^0: step {STEPS}/{STEPS}  loss ", finished.followed, re.MULTILINE)
+    assert last, finished.followed
+    (row,) = json.loads(inv("cluster.status", "--json").stdout)
+    assert (row["id"], row["state"], row["nodes"]) == (id, "completed", "n[1-2]")
+    assert (inv.workspace / "runs" / "try" / "result.json").is_file()
+    assert sorted(finished.losses) == list(range(1, STEPS + 1))
+    for rank in ("0", "1"):
+        own = inv("cluster.logs", id, "--rank", rank)
+        assert own.returncode == 0 and own.stdout, own.stderr
+    late = inv("cluster.cancel", id)
+    assert late.returncode == 2 and f"job {id} has ended: completed" in late.stderr
+
+
+def test_a_job_whose_node_is_lost_goes_on(
+    slurm: SlurmCluster, inv: Commands, workspace: Path, finished: Finished
 ) -> None:
-    for name, value in (("PADDLE_TRAINER_ID", "7"), ("PADDLE_MASTER", "nowhere:1")):
-        monkeypatch.setenv(name, value)
-    scheduler, made = submit(slurm, workspace, 10)
-    lines = list(scheduler.logs(made, follow=True))
-    (row,) = scheduler.status([made])
-    assert (row.state, row.nodes, row.restarts) == ("completed", "n[1-2]", 0), lines
-    for node in (0, 1):
-        assert f"{node}: given: PADDLE_JOB_ID PADDLE_STACKS_BACKEND" in lines
-        assert f"{node}: rank {node} of 2 begins after step 0" in lines or node
-    own = list(scheduler.logs(made, 1))
-    assert "rank 1 of 2 begins after step 0" in own and "done after step 10" in own
-    with pytest.raises(RequestError, match=f"job {made.id} has ended: completed"):
-        scheduler.cancel(made)
-
-
-def test_a_job_whose_node_is_lost_goes_on(slurm: SlurmCluster, workspace: Path) -> None:
-    scheduler, made = submit(slurm, workspace, 60)
-    wait_for(lambda: step(workspace) >= 10, "ten steps")
+    id = inv.pretrain()
+    reached(workspace, 7)
     slurm.kill("n2")
-    wait_for(lambda: state(scheduler, made) == "pending", "the job is in the queue again")
-    reached = step(workspace)
+    wait_for(lambda: state(workspace, id) == "pending", "the job is in the queue again")
+    assert not slurm.containers("n1"), "what the other node had of it has ended too"
     slurm.revive("n2")
-    row = ended(scheduler, made)
-    assert (row.state, row.restarts, step(workspace)) == ("completed", 1, 60)
+    scheduler, made = find(workspace, id)
+    row = end(scheduler, made)
     lines = list(scheduler.logs(made))
-    assert 10 <= reached < 60 and f"0: rank 0 of 2 begins after step {reached}" in lines
-    assert "0: done after step 60" in lines
+    assert (row.state, row.restarts) == ("completed", 1), lines
+    assert any("resuming from runs/try/checkpoint-" in line for line in lines)
+    assert losses(workspace) == finished.losses
 
 
-def test_a_job_that_gives_way_goes_on(slurm: SlurmCluster, workspace: Path) -> None:
-    scheduler, made = submit(slurm, workspace, 40)
-    wait_for(lambda: step(workspace) >= 5, "five steps")
-    first = order(slurm, workspace, ["true"])
-    urgent = Slurm(workspace, options=("partition=urgent", "exclusive=user")).submit(first)
-    assert ended(scheduler, urgent).state == "completed"
-    row = ended(scheduler, made)
-    assert (row.state, row.restarts, step(workspace)) == ("completed", 1, 40)
-    lines = "\n".join(scheduler.logs(made, 0))
-    # It was told, and left with what it had; nobody had to kill it.
-    stopped = re.search(r"stopped after step (\d+)", lines)
-    assert stopped and f"begins after step {stopped[1]}\n" in lines
+def test_a_job_that_gives_way_goes_on(
+    slurm: SlurmCluster, inv: Commands, workspace: Path, finished: Finished
+) -> None:
+    id = inv.pretrain()
+    reached(workspace, 7)
+    first = Slurm(workspace, options=("partition=urgent", "exclusive"))
+    assert end(first, first.submit(order(slurm, workspace, ["true"]))).state == "completed"
+    scheduler, made = find(workspace, id)
+    row = end(scheduler, made)
+    lines = "\n".join(scheduler.logs(made))
+    assert (row.state, row.restarts) == ("completed", 1), lines
+    # It was told, saved what it had, and left: nobody had to kill it.
+    stopped = re.search(r"stopped after step (\d+), which is saved", lines)
+    assert stopped and f"resuming from runs/try/checkpoint-{stopped[1]}, " in lines
+    assert losses(workspace) == finished.losses
 
 
-def test_a_cancelled_job_saves_and_leaves(slurm: SlurmCluster, workspace: Path) -> None:
-    scheduler, made = submit(slurm, workspace, 1000)
-    wait_for(lambda: step(workspace) >= 5, "five steps")
-    assert state(scheduler, made) == "running"
-    scheduler.cancel(made)
-    assert ended(scheduler, made).state == "cancelled"
-    assert f"stopped after step {step(workspace)}" in list(scheduler.logs(made, 0))
+def test_a_cancelled_job_saves_and_leaves(
+    slurm: SlurmCluster, inv: Commands, workspace: Path
+) -> None:
+    id = inv.pretrain()
+    reached(workspace, 7)
+    assert state(workspace, id) == "running"
+    other = inv(*PRETRAIN, "--engine", "slurm")
+    assert other.returncode == 2 and f"job {id} of this run is running" in other.stderr
+    assert inv("cluster.cancel", id).returncode == 0
+    scheduler, made = find(workspace, id)
+    assert end(scheduler, made).state == "cancelled"
+    lines = "\n".join(scheduler.logs(made))
+    stopped = re.search(r"stopped after step (\d+), which is saved", lines)
+    assert stopped, lines
+    assert (workspace / "runs" / "try" / f"checkpoint-{stopped[1]}").is_dir()
     assert not slurm.containers("n1") and not slurm.containers("n2")
+
+
+# ------------------------------------------------------------------------ any command
+
+
+def order(slurm: SlurmCluster, workspace: Path, argv: Sequence[str]) -> cluster.Order:
+    """Return a job that runs a command in the image, on one node."""
+    platform = backend.load("cpu", ROOT)
+    settings = Settings(root=ROOT, workspace=workspace)
+    user = f"{slurm.uid}:{slurm.gid}"
+    plan = make(JOBS["pretrain"], ["x"], settings, platform, user=user, suffix="x")
+    return cluster.Order(dataclasses.replace(plan, argv=tuple(argv)), platform, 1, 1)
 
 
 def test_a_job_that_waits_is_cancelled(slurm: SlurmCluster, workspace: Path) -> None:
@@ -126,15 +208,16 @@ def test_a_job_that_waits_is_cancelled(slurm: SlurmCluster, workspace: Path) -> 
     with pytest.raises(RequestError, match="has written nothing: it is pending"):
         list(scheduler.logs(made))
     scheduler.cancel(made)
-    assert ended(scheduler, made).state == "cancelled"
+    assert end(scheduler, made).state == "cancelled"
 
 
 def test_a_failed_jobs_status_is_known_for_good(slurm: SlurmCluster, workspace: Path) -> None:
     scheduler = Slurm(workspace)
-    made = scheduler.submit(order(slurm, workspace, ["sh", "-c", "echo no; exit 5"], nodes=1))
-    row = ended(scheduler, made)
+    made = scheduler.submit(order(slurm, workspace, ["sh", "-c", "echo no; exit 5"]))
+    row = end(scheduler, made)
     assert (row.state, row.why) == ("failed", "NonZeroExitCode")
     assert list(scheduler.logs(made))[-1] == "no"
+    # As Slurm forgets a job, minutes after its end.
     forgotten = dataclasses.replace(made, id=str(int(made.id) + 100))
     status = workspace / made.folder / f"slurm-{made.id}.status"
     status.rename(status.with_name(f"slurm-{forgotten.id}.status"))
@@ -161,7 +244,7 @@ def test_jobs_get_the_cards_that_slurm_gives(slurm: SlurmCluster, workspace: Pat
         scheduler.submit(cluster.Order(plan, DCU, 1, 1, Path("runs", name))) for name in ("a", "b")
     ]
     for made in jobs:
-        assert ended(scheduler, made).state == "completed", list(scheduler.logs(made))
+        assert end(scheduler, made).state == "completed", list(scheduler.logs(made))
     said = sorted(line for made in jobs for line in scheduler.logs(made) if "cards" in line)
     assert said == ["cards 0", "cards 1"], "at the same time, each another"
     plan = dataclasses.replace(plan, ranks=3)
@@ -194,4 +277,3 @@ def test_a_controller_that_is_away(
         Slurm(workspace).submit(order(slurm, workspace, ["true"]))
     assert "does not answer sbatch" in str(caught.value)
     assert "Unable to contact slurm controller" in str(caught.value)
-    assert caught.value.status == 3

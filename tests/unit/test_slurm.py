@@ -132,7 +132,7 @@ def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) 
 @pytest.mark.parametrize(
     ("options", "container", "said"),
     [
-        (("dcu",), Container(), '"dcu" is not KEY=VALUE'),
+        (("=dcu",), Container(), '"=dcu" is not KEY=VALUE'),
         (("-p=dcu",), Container(), '"-p=dcu" is not KEY=VALUE'),
         ((), Container("podman"), 'no container engine is named "podman"'),
         ((), Container("apptainer"), "none is named"),
@@ -507,7 +507,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
         ((*SUBMIT, "--hours", "0"), "no job is done in 0 hours"),
         ((*SUBMIT, "--nodes", "2"), "fetch runs on one node"),
-        ((*SUBMIT, "--slurm", "dcu"), '"dcu" is not KEY=VALUE'),
+        ((*SUBMIT, "--slurm", "--dcu"), '"--dcu" is not KEY=VALUE'),
         ((*SUBMIT, "--container", "dokcer"), 'did you mean "docker"?'),
         (("cluster.submit", "infer", "--model", "m", "--chat", "--engine", "slurm"), "no standard"),
         (
