@@ -751,7 +751,7 @@ def test_an_image_without_a_registry_is_not_asked_of_a_public_one(
     [
         ("pretrain", {}, 0, "no running on 0 nodes"),
         ("infer", {}, 2, "infer runs on one node"),
-        ("finetune", {}, 2, "finetune runs on one node"),
+        ("export", {}, 2, "export runs on one node"),
         ("infer", {"argv": ["--model", "m", "--chat"]}, 1, "no standard input"),
         ("infer", {"argv": ["--model", "m", "--prompt", "-"]}, 1, "no standard input"),
     ],
