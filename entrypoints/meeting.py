@@ -438,8 +438,10 @@ class _First(Peers):
             self._tell_others(wire, stop=str(member))
         if "failed" in message:
             self._lost(str(member), str(message["failed"]))
-        if "bye" in message:
+        if "bye" in message and self._began:
             self._hang_up(wire)
+        elif "bye" in message:
+            self._gone(wire, "has left")
 
     def _gone(self, wire: _Wire, why: str) -> None:
         member = self._members[wire]
@@ -521,7 +523,7 @@ class _Other(Peers):
         if address is None:
             self._now(f"waiting for node 0: {host} has no address any more")
             return
-        at = f"{self.nodes.master}" + (f" ({address})" if host != address else "")
+        at = self.nodes.master + (f" ({address})" if host != address else "")
         try:
             connection = socket.create_connection((address, int(port)), _CONNECT_SECONDS)
         except OSError as error:

@@ -129,7 +129,7 @@ import os, sys
 from pathlib import Path
 from entrypoints import launching
 from paddle_stacks.errors import StackError, render
-launching._LOST_SECONDS = 1
+launching._LOST_SECONDS = launching._CAUSE_SECONDS = 1
 master, rank, *program = sys.argv[1:]
 nodes = launching.Nodes(2, master, int(rank), int(os.environ.get("WAIT", "30")))
 try:

@@ -238,15 +238,21 @@ def test_an_own_name_that_the_others_cannot_use_is_told_on_every_node(
     assert "/etc/hosts" in text_of(at.failed["b"])
 
 
-def test_a_node_that_left_can_come_again(at: Meeting, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("last", "said"), [(b"", "b has ended its connection"), (b'{"bye": true}\n', "b has left")]
+)
+def test_a_node_that_left_can_come_again(
+    at: Meeting, capsys: pytest.CaptureFixture[str], last: bytes, said: str
+) -> None:
     at.come("a", at.nodes(3, 0))
     told = {"--nnodes": 3, "--ranks": 1, "--name": "j", "the checkpoint": "none"}
     hello = {"told": told, "name": "b", "rank": 1}
     with saying(at, json.dumps(hello).encode() + b"\n") as gone:
         assert b"2 of 3 nodes are here: a, b; waiting for 1" in gone.makefile("rb").readline()
+        gone.sendall(last)
     at.come_all(b=at.nodes(3, 1), c=at.nodes(3, 2))
     assert set(at.met) == {"a", "b", "c"}
-    assert "b has ended its connection" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
