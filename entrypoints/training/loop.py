@@ -285,6 +285,6 @@ class Flow(TrainerCallback):  # type: ignore[misc]
             return mine > 0
         told = paddle.to_tensor([mine], dtype="int64")
         distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
-        if int(told) and not mine:
-            self._stop.received = int(told)
+        if int(told):
+            self._stop.learn(int(told))
         return int(told) > 0

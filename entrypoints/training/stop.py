@@ -36,6 +36,7 @@ class StopSignal:
     def __init__(self, grace: int = GRACE_SECONDS) -> None:
         self.received: int | None = None
         self._since = 0.0
+        self._learnt = False
         self._grace = grace
         self._deferred = False
         self._before: dict[int, Any] = {}
@@ -65,9 +66,19 @@ class StopSignal:
         """From here on, let the work end by itself when a signal comes."""
         self._deferred = True
 
+    def learn(self, signum: int) -> None:
+        """Take it as received that another process was sent a signal, as this one will be."""
+        if self.received is None:
+            self.received, self._learnt = signum, True
+            signal.alarm(self._grace)
+
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received == signum == signal.SIGTERM and now - self._since < _SAME_SECONDS:
+            return
+        if self._learnt:
+            # The stop that this process knows of already, come by another way.
+            self._learnt, self._since = False, now
             return
         if not self._deferred or self.received is not None:
             raise Stopped(signum)
