@@ -8,16 +8,53 @@ starts, and where one differs the job is as slow as upstream and as right.
 
 from __future__ import annotations
 
+import re
+import sys
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from entrypoints.console import warn
 
-__all__ = ["Batch", "Encode", "encoder", "ids_of_one", "type_code"]
+__all__ = [
+    "Batch",
+    "Encode",
+    "Remembering",
+    "encoder",
+    "ids_of_one",
+    "odd_characters",
+    "stored",
+    "type_code",
+]
 
-Encode = Callable[[Sequence[str]], "list[list[int]]"]
+Encode = Callable[[Sequence[str]], "list[bytes]"]
+"""Returns the tokens of each text, as they are stored."""
+
+_Ids = Callable[[Sequence[str]], "list[list[int]]"]
 _ARRAYS = {8: "H", 4: "i"}
+
+# Qwen2's expression, for which _PIECE is made; another one is not split by it.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORD, _SIGNS = r"[^\W\d_]+", r"(?:[^\w\s]|_)+"
+_PIECE = re.compile(
+    rf" ?{_WORD}"
+    rf"| ?{_SIGNS}(?:{_WORD}|[\r\n]+)?"
+    r"| ?\d{1,3}"
+    r"|\s+(?= \S)"
+    r"|\s*[\r\n]+(?=\S)"
+    rf"|\s+(?:{_WORD}|{_SIGNS}(?:{_WORD}|[\r\n]+)?|\d)?"
+)
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+# So many pieces are remembered, none longer than so many characters: some 40 MB in each process,
+# and more than the words of a language that are not rare.
+_REMEMBERED, _LONGEST_REMEMBERED = 200_000, 32
+# A text whose pieces have more characters than that holds few that come again, as Chinese.
+_LONG_PIECES = 10
 
 _HARD = (
     "The quick brown fox, 3.14159 and 1,000,000 jumps.",
@@ -39,22 +76,19 @@ class Batch:
     """
 
     def __init__(self, code: int) -> None:
-        self._tokens = array(_ARRAYS[code])
+        self._item = array(_ARRAYS[code]).itemsize
+        self._tokens: list[bytes] = []
         self._sizes = array("i")
 
-    def add(self, ids: Sequence[int]) -> None:
-        """Add a document.
-
-        Raises:
-            OverflowError: an id does not fit the type.
-        """
-        self._tokens.extend(ids)
-        self._sizes.append(len(ids))
+    def add(self, tokens: bytes) -> None:
+        """Add a document."""
+        self._tokens.append(tokens)
+        self._sizes.append(len(tokens) // self._item)
 
     @property
     def tokens(self) -> bytes:
         """All tokens."""
-        return self._tokens.tobytes()
+        return b"".join(self._tokens)
 
     @property
     def sizes(self) -> bytes:
@@ -73,23 +107,38 @@ def ids_of_one(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def stored(ids: Sequence[int], code: int) -> bytes:
+    """Return ids as they are stored.
+
+    Raises:
+        OverflowError: one does not fit the type.
+    """
+    return array(_ARRAYS[code], ids).tobytes()
+
+
 def encoder(tokenizer: Any) -> Encode:
-    """Return the fastest way to the tokenizer's ids."""
-    slow: Encode = lambda texts: [ids_of_one(tokenizer, text) for text in texts]  # noqa: E731
-    batched = _batched(tokenizer)
+    """Return the fastest way to the tokenizer's tokens."""
+    code = type_code(tokenizer)
+    slow = _stored(lambda texts: [ids_of_one(tokenizer, text) for text in texts], code)
+    batched = _batched(tokenizer, code)
     if batched is None:
         return slow
-    if batched(_HARD) != slow(_HARD):
+    # Twice: what is remembered of the first time has to be right as well.
+    if not batched(_HARD) == batched(_HARD) == slow(_HARD):
         warn("the batch tokenizer differs from PaddleNLP's, which is used: it is slower")
         return slow
     return batched
 
 
-def _batched(tokenizer: Any) -> Encode | None:
+def _stored(ids: _Ids, code: int) -> Encode:
+    return lambda texts: [stored(found, code) for found in ids(texts)]
+
+
+def _batched(tokenizer: Any, code: int) -> Encode | None:
     from paddlenlp.transformers import LlamaTokenizer, PretrainedTokenizerFast, Qwen2Tokenizer
 
     if isinstance(tokenizer, PretrainedTokenizerFast):
-        return _by_rust(tokenizer.backend_tokenizer)
+        return _stored(_by_rust(tokenizer.backend_tokenizer), code)
     if getattr(tokenizer, "do_lower_case", False) or getattr(
         tokenizer, "split_special_tokens", False
     ):
@@ -97,20 +146,30 @@ def _batched(tokenizer: Any) -> Encode | None:
     # Subclasses may split in ways of their own.
     if type(tokenizer) is LlamaTokenizer:
         pieces = tokenizer.sp_model
-        return _around_special(
-            tokenizer, lambda texts: pieces.encode(texts, out_type=int, num_threads=1)
-        )
+        ids: _Ids = lambda texts: pieces.encode(texts, out_type=int, num_threads=1)  # noqa: E731
+        return _around_special(tokenizer, _stored(ids, code), code)
     if type(tokenizer) is Qwen2Tokenizer:
-        return _around_special(tokenizer, _by_rust(_byte_level(tokenizer)))
+        return _around_special(tokenizer, _remembering(tokenizer, code), code)
     return None
 
 
-def _by_rust(backend: Any) -> Encode:
+def _by_rust(backend: Any) -> _Ids:
     backend.no_truncation()
     backend.no_padding()
     return lambda texts: [
         found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)
     ]
+
+
+def _remembering(tokenizer: Any, code: int) -> Encode:
+    whole = _stored(_by_rust(_byte_level(tokenizer)), code)
+    if tokenizer.pat.pattern != _SPLIT:
+        return whole
+    import regex
+
+    every = _every_character()
+    letters, spaces = (set(regex.findall(kind, every)) for kind in (r"[\p{L}\p{N}]", r"\s"))
+    return Remembering(whole, odd_characters(letters, spaces))
 
 
 def _byte_level(tokenizer: Any) -> Any:
@@ -130,17 +189,80 @@ def _byte_level(tokenizer: Any) -> Any:
     return made
 
 
-def _around_special(tokenizer: Any, batched: Encode) -> Encode:
+class Remembering:
+    """Encodes texts by pieces, and a piece that was there before not again.
+
+    Byte-pair encoding knows nothing beyond what the tokenizer's expression finds, and that
+    finds the same in the pieces as in the text. A piece ends where nothing that is found goes
+    on, and nothing looks further: after letters and digits, before a space that something else
+    than space follows, after the ends of lines. Signs stay with the letters behind them, and
+    all other space with what is around it.
+
+    Args:
+        whole: returns the tokens of texts, or of pieces.
+        odd: characters that are not the same to Python's expressions as to the tokenizer's;
+            a text with one is left whole.
+    """
+
+    def __init__(self, whole: Encode, odd: frozenset[str]) -> None:
+        self._whole = whole
+        self._odd = odd
+        self._odd_ascii = [character for character in odd if character.isascii()]
+        self._known: dict[str, bytes] = {}
+
+    def __call__(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the tokens of each text."""
+        split = [self._split(text) for text in texts]
+        known = self._known
+        if len(known) > _REMEMBERED:
+            known.clear()
+        unknown = list({*chain.from_iterable(split)}.difference(known))
+        known.update(zip(unknown, self._whole(unknown), strict=True))
+        tokens = [b"".join([known[piece] for piece in pieces]) for pieces in split]
+        for piece in unknown:
+            if len(piece) > _LONGEST_REMEMBERED:
+                del known[piece]
+        return tokens
+
+    def _split(self, text: str) -> list[str]:
+        # Composed before it is split, as PaddleNLP does it.
+        text = unicodedata.normalize("NFC", text)
+        if any(character in text for character in self._odd_ascii):
+            return [text]
+        if not text.isascii() and not self._odd.isdisjoint(_BEYOND_ASCII.findall(text)):
+            return [text]
+        pieces: list[str] = _PIECE.findall(text)
+        return pieces if len(text) <= _LONG_PIECES * len(pieces) else [text]
+
+
+def odd_characters(letters: set[str], spaces: set[str]) -> frozenset[str]:
+    """Return the characters that Python's expressions take for something else.
+
+    Args:
+        letters: all letters and numbers, to the tokenizer.
+        spaces: all space, to the tokenizer.
+    """
+    every = _every_character()
+    odd = letters.symmetric_difference(re.findall(r"[^\W_]", every))
+    return frozenset(odd | spaces.symmetric_difference(re.findall(r"\s", every)))
+
+
+def _every_character() -> str:
+    # Without the halves of pairs of surrogates, which are no characters.
+    return "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
+
+
+def _around_special(tokenizer: Any, batched: Encode, code: int) -> Encode:
     """Leave the texts that hold a special token to PaddleNLP, which splits them at it."""
     special = [token for token in {*tokenizer.unique_no_split_tokens} if token]
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+    def encode(texts: Sequence[str]) -> list[bytes]:
         plain = [not any(token in text for token in special) for text in texts]
         rest = iter(
             batched([text for text, is_plain in zip(texts, plain, strict=True) if is_plain])
         )
         return [
-            next(rest) if is_plain else ids_of_one(tokenizer, text)
+            next(rest) if is_plain else stored(ids_of_one(tokenizer, text), code)
             for text, is_plain in zip(texts, plain, strict=True)
         ]
 

@@ -63,7 +63,7 @@ class _Worker:
     encode: encoding.Encode
     code: int
     rules: Rules
-    end: tuple[int, ...]
+    end: bytes
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,9 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSi
         Stopped: by a signal; what was done until then is on the disk.
     """
     global _worker
-    end = (tokenizer.eos_token_id,) if task.append_eos else ()
-    _worker = _Worker(encoding.encoder(tokenizer), encoding.type_code(tokenizer), task.rules, end)
+    code = encoding.type_code(tokenizer)
+    end = encoding.stored([tokenizer.eos_token_id] if task.append_eos else [], code)
+    _worker = _Worker(encoding.encoder(tokenizer), code, task.rules, end)
     with (
         _continued(folder / TOKENS, start.tokens.size) as tokens,
         _continued(folder / SIZES, start.sizes.size) as sizes,
@@ -165,9 +166,9 @@ def _make(block: Block, form: str) -> _Made:
     found = documents.documents(block, form, _worker.rules)
     batch = encoding.Batch(_worker.code)
     encoded = _worker.encode(found.texts) if found.texts else []
-    for line, ids in zip(found.lines, encoded, strict=True):
-        if ids:
-            batch.add([*ids, *_worker.end])
+    for line, tokens in zip(found.lines, encoded, strict=True):
+        if tokens:
+            batch.add(tokens + _worker.end)
         else:
             found.reject(line, "empty", ": no tokens")
     return _Made(batch.tokens, batch.sizes, dict(found.reasons), found.bad)
