@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from paddle_stacks.jobs.files import replacing_file
 
 __all__ = ["main"]
 
-_INDEX = "index"
+_INDEX, _MANIFEST = "index", "manifest"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
     partial = corpus.partial_folder(prefix)
     with writing_below(prefix.parent):
         if not arguments.force and _is_there(prefix, request):
+            _remove_rest(partial, request)
             print(prefix)
             return 0
         with locked(partial), StopSignal() as stop:
@@ -146,15 +148,28 @@ def _name(prefix: Path, partial: Path, tokens: str, manifest: Mapping[str, Any])
     if (partial / tokens).is_file():
         corpus.index_path(prefix).unlink(missing_ok=True)
         (partial / tokens).replace(corpus.tokens_path(prefix))
-    with replacing_file(corpus.manifest_path(prefix)) as stream:
+    # Written in there too, where a killed one leaves nothing that nobody removes.
+    with replacing_file(partial / _MANIFEST) as stream:
         json.dump(manifest, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
+    (partial / _MANIFEST).replace(corpus.manifest_path(prefix))
     (partial / _INDEX).replace(corpus.index_path(prefix))
     descriptor = os.open(prefix.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_rest(partial: Path, request: Mapping[str, Any]) -> None:
+    """Remove the folder of a corpus that is whole: who made it was killed before doing so."""
+    from entrypoints.preparing import journal
+
+    state = journal.read(partial)
+    if state is None or not state.complete or state.request != request:
+        return  # nothing is there, or another corpus's beginning
+    with contextlib.suppress(RequestError), locked(partial):
+        shutil.rmtree(partial)
 
 
 def _rules(arguments: argparse.Namespace) -> Rules:

@@ -144,6 +144,20 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(job, workspac
     assert (again.status, "kept" in again.stderr) == (0, True)
 
 
+def test_killed_while_its_files_get_their_names(job, workspace: Path) -> None:
+    write_lines(workspace / "data" / "in.jsonl", 300)
+    shutil.copy(Path(__file__).with_name("killed_naming.py"), workspace)
+    done = job(["python", "killed_naming.py"], workspace)
+    assert done.status == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 12, "before and after each of three names, over nothing and over another"
+    for row in rows:
+        assert row["killed"] == -signal.SIGKILL, row
+        # An index that can be seen belongs to a whole pair, and the same command ends well.
+        assert row["seen"] == ("new" if row["moment"].startswith("after .idx") else "none"), row
+        assert (row["status"], row["whole"], row["left"]) == (0, True, []), row
+
+
 def test_what_a_killed_one_left_is_verified(job, workspace: Path) -> None:
     write_lines(workspace / "data" / "in.jsonl", 30_000)
     line = ["--input", "data/in.jsonl", "--save-every", "0.05"]
