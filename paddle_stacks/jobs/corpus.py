@@ -54,6 +54,7 @@ _FORMATS = {
     ".text": "text",
 }
 _KNOWN = ", ".join(_FORMATS) + ", each also with .gz or .zst"
+_WHERE = "; paths start in the workspace"
 
 
 @dataclass(frozen=True)
@@ -181,15 +182,18 @@ def sources(
         except RequestError as error:
             problems += error.problems
     if STDIN in inputs and len(inputs) > 1:
-        problems.append(Problem("standard input cannot be read beside other inputs", "--input"))
+        what = "standard input cannot be read beside other inputs"
+        problems.append(Problem(what, "--input", "prepare it first, as a corpus of its own"))
     names = [os.path.realpath(here / source.path) for source in found if source.path != STDIN]
     problems += [
-        Problem("the same file is named twice", os.path.relpath(name, here))
+        Problem("the same file is named twice", os.path.relpath(name, here), "name it once")
         for name, times in Counter(names).items()
         if times > 1
     ]
     if problems or not inputs:
-        raise RequestError(problems or [Problem("there is no input", "--input")])
+        raise RequestError(
+            problems or [Problem("there is no input", "--input", "--input data/raw")]
+        )
     return tuple(found)
 
 
@@ -221,18 +225,25 @@ def _files(text: str, form: str, here: Path) -> list[str]:
         matched = glob.glob(text, root_dir=here, recursive=True)  # noqa: PTH207 (takes absolute ones)
         found = sorted(name for name in matched if (here / name).is_file())
         if not found:
-            raise RequestError("no file fits the pattern", where=text)
+            raise RequestError(
+                "no file fits the pattern",
+                where=text,
+                remedy='quote it, as --input "data/*.jsonl"; ** goes into folders' + _WHERE,
+            )
         return found
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise RequestError(
-        "there is no such file or folder", where=text, remedy=did_you_mean(path.name, beside)
+        "there is no such file or folder",
+        where=text,
+        remedy=did_you_mean(path.name, beside) or f"copy it there{_WHERE}",
     )
 
 
 def _source(name: str, form: str, here: Path) -> Source:
     path = here / name
     if not path.is_file():
-        raise RequestError("neither a file nor a folder", where=name)
+        remedy = f"--input - < {name} reads what comes through it"
+        raise RequestError("neither a file nor a folder", where=name, remedy=remedy)
     known = _format(name) if form == "auto" else form
     if not known:
         raise RequestError(

@@ -223,8 +223,9 @@ def test_inputs_that_cannot_be_read(tmp_path: Path, inputs: list[str], what: str
     (tmp_path / "a.md").write_text("x")
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(RequestError, match=re.escape(what)):
+    with pytest.raises(RequestError, match=re.escape(what)) as caught:
         corpus.sources(inputs, here=tmp_path)
+    assert all(problem.remedy for problem in caught.value.problems)
 
 
 @pytest.mark.parametrize("output", ["data/", ".", "", "x.bin", "x.idx"])
