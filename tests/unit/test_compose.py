@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from entrypoints.nodes import Nodes
+from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Plan, backend, make, show
@@ -103,6 +104,8 @@ def test_a_node_is_pretrain_with_a_network_of_the_nodes_own(
 
 def test_the_two_nodes_are_told_the_same(services: dict[str, Any]) -> None:
     first, second = (services[name]["command"] for name in NODES)
+    config = parser("pretrain").parse_args(first).config
+    assert schema.load(ROOT / config, [], job="pretrain", backend="cpu", world=2)
     assert first[:-1] == second[:-1]
     assert (first[-1], second[-1]) == ("--rank=0", "--rank=1")
 
