@@ -25,6 +25,24 @@ def use_cheaper() -> None:
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     llama.LlamaRMSNorm.forward = _rms_norm
     llama.rotate_half = _rotate_half
+    llama.LlamaPretrainingCriterion.forward = _telling(llama.LlamaPretrainingCriterion.forward)
+
+
+def _telling(measure: Any) -> Any:
+    """Return a criterion that is not a number where the logits are none.
+
+    Paddle's kernel on a CPU gives log(vocabulary) for them, so a model that has diverged
+    would look like one that knows nothing.
+    """
+    if getattr(measure, "tells", False):
+        return measure
+
+    def criterion(self: Any, prediction_scores: Any, *labels: Any, **named: Any) -> Any:
+        loss = measure(self, prediction_scores, *labels, **named)
+        return loss + 0 * prediction_scores[..., 0].detach().astype("float32").mean()
+
+    criterion.tells = True  # type: ignore[attr-defined]
+    return criterion
 
 
 def _rms_norm(self: Any, hidden_states: Any) -> Any:

@@ -155,6 +155,8 @@ def _as_one_process(path: Path) -> None:
     """Take out of a model's configuration how it was spread: who loads it decides that anew."""
     values = json.loads(path.read_text(encoding="utf-8"))
     kept = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
+    names = values.get("architectures") or []
+    kept["architectures"] = [name.removesuffix("Pipe") for name in names]
     path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from runner import Runner
+from tiny import SYLLABLES
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,7 @@ def tiny_models(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tiny`` and ``tiny-<kind>``: random models of two layers (see tiny.py)."""
     workspace = tmp_path_factory.mktemp("tiny")
     shutil.copy(Path(__file__).with_name("tiny.py"), workspace)
-    kinds = ["sentencepiece", "plain", "bytes", "fast", "qwen2"]
+    kinds = ["sentencepiece", "plain", "deep", "bytes", "fast", "qwen2"]
     made = job(["python", "tiny.py", "models", *kinds], workspace)
     assert made.status == 0, made.stderr
     (workspace / "models" / "sentencepiece").rename(workspace / "models" / "tiny")
@@ -37,3 +40,17 @@ def workspace(tiny_models: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_models, tmp_path / "models")
     (tmp_path / "data").mkdir()
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small_corpus(job: Runner, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a corpus, ``small``: 600 documents of the tiny models' words."""
+    workspace = tmp_path_factory.mktemp("corpus")
+    shutil.copytree(tiny_models / "tiny", workspace / "models" / "tiny")
+    pick = random.Random(1)
+    rows = [{"text": " ".join(pick.choices(SYLLABLES, k=pick.randint(20, 80)))} for _ in range(600)]
+    (workspace / "text.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    line = ["prepare", "--input", "text.jsonl", "--output", "data/small", "--model", "tiny"]
+    made = job([*line, "--append-eos"], workspace)
+    assert made.status == 0, made.stderr
+    return workspace / "data"

@@ -2,9 +2,10 @@
 
 A KIND is a tokenizer, and the name of the model's folder in FOLDER:
 ``sentencepiece`` (1,000 pieces trained on the spot, with a chat template in
-PaddleNLP's format), ``plain`` (the same without a template), ``bytes`` (Qwen2's
-class, byte level) or ``fast`` (a ``tokenizer.json`` with a jinja template); ``qwen2`` is
-no Llama, with the tokenizer of ``bytes``. It runs where PaddleNLP is: in the images.
+PaddleNLP's format), ``plain`` (the same without a template), ``deep`` (as plain, with
+eight layers), ``bytes`` (Qwen2's class, byte level) or ``fast`` (a ``tokenizer.json``
+with a jinja template); ``qwen2`` is no Llama, with the tokenizer of ``bytes``. It runs
+where PaddleNLP is: in the images.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def make(folder: Path, kind: str) -> None:
     from paddlenlp import transformers
 
     folder.mkdir(parents=True)
-    tokenizers = {"sentencepiece": _pieces, "plain": _pieces, "bytes": _bytes, "fast": _fast}
-    tokenizers.get(kind, _bytes)(folder)
+    tokenizers = {"bytes": _bytes, "qwen2": _bytes, "fast": _fast}
+    tokenizers.get(kind, _pieces)(folder)
     if kind == "sentencepiece":
         (folder / "chat_template.json").write_text(json.dumps(CHAT))
     paddle.seed(1)
@@ -42,7 +43,7 @@ def make(folder: Path, kind: str) -> None:
         vocab_size=1000,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=8 if kind == "deep" else 2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
