@@ -25,7 +25,7 @@ def tiny_models(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tiny`` and ``tiny-<kind>``: random models of two layers (see tiny.py)."""
     workspace = tmp_path_factory.mktemp("tiny")
     shutil.copy(Path(__file__).with_name("tiny.py"), workspace)
-    kinds = ["sentencepiece", "plain", "deep", "bytes", "fast", "qwen2"]
+    kinds = ["sentencepiece", "plain", "deep", "bytes", "merged", "fast", "qwen2"]
     made = job(["python", "tiny.py", "models", *kinds], workspace)
     assert made.status == 0, made.stderr
     (workspace / "models" / "sentencepiece").rename(workspace / "models" / "tiny")

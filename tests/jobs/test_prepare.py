@@ -41,7 +41,7 @@ def manifest(workspace: Path) -> dict:
     return json.loads((workspace / "data" / "out.manifest.json").read_text())
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-bytes", "tiny-fast"])
+@pytest.mark.parametrize("model", ["tiny", "tiny-bytes", "tiny-merged", "tiny-fast"])
 def test_the_bytes_are_those_of_paddlenlps_own_builder(job, workspace: Path, model: str) -> None:
     write_lines(workspace / "data" / "in.jsonl", 400)
     done = prepare(job, workspace, "--input", "data/in.jsonl", "--append-eos", model=model)

@@ -3,9 +3,10 @@
 A KIND is a tokenizer, and the name of the model's folder in FOLDER:
 ``sentencepiece`` (1,000 pieces trained on the spot, with a chat template in
 PaddleNLP's format), ``plain`` (the same without a template), ``deep`` (as plain, with
-eight layers), ``bytes`` (Qwen2's class, byte level) or ``fast`` (a ``tokenizer.json``
-with a jinja template); ``qwen2`` is no Llama, with the tokenizer of ``bytes``. It runs
-where PaddleNLP is: in the images.
+eight layers), ``bytes`` (Qwen2's class, byte level), ``merged`` (the same with merges that
+were trained on the spot) or ``fast`` (a ``tokenizer.json`` with a jinja template);
+``qwen2`` is no Llama, with the tokenizer of ``bytes``. It runs where PaddleNLP is: in the
+images.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def make(folder: Path, kind: str) -> None:
     from paddlenlp import transformers
 
     folder.mkdir(parents=True)
-    tokenizers = {"bytes": _bytes, "qwen2": _bytes, "fast": _fast}
+    tokenizers = {"bytes": _bytes, "qwen2": _bytes, "merged": _merged, "fast": _fast}
     tokenizers.get(kind, _pieces)(folder)
     if kind == "sentencepiece":
         (folder / "chat_template.json").write_text(json.dumps(CHAT))
@@ -85,6 +86,24 @@ def _bytes(folder: Path) -> None:
     _config(
         folder, tokenizer_class="Qwen2Tokenizer", additional_special_tokens=["<pad>", "<s>", "</s>"]
     )
+
+
+def _merged(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<pad>", "<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    # The words of the tests, and those of a text that somebody has written.
+    tokenizer.train_from_iterator(
+        [*_sentences()[:500], *[Path(__file__).read_text()] * 20], trainer
+    )
+    tokenizer.model.save(str(folder))
+    _config(folder, tokenizer_class="Qwen2Tokenizer", additional_special_tokens=special)
 
 
 def _fast(folder: Path) -> None:
