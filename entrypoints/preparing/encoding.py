@@ -248,8 +248,10 @@ def odd_characters(letters: set[str], spaces: set[str]) -> frozenset[str]:
 
 
 def _every_character() -> str:
-    # Without the halves of pairs of surrogates, which are no characters.
-    return "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
+    # Without the halves of pairs of surrogates, which are no characters; decoded, since a
+    # million strings of one character each would be most of the memory of a job.
+    codes = array("I", chain(range(0xD800), range(0xE000, sys.maxunicode + 1)))
+    return codes.tobytes().decode(f"utf-32-{sys.byteorder[0]}e")
 
 
 def _around_special(tokenizer: Any, batched: Encode, code: int) -> Encode:
