@@ -1,19 +1,24 @@
-"""The ``export`` job: a model with a LoRA adapter merged into its weights."""
+"""The ``export`` job: a model with an adapter in its weights, a static graph, or both."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from entrypoints.arguments import parser
 from entrypoints.console import phase, report
+from entrypoints.exporting.request import check_architecture, check_arguments
+from entrypoints.fetching import folder as checkpoints
 from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
 from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
-from entrypoints.training.saving import BASE, fingerprint, save_merged
+from entrypoints.training.saving import BASE, fingerprint, write_merged
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import workspace
+from paddle_stacks.jobs.files import replacing_folder
 
 __all__ = ["main"]
 
@@ -21,27 +26,30 @@ __all__ = ["main"]
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
     arguments = parser("export").parse_args(argv)
-    if not arguments.merge:
-        raise RequestError("nothing to do", where="export", remedy="--merge merges an adapter")
+    check_arguments(arguments)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
-    adapter = workspace.find_adapter(arguments.adapter)
+    adapter = workspace.find_adapter(arguments.adapter) if arguments.adapter else None
     _check_output(output, model, adapter, force=arguments.force)
-    phase("compare the base model")
-    _check_base(model, adapter)
+    if arguments.static:
+        check_architecture(model)
+    if adapter:
+        phase("compare the base model")
+        _check_base(model, adapter)
     phase("start PaddlePaddle")
     spare()
     libraries_log_to(None)
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
         _check_output(output, model, adapter, force=arguments.force)
-        _merge(model, adapter, output)
+        _export(arguments, model, adapter, output)
     report("result", output=str(output))
     print(output)
     return 0
 
 
-def _check_output(output: Path, model: Path, adapter: Path, *, force: bool) -> None:
-    if output.resolve() in (model.resolve(), adapter.resolve(), *model.resolve().parents):
+def _check_output(output: Path, model: Path, adapter: Path | None, *, force: bool) -> None:
+    sources = [model.resolve(), *model.resolve().parents, *([adapter.resolve()] if adapter else [])]
+    if output.resolve() in sources:
         raise RequestError(
             "the output folder would take the place of what it is made from",
             where=str(output),
@@ -51,6 +59,8 @@ def _check_output(output: Path, model: Path, adapter: Path, *, force: bool) -> N
         raise RequestError(
             "the output folder is there already", where=str(output), remedy="--force replaces it"
         )
+    if output.exists() and not output.is_dir():
+        raise RequestError("the output is a file", where=str(output), remedy="name a folder")
 
 
 def _check_base(model: Path, adapter: Path) -> None:
@@ -75,15 +85,34 @@ def _check_base(model: Path, adapter: Path) -> None:
         )
 
 
-def _merge(model: Path, adapter: Path, output: Path) -> None:
+def _export(arguments: argparse.Namespace, model: Path, adapter: Path | None, output: Path) -> None:
     import paddle
 
-    from entrypoints.training.model import load_adapted
-
-    # Merging is one addition: on the CPU it needs no card, and gives the same everywhere.
+    # What is done here takes no card, and gives the same everywhere on the CPU.
     paddle.set_device("cpu")
+    with replacing_folder(output) as part:
+        if adapter:
+            _merge(model, adapter, part)
+        else:
+            phase("copy the model")
+            checkpoints.copy(model, part)
+        if arguments.static:
+            from entrypoints.exporting.static import add_static
+
+            add_static(part, model, adapter, _sources(model, adapter))
+
+
+def _merge(model: Path, adapter: Path, part: Path) -> None:
+    from entrypoints.training.model import load_adapted
 
     phase("load the model and the adapter")
     network = load_adapted(model, adapter)
     phase("merge")
-    save_merged(network, (model,), output)
+    write_merged(network, (model,), part)
+
+
+def _sources(model: Path, adapter: Path | None) -> dict[str, Any]:
+    """Return what a manifest says of what the export was made of."""
+    found: dict[str, Any] = {"model": {"folder": str(model), "weights_sha256": fingerprint(model)}}
+    about = {"folder": str(adapter), "weights_sha256": fingerprint(adapter)} if adapter else None
+    return {**found, "adapter": about}

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from entrypoints.console import phase
+from entrypoints.inference import exported
 from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
 from entrypoints.inference.batch_input import read_prompts
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> int:
     adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
     if adapter is not None:
         check_base(adapter, model)
+    if options.engine == "static":
+        exported.check(model)
     # What a request can be refused for is looked at before Paddle is imported, which takes seconds.
     if options.input is not None:
         _answer_file(options, model, adapter, begun)

@@ -233,10 +233,9 @@ def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
 
 
 def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    faults = [
-        *_faults(lambda: workspace.find_trained(arguments.model, here)),
-        *_faults(lambda: workspace.find_adapter(arguments.adapter, here)),
-    ]
+    faults = _faults(lambda: workspace.find_trained(arguments.model, here))
+    if arguments.adapter:
+        faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
     if faults:
         raise RequestError(faults)
 

@@ -22,7 +22,9 @@ class Options:
     """What ``infer`` is asked to do.
 
     Args:
-        model: name in ``models/`` or path of the base model.
+        engine: what computes: ``dynamic`` or ``static``.
+        model: name in ``models/`` or path of the base model; for the static engine an
+            exported folder.
         adapter: run or path of a LoRA adapter, or None.
         prompt: a question, or ``-``; this, ``input`` or ``chat`` is given.
         input: a file of prompts, or ``-``.
@@ -38,6 +40,7 @@ class Options:
         force: whether an existing ``output``, or what is left of another run's, is replaced.
     """
 
+    engine: str
     model: str
     adapter: str | None
     prompt: str | None
@@ -61,10 +64,11 @@ def parse(argv: list[str]) -> Options:
         RequestError: they are wrong; all that is out of range is named at once.
     """
     found = parser("infer").parse_args(argv)
-    problems = [*_wrong_combinations(found), *_out_of_range(found)]
+    problems = [*_wrong_engine(found), *_wrong_combinations(found), *_out_of_range(found)]
     if problems:
         raise RequestError(problems)
     return Options(
+        engine=found.engine,
         model=found.model,
         adapter=found.adapter,
         prompt=found.prompt,
@@ -107,6 +111,29 @@ def _sampling_options(found: argparse.Namespace) -> list[str]:
         for name in ("temperature", "top_k", "top_p")
         if getattr(found, name) is not None
     ]
+
+
+def _wrong_engine(found: argparse.Namespace) -> list[Problem]:
+    """Return what is wrong with the engine: some are upstream's, and run by recipes."""
+    on_cpu = platforms.device(platforms.current()) == "cpu"
+    recipes = {
+        "fused": "infer-fp16, infer-static-fp16",
+        "block": "infer-block-fp16, infer-block-static-fp16",
+        "static": "infer-static-fp16",
+    }
+    problems = []
+    if found.engine in ("fused", "block") or (found.engine == "static" and not on_cpu):
+        what = f"--engine {found.engine}: its operators are a DCU's"
+        if not on_cpu:
+            what = f"--engine {found.engine}: on cards it is upstream's program"
+        remedy = f"./inv infer --backend dcu --recipe NAME, with {recipes[found.engine]}"
+        remedy += "; here: --engine dynamic or static" if on_cpu else "; or --engine dynamic"
+        problems.append(Problem(what, "infer", remedy))
+    if found.engine == "static" and found.adapter:
+        what = "--adapter: a static graph's weights have their adapter in them"
+        remedy = "./inv export --model MODEL --adapter RUN --static --output exported/NAME"
+        problems.append(Problem(what, "infer", remedy))
+    return problems
 
 
 def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:

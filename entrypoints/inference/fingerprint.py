@@ -32,8 +32,10 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         "--stop": of_bytes("\0".join(options.stops).encode()),
         "--max-new-tokens": str(options.max_new_tokens),
     }
-    if options.dtype != "float32":  # a word that records written before it do not have
+    if options.dtype != "float32":  # words that records written before them do not have
         found["--dtype"] = options.dtype
+    if options.engine != "dynamic":
+        found["--engine"] = options.engine
     words = {"greedy": "--decode"}
     sampling = asdict(options.sampling).items()
     return found | {

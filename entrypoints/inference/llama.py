@@ -37,7 +37,7 @@ from paddle import nn
 from entrypoints.fetching import llama as layout
 from paddle_stacks.errors import RequestError
 
-__all__ = ["Inputs", "Network", "Shape", "Slots", "rotation_tables"]
+__all__ = ["Inputs", "Network", "Shape", "Slots", "cache_names", "rotation_tables"]
 
 Tensor = Any
 """A ``paddle.Tensor``, or a program's variable."""
@@ -195,28 +195,54 @@ def _attention(
     turned = turned * inputs.cos + paddle.roll(turned, width // 2, axis=-1) * inputs.sin
     query, key = paddle.split(turned.transpose([0, 2, 1, 3]), [heads, key_heads], axis=1)
     value = paddle.matmul(hidden, own["self_attn.v_proj"]).reshape([0, 0, key_heads, width])
-    _write(keys[0], inputs.slots, key.reshape([-1, width]))
-    _write(values[0], inputs.slots, value.transpose([0, 2, 1, 3]).reshape([-1, width]))
+    all_keys = _written(keys, inputs.slots, key)
+    all_values = _written(values, inputs.slots, value.transpose([0, 2, 1, 3]))
     # A key head's group of queries lies side by side, so that its rows make one matrix.
     query = (query * width**-0.5).reshape([0, key_heads, -1, width])
-    scores = paddle.matmul(query, keys[1], transpose_y=True) + inputs.mask
-    mixed = paddle.matmul(nn.functional.softmax(scores, axis=-1), values[1])
+    scores = paddle.matmul(query, all_keys, transpose_y=True) + inputs.mask
+    mixed = paddle.matmul(nn.functional.softmax(scores, axis=-1), all_values)
     mixed = mixed.reshape([0, heads, -1, width]).transpose([0, 2, 1, 3])
     return paddle.matmul(mixed.reshape([0, 0, heads * width]), own["self_attn.o_proj"])
 
 
-def _write(memory: Tensor, slots: Tensor, values: Tensor) -> None:
-    """Write rows into a cache, where it is."""
+def _written(memory: Slots, where: Tensor, new: Tensor) -> Tensor:
+    """Write into a cache, where it is, and return all of it.
+
+    Args:
+        memory: the cache.
+        where: as :attr:`Inputs.slots`.
+        new: ``[rows, heads, new, width]``.
+    """
+    flat, whole = memory
+    new = new.reshape([-1, new.shape[-1]])
     if paddle.in_dynamic_mode():
-        paddle.scatter_(memory, slots, values)
-        return
-    # Paddle's function makes a new variable in a program; the operator need not.
-    paddle.static.default_main_program().current_block().append_op(
+        paddle.scatter_(flat, where, new)
+        return whole
+    # Paddle's functions make new variables in a program; its operators need not. The
+    # second one says that the cache is read after it was written. It copies nothing:
+    # its kernel sees that the two are one memory.
+    block = paddle.static.default_main_program().current_block()
+    block.append_op(
         type="scatter",
-        inputs={"X": [memory], "Ids": [slots], "Updates": [values]},
-        outputs={"Out": [memory]},
+        inputs={"X": [flat], "Ids": [where], "Updates": [new]},
+        outputs={"Out": [flat]},
         attrs={"overwrite": True},
     )
+    block.append_op(
+        type="reshape2",
+        inputs={"X": [flat], "Shape": [paddle.shape(whole)]},
+        outputs={
+            "Out": [whole],
+            "XShape": [block.create_var(name=f"{whole.name}.xshape", dtype="float32")],
+        },
+    )
+    return whole
+
+
+def cache_names(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the names of a layer's :data:`Slots` in a program: of keys, then of values."""
+    keys, values = (f"cache.{layer}.{kind}" for kind in ("keys", "values"))
+    return (f"{keys}.flat", keys), (f"{values}.flat", values)
 
 
 def rotation_tables(

@@ -26,6 +26,7 @@ __all__ = [
     "check_complete",
     "context_length",
     "load",
+    "read_config",
     "vocabulary_size",
 ]
 
@@ -97,7 +98,7 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
     weights = Weights(folder)
     device = platforms.device(platforms.current())
     paddle.set_device(device)
-    config = _config(folder)
+    config = read_config(folder)
     if device == "cpu" and config.architectures[0] == "LlamaForCausalLM":
         shape = Shape.of(config)
         check_complete(weights, shape.weights())
@@ -160,8 +161,12 @@ def _configured(folder: Path, key: str) -> int:
     return number
 
 
-def _config(folder: Path) -> Any:
-    """Return a checkpoint's configuration, without what only some devices have."""
+def read_config(folder: Path) -> Any:
+    """Return a checkpoint's configuration, without what only some devices have.
+
+    Raises:
+        RequestError: it is not that of a causal language model.
+    """
     from paddlenlp import transformers
 
     config = transformers.AutoConfig.from_pretrained(str(folder))

@@ -44,7 +44,7 @@ class Session:
         """Load the model, and the adapter into it."""
         before = time.perf_counter()
         phase("load the model" + (" with its adapter" if adapter else ""))
-        network = load(model, adapter, options.dtype)
+        network = _loaded(options, model, adapter)
         note(
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"
@@ -73,6 +73,14 @@ class Session:
             tokens_per_second=round(self.speed.tokens_per_second, 1),
             seconds_to_first_token=None if first is None else round(first - self.begun, 2),
         )
+
+
+def _loaded(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
+    if options.engine == "static":
+        from entrypoints.inference import static
+
+        return static.load(model)
+    return load(model, adapter, options.dtype)
 
 
 def open_text(options: Options, model: Path) -> Text:

@@ -25,11 +25,12 @@ __all__ = [
     "save_model",
     "save_spread",
     "save_spread_adapter",
+    "write_merged",
 ]
 
 BASE = "base.json"  # in an adapter's folder: the model it was trained on
 _WEIGHTS = (".safetensors", ".pdparams", ".index.json")
-_WRITTEN_ANEW = ("config.json", "paddle-stacks.json")
+_WRITTEN_ANEW = ("config.json", "paddle-stacks.json", "static.json", "static.pdmodel")
 
 
 def fingerprint(folder: Path) -> str:
@@ -72,12 +73,16 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
         output: replaced as a whole.
     """
     with replacing_folder(output) as part:
-        _copy_companions(companions, part)
-        with _operating_system_errors():
-            network.save_pretrained(
-                str(part), state_dict=_own_weights(network), safe_serialization=True
-            )
-        _open_to_others(part)
+        _write_model(network, companions, part)
+
+
+def _write_model(network: Any, companions: tuple[Path, ...], part: Path) -> None:
+    _copy_companions(companions, part)
+    with _operating_system_errors():
+        network.save_pretrained(
+            str(part), state_dict=_own_weights(network), safe_serialization=True
+        )
+    _open_to_others(part)
 
 
 def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> None:
@@ -177,9 +182,15 @@ def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> Non
 
     The LoRA model is taken apart: it cannot be trained any further.
     """
+    with replacing_folder(output) as part:
+        write_merged(network, companions, part)
+
+
+def write_merged(network: Any, companions: tuple[Path, ...], part: Path) -> None:
+    """Do as :func:`save_merged`, into a folder that is there and empty."""
     network.merge()
     network.restore_original_model()
-    save_model(network.model, companions, output)
+    _write_model(network.model, companions, part)
 
 
 @contextmanager

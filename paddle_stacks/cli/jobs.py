@@ -46,7 +46,11 @@ class JobTask(StackTask):
                 if made.kind is list and known.kind is str:
                     found[str(made.name)] = made  # repeatable in one of the jobs
         host = [argument for argument in _host_arguments() if argument.name not in found]
-        return [*self.own_arguments(), *found.values(), *host]
+        own = self.own_arguments()
+        # --engine is a cluster's scheduler there, and not what infer computes with.
+        taken = {argument.name for argument in own}
+        jobs = [argument for name, argument in found.items() if name not in taken]
+        return [*own, *jobs, *host]
 
     def own_arguments(self) -> list[Argument]:
         """Return the arguments that come before the jobs' own."""

@@ -398,12 +398,30 @@ def _upstream() -> Parser:
     return made
 
 
+_EXPORT_ENDING = """\
+examples:
+  export --model smollm2-135m-instruct --adapter try1 --merge --output models/mine
+  export --model smollm2-135m-instruct --static --output exported/smollm2
+  export --model smollm2-135m-instruct --adapter try1 --static --output exported/mine
+"""
+
+
 def _export() -> Parser:
-    made = Parser(prog="export", description="Merge a LoRA adapter into its base model.")
+    made = Parser(
+        prog="export",
+        description="Merge a LoRA adapter into its base model, make a static graph, or both.",
+        epilog=_EXPORT_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = made.add_argument
     add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", required=True, help="a LoRA adapter: a name in runs/, or a path")
+    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
     add("--merge", action="store_true", help="merge the adapter into the weights")
+    add(
+        "--static",
+        action="store_true",
+        help="make a static graph too, for infer --engine static (merges an --adapter)",
+    )
     add("--output", required=True, metavar="FOLDER", help="where it goes, as models/NAME")
     add("--force", action="store_true", help="replace what is there")
     return made
@@ -429,6 +447,12 @@ def _infer() -> Parser:
     add = made.add_argument
     add("--model", required=True, help="the base model: a name in models/, or a path")
     add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    add(
+        "--engine",
+        choices=("dynamic", "static", "fused", "block"),
+        default="dynamic",
+        help="static: --model is what export --static made; fused and block are a DCU's",
+    )
     what = made.add_argument_group("what to answer (one of them)").add_argument
     what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
     what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")

@@ -35,7 +35,7 @@ JOBS: dict[str, Job] = {
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
         Job("pretrain", "train", "train a language model on the tokens of a corpus"),
         Job("quantize", "train", "quantize a model after its training, with upstream's program"),
-        Job("export", "train", "merge a LoRA adapter into its base model"),
+        Job("export", "train", "merge a LoRA adapter into its base model, or make a static graph"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
         Job("upstream", "train", "run a script of PaddleNLP's llm/ as it is"),
     )

@@ -78,7 +78,7 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
         (("finetune", "--confi", "x"), 2, ["--confi", 'did you mean "--config"?']),
         (("finetune",), 2, ["required: --config"]),
         (("fetch",), 2, ["did not receive required positional arguments", "'model'"]),
-        (("export", "--model", "m"), 2, ["--adapter", "--output"]),
+        (("export", "--model", "m"), 2, ["required: --output"]),
         (("infer", "--model", "m", "--seed", "x", "--dry-run"), 2, ["--seed", "'x'"]),
         (("infer", "--model", "m", "--decode", "beam", "--dry-run"), 2, ["'beam'"]),
         (("plan", "finetun"), 2, ['no job is named "finetun"', 'did you mean "finetune"?']),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from entrypoints.inference.arguments import parse
 from entrypoints.inference.sampling import Sampling
+from paddle_stacks import recipes
 from paddle_stacks.errors import RequestError
 
+ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "m"]
 PROMPT = [*MODEL, "--prompt", "x"]
 
@@ -73,6 +78,40 @@ def test_what_is_said_counts() -> None:
 )
 def test_a_wrong_argument(argv: list[str], words: str) -> None:
     assert words in faults(*argv)
+
+
+@pytest.mark.parametrize(
+    ("backend", "engine", "words"),
+    [
+        ("cpu", "fused", "its operators are a DCU's"),
+        ("cpu", "block", "its operators are a DCU's"),
+        ("dcu-sim", "block", "its operators are a DCU's"),
+        ("dcu", "fused", "on cards it is upstream's program"),
+        ("dcu", "static", "on cards it is upstream's program"),
+        ("cpu", "statik", "statik"),
+    ],
+)
+def test_an_engine_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, backend: str, engine: str, words: str
+) -> None:
+    monkeypatch.setenv("PADDLE_STACKS_BACKEND", backend)
+    assert words in faults(*PROMPT, "--engine", engine)
+
+
+def test_the_recipes_of_other_engines_are_there() -> None:
+    known = recipes.load(ROOT, "dcu")
+    for engine in ("fused", "block"):
+        with pytest.raises(RequestError) as caught:
+            parse([*PROMPT, "--engine", engine])
+        named = re.findall(r"infer-[\w-]+", caught.value.problems[0].remedy)
+        assert named
+        assert [name for name in named if name not in known] == []
+
+
+def test_a_static_graph_takes_no_adapter() -> None:
+    assert parse([*PROMPT, "--engine", "static"]).engine == "static"
+    found = faults(*PROMPT, "--engine", "static", "--adapter", "a")
+    assert "have their adapter in them" in found
 
 
 def test_all_faults_at_once() -> None:

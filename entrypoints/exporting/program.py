@@ -1,0 +1,86 @@
+"""A Llama's step as a program for Paddle Inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+
+from entrypoints.inference.llama import Inputs, Network, Shape, cache_names
+
+__all__ = ["program", "signature"]
+
+Signature = dict[str, tuple[list[int], str]]
+
+
+def signature(shape: Shape) -> Signature:
+    """Return the program's inputs: each one's shape, -1 where it varies, and type.
+
+    Args:
+        shape: of the network.
+    """
+    key_heads, width = shape.sizes.key_value_heads, shape.width
+    found: Signature = {
+        "tokens": ([-1, -1], "int64"),
+        "cos": ([-1, -1, shape.turned, width], "float32"),
+        "sin": ([-1, -1, shape.turned, width], "float32"),
+        "mask": ([-1, key_heads, -1, -1], "float32"),
+        "slots": ([-1], "int64"),
+        "last": ([-1], "int64"),
+    }
+    for layer in range(shape.sizes.layers):
+        for flat, cube in cache_names(layer):
+            found[flat] = ([-1, width], "float32")
+            found[cube] = ([-1, key_heads, -1, width], "float32")
+    return found | {name: (list(size), "float32") for name, size in shape.weights().items()}
+
+
+def program(shape: Shape) -> bytes:
+    """Return a step's program, serialized.
+
+    It is in Paddle's older form: the newer one (PIR) has no operator that writes into
+    one of its inputs.
+
+    Args:
+        shape: of the network.
+    """
+    from paddle.pir_utils import OldIrGuard
+
+    with OldIrGuard(), _static_mode():
+        return _serialized(shape)
+
+
+@contextmanager
+def _static_mode() -> Iterator[None]:
+    paddle.enable_static()
+    try:
+        yield
+    finally:
+        paddle.disable_static()
+
+
+def _serialized(shape: Shape) -> bytes:
+    made = paddle.static.Program()
+    with paddle.static.program_guard(made, paddle.static.Program()):
+        given = {
+            name: paddle.static.data(name, size, kind)
+            for name, (size, kind) in signature(shape).items()
+        }
+        caches: list[Any] = [
+            tuple((given[flat], given[cube]) for flat, cube in cache_names(layer))
+            for layer in range(shape.sizes.layers)
+        ]
+        inputs = Inputs(**{name: given[name] for name in Inputs.__dataclass_fields__})
+        logits = Network(shape, given).logits(inputs, caches)
+    # What writes a cache leads to no output, and would be pruned.
+    whole = paddle.static.normalize_program(
+        made, list(given.values()), [logits], skip_prune_program=True
+    )
+    for block in whole.blocks:
+        for operator in block.ops:
+            # Where it was made: this machine's paths, nine tenths of the file.
+            operator.desc.remove_attr("op_callstack")
+    serialized: bytes = whole.desc.serialize_to_string()
+    return serialized

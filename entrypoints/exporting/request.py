@@ -1,0 +1,54 @@
+"""What ``export`` is asked for, checked before Paddle is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import platforms
+
+__all__ = ["check_architecture", "check_arguments"]
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what makes nothing, or cannot be made here.
+
+    Raises:
+        RequestError: with one problem for each fault.
+    """
+    problems = []
+    if not arguments.merge and not arguments.static:
+        remedy = "--merge merges an adapter, --static makes a static graph"
+        problems.append(Problem("nothing to do", "export", remedy))
+    if arguments.merge and not arguments.adapter:
+        remedy = "--adapter RUN, or no --merge"
+        problems.append(Problem("there is no adapter to merge", "export", remedy))
+    if arguments.static and platforms.device(platforms.current()) != "cpu":
+        what = "--static makes the graph of the static engine, which is a CPU's"
+        remedy = "upstream's for a card: ./inv export --backend dcu --recipe export-fp16"
+        problems.append(Problem(what, "export", remedy))
+    if not arguments.output.strip():
+        problems.append(Problem("--output is empty", "export", "--output models/NAME"))
+    if problems:
+        raise RequestError(problems)
+
+
+def check_architecture(folder: Path) -> None:
+    """Refuse a model of which no static graph can be made.
+
+    Raises:
+        RequestError: it is no Llama.
+    """
+    path = folder / "config.json"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError) as error:
+        fault = f"not a model's configuration: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(path)) from None
+    if names != ["LlamaForCausalLM"]:
+        shown = ", ".join(map(str, names)) if isinstance(names, list) else names
+        raise RequestError(
+            f'a static graph is made of LlamaForCausalLM, not of "{shown}"', where=str(path)
+        )

@@ -1,0 +1,112 @@
+"""The static graph in an export: written beside the weights, checked, and described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import paddle_stacks
+from entrypoints.console import phase
+from entrypoints.exporting.program import program, signature
+from entrypoints.fetching.checkpoint import sha256_of
+from entrypoints.inference import exported, static
+from entrypoints.inference import model as models
+from entrypoints.inference.llama import Shape
+from paddle_stacks.errors import JobError
+
+__all__ = ["add_static"]
+
+_PROMPTS = (1, 7, 40, 130)  # tokens; the last one is longer than a cache begins with
+_NEW_TOKENS = 24
+_CLOSE = 1e-3  # of logits; the engines use the same kernels, and merging rounds
+
+
+def add_static(folder: Path, model: Path, adapter: Path | None, about: Mapping[str, Any]) -> None:
+    """Write a model's static graph into its folder, after a check against the dynamic one.
+
+    Args:
+        folder: holds the whole model, with the adapter merged.
+        model: the model that it was made of.
+        adapter: that was merged into it, or None.
+        about: what the manifest says of the two.
+
+    Raises:
+        JobError: the two answer differently.
+    """
+    phase("make the static graph")
+    shape = Shape.of(models.read_config(folder))
+    (folder / exported.PROGRAM).write_bytes(program(shape))
+    manifest: dict[str, Any] = {
+        "format": exported.FORMAT,
+        **about,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "paddle_stacks": paddle_stacks.__version__,
+            "paddlepaddle": version("paddlepaddle"),
+            "paddlenlp": version("paddlenlp"),
+        },
+        "inputs": {
+            name: {"shape": size, "dtype": kind} for name, (size, kind) in signature(shape).items()
+        },
+        "outputs": {"logits": {"shape": [shape.sizes.vocabulary, -1], "dtype": "float32"}},
+    }
+    _write_manifest(folder, manifest)
+    phase("check it against the dynamic graph")
+    manifest["check"] = _compared(static.load(folder), models.load(model, adapter), shape)
+    _write_manifest(folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != exported.MANIFEST
+    }
+    text = json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False)
+    (folder / exported.MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _compared(
+    made: models.LanguageModel, wanted: models.LanguageModel, shape: Shape
+) -> dict[str, Any]:
+    """Return what a comparison of greedy tokens and of their logits shows."""
+    random = np.random.default_rng(0)
+    prompts = [random.integers(shape.sizes.vocabulary, size=size).tolist() for size in _PROMPTS]
+    tokens, difference = _both(made, wanted, prompts)
+    if difference > _CLOSE or tokens[0] != tokens[1]:
+        raise JobError(
+            "the static graph does not answer as the dynamic one: logits differ by"
+            f" {difference:.3g}, tokens {'do not' if tokens[0] == tokens[1] else 'do'}",
+            where="export --static",
+            remedy="report it, with config.json; the output was not written",
+        )
+    return {
+        "against": "the dynamic engine, greedy",
+        "prompt_tokens": list(_PROMPTS),
+        "new_tokens": _NEW_TOKENS,
+        "equal": True,
+        "largest_difference_of_logits": difference,
+    }
+
+
+def _both(
+    made: models.LanguageModel, wanted: models.LanguageModel, prompts: Sequence[Sequence[int]]
+) -> tuple[tuple[list[list[int]], list[list[int]]], float]:
+    """Return the greedy tokens of both, and the largest difference of logits."""
+    one, two = made.start(prompts), wanted.start(prompts)
+    tokens: tuple[list[list[int]], list[list[int]]] = ([], [])
+    difference = 0.0
+    for _ in range(_NEW_TOKENS):
+        difference = max(difference, float(np.abs(one.logits - two.logits).max()))
+        for found, decoding in zip(tokens, (one, two), strict=True):
+            found.append(decoding.logits.argmax(axis=-1).tolist())
+        # Both go on from the same token, so that one difference is not many.
+        one.step(tokens[1][-1])
+        two.step(tokens[1][-1])
+    return tokens, difference

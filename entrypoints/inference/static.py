@@ -1,0 +1,97 @@
+"""The static engine: Paddle Inference carries out the program that ``export --static`` wrote.
+
+All that a step needs is the program's input, weights and caches too, and stays where it
+is: the weights are mapped from the checkpoint's file and shared between processes, and
+the caches are written in place. Paddle's parameter file would be copied instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.inference import exported
+from entrypoints.inference.decoding import Cache, Model, keep_freed_memory, shared
+from entrypoints.inference.llama import Inputs, Shape, cache_names, rotation_tables
+from entrypoints.inference.model import check_complete, read_config
+from entrypoints.inference.weights import Weights
+
+__all__ = ["Engine", "load"]
+
+
+class Engine:
+    """Computes steps.
+
+    Args:
+        program: the file.
+        weights: by PaddleNLP's names, float32; they are used where they are.
+    """
+
+    def __init__(self, program: Path, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        from paddle import inference
+
+        keep_freed_memory()
+        config = inference.Config()
+        config.set_prog_file(str(program))
+        config.disable_gpu()
+        config.disable_glog_info()
+        # As the program was written: the newer form that Paddle would turn it into has no
+        # name for an input that is written. Its passes find nothing here to fuse, and
+        # oneDNN's products of one row take half as long again as MKL's.
+        config.switch_ir_optim(False)
+        config.enable_new_ir(False)
+        config.disable_mkldnn()
+        config.enable_memory_optim(True)
+        config.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        self._predictor = inference.create_predictor(config)
+        names = self._predictor.get_input_names()
+        self._inputs = {name: self._predictor.get_input_handle(name) for name in names}
+        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+        self._weights = {name: shared(array) for name, array in weights.items()}
+        self._bind(self._weights)
+        self._bound: object = None
+
+    def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
+        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+        if self._bound is not cache.tensors:
+            self._bind(
+                {
+                    name: tensor
+                    for layer, slots in enumerate(cache.tensors)
+                    for names, tensors in zip(cache_names(layer), slots, strict=True)
+                    for name, tensor in zip(names, tensors, strict=True)
+                }
+            )
+            self._bound = cache.tensors
+        given = {each.name: shared(getattr(inputs, each.name)) for each in fields(Inputs)}
+        self._bind(given)
+        self._predictor.run()
+        found: npt.NDArray[np.float32] = self._output.copy_to_cpu()
+        return found
+
+    def _bind(self, tensors: Mapping[str, Any]) -> None:
+        for name, tensor in tensors.items():
+            self._inputs[name].share_external_data(tensor)
+
+
+def load(folder: Path) -> Model:
+    """Return the model of an exported folder, for the static engine.
+
+    Raises:
+        RequestError: the folder is not one that ``export --static`` wrote, or files of
+            it are missing or damaged.
+    """
+    exported.check(folder)
+    config = read_config(folder)
+    weights = Weights(folder)
+    shape = Shape.of(config)
+    check_complete(weights, shape.weights())
+    found = {name: np.ascontiguousarray(weights[name]) for name in shape.weights()}
+    engine = Engine(folder / exported.PROGRAM, found)
+    return Model(engine, shape, rotation_tables(config, shape, config.max_position_embeddings))

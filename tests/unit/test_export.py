@@ -1,0 +1,160 @@
+"""What ``export`` and the static engine refuse, before Paddle is imported."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrypoints import export
+from entrypoints.exporting.request import check_architecture, check_arguments
+from entrypoints.inference import exported
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.arguments import parser
+
+
+def parsed(*argv: str) -> argparse.Namespace:
+    return parser("export").parse_args(["--model", "m", "--output", "o", *argv])
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(RequestError) as caught:
+        call()
+    return "\n".join(f"{p.what} | {p.where} | {p.remedy}" for p in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--static"], ["--adapter", "a", "--merge"], ["--adapter", "a", "--static"]],
+)
+def test_what_makes_something(argv: list[str]) -> None:
+    check_arguments(parsed(*argv))
+
+
+@pytest.mark.parametrize(
+    ("argv", "backend", "words"),
+    [
+        ([], "cpu", "nothing to do | export | --merge merges an adapter, --static"),
+        (["--adapter", "a"], "cpu", "nothing to do"),
+        (["--merge"], "cpu", "there is no adapter to merge"),
+        (["--merge", "--static"], "cpu", "there is no adapter to merge"),
+        (["--static"], "dcu", "--recipe export-fp16"),
+        (["--static", "--output", " "], "cpu", "--output is empty"),
+    ],
+)
+def test_arguments_that_make_nothing(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], backend: str, words: str
+) -> None:
+    monkeypatch.setenv("PADDLE_STACKS_BACKEND", backend)
+    assert words in refused(lambda: check_arguments(parsed(*argv)))
+
+
+def test_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_STACKS_BACKEND", "dcu")
+    found = refused(lambda: check_arguments(parsed("--merge", "--static", "--output", "")))
+    assert len(found.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "FileNotFoundError"),
+        ("{", "not a model's configuration: JSONDecodeError"),
+        ("[]", "not a model's configuration: AttributeError"),
+        ("{}", 'not of "None"'),
+        ('{"architectures": []}', 'not of ""'),
+        ('{"architectures": ["Qwen2ForCausalLM"]}', 'not of "Qwen2ForCausalLM"'),
+        ('{"architectures": "LlamaForCausalLM"}', "a static graph is made of LlamaForCausalLM"),
+    ],
+)
+def test_models_of_which_no_graph_is_made(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    assert words in refused(lambda: check_architecture(tmp_path))
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A folder as ``export --static`` leaves it, with other contents."""
+    contents = {"config.json": b"{}", "model.safetensors": b"weights", exported.PROGRAM: b"graph"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    files = {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    write(tmp_path, {"format": exported.FORMAT, "files": files})
+    return tmp_path
+
+
+def write(folder: Path, manifest: Any) -> None:
+    (folder / exported.MANIFEST).write_text(json.dumps(manifest))
+
+
+def changed(folder: Path, **changes: Any) -> None:
+    manifest = json.loads((folder / exported.MANIFEST).read_text())
+    write(folder, manifest | changes)
+
+
+def without_program(folder: Path) -> None:
+    manifest = json.loads((folder / exported.MANIFEST).read_text())
+    del manifest["files"][exported.PROGRAM]
+    write(folder, manifest)
+
+
+def test_a_whole_export_is_taken(whole: Path) -> None:
+    exported.check(whole)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / exported.MANIFEST).unlink(), "holds no static graph: no static.json"),
+        (lambda f: (f / exported.MANIFEST).write_text("{"), "not an export's manifest: JSON"),
+        (lambda f: (f / exported.MANIFEST).write_bytes(b"\xff"), "manifest: UnicodeDecodeError"),
+        (lambda f: write(f, []), "not an export's manifest: TypeError"),
+        (lambda f: write(f, {"format": 1}), "not an export's manifest: KeyError: 'files'"),
+        (lambda f: changed(f, files=3), "not an export's manifest: TypeError"),
+        (lambda f: changed(f, files={"x": {}}), "not an export's manifest: KeyError: 'size'"),
+        (lambda f: changed(f, files={"x": {"size": "?", "sha256": ""}}), "manifest: ValueError"),
+        (lambda f: changed(f, format=2), "of the format 2, and this version runs 1"),
+        (lambda f: changed(f, format=None), "of the format None"),
+        (lambda f: changed(f, files={}), "the manifest has no static.pdmodel"),
+        (without_program, "the manifest has no static.pdmodel"),
+        (lambda f: (f / exported.PROGRAM).unlink(), "the file is missing"),
+        (lambda f: (f / exported.PROGRAM).write_bytes(b"grap"), "4 bytes, and had 5"),
+        (lambda f: (f / exported.PROGRAM).write_bytes(b"grapf"), "its SHA-256 is another"),
+        (lambda f: (f / "config.json").write_text("[]"), "its SHA-256 is another"),
+        (lambda f: (f / "model.safetensors").unlink(), "the file is missing"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"weight"), "6 bytes, and had 7"),
+    ],
+)
+def test_an_export_that_is_not_whole(
+    whole: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(whole)
+    found = refused(lambda: exported.check(whole))
+    assert words in found
+    assert "--static" in found
+
+
+def test_an_output_that_would_replace_its_source(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "m").mkdir(parents=True)
+    text = '{"architectures": ["LlamaForCausalLM"]}'
+    (tmp_path / "models" / "m" / "config.json").write_text(text)
+    (tmp_path / "models" / "m" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "file").write_text("mine")
+    for output, words in (
+        ("models/m", "would take the place of what it is made from"),
+        ("models", "would take the place of what it is made from"),
+        ("file", "the output is a file"),
+    ):
+        line = ["--model", "m", "--static", "--output", output, "--force"]
+        assert words in refused(lambda line=line: export.main(line))
+    assert (tmp_path / "file").read_text() == "mine"
