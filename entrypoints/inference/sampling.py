@@ -100,8 +100,10 @@ def distribution(
         logits: ``[vocabulary]``, float32.
         sampling: temperature, top_k and top_p are used.
     """
-    scaled = logits.astype(np.float64) / sampling.temperature
-    scaled -= scaled.max()
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max()  # first: the likeliest stays at 0, however small the temperature is
+    with np.errstate(over="ignore"):
+        scaled /= sampling.temperature
     tokens = np.arange(scaled.size)
     if 0 < sampling.top_k < scaled.size:
         # Ties with the k-th stay, as in transformers.

@@ -94,3 +94,11 @@ def test_the_penalty_divides_what_is_positive_and_multiplies_what_is_negative() 
 def test_the_penalty_counts_the_prompt_and_what_was_chosen() -> None:
     chooser = Chooser(Sampling(repetition_penalty=10.0), 0, [1])
     assert [chooser.choose(LOGITS) for _ in range(3)] == [5, 2, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300, 5e-324])
+@pytest.mark.filterwarnings("error")
+def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> None:
+    sampling = Sampling(greedy=False, temperature=temperature)
+    assert by_token(LOGITS, sampling)[1] == 1.0
+    assert Chooser(sampling, 0, []).choose(LOGITS) == 1
