@@ -232,5 +232,18 @@ FROM ops AS infer-cpu
 FROM training-dcu AS infer-dcu
 FROM training-dcu AS infer-dcu-sim
 # hadolint ignore=DL3006
-FROM infer-${BACKEND} AS infer
+FROM infer-${BACKEND} AS serving
+ARG LOCK=cpu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
+    --mount=type=bind,source=images/infer/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=tmpfs,target=/tmp \
+    /srv/with-network /srv/install /srv/lock
+
+FROM serving AS infer
 COPY --from=code /opt/paddle-stacks /opt/paddle-stacks

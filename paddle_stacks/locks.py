@@ -42,7 +42,9 @@ def relock(root: Path, backend: str) -> list[str]:
             f'the backend "{backend}" has no locks', remedy=f"backends: {', '.join(_PYTHON)}"
         )
     images = root / "images"
-    train, framework, base = (images / name for name in ("train", "framework", "base"))
+    train, framework, infer, base = (
+        images / name for name in ("train", "framework", "infer", "base")
+    )
     python, platform = _PYTHON[backend]
     target = ["--python-version", python, "--python-platform", platform]
     target += _ELSEWHERE.get(backend, [])
@@ -72,6 +74,18 @@ def relock(root: Path, backend: str) -> list[str]:
                 *("--overrides", train / "overrides.txt"),
                 *("--overrides", train / "quantize-overrides.txt"),
                 *("-c", train / name),
+                *build,
+                *target,
+            ],
+        ),
+        # On a DCU the server goes on top of what upstream's predictor imports.
+        (
+            infer / name,
+            [
+                infer / "requirements.in",
+                *("--overrides", infer / "overrides.txt"),
+                "-c",
+                train / f"quantize.{backend}.lock" if backend == "dcu" else framework / name,
                 *build,
                 *target,
             ],

@@ -20,8 +20,8 @@ from paddle_stacks.settings import Settings, without_password
 
 __all__ = ["check_request", "lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
 
-# The last is for what only a DCU has kernels for.
-_LOCKS = ("framework/requirements", "train/requirements", "train/quantize")
+# The third is for what only a DCU has kernels for.
+_LOCKS = ("framework/requirements", "train/requirements", "train/quantize", "infer/requirements")
 
 
 def variables(

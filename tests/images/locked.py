@@ -15,6 +15,7 @@ _LOCKS = {
     "framework": "framework/requirements",
     "training": "train/requirements",
     "training-dcu": "train/quantize",
+    "serving": "infer/requirements",
 }
 
 
