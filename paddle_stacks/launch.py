@@ -16,7 +16,7 @@ from paddle_stacks import fitness, preflight, recipes
 from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import schema, upstream, workspace
+from paddle_stacks.jobs import schema, serving, upstream, workspace
 from paddle_stacks.jobs.arguments import as_upstream, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
@@ -147,6 +147,7 @@ def run(plan: Plan, settings: Settings) -> int:
     """Check what a plan needs, carry it out, and return the job's exit status."""
     check_files(plan)
     preflight.check_machine(plan, settings)
+    preflight.check_ports(plan)
     from paddle_stacks import engine
     from paddle_stacks.executors import docker
     from paddle_stacks.executors.record import RunRecord
@@ -240,6 +241,8 @@ def _plan_of_arguments(
     _move_into_workspace(parsed, settings.workspace)
     if job in _TRAININGS:
         return _plan_of_training(job, parsed, settings, platform, choices)
+    if job == "serve":
+        return _plan_of_server(parsed, settings, platform, choices)
     if job not in (*_SCRIPTS, "upstream"):
         return _plan(job, (job, *words(made, parsed)), settings, platform, choices)
     line = words(made, parsed) if job == "upstream" else as_upstream(_SCRIPTS[job], parsed)
@@ -292,6 +295,36 @@ def _spread(plan: Plan, platform: Backend, ranks: int, nodes: int) -> Plan:
         environment = {**plan.environment, **platform.node_environment}
         plan = replace(plan, network="host", environment=environment)
     return replace(plan, ranks=ranks)
+
+
+def _plan_of_server(
+    parsed: argparse.Namespace, settings: Settings, platform: Backend, choices: Choices
+) -> Plan:
+    """Return the plan of a server: its port, and its keys as a secret.
+
+    Raises:
+        RequestError: anybody could use it: no keys, and a port that others reach.
+    """
+    keys, address, number = parsed.api_keys, parsed.host, parsed.port
+    if keys is None and not serving.is_loopback(address):
+        raise RequestError(
+            f"--host {address} without --api-keys: anybody could use the server",
+            where="serve",
+            remedy="--api-keys FILE; or leave --host out, and only this machine can",
+        )
+    address = serving.LOOPBACK if address == "localhost" else address
+    if not serving.is_address(address):
+        raise RequestError(
+            f'"{address}" is not an address', where="--host", remedy="a number, as 127.0.0.1"
+        )
+    # The engine listens on the host's address, and the server on those of its container.
+    parsed.api_keys, parsed.host, parsed.published = None, serving.LOOPBACK, True
+    if platform.network == "host":
+        parsed.host, parsed.published = address, False
+    plan = _plan("serve", ("serve", *words(parser("serve"), parsed)), settings, platform, choices)
+    secret = () if keys is None else (plans.Secret("api_keys", str(Path(keys).absolute())),)
+    ports = () if platform.network == "host" else (plans.Port(address, number),)
+    return replace(plan, secrets=(*plan.secrets, *secret), ports=ports)
 
 
 def _plan_of_recipe(

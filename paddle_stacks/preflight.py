@@ -6,7 +6,9 @@ import argparse
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from paddle_stacks.jobs import (
     prompts,
     records,
     schema,
+    serving,
     spreading,
     upstream,
     workspace,
@@ -36,6 +39,7 @@ __all__ = [
     "check_image",
     "check_machine",
     "check_operators",
+    "check_ports",
     "check_request",
     "check_workspace",
     "run_folder",
@@ -110,6 +114,26 @@ def check_operators(plan: Plan, settings: Settings, client: DockerClient) -> Non
     label = (client.images.get(plan.image).labels or {}).get(ARCHITECTURES, "")
     cards = fit.look(settings.host_root, plan.cards)
     if problems := fit.architecture_problems(label, cards, plan.image):
+        raise MachineError(problems)
+
+
+def check_ports(plan: Plan) -> None:
+    """Check that the ports that the plan publishes are free.
+
+    Raises:
+        MachineError: with one problem for each that is not.
+    """
+    problems = []
+    for port in plan.ports:
+        family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((port.address, port.number))
+            except OSError as error:
+                what = f"port {port.number} of {port.address} cannot be used: {error.strerror}"
+                problems.append(Problem(what, plan.job, "--port N: another one"))
+    if problems:
         raise MachineError(problems)
 
 
@@ -250,6 +274,16 @@ def _check_infer(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
         raise RequestError(faults)
 
 
+def _check_serve(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    faults = _faults(lambda: workspace.find_model(arguments.model, here))
+    if arguments.adapter:
+        faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
+    for secret in plan.secrets:
+        faults += _faults(partial(serving.load_some, Path(str(secret.source))))
+    if faults:
+        raise RequestError(faults)
+
+
 def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     found = upstream.options(
         arguments.script,
@@ -322,6 +356,7 @@ _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "inspect": _check_inspect,
     "export": _check_export,
     "infer": _check_infer,
+    "serve": _check_serve,
     "upstream": _check_upstream,
 }
 

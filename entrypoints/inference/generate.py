@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from entrypoints.inference.model import Decoding, LanguageModel
 from entrypoints.inference.sampling import Chooser, Sampling
 from entrypoints.inference.stream import TextStream
 from entrypoints.inference.text import Text
 
-__all__ = ["Answer", "Limits", "Speed", "answer_all"]
+if TYPE_CHECKING:  # they import Paddle
+    from entrypoints.inference.model import Decoding, LanguageModel
+
+__all__ = ["Answer", "Limits", "Row", "Speed", "answer_all"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,19 @@ class Speed:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class _Row:
-    """One answer in the making."""
+class Row:
+    """One answer in the making.
+
+    Args:
+        text: the tokenizer.
+        prompt: the prompt's tokens.
+        chooser: chooses its tokens.
+        limits: where it ends.
+
+    Attributes:
+        tokens: that were generated so far.
+        reason: why it ended, as in :class:`Answer`; empty while it goes on.
+    """
 
     def __init__(self, text: Text, prompt: Sequence[int], chooser: Chooser, limits: Limits) -> None:
         self.chooser = chooser
@@ -87,6 +101,7 @@ class _Row:
         return piece
 
     def answer(self) -> Answer:
+        """Return the answer as far as it has come."""
         return Answer(self.stream.text, tuple(self.tokens), self.reason)
 
 
@@ -116,7 +131,7 @@ def answer_all(
     speed = speed or Speed()
     begun = time.perf_counter()
     rows = [
-        _Row(text, prompt, Chooser(sampling, number, prompt), limits)
+        Row(text, prompt, Chooser(sampling, number, prompt), limits)
         for prompt, number in zip(prompts, numbers, strict=True)
     ]
     decoding, going = model.start(prompts), rows
@@ -134,7 +149,7 @@ def answer_all(
     return [row.answer() for row in rows]
 
 
-def _advance(decoding: Decoding, rows: list[_Row], chosen: Sequence[int]) -> list[_Row]:
+def _advance(decoding: Decoding, rows: list[Row], chosen: Sequence[int]) -> list[Row]:
     """Drop the rows that have ended and give the others their token; return the others."""
     kept = [at for at, row in enumerate(rows) if not row.reason]
     if not kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from paddle_stacks.jobs.prompts import Prompt, listed
 
 __all__ = ["Text", "load"]
 
+_SPACE = "\u2581"  # as sentencepiece spells it
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+# How byte-level tokenizers, GPT-2's and its successors', spell bytes: the printable ones as
+# they are in Latin-1, the others as the characters from 256 on.
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {
+    chr(256 + at): byte for at, byte in enumerate(b for b in range(256) if b not in _PRINTED)
+}
 _SURELY_LONG = 32  # characters per token of context, beyond which it is worth a closer look
 
 
@@ -36,6 +44,8 @@ class Text:
         self._raw = raw
         self.ends = _ends(folder, tokenizer)
         self.has_template = tokenizer.chat_template is not None
+        # A space, as byte-level tokenizers spell it: every one of them has the token.
+        self._byte_level = "\u0120" in tokenizer.get_vocab()
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """Return a prompt's tokens, the beginning of the answer included.
@@ -59,6 +69,20 @@ class Text:
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def spelt(self, token: int) -> bytes:
+        """Return what a token is spelt with; it can be a part of a character.
+
+        Tokens that are never part of a text, as the end token, are spelt by their names.
+        """
+        piece: str = self._tokenizer.convert_ids_to_tokens(token)
+        if piece is None:  # a row of the output that no token belongs to
+            return b""
+        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+            return bytes([int(match[1], 16)])
+        if self._byte_level and all(character in _BYTES for character in piece):
+            return bytes(_BYTES[character] for character in piece)
+        return piece.replace(_SPACE, " ").encode("utf-8", errors="replace")
 
     def _plain(self, prompt: Prompt) -> str:
         if prompt.plain and len(prompt.messages) == 1:
@@ -86,6 +110,7 @@ class Text:
     def _rendered_by_paddle(self, prompt: Prompt) -> str:
         """Render with PaddleNLP's own kind of template, ``chat_template.json``."""
         messages, context = prompt.messages, {}
+        self._check_turns(prompt)
         if messages[0].role == "system":
             if "system" not in (self._tokenizer.chat_template.system or ""):
                 what = "the model's chat template has a system message of its own"
@@ -94,6 +119,16 @@ class Text:
         turns = [[m.content for m in messages[at : at + 2]] for at in range(0, len(messages), 2)]
         text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, context_data=context)
         return text
+
+    def _check_turns(self, prompt: Prompt) -> None:
+        """Check that user and assistant speak in turn: this kind of template has pairs."""
+        said = [m.role for m in prompt.messages]
+        turns = said[1:] if said[0] == "system" else said
+        if any(role != ("user", "assistant")[at % 2] for at, role in enumerate(turns)) or (
+            len(turns) % 2 == 0
+        ):
+            what = "the model's chat template takes user and assistant in turn, the user last"
+            raise RequestError(what, where=prompt.where or str(self._folder))
 
     def _check_length(self, length: int, prompt: Prompt, about: str) -> None:
         if length >= self._context:

@@ -152,6 +152,7 @@ def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
         "group_add": list(plan.groups),
         "ulimits": [Ulimit(name=name, soft=n, hard=n) for name, n in plan.ulimits.items()],
         "labels": dict(plan.labels),
+        "ports": {f"{port.number}/tcp": (port.address, port.number) for port in plan.ports},
     }
 
 

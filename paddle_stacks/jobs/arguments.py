@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
 from paddle_stacks.jobs import documented, models, texts
+from paddle_stacks.jobs.serving import LOOPBACK
 
 __all__ = [
     "GRACE_SECONDS",
@@ -487,6 +488,113 @@ def _add_decoding(made: Parser) -> None:
     )
 
 
+_SERVE_ENDING = """\
+examples:
+  serve --model smollm2-135m-instruct
+  serve --model models/x --adapter runs/y --api-keys keys.txt --host 0.0.0.0
+
+Without --api-keys it answers this machine only. SIGTERM ends it when what is under way is
+finished.
+
+exit status: 0 done, 2 the request is wrong, 3 the port is taken, 5 failed, 128+n stopped by
+signal n before everything was finished
+"""
+
+
+def _serve() -> Parser:
+    made = Parser(
+        prog="serve",
+        description="Serve a model over HTTP with OpenAI's API, and a page to talk with it.",
+        epilog=_SERVE_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", required=True, help="the base model: a name in models/, or a path")
+    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    add("--served-model-name", metavar="NAME", help="what clients call it (default: its folder's)")
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
+    )
+    _add_listening(made)
+    _add_space(made)
+    return made
+
+
+def _add_listening(made: Parser) -> None:
+    add = made.add_argument_group("who may use it").add_argument
+    add("--host", default=LOOPBACK, metavar="ADDRESS", help=f"to listen on (default: {LOOPBACK})")
+    add("--port", type=int, default=8000, metavar="N", help="to listen on (default: 8000)")
+    add(
+        "--published",
+        action="store_true",
+        help="an engine publishes the port of this container: listen on all its addresses",
+    )
+    add("--api-keys", metavar="FILE", help="a key per line, or NAME KEY; anything else is refused")
+    add(
+        "--requests-per-minute",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of each key (default: 0, no limit)",
+    )
+    add("--log-prompts", action="store_true", help="put what is asked into the log")
+
+
+def _add_space(made: Parser) -> None:
+    add = made.add_argument_group("how much at once").add_argument
+    add("--batch-size", type=int, default=8, metavar="N", help="answers at once (default: 8)")
+    add(
+        "--max-waiting",
+        type=int,
+        default=64,
+        metavar="N",
+        help="requests that may wait (default: 64)",
+    )
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="an answer's greatest length (default: 1024)",
+    )
+    add(
+        "--max-prompt-tokens",
+        type=int,
+        metavar="N",
+        help="a prompt's greatest length (default: what the context holds)",
+    )
+    add(
+        "--cache-tokens",
+        type=int,
+        default=32768,
+        metavar="N",
+        help="tokens whose keys and values are kept, of all answers (default: 32768)",
+    )
+    add(
+        "--prefill-tokens",
+        type=int,
+        default=128,
+        metavar="N",
+        help="tokens of prompts that are read between two steps (default: 128)",
+    )
+    add(
+        "--request-timeout",
+        type=_positive,
+        default=600.0,
+        metavar="SECONDS",
+        help="for a request, its waiting included (default: 600)",
+    )
+    add(
+        "--grace",
+        type=int,
+        default=GRACE_SECONDS,
+        metavar="SECONDS",
+        help=f"time to finish what is under way after SIGTERM (default: {GRACE_SECONDS})",
+    )
+
+
 PARSERS: dict[str, Callable[[], Parser]] = {
     "fetch": _fetch,
     "prepare": _prepare,
@@ -496,5 +604,6 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "quantize": _quantize,
     "export": _export,
     "infer": _infer,
+    "serve": _serve,
     "upstream": _upstream,
 }

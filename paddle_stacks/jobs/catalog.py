@@ -37,6 +37,7 @@ JOBS: dict[str, Job] = {
         Job("quantize", "train", "quantize a model after its training, with upstream's program"),
         Job("export", "train", "merge a LoRA adapter into its base model, or make a static graph"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
+        Job("serve", "infer", "serve a model over HTTP, with OpenAI's API and a chat page"),
         Job("upstream", "train", "run a script of PaddleNLP's llm/ as it is"),
     )
 }

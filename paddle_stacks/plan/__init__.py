@@ -4,7 +4,16 @@
 """
 
 from paddle_stacks.plan.backend import Backend
-from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Mount, Plan, Secret, image_name, make
+from paddle_stacks.plan.make import (
+    PLAIN_ENVIRONMENT,
+    Device,
+    Mount,
+    Plan,
+    Port,
+    Secret,
+    image_name,
+    make,
+)
 
 __all__ = [
     "PLAIN_ENVIRONMENT",
@@ -12,6 +21,7 @@ __all__ = [
     "Device",
     "Mount",
     "Plan",
+    "Port",
     "Secret",
     "image_name",
     "make",

@@ -81,6 +81,9 @@ def problems_of(plan: Plan, nodes: int, hours: int) -> list[Problem]:
     program = plan.argv[0]
     if nodes > 1 and program not in _SHARED:
         found.append(Problem(f"{program} runs on one node", "--nodes", "leave --nodes out"))
+    if program == "serve":
+        what = "a server is reached by a port and does not end, which a scheduled job is not for"
+        found.append(Problem(what, program, "./inv serve on the node, or Compose"))
     if _reads_standard_input(plan.argv):
         found.append(
             Problem(

@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "Mount",
     "Plan",
+    "Port",
     "Secret",
     "build_command",
     "image_name",
@@ -38,8 +39,9 @@ PLAIN_ENVIRONMENT = frozenset({ENVIRONMENT_SWITCH})
 # Where nobody has looked: a plan made on another machine than the one it is for.
 _NO_HOST = Host(Path("/"), (), None, None)
 
-# The jobs that reach out; every other one runs without a network.
+# The jobs that reach out, and those that are reached; every other one runs without a network.
 _NETWORKED = frozenset({"fetch"})
+_REACHED = frozenset({"serve"})
 # The variables by which OpenSSL, requests and pip find a certificate bundle.
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 
@@ -70,6 +72,19 @@ class Device:
 
     source: str
     target: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the container that is reached from outside.
+
+    Args:
+        address: the host's, on which it is reached.
+        number: on the host, and in the container.
+    """
+
+    address: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,7 @@ class Plan:
         security_opt: the engine's security options.
         read_only: whether the root file system cannot be written.
         grace_seconds: from SIGTERM to SIGKILL when the job is stopped.
+        ports: of the container that are reached from outside.
     """
 
     job: str
@@ -155,6 +171,7 @@ class Plan:
     security_opt: tuple[str, ...] = ("no-new-privileges",)
     read_only: bool = True
     grace_seconds: int = GRACE_SECONDS
+    ports: tuple[Port, ...] = ()
 
     @property
     def build_command(self) -> str:
@@ -232,7 +249,7 @@ def make(
         shm_mib=backend.shm_mib,
         tmp_mib=backend.tmp_mib,
         ulimits=backend.ulimits,
-        network=backend.network or ("bridge" if networked else "none"),
+        network=backend.network or ("bridge" if networked or job.name in _REACHED else "none"),
         labels={f"{LABEL}.job": job.name, f"{LABEL}.version": __version__},
         profile=backend.profile,
         cards=tuple(cards),

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan
+from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan, Port
 from paddle_stacks.settings import without_password
 
 __all__ = [
@@ -52,6 +52,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "security_opt": list(plan.security_opt),
         "read_only": plan.read_only,
         "grace_seconds": plan.grace_seconds,
+        "ports": [{"address": p.address, "number": p.number} for p in plan.ports],
         "command": as_docker_command(plan, multiline=False),
     }
 
@@ -64,6 +65,7 @@ def as_text(plan: Plan) -> str:
         ("container", plan.name),
         ("user", plan.user),
         ("network", plan.network),
+        *(("port", _port(port)) for port in plan.ports),
         *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
         *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
         *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
@@ -92,6 +94,7 @@ def as_line(plan: Plan) -> str:
         plan.image,
         f"user {plan.user}",
         f"network {plan.network}",
+        *(f"port {_port(port)}" for port in plan.ports),
         *([", ".join(device.target for device in plan.devices)] if plan.devices else []),
         *([f"cards {','.join(map(str, plan.cards))}"] if plan.cards else []),
         *([f"{plan.ranks} ranks"] if plan.ranks > 1 else []),
@@ -118,6 +121,7 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     """
     groups = [["docker", "run", "--rm", *attach]]
     groups += [["--name", plan.name], ["--user", plan.user], ["--network", plan.network]]
+    groups += [["--publish", f"{_port(port)}:{port.number}"] for port in plan.ports]
     groups += [["--privileged"]] if plan.privileged else []
     groups += [["--ipc", plan.ipc]] if plan.ipc else []
     groups += [["--read-only"]] if plan.read_only else []
@@ -163,6 +167,11 @@ def mount_option(source: str, target: str, *, read_only: bool = True) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow([*fields, *(["readonly"] if read_only else [])])
     return line.getvalue()
+
+
+def _port(port: Port) -> str:
+    address = f"[{port.address}]" if ":" in port.address else port.address
+    return f"{address}:{port.number}"
 
 
 def _device(device: Device, between: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from entrypoints.nodes import Nodes
+from paddle_stacks import launch
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
@@ -82,9 +83,19 @@ def test_finetune_waits_for_its_model(services: dict[str, Any]) -> None:
     assert json.loads(config.read_text())["model_name_or_path"] in services["fetch"]["command"]
 
 
-def test_only_fetch_gets_secrets(services: dict[str, Any]) -> None:
-    with_secrets = [job for job, service in services.items() if service.get("secrets")]
-    assert with_secrets == ["fetch"]
+def test_only_fetch_and_serve_get_secrets(services: dict[str, Any]) -> None:
+    with_secrets = {job for job, service in services.items() if service.get("secrets")}
+    assert with_secrets == {"fetch", "serve"}
+
+
+def test_only_serve_is_reached_and_only_from_this_machine(services: dict[str, Any]) -> None:
+    assert [job for job, service in services.items() if service.get("ports")] == ["serve"]
+    (port,) = services["serve"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8000", 8000)
+    settings = Settings(root=ROOT, workspace=ROOT)
+    made = launch.make_plan("serve", ["--model", "smollm2-135m-instruct"], settings)
+    assert [(p.address, str(p.number)) for p in made.ports] == [("127.0.0.1", port["published"])]
+    assert list(made.argv) == ["serve", *services["serve"]["command"]]
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -116,6 +127,7 @@ def test_the_two_nodes_are_told_the_same(services: dict[str, Any]) -> None:
         ([], {"export", "infer"}),
         (["two-nodes"], {"export", "infer", *NODES}),
         (["finetune"], {"export", "infer", "fetch", "finetune"}),
+        (["serve"], {"export", "infer", "fetch", "serve"}),
     ],
 )
 def test_what_a_plain_up_starts(profiles: list[str], wanted: set[str]) -> None:
@@ -126,7 +138,7 @@ def test_what_a_plain_up_starts(profiles: list[str], wanted: set[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert set(found["services"]) == wanted
-    for name in wanted - {"fetch", "finetune", *NODES}:
+    for name in wanted - {"fetch", "finetune", "serve", *NODES}:
         assert found["services"][name]["command"] == ["--help"], "it trains nothing unasked"
     if "two-nodes" in profiles:
         assert found["networks"]["nodes"]["internal"] is True

@@ -50,6 +50,7 @@ def test_the_container_is_what_the_plan_says() -> None:
         "devices": ["/dev/kfd:/dev/kfd:rwm"],
         "group_add": ["video"],
         "labels": dict(plan.labels),
+        "ports": {},
     }
     assert not any("hidden" in str(value) for value in options.values())
 

@@ -60,8 +60,8 @@ def test_a_plan_has_the_least_rights() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_only_fetch_has_a_network(job: str) -> None:
-    assert plan(job).network == ("bridge" if job == "fetch" else "none")
+def test_only_fetch_and_serve_have_a_network(job: str) -> None:
+    assert plan(job).network == ("bridge" if job in ("fetch", "serve") else "none")
 
 
 @pytest.mark.parametrize("job", JOBS)

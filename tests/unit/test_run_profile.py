@@ -499,7 +499,7 @@ def test_every_service_has_the_profile(host: Path) -> None:
             continue
         for key in ("devices", "volumes", "shm_size", "tmpfs", "ulimits"):
             assert service[key] == services["pretrain"][key], (job, key)
-        assert service["network_mode"] == ("bridge" if job == "fetch" else "none")
+        assert service["network_mode"] == ("bridge" if job in ("fetch", "serve") else "none")
         wanted = {*services["pretrain"]["environment"]}
         assert wanted <= set(service["environment"])
 

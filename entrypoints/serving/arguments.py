@@ -1,0 +1,143 @@
+"""The arguments of ``serve``, checked together before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from entrypoints.arguments import parser
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import platforms, serving
+from paddle_stacks.jobs.serving import Keys
+
+__all__ = ["MOUNTED_KEYS", "Options", "parse"]
+
+MOUNTED_KEYS = Path("/run/secrets/api_keys")
+"""Where Compose and plans put the keys; read without being named."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+:-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``serve`` is asked to do.
+
+    Args:
+        model: name in ``models/`` or path of the base model.
+        adapter: run or path of a LoRA adapter, or None.
+        name: what clients call the model; empty for its folder's name.
+        dtype: what is computed in: ``float32`` or ``float16``.
+        host: the address to listen on.
+        port: to listen on.
+        published: whether this is a container whose port an engine publishes.
+        keys: who may use it; none where it answers its own machine only.
+        requests_per_minute: of each key; 0 for no limit.
+        log_prompts: whether the log has what is asked.
+        batch_size: answers at once.
+        max_waiting: requests that may wait.
+        max_new_tokens: an answer's greatest length.
+        max_prompt_tokens: a prompt's greatest length; None for what the context holds.
+        cache_tokens: tokens whose keys and values are kept.
+        prefill_tokens: tokens of prompts that are read between two steps.
+        timeout: seconds for a request.
+        grace: seconds to finish what is under way.
+    """
+
+    model: str
+    adapter: str | None
+    name: str
+    dtype: str
+    host: str
+    port: int
+    published: bool
+    keys: Keys
+    requests_per_minute: int
+    log_prompts: bool
+    batch_size: int
+    max_waiting: int
+    max_new_tokens: int
+    max_prompt_tokens: int | None
+    cache_tokens: int
+    prefill_tokens: int
+    timeout: float
+    grace: int
+
+
+def parse(argv: list[str]) -> Options:
+    """Return the options that ``argv`` holds.
+
+    Raises:
+        RequestError: they are wrong; all that is out of range is named at once.
+    """
+    found = parser("serve").parse_args(argv)
+    problems = _out_of_range(found)
+    if found.dtype == "float16" and _usual_dtype() == "float32":
+        problems.append(Problem("--dtype float16: a CPU computes in float32", "serve"))
+    if found.served_model_name is not None and not _NAME.fullmatch(found.served_model_name):
+        what = f'--served-model-name "{found.served_model_name}": letters, digits and ._/+:- only'
+        problems.append(Problem(what, "serve"))
+    if problems:
+        raise RequestError(problems)
+    known = _keys(found.api_keys)
+    _check_host(found, known)
+    return Options(
+        model=found.model,
+        adapter=found.adapter,
+        name=found.served_model_name or "",
+        dtype=found.dtype or _usual_dtype(),
+        host="0.0.0.0" if found.published else found.host,
+        port=found.port,
+        published=found.published,
+        keys=known,
+        requests_per_minute=found.requests_per_minute,
+        log_prompts=found.log_prompts,
+        batch_size=found.batch_size,
+        max_waiting=found.max_waiting,
+        max_new_tokens=found.max_new_tokens,
+        max_prompt_tokens=found.max_prompt_tokens,
+        cache_tokens=found.cache_tokens,
+        prefill_tokens=found.prefill_tokens,
+        timeout=found.request_timeout,
+        grace=found.grace,
+    )
+
+
+def _usual_dtype() -> str:
+    return "float32" if platforms.device(platforms.current()) == "cpu" else "float16"
+
+
+def _keys(named: str | None) -> Keys:
+    if named is not None:
+        return Keys(serving.load_some(Path(named)))
+    return Keys(serving.load(MOUNTED_KEYS) if MOUNTED_KEYS.exists() else {})
+
+
+def _check_host(found: argparse.Namespace, known: Keys) -> None:
+    if not (known or found.published or serving.is_loopback(found.host)):
+        raise RequestError(
+            f"--host {found.host} without --api-keys: anybody could use the server",
+            where="serve",
+            remedy="--api-keys FILE; or leave --host out, and only this machine can",
+        )
+
+
+def _out_of_range(found: argparse.Namespace) -> list[Problem]:
+    longest = found.max_prompt_tokens
+    checks = (
+        ("--port", found.port, 0 <= found.port < 65536, "in 0 … 65535"),
+        ("--requests-per-minute", found.requests_per_minute, found.requests_per_minute >= 0, "≥ 0"),
+        ("--batch-size", found.batch_size, 0 < found.batch_size <= 1024, "in 1 … 1024"),
+        ("--max-waiting", found.max_waiting, 0 <= found.max_waiting <= 100_000, "in 0 … 100000"),
+        ("--max-new-tokens", found.max_new_tokens, found.max_new_tokens > 0, "at least 1"),
+        ("--max-prompt-tokens", longest, longest is None or longest > 0, "at least 1"),
+        ("--cache-tokens", found.cache_tokens, found.cache_tokens > 0, "at least 1"),
+        ("--prefill-tokens", found.prefill_tokens, found.prefill_tokens > 0, "at least 1"),
+        ("--grace", found.grace, found.grace >= 0, "at least 0"),
+    )
+    return [
+        Problem(f"{name} {value}: it has to be {right}", "serve")
+        for name, value, fits, right in checks
+        if not fits
+    ]

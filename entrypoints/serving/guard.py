@@ -1,0 +1,269 @@
+"""What stands before the application: who may ask, how much, how long; and the log.
+
+In the order of a request: its name and the security headers, whether it comes from this
+machine (where no keys are asked for), whose key it has, how often that one may ask, how
+large the body is, and how long reading it and being read may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import IO, Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from entrypoints.serving.errors import ApiError
+from entrypoints.serving.limits import RateLimit
+from entrypoints.serving.metrics import Metrics
+from entrypoints.serving.peers import Peers, host_of, is_local_name
+from paddle_stacks.jobs.serving import Keys
+
+__all__ = ["LARGEST_BODY", "READ_SECONDS", "Guard", "Rules"]
+
+LARGEST_BODY = 4 * 2**20
+"""Bytes. 128k tokens are about 0.5 MB; as JSON, with every character escaped, six times that."""
+
+READ_SECONDS = 30.0
+"""For a part of a body to come, and for a part of a response to be taken."""
+
+_DISCARDED = 4 * LARGEST_BODY  # bytes of a body that is too large, read so that it is told so
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SECURITY = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+# A client's own words would make metrics without end.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of clients.
+
+    Args:
+        keys: who may use the server; none to answer this machine only.
+        peers: which addresses are this machine's.
+        rate: how often each may ask.
+        log_prompts: whether the log has what is asked.
+        log: where the log goes, a JSON object a line.
+    """
+
+    keys: Keys
+    peers: Peers
+    rate: RateLimit
+    log_prompts: bool = False
+    log: IO[str] = sys.stderr
+
+
+class _Gone(Exception):
+    """The client takes nothing any more."""
+
+
+class Guard:
+    """An ASGI application before another.
+
+    Args:
+        app: the other.
+        rules: what is asked of clients.
+        metrics: are told of every response.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
+        self._app = app
+        self._rules = rules
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._rules)
+        scope["state"] |= {"told": exchange.told, "log_prompts": self._rules.log_prompts}
+        try:
+            try:
+                exchange.told["key"] = self._admitted(scope, exchange.headers)
+                exchange.check_length()
+                await self._app(scope, exchange.receive, exchange.send)
+            except ApiError as error:
+                # Without an answer begun it can still be told; else the connection is cut.
+                if exchange.status:
+                    raise
+                await exchange.refuse(error)
+        except _Gone:
+            exchange.told["failed"] = "slow reader"
+            await exchange.abort()
+        except ClientDisconnect:  # before its body was there
+            exchange.told["failed"] = "gone"
+        finally:
+            self._finish(scope, exchange)
+        return None
+
+    def _admitted(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
+        """Return whose key a request has; None where none is asked for.
+
+        Raises:
+            ApiError: 401, 403, 421 or 429.
+        """
+        rules = self._rules
+        path = scope["path"]
+        name = None
+        if not rules.keys:
+            _check_local(scope, headers, rules.peers)
+        elif path.startswith("/v1/") or path == "/metrics":
+            name = _key_owner(headers, rules.keys)
+        if path.startswith("/v1/") and (wait := rules.rate.take(name or "")):
+            what = f"too many requests a minute: the next one in {wait} s"
+            retry = {"Retry-After": str(wait)}
+            raise ApiError(429, what, code="rate_limit_exceeded", headers=retry)
+        return name
+
+    def _finish(self, scope: Scope, exchange: _Exchange) -> None:
+        seconds = time.perf_counter() - exchange.begun
+        route = scope.get("route")
+        handler = getattr(route, "path", None) or "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.http(method, handler, exchange.status, seconds)
+        line = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "request": exchange.name,
+            "client": (scope.get("client") or ("", 0))[0],
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": exchange.status,
+            "seconds": round(seconds, 4),
+            **exchange.told,
+        }
+        print(json.dumps(line, ensure_ascii=False), file=self._rules.log, flush=True)
+
+
+class _Exchange:
+    """One request and its response, with their limits.
+
+    Attributes:
+        name: the request's; the client's own if it brings one.
+        headers: the request's.
+        told: what else the log says of it.
+        status: of the response; 0 while there is none.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, rules: Rules) -> None:
+        self.begun = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id", b"")
+        self.name = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.told: dict[str, Any] = {}
+        self.status = 0
+        self._connection: Callable[[], None] | None = scope["state"].get("abort")
+        self._receive, self._send, self._rules = receive, send, rules
+        self._read = 0
+        self._whole = False  # the body has been read to its end
+
+    def check_length(self) -> None:
+        """Refuse a body that says itself that it is too large, before it is read.
+
+        Raises:
+            ApiError: 413.
+        """
+        length = self.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > LARGEST_BODY:
+            raise _too_large()
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, or that the client has left."""
+        if self._whole:
+            return await self._receive()
+        message = await self._next_part()
+        self._read += len(message.get("body", b""))
+        if self._read > LARGEST_BODY:
+            raise _too_large()
+        return message
+
+    async def _next_part(self) -> Message:
+        try:
+            message = await asyncio.wait_for(self._receive(), READ_SECONDS)
+        except asyncio.TimeoutError:
+            what = f"the body did not come in {READ_SECONDS:g} s"
+            raise ApiError(408, what, headers={"Connection": "close"}) from None
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            name = (b"x-request-id", self.name.encode())
+            message = {**message, "headers": [*message["headers"], name, *_SECURITY]}
+        try:
+            await asyncio.wait_for(self._send(message), READ_SECONDS)
+        except asyncio.TimeoutError:
+            raise _Gone from None
+
+    async def refuse(self, error: ApiError) -> None:
+        """Send an error instead of a response."""
+        if error.status == 413:
+            await self._discard()
+        body = json.dumps(error.body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += [(k.lower().encode(), v.encode()) for k, v in error.headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _discard(self) -> None:
+        """Read on a little, keeping nothing: many clients listen only when they have sent all."""
+        end = time.perf_counter() + 2
+        try:
+            while not self._whole and self._read < _DISCARDED and time.perf_counter() < end:
+                message = await asyncio.wait_for(self._receive(), 1)
+                self._whole = not message.get("more_body", False)
+                self._read += len(message.get("body", b""))
+        except asyncio.TimeoutError:
+            return
+
+    async def abort(self) -> None:
+        """Cut the connection."""
+        if self._connection is not None:
+            self._connection()
+            await asyncio.sleep(0)  # uvicorn learns of it in the loop's next round
+
+
+def _too_large() -> ApiError:
+    what = f"the body is larger than {LARGEST_BODY // 2**20} MiB"
+    return ApiError(413, what, code="request_too_large", headers={"Connection": "close"})
+
+
+def _check_local(scope: Scope, headers: Mapping[bytes, bytes], peers: Peers) -> None:
+    client = (scope.get("client") or ("", 0))[0]
+    server = (scope.get("server") or ("", 0))[0]
+    if not peers.local(client, server):
+        what = "without API keys this server answers its own machine only"
+        raise ApiError(403, what, code="keys_needed")
+    host = host_of(headers.get(b"host", b"").decode("latin-1"))
+    if not is_local_name(host):
+        what = f'without API keys this server is called localhost or 127.0.0.1, not "{host}"'
+        raise ApiError(421, what, code="keys_needed")
+
+
+def _key_owner(headers: Mapping[bytes, bytes], keys: Keys) -> str:
+    scheme, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    owner = keys.owner(given.strip()) if scheme.lower() == "bearer" else None
+    if owner is None:
+        what = "the API key is not known here" if given else "an API key is needed"
+        what += ": Authorization: Bearer KEY"
+        retry = {"WWW-Authenticate": "Bearer"}
+        raise ApiError(401, what, code="invalid_api_key", headers=retry)
+    return owner

@@ -1,0 +1,36 @@
+"""How often somebody may ask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+__all__ = ["RateLimit"]
+
+
+class RateLimit:
+    """So many requests a minute for each name, as a bucket that fills evenly.
+
+    Somebody who was quiet for a minute may ask all of a minute's requests at once.
+
+    Args:
+        per_minute: requests; 0 for no limit.
+        clock: seconds from any beginning.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when it was so
+
+    def take(self, name: str) -> int:
+        """Count a request; return 0, or the seconds until the next one is let through."""
+        if not self._per_minute:
+            return 0
+        now = self._clock()
+        left, then = self._buckets.get(name, (float(self._per_minute), now))
+        left = min(left + (now - then) * self._per_minute / 60, float(self._per_minute))
+        if left < 1:
+            return math.ceil((1 - left) * 60 / self._per_minute)
+        self._buckets[name] = (left - 1, now)
+        return 0

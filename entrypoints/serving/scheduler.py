@@ -1,0 +1,367 @@
+"""What the engine does next: who is let in, whose prompt is read, who gets a token.
+
+Texts under way are one batch, in which each has a place of its own: a text joins it as
+soon as its prompt has been read, and leaves it with its last token, between two steps of
+the others. A round is
+
+1. places: works are let in, in the order they came, while there are places and memory;
+2. reading: at most ``prefill_tokens`` tokens of prompts are read, so that a long prompt
+   delays everybody's next token by no more than that. Prompts take turns: a short one
+   behind a long one waits for one part of it, not for all of it. Short ones are read
+   together;
+3. a step: every text in the batch gets its next token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.inference.generate import Row
+from entrypoints.inference.sampling import Chooser
+from entrypoints.inference.text import Text
+from entrypoints.serving.metrics import Metrics
+from entrypoints.serving.work import Failure, Piece, TokenChance, TokenChoice, Work
+
+__all__ = ["Batch", "Network", "Scheduler", "Space", "choice_of"]
+
+
+class Batch(Protocol):
+    """Texts under way; :class:`entrypoints.inference.model.Decoding` is one."""
+
+    logits: npt.NDArray[np.float32]
+    """Of every text's next token, ``[texts, vocabulary]``."""
+
+    @property
+    def columns(self) -> int:
+        """Tokens of the longest text."""
+
+    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+        """Give every text its next tokens, ``[texts, new]``; not known is padding."""
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """Give every text its next token."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these texts only."""
+
+    def join(self, other: Any) -> None:
+        """Go on with the texts of another batch as well."""
+
+
+class Network(Protocol):
+    """A language model; :class:`entrypoints.inference.model.LanguageModel` is one."""
+
+    def begin(self, rows: int) -> Batch:
+        """Return a batch of so many texts of which nothing has been read."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What there is room for.
+
+    Args:
+        places: answers that are worked at together.
+        cache_tokens: tokens whose keys and values are kept. In a batch every text takes
+            as much as the longest, so this bounds places x the longest text.
+        prefill_tokens: tokens of prompts that are read in a round.
+        waiting: works that may wait for a place.
+    """
+
+    places: int
+    cache_tokens: int
+    prefill_tokens: int
+    waiting: int
+
+
+@dataclass
+class _Reading:
+    """A work whose prompt is being read."""
+
+    work: Work
+    batch: Batch
+    done: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.work.prompt) - self.done
+
+
+@dataclass
+class _Answer:
+    """One answer under way."""
+
+    work: Work
+    index: int
+    row: Row
+    choices: list[TokenChoice] = field(default_factory=list)  # not told yet
+    pending: int = 0  # the token that the model has not been given yet
+    last: float | None = None  # when the token before it was there
+
+
+class Scheduler:
+    """Works in the order of their coming, for one thread.
+
+    Args:
+        network: the model.
+        text: its tokenizer.
+        space: what there is room for.
+        metrics: is told what happens.
+        clock: seconds from any beginning.
+
+    Attributes:
+        waiting: works that have no place yet.
+        taken: places that are taken.
+        ended: works that have ended so far.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        text: Text,
+        space: Space,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._network = network
+        self._text = text
+        self._space = space
+        self._metrics = metrics
+        self._clock = clock
+        self.waiting: deque[Work] = deque()
+        self.taken = self.ended = 0
+        self._reading: deque[_Reading] = deque()
+        self._answers: list[_Answer] = []
+        self._batch: Batch | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.waiting or self._reading or self._answers)
+
+    def round(self) -> None:
+        """Do the next piece of work."""
+        self._drop()
+        self._let_in()
+        read = self._read()
+        made = len(self._answers)
+        self._step()
+        self._metrics.round(read + made)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.taken = len(self._answers) + sum(r.work.count for r in self._reading)
+        columns = self._batch.columns if self._batch else 0
+        used = columns * len(self._answers) + sum(r.done * r.work.count for r in self._reading)
+        running = len({id(w) for w in self._under_way()})
+        self._metrics.state(running, len(self.waiting), used / self._space.cache_tokens)
+
+    def fail(self, kind: str) -> None:
+        """End all works that have begun, and begin anew with those that wait.
+
+        Args:
+            kind: why; see :class:`entrypoints.serving.work.Failure`.
+        """
+        works = {id(work): work for work in self._under_way()}
+        self._reading.clear()
+        self._answers, self._batch = [], None
+        for work in works.values():
+            self._fail(work, kind)
+        self._tell()
+
+    def fail_waiting(self, kind: str) -> None:
+        """End the works that wait."""
+        while self.waiting:
+            self._fail(self.waiting.popleft(), kind)
+        self._tell()
+
+    def _under_way(self) -> list[Work]:
+        return [r.work for r in self._reading] + [a.work for a in self._answers]
+
+    def _fail(self, work: Work, kind: str) -> None:
+        self.ended += 1
+        self._metrics.ended(work, "error" if kind == "fault" else "abort", self._clock())
+        if not work.cancelled:
+            work.listen(Failure(kind, work.started is not None))
+
+    def _drop(self) -> None:
+        """Let go of works that nobody wants any more, and of those whose time is over."""
+        now = self._clock()
+        works = [*self.waiting, *self._under_way()]
+        over = {id(w): w for w in works if w.cancelled or now >= w.deadline}
+        if not over:
+            return
+        self.waiting = deque(w for w in self.waiting if id(w) not in over)
+        self._reading = deque(r for r in self._reading if id(r.work) not in over)
+        self._keep([at for at, a in enumerate(self._answers) if id(a.work) not in over])
+        for work in over.values():
+            self._fail(work, "timeout")
+
+    def _let_in(self) -> None:
+        while self.waiting and self._fits(self.waiting[0]):
+            work = self.waiting.popleft()
+            work.started = self._clock()
+            self._reading.append(_Reading(work, self._network.begin(1)))
+
+    def _fits(self, work: Work) -> bool:
+        """Return whether a work fits beside the others, however long all of them get."""
+        taken = len(self._answers) + sum(r.work.count for r in self._reading)
+        places = taken + work.count
+        longest = max(w.longest for w in (work, *self._under_way()))
+        # Alone it fits in any case: what is too long for that is refused when it comes.
+        memory = not taken or places * longest <= self._space.cache_tokens
+        return places <= self._space.places and memory
+
+    def _read(self) -> int:
+        """Read parts of prompts and return how many tokens that were.
+
+        What is read stays in the list until it is through, so that nobody is forgotten
+        where reading fails.
+        """
+        if not self._reading:
+            return 0
+        if together := self._short_ones():
+            self._read_together(together)
+            for _ in together:
+                self._reading.popleft()
+            return sum(len(r.work.prompt) for r in together)
+        first = self._reading[0]
+        count = min(first.left, self._space.prefill_tokens)
+        part = first.work.prompt[first.done : first.done + count]
+        tokens = np.array([part], dtype=np.int64)
+        first.batch.read(tokens, np.ones_like(tokens, dtype=bool))
+        first.done += count
+        if first.left:
+            self._reading.rotate(-1)  # the others' turn
+        else:
+            self._begin_answers(first.batch, [first.work])
+            self._reading.popleft()
+        return count
+
+    def _short_ones(self) -> list[_Reading]:
+        """Return the prompts, from the first in turn, that can be read whole and at once."""
+        found: list[_Reading] = []
+        longest = 0
+        for reading in self._reading:
+            longest = max(longest, reading.left)
+            # A batch is as long as its longest: padding costs as much as what is read.
+            if reading.done or longest * (len(found) + 1) > self._space.prefill_tokens:
+                break
+            found.append(reading)
+        return found
+
+    def _read_together(self, found: Sequence[_Reading]) -> None:
+        longest = max(r.left for r in found)
+        tokens = np.zeros((len(found), longest), dtype=np.int64)
+        known = np.zeros_like(tokens, dtype=bool)
+        for at, reading in enumerate(found):
+            tokens[at, longest - reading.left :] = reading.work.prompt
+            known[at, longest - reading.left :] = True
+        batch = self._network.begin(len(found))
+        batch.read(tokens, known)
+        self._begin_answers(batch, [r.work for r in found])
+
+    def _begin_answers(self, batch: Batch, works: Sequence[Work]) -> None:
+        """Choose the first tokens of works that have been read, and let them join the others."""
+        rows = [at for at, work in enumerate(works) for _ in range(work.count)]
+        if rows != list(range(len(works))):
+            batch.keep(rows)  # every answer of a work goes on from the same prompt
+        answers = [
+            _Answer(
+                work,
+                index,
+                Row(
+                    self._text,
+                    work.prompt,
+                    Chooser(work.sampling, index, work.prompt),
+                    work.limits,
+                ),
+            )
+            for work in works
+            for index in range(work.count)
+        ]
+        now = self._clock()
+        for work in works:
+            work.first_token = now
+            self._metrics.first_token(work, now)
+        kept = self._choose(batch, answers)
+        if not kept:
+            return
+        if len(kept) < len(answers):
+            batch.keep(kept)
+        self._answers += [answers[at] for at in kept]
+        if self._batch is None:
+            self._batch = batch
+        else:
+            self._batch.join(batch)
+
+    def _step(self) -> None:
+        if self._batch is None:
+            return
+        self._batch.step([answer.pending for answer in self._answers])
+        self._keep(self._choose(self._batch, self._answers))
+
+    def _keep(self, kept: Sequence[int]) -> None:
+        if len(kept) == len(self._answers):
+            return
+        self._answers = [self._answers[at] for at in kept]
+        if not kept:
+            self._batch = None
+        elif self._batch is not None:
+            self._batch.keep(kept)
+
+    def _choose(self, batch: Batch, answers: Sequence[_Answer]) -> list[int]:
+        """Choose every answer's next token, tell it, and return which answers go on."""
+        kept = []
+        now = self._clock()
+        for at, (answer, logits) in enumerate(zip(answers, batch.logits, strict=True)):
+            if answer.last is not None:
+                self._metrics.between_tokens(now - answer.last)
+            answer.last = now
+            self._take(answer, logits, now)
+            if not answer.row.reason:
+                kept.append(at)
+        return kept
+
+    def _take(self, answer: _Answer, logits: npt.NDArray[np.float32], now: float) -> None:
+        work, row = answer.work, answer.row
+        token = answer.pending = row.chooser.choose(logits)
+        before = len(row.tokens)
+        text = row.take(token)
+        if len(row.tokens) > before:
+            work.tokens += 1
+            if work.likeliest is not None:
+                answer.choices.append(choice_of(logits, token, work.likeliest))
+        if row.reason:
+            work.finish_reasons[answer.index] = row.reason
+        if text or row.reason:
+            told, answer.choices = tuple(answer.choices), []
+            work.listen(Piece(answer.index, text, told, len(row.tokens), row.reason))
+        if len(work.finish_reasons) == work.count:
+            self.ended += 1
+            self._metrics.ended(work, "", now)
+
+
+def choice_of(logits: npt.NDArray[np.float32], token: int, likeliest: int) -> TokenChoice:
+    """Return a chosen token with its probability and those of the likeliest tokens.
+
+    Args:
+        logits: as the model made them, ``[vocabulary]``.
+        token: the chosen one.
+        likeliest: how many of the others are wanted.
+    """
+    exact = logits.astype(np.float64)
+    exact -= exact.max()
+    exact -= np.log(np.exp(exact).sum())
+    found: tuple[TokenChance, ...] = ()
+    if likeliest:
+        count = min(likeliest, exact.size)
+        top = np.argpartition(exact, -count)[-count:]
+        top = top[np.lexsort((top, -exact[top]))]
+        found = tuple(TokenChance(int(at), float(exact[at])) for at in top)
+    return TokenChoice(TokenChance(token, float(exact[token])), found)

@@ -1,0 +1,121 @@
+"""What the engine is given to do, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from entrypoints.inference.generate import Limits
+from entrypoints.inference.sampling import Sampling
+
+__all__ = ["Failed", "Failure", "Piece", "TokenChance", "TokenChoice", "Work"]
+
+
+@dataclass(frozen=True)
+class TokenChance:
+    """A token, and how likely the model found it.
+
+    Args:
+        token: its number.
+        logprob: natural logarithm of its probability, before temperature and penalties.
+    """
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token that was chosen.
+
+    Args:
+        chosen: it.
+        likeliest: the likeliest ones at its place, likeliest first; as many as were asked for.
+    """
+
+    chosen: TokenChance
+    likeliest: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """News of one of a work's answers.
+
+    Args:
+        index: which of the answers, from 0.
+        text: what comes next; whole characters, and nothing that could become a stop text.
+        choices: the tokens since the last piece, where probabilities were asked for.
+        tokens: how many tokens the answer has by now.
+        finish_reason: ``stop`` or ``length`` with the last piece of an answer, else empty.
+    """
+
+    index: int
+    text: str
+    choices: tuple[TokenChoice, ...]
+    tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A work that does not go on.
+
+    Args:
+        kind: ``timeout`` (its time was over), ``fault`` (the engine failed) or ``stopped``
+            (the server ends).
+        started: whether anything was computed for it.
+    """
+
+    kind: str
+    started: bool
+
+
+class Failed(Exception):
+    """A work that does not go on, where it is waited for."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.kind)
+
+
+@dataclass(eq=False)
+class Work:
+    """One prompt, and the answers that are wanted to it.
+
+    Args:
+        prompt: its tokens; at least one, fewer than the context.
+        count: how many answers.
+        sampling: how tokens are chosen.
+        limits: where answers end.
+        likeliest: how many of the likeliest tokens are told at each place; None for no
+            probabilities at all.
+        deadline: on the engine's clock, in seconds.
+        listen: is given each :class:`Piece`, or the :class:`Failure`, by the engine's thread.
+
+    Attributes:
+        arrived: when it was taken in; on the engine's clock, as are the following.
+        started: when its prompt began to be read; None before.
+        first_token: when its first token was there; None before.
+        cancelled: nobody wants the answers any more.
+        finish_reasons: of the answers that have ended, by their number.
+        tokens: that were generated for it so far.
+    """
+
+    prompt: Sequence[int]
+    count: int
+    sampling: Sampling
+    limits: Limits
+    likeliest: int | None
+    deadline: float
+    listen: Callable[[Piece | Failure], None] = field(repr=False)
+    arrived: float = 0.0
+    started: float | None = None
+    first_token: float | None = None
+    cancelled: bool = False
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+    tokens: int = 0
+
+    @property
+    def longest(self) -> int:
+        """How many tokens its longest answer can have, the prompt included."""
+        return min(len(self.prompt) + self.limits.max_new_tokens, self.limits.context)
