@@ -22,6 +22,7 @@ from paddle_stacks.jobs.catalog import JOBS
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
 TIMEOUT = 180  # seconds, for jobs that take ten
+SERVE_PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ class Running:
             return
         name = signal.Signals(signum).name
         subprocess.run(["docker", "kill", "--signal", name, self.container], check=True)
+
+    def url(self) -> str:
+        """Return where a server is found, when it is ready."""
+        ready = self.wait_for("ready after ")
+        if self.container is None:
+            return next(word for word in ready.split() if word.startswith("http")).rstrip("/")
+        command = ["docker", "port", self.container, str(SERVE_PORT)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return "http://" + found.splitlines()[0]
 
     def wait(self, timeout: float = TIMEOUT) -> Finished:
         try:
@@ -137,6 +147,8 @@ def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
     docker += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace"]
     if argv[0] == "fetch":
         docker += _trusted()
+    if argv[0] == "serve":
+        docker += ["--publish", f"127.0.0.1::{SERVE_PORT}"]  # on any free port
     return [*docker, f"paddle-stacks/{image}:cpu", *argv], name
 
 

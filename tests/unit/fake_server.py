@@ -1,0 +1,48 @@
+"""The server as it is, on a fake model: ``fake_server.py STEP_SECONDS [ARGUMENT …]``.
+
+A line on standard error says where it listens. Its arguments are those of ``serve``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import fake_model
+
+from entrypoints.serving import arguments, guard, server
+from entrypoints.serving.connection import Connection
+from entrypoints.serving.parts import Model, Tokenizers, put_together
+from paddle_stacks.errors import StackError, render
+
+NAME = "fake"
+
+
+def main(argv: list[str]) -> int:
+    options = arguments.parse(["--model", "none", "--served-model-name", NAME, *argv[1:]])
+    chat, raw = fake_model.text(raw=False), fake_model.text()
+    model = Model(
+        network=fake_model.FakeNetwork(float(argv[0])),
+        tokenizers=Tokenizers(chat, raw, fake_model.text()),
+        name=NAME,
+        context=fake_model.CONTEXT,
+        vocabulary=fake_model.VOCABULARY,
+        fingerprint="fp_fake",
+    )
+    listening = server.listen(options.host, options.port)
+    parts = put_together(options, model)
+    if "HASTY" in os.environ:
+        Connection.header_seconds = guard.READ_SECONDS = 1.0
+        server.KEEP_ALIVE_SECONDS = 1
+    parts.engine.start()
+    print(f"ready: {listening.url}", file=sys.stderr, flush=True)
+    server.run(parts.app, parts.engine, listening, options.grace)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        sys.exit(error.status)
