@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import paddle
 from paddle.utils.dlpack import from_dlpack
 
 from entrypoints.inference.llama import Inputs, Shape, Slots
@@ -72,7 +73,12 @@ class Cache:
         return [(self._views(keys), self._views(values)) for keys, values in self._arrays]
 
     def _views(self, array: npt.NDArray[np.float32]) -> Slots:
-        return shared(array.reshape(-1, self._shape.width)), shared(array)
+        flat = shared(array.reshape(-1, self._shape.width))
+        # Not a second one of the kind: Paddle keeps one deleter for an address, and the
+        # memory under two such tensors would never be given back.
+        whole = paddle.empty(array.shape)
+        flat._share_buffer_to(whole)
+        return flat, whole
 
 
 def _gathered(

@@ -335,3 +335,10 @@ def test_a_batch_answers_token_for_token_as_one_by_one(job, smollm2: Path) -> No
     assert together.stdout == alone.stdout
     assert "🐶" in together.stdout
     assert "\ufffd" not in together.stdout
+
+
+def test_a_cache_that_is_dropped_is_given_back(job, ready: Path) -> None:
+    shutil.copy(Path(__file__).with_name("cache_memory.py"), ready)
+    done = job(["python", "cache_memory.py"], ready)
+    assert done.status == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1]) < 500, "of 4.6 GB that were made"
