@@ -3,22 +3,32 @@
 ``.venv/bin/python bench/prepare.py --upstream DIR [--megabytes N] [--rounds N] [--json]``
 
 DIR is upstream's ``llm`` folder. Both read the same JSON lines with the same tokenizers (a
-LlamaTokenizer and a Qwen2Tokenizer without merges, made on the spot) with as many processes
-as there are cores, in containers of the training image, taking turns; the time is that of the
-whole process, its start included. The run ends with an error if their bytes differ.
+LlamaTokenizer, and a Qwen2Tokenizer with merges, made on the spot) with as many processes as
+there are cores, in containers of the training image, taking turns; the times are those
+of the whole process, its start included: on the clock, and of the cores, which others that
+work on the machine change less. The run ends with an error if their bytes differ.
+
+There are two texts: the project's own pages, whose lines come again and again, and the modules
+of Python's standard library, each once.
+
+``.venv/bin/python bench/prepare.py --memory [--json]`` prints the peak memory of `prepare` for
+10 MB, 100 MB and 1 GB of text instead, in which every tenth word is new.
 """
 
 from __future__ import annotations
 
 import argparse
 import filecmp
+import itertools
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,78 +38,194 @@ sys.path.insert(0, str(ROOT))
 from bench.report import machine, say, show, spread, table
 
 WORK = ROOT / ".cache" / "bench-prepare"
-MODELS = {"sentencepiece": "LlamaTokenizer", "bytes": "Qwen2Tokenizer"}
+MODELS = {"sentencepiece": "LlamaTokenizer", "merged": "Qwen2Tokenizer"}
+MEGABYTES = (10, 100, 1000)
 SCRIPT = "/upstream/tools/preprocess/create_pretraining_data.py"
 
 
 def main() -> None:
     """Run both sides and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--upstream", type=Path, required=True, help="upstream's llm folder")
+    parser.add_argument("--upstream", type=Path, help="upstream's llm folder")
+    parser.add_argument("--memory", action="store_true", help="print peak memory instead")
     parser.add_argument("--megabytes", type=int, default=20, help="of text (default: 20)")
     parser.add_argument("--rounds", type=int, default=2, help="of each side (default: 2)")
     parser.add_argument("--json", action="store_true", help="print a document, not a table")
     asked = parser.parse_args()
-    document: dict[str, Any] = {"machine": machine(), "models": {}}
+    if not asked.memory and not asked.upstream:
+        parser.error("--upstream names upstream's llm folder; --memory does without")
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "data").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "jobs" / "tiny.py", WORK)
-    run(asked.upstream, "python", "tiny.py", "models", *MODELS)
-    size = write_text(WORK / "data" / "in.jsonl", asked.megabytes)
-    for model, name in MODELS.items():
-        document["models"][name] = compare(asked, model, name, size)
+    run(None, "python", "tiny.py", "models", *MODELS)
+    (show_memory if asked.memory else show_speed)(asked)
+    shutil.rmtree(WORK)
+
+
+def show_speed(asked: argparse.Namespace) -> None:
+    """Print how fast both sides are, with each tokenizer and each text."""
+    document: dict[str, Any] = {"machine": machine(), "found": []}
     rows = []
-    for name, found in document["models"].items():
-        ours, theirs = found["ours"]["median"], found["upstream"]["median"]
-        speeds = (f"{size / 1e6 / ours:.2f}", f"{size / 1e6 / theirs:.2f}")
-        rows.append((f"{name}, MB/s", *speeds, f"{theirs / ours:.2f}"))
-    show(
-        document,
-        table(("tokens of text", "prepare", "upstream's script", "ratio"), rows),
-        as_json=asked.json,
-    )
+    for text, write in (("pages", write_pages), ("modules", write_modules)):
+        size = write(WORK / "data" / "in.jsonl", asked.megabytes)
+        for model, name in MODELS.items():
+            found = compare(asked, model, name, size)
+            document["found"].append({"tokenizer": name, "text": text, "bytes": size, **found})
+            row = [f"{name}, {text}, {size / 1e6:.0f} MB"]
+            for kind in ("clock", "cores"):
+                ours, theirs = (found[side][kind]["median"] for side in ("ours", "upstream"))
+                row += [f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.2f}"]
+            rows.append(row)
+    head = ("seconds", "prepare", "upstream", "ratio", "of cores: prepare", "upstream", "ratio")
+    show(document, table(head, rows), as_json=asked.json)
+
+
+def show_memory(asked: argparse.Namespace) -> None:
+    """Print the peak memory with each tokenizer, for texts of several sizes."""
+    document: dict[str, Any] = {"machine": machine(), "found": []}
+    rows = []
+    for megabytes in MEGABYTES:
+        write_new_words(WORK / "data" / "in.jsonl", megabytes)
+        for model, name in MODELS.items():
+            say(f"{name}: {megabytes} MB")
+            own, worker = peaks(model)
+            found = {"tokenizer": name, "megabytes": megabytes, "process": own, "worker": worker}
+            document["found"].append(found)
+            rows.append((f"{name}, {megabytes} MB", str(own), str(worker)))
+    head = ("peak memory, MiB", "reads and writes", "largest worker")
+    show(document, table(head, rows), as_json=asked.json)
+
+
+WATCHED = """
+import glob, os, re, sys, threading, time
+from entrypoints import prepare
+
+peaks, done, parent = {}, threading.Event(), f"PPid:\\t{os.getpid()}\\n"
+
+def watch():
+    while not done.wait(0.1):
+        for path in [*glob.glob("/proc/[0-9]*/status"), "/proc/self/status"]:
+            try:
+                with open(path) as stream:
+                    text = stream.read()
+            except OSError:
+                continue  # it has ended
+            # A worker is a fork of this process: of another name is what a library starts.
+            found = re.search(r"VmHWM:\\s+(\\d+)", text)
+            if found and (path == "/proc/self/status" or parent in text and "python" in text):
+                kind = "own" if path == "/proc/self/status" else "worker"
+                peaks[kind] = max(peaks.get(kind, 0), int(found[1]) // 1024)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+prepare.main(sys.argv[1:])
+done.set()
+watcher.join()
+print(peaks["own"], peaks["worker"])
+"""
+
+
+def peaks(model: str) -> tuple[int, int]:
+    """Return the peak memory of the process that reads and writes, and of a worker, in MiB."""
+    line = ["--input", "data/in.jsonl", "--output", "data/ours", "--model", model, "--force"]
+    own, worker = run(None, "python", "-c", WATCHED, *line).split()[-2:]
+    return int(own), int(worker)
 
 
 def compare(asked: argparse.Namespace, model: str, name: str, size: int) -> dict[str, Any]:
-    """Return the seconds of both sides, taking turns."""
+    """Return the seconds of both sides, on the clock and of the cores, taking turns."""
     workers = str(len(os.sched_getaffinity(0)))
-    ours = ["prepare", "--input", "data/in.jsonl", "--output", "data/ours", "--append-eos"]
-    ours += ["--model", model, "--workers", workers, "--force"]
-    theirs = ["python", SCRIPT, "--model_name", f"models/{model}", "--tokenizer_name", name]
+    ours = ["-m", "entrypoints", "prepare", "--input", "data/in.jsonl", "--output", "data/ours"]
+    ours += ["--append-eos", "--model", model, "--workers", workers, "--force"]
+    theirs = [SCRIPT, "--model_name", f"models/{model}", "--tokenizer_name", name]
     theirs += ["--input_path", "data/in.jsonl", "--output_prefix", "data/theirs"]
     theirs += ["--data_format", "JSON", "--append_eos", "--workers", workers]
-    times: dict[str, list[float]] = {"ours": [], "upstream": []}
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "upstream": []}
     for number in range(asked.rounds):
         say(f"{name}: round {number + 1} of {asked.rounds}, {size / 1e6:.0f} MB")
-        times["ours"].append(run(asked.upstream, *ours))
-        times["upstream"].append(run(asked.upstream, *theirs))
+        times["ours"].append(seconds(asked.upstream, *ours))
+        times["upstream"].append(seconds(asked.upstream, *theirs))
     for suffix in ("bin", "idx"):
         data = WORK / "data"
         if not filecmp.cmp(data / f"ours.{suffix}", data / f"theirs.{suffix}", shallow=False):
             sys.exit(f"{name}: the two sides wrote another .{suffix}")
-    return {side: spread(seconds) for side, seconds in times.items()}
+    return {
+        side: {"clock": spread([c for c, _ in pairs]), "cores": spread([c for _, c in pairs])}
+        for side, pairs in times.items()
+    }
 
 
-def run(upstream: Path, *command: str) -> float:
-    """Run a command in the training image, and return how long it took."""
-    docker = ["docker", "run", "--rm", "--network", "none", "-v", f"{WORK}:/workspace"]
-    docker += ["-v", f"{upstream.resolve()}:/upstream:ro", "paddle-stacks/train:cpu"]
+TIMED = """
+import resource, subprocess, sys
+status = subprocess.run([sys.executable, *sys.argv[1:]]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+sys.exit(status)
+"""
+
+
+def seconds(upstream: Path, *command: str) -> tuple[float, float]:
+    """Run Python in the training image; return the seconds on the clock and of the cores."""
     began = time.monotonic()
-    done = subprocess.run([*docker, *command], capture_output=True, text=True, check=False)
+    said = run(upstream, "python", "-c", TIMED, *command)
+    return time.monotonic() - began, float(said.split()[-1])
+
+
+def run(upstream: Path | None, *command: str) -> str:
+    """Run a command in the training image, and return what it printed."""
+    docker = ["docker", "run", "--rm", "--network", "none", "-v", f"{WORK}:/workspace"]
+    if upstream:
+        docker += ["-v", f"{upstream.resolve()}:/upstream:ro"]
+    docker += ["paddle-stacks/train:cpu", *command]
+    done = subprocess.run(docker, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return time.monotonic() - began
+    return done.stdout
 
 
-def write_text(path: Path, megabytes: int) -> int:
+def write_pages(path: Path, megabytes: int) -> int:
     """Write sentences of the project's own documents, shuffled; return the bytes written."""
+    lines, pick = sentences(), random.Random(1)
+    texts = ("\n".join(pick.choices(lines, k=pick.randint(1, 20))) for _ in itertools.count())
+    return write(path, texts, megabytes)
+
+
+def write_modules(path: Path, megabytes: int) -> int:
+    """Write the modules of Python's standard library, each once; return the bytes written."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
+    random.Random(1).shuffle(files)
+    own = (file for file in files if "site-packages" not in file.parts)
+    return write(path, (file.read_text(errors="replace") for file in own), megabytes)
+
+
+def write_new_words(path: Path, megabytes: int) -> int:
+    """Write sentences in which every tenth word was not there before."""
+    lines, pick = sentences(), random.Random(1)
+    words = [word for line in lines for word in line.split()]
+    numbers, letters = itertools.count(), str.maketrans("0123456789", "abcdefghij")
+
+    def text() -> str:
+        known = pick.choices(words, k=180)
+        new = [f"{next(numbers):08}".translate(letters) for _ in range(20)]
+        return " ".join(pick.sample(known + new, k=200))
+
+    return write(path, (text() for _ in itertools.count()), megabytes)
+
+
+def sentences() -> list[str]:
+    """Return the lines of the project's own documents."""
     pages = [page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))]
-    lines = [line for page in pages for line in page.splitlines() if len(line) > 30]
-    pick, written = random.Random(1), 0
+    return [line for page in pages for line in page.splitlines() if len(line) > 30]
+
+
+def write(path: Path, texts: Iterable[str], megabytes: int) -> int:
+    """Write texts as JSON lines until they are so many; return the bytes written."""
+    written = 0
     with path.open("w") as stream:
-        while written < megabytes * 10**6:
-            text = "\n".join(pick.choices(lines, k=pick.randint(1, 20)))
+        for text in texts:
             written += stream.write(json.dumps({"text": text}) + "\n")
+            if written >= megabytes * 10**6:
+                break
     return written
 
 
