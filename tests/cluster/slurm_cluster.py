@@ -44,7 +44,7 @@ SelectTypeParameters=CR_Core
 StateSaveLocation=/var/spool/slurmctld
 SlurmdSpoolDir=/var/spool/slurmd
 SlurmdTimeout=10
-KillWait=60
+KillWait=20
 ReturnToService=2
 MailProg=/bin/true
 SchedulerParameters=sched_interval=2,bf_interval=2
@@ -161,9 +161,16 @@ class SlurmCluster:
         """Wait until no node has a job and all are there."""
         wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), "all nodes are idle")
 
-    def kill(self, name: str) -> None:
-        """End a node as the loss of its power does: it and what runs on it, without a word."""
-        call(["docker", "kill", self.machine(name), *self.containers(name)])
+    def kill(self, name: str, *, heard: bool = False) -> None:
+        """End a node, and what runs on it.
+
+        Args:
+            name: the node.
+            heard: whether the other node hears of it, as of a machine that restarts; of one
+                that loses its power nobody hears.
+        """
+        machine, jobs = self.machine(name), self.containers(name)
+        call(["docker", "kill", *([*jobs, machine] if heard else [machine, *jobs])])
 
     def containers(self, name: str) -> list[str]:
         """Return the jobs' containers on a node."""

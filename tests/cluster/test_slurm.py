@@ -153,6 +153,21 @@ def test_a_job_whose_node_is_lost_goes_on(
     assert losses(workspace) == finished.losses
 
 
+def test_a_job_whose_node_is_soon_back_goes_on(
+    slurm: SlurmCluster, inv: Commands, workspace: Path, finished: Finished
+) -> None:
+    id = inv.pretrain()
+    reached(workspace, 7)
+    # The other node's process fails at once, and Slurm has not missed the node yet.
+    slurm.kill("n2", heard=True)
+    slurm.revive("n2")
+    scheduler, made = find(workspace, id)
+    row = end(scheduler, made)
+    lines = list(scheduler.logs(made))
+    assert (row.state, row.restarts) == ("completed", 1), lines
+    assert losses(workspace) == finished.losses
+
+
 def test_a_job_that_gives_way_goes_on(
     slurm: SlurmCluster, inv: Commands, workspace: Path, finished: Finished
 ) -> None:

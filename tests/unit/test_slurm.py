@@ -270,18 +270,31 @@ def test_a_job_is_cancelled(tmp_path: Path, programs: Callable[..., Path]) -> No
 # ------------------------------------------------------------------------ the script
 
 
-# Nodes that lose one of theirs: the step fails, and the next one does not reach it.
-LOSES_A_NODE = 'echo "$1" >> "$OUT/steps"; exit ${LOST:-1}'
-SCONTROL = '[[ $1 != requeue ]] || echo "$*" >> "$OUT/requeued"; ' + STAND_INS["scontrol"]
+SCONTROL = (
+    '[[ $1 != requeue ]] || echo "$*" >> "$OUT/requeued"\n'
+    'if [[ "$1 $2" == "show node" ]]; then\n'
+    '    echo "   BootTime=2020-01-01T00:00:00 SlurmdStartTime=$STARTED"; exit\n'
+    "fi\n"
+)
+LONG_AGO, LATER = "2020-01-02T03:04:05", "2999-01-02T03:04:05"
+# A step fails, and all nodes are there.
+FAILS = '[[ "$*" == *clean_up ]] || exit 5'
 
 
 @pytest.mark.parametrize(
-    ("srun", "restarts", "requeued"),
+    ("srun", "restarts", "started", "requeued"),
     [
-        ("exit 1", "0", True),
-        ("exit 1", "100", False),
-        # A step fails, and all nodes are there: the fault is the job's.
-        ('[[ "$*" == *clean_up ]] || exit 5', "0", False),
+        # Neither the step nor the next one reaches all nodes.
+        ("exit 1", "0", LONG_AGO, True),
+        # No end is in sight.
+        ("exit 1", "100", LONG_AGO, False),
+        # The fault is the job's.
+        (FAILS, "0", LONG_AGO, False),
+        # A node was away in the meantime.
+        (FAILS, "0", LATER, True),
+        (FAILS, "100", LATER, False),
+        # A node that Slurm has given up.
+        (FAILS, "0", "None", True),
     ],
 )
 def test_a_lost_node_sends_the_job_back(
@@ -290,12 +303,13 @@ def test_a_lost_node_sends_the_job_back(
     monkeypatch: pytest.MonkeyPatch,
     srun: str,
     restarts: str,
+    started: str,
     requeued: bool,
 ) -> None:
     monkeypatch.setitem(STAND_INS, "srun", srun)
-    monkeypatch.setitem(STAND_INS, "scontrol", SCONTROL)
-    script = as_slurm(plan(host), DCU, 2)
-    done, out = run_slurm(script, tmp_path, nodes=2, SLURM_RESTART_COUNT=restarts)
+    monkeypatch.setitem(STAND_INS, "scontrol", SCONTROL + STAND_INS["scontrol"])
+    given = {"SLURM_RESTART_COUNT": restarts, "STARTED": started}
+    done, out = run_slurm(as_slurm(plan(host), DCU, 2), tmp_path, nodes=2, **given)
     status = tmp_path / "runs" / "cluster" / "slurm-4711.status"
     if requeued:
         assert (out / "requeued").read_text() == "requeue 4711\n"
