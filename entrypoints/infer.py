@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
         _answer_file(options, model, adapter, begun)
     elif options.prompt is not None:
         _answer_prompt(options, model, adapter, begun)
+    elif options.benchmark:
+        _measure(options, model, adapter)
     else:
         _chat(options, model, adapter, begun)
     return 0
@@ -68,6 +70,16 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
     session.answer([tokens], [0], listen)
     print(flush=True)
     session.report()
+
+
+def _measure(options: Options, model: Path, adapter: Path | None) -> None:
+    _start_paddle()
+    from entrypoints.inference import benchmark
+    from entrypoints.inference.model import context_length, vocabulary_size
+    from entrypoints.inference.session import load_model
+
+    benchmark.check_lengths(options, context_length(model))
+    benchmark.run(options, lambda: load_model(options, model, adapter), vocabulary_size(model))
 
 
 def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> None:

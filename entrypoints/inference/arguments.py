@@ -17,6 +17,9 @@ STANDARD_STREAM = "-"
 """As ``--prompt``, ``--input`` or ``--output``: standard input or output."""
 
 
+_LIKELIEST = 20  # tokens that can be told at each place, as OpenAI's API has it
+
+
 @dataclass(frozen=True)
 class Options:
     """What ``infer`` is asked to do.
@@ -26,16 +29,21 @@ class Options:
         model: name in ``models/`` or path of the base model; for the static engine an
             exported folder.
         adapter: run or path of a LoRA adapter, or None.
-        prompt: a question, or ``-``; this, ``input`` or ``chat`` is given.
+        prompt: a question, or ``-``; this, ``input``, ``chat`` or ``benchmark`` is given.
         input: a file of prompts, or ``-``.
         output: where the answers to ``input`` go; ``-`` is standard output.
         chat: whether to talk.
+        benchmark: whether to measure.
+        source_length: of each prompt that is measured, in tokens.
+        rounds: that are measured.
         system: a system message for prompts that bring none, or None.
         raw: whether the prompt goes to the model as it is, without the chat template.
         sampling: how tokens are chosen.
         stops: texts that end an answer.
         max_new_tokens: an answer's greatest length.
         batch_size: how many prompts of ``input`` are answered at once.
+        logprobs: how many of the likeliest tokens are told at each place of an answer to
+            ``input``; None for no probabilities.
         dtype: what is computed in: ``float32`` or ``float16``.
         force: whether an existing ``output``, or what is left of another run's, is replaced.
     """
@@ -47,12 +55,16 @@ class Options:
     input: str | None
     output: str
     chat: bool
+    benchmark: bool
+    source_length: int
+    rounds: int
     system: str | None
     raw: bool
     sampling: Sampling
     stops: tuple[str, ...]
     max_new_tokens: int
     batch_size: int
+    logprobs: int | None
     dtype: str
     force: bool
 
@@ -75,12 +87,16 @@ def parse(argv: list[str]) -> Options:
         input=found.input,
         output=found.output or STANDARD_STREAM,
         chat=found.chat,
+        benchmark=found.benchmark,
+        source_length=found.source_length,
+        rounds=found.rounds,
         system=found.system,
         raw=found.raw,
         sampling=_sampling(found),
         stops=tuple(found.stop),
         max_new_tokens=found.max_new_tokens,
         batch_size=found.batch_size,
+        logprobs=found.logprobs,
         dtype=found.dtype or _usual_dtype(),
         force=found.force,
     )
@@ -144,14 +160,17 @@ def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
             ("--prompt", found.prompt is not None),
             ("--input", found.input is not None),
             ("--chat", found.chat),
+            ("--benchmark", found.benchmark),
         )
         if given
     ]
     if len(asked) != 1:
-        what = " and ".join(asked) or "none of --prompt, --input and --chat"
-        problems.append(Problem(f"{what}: one of the three has to be given", "infer"))
-    if found.output is not None and found.input is None:
+        what = " and ".join(asked) or "none of --prompt, --input, --chat and --benchmark"
+        problems.append(Problem(f"{what}: one of the four has to be given", "infer"))
+    if found.output is not None and found.input is None and not found.benchmark:
         problems.append(Problem("--output is for --input: other answers go to standard output"))
+    if found.logprobs is not None and found.input is None:
+        problems.append(Problem("--logprobs is for --input: other answers are text alone"))
     if found.raw and (found.system is not None or found.chat):
         problems.append(Problem("--raw goes without --system and --chat: they need the template"))
     if found.dtype == "float16" and _usual_dtype() == "float32":
@@ -178,6 +197,14 @@ def _out_of_range(found: argparse.Namespace) -> list[Problem]:
         ("--seed", found.seed, 0 <= found.seed < 2**63, "at least 0 and below 2**63"),
         ("--max-new-tokens", found.max_new_tokens, found.max_new_tokens > 0, "at least 1"),
         ("--batch-size", found.batch_size, 0 < found.batch_size <= 1024, "in 1 … 1024"),
+        ("--source-length", found.source_length, found.source_length > 0, "at least 1"),
+        ("--rounds", found.rounds, 0 < found.rounds <= 1000, "in 1 … 1000"),
+        (
+            "--logprobs",
+            found.logprobs,
+            found.logprobs is None or 0 <= found.logprobs <= _LIKELIEST,
+            f"in 0 … {_LIKELIEST}",
+        ),
     )
     problems = [
         Problem(f"{name} {value}: it has to be {right}", "infer", greedy if value == 0.0 else "")

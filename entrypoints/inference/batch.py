@@ -14,6 +14,7 @@ from entrypoints.inference import fingerprint
 from entrypoints.inference.arguments import STANDARD_STREAM, Options
 from entrypoints.inference.batch_input import batches
 from entrypoints.inference.part import Part, open_part
+from entrypoints.inference.sampling import Choice
 from entrypoints.inference.session import Session, open_text
 from entrypoints.inference.text import all_tokens
 from paddle_stacks.jobs.prompts import Prompt
@@ -84,12 +85,21 @@ def _answer_batch(
     tokens: Mapping[int, Sequence[int]],
     batch: Sequence[int],
 ) -> None:
-    answers = session.answer([tokens[number] for number in batch], batch)
+    wishes = [prompts[number].wishes for number in batch]
+    answers = session.answer([tokens[number] for number in batch], batch, wishes=wishes)
     for number, answer in sorted(zip(batch, answers, strict=True), key=lambda pair: pair[0]):
-        line = {
+        line: dict[str, Any] = {
             "id": prompts[number].id,
             "text": answer.text,
             "token_ids": list(answer.token_ids),
             "finish_reason": answer.finish_reason,
         }
+        if session.options.logprobs is not None:
+            line["logprobs"] = [_told(choice) for choice in answer.choices]
         part.add(number, line)
+
+
+def _told(choice: Choice) -> dict[str, Any]:
+    """Return how likely a token was, as an output line says it."""
+    top = [{"token_id": each.token, "logprob": each.logprob} for each in choice.likeliest]
+    return {"token_id": choice.chosen.token, "logprob": choice.chosen.logprob, "top": top}

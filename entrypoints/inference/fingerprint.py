@@ -36,6 +36,8 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         found["--dtype"] = options.dtype
     if options.engine != "dynamic":
         found["--engine"] = options.engine
+    if options.logprobs is not None:
+        found["--logprobs"] = str(options.logprobs)
     words = {"greedy": "--decode"}
     sampling = asdict(options.sampling).items()
     return found | {

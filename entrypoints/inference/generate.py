@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from entrypoints.inference.sampling import Chooser, Sampling
+from entrypoints.inference.sampling import Choice, Chooser, Logits, Sampling, choice
 from entrypoints.inference.stream import TextStream
 from entrypoints.inference.text import Text
+from paddle_stacks.jobs.prompts import Wishes
 
 if TYPE_CHECKING:  # they import Paddle
     from entrypoints.inference.model import Decoding, LanguageModel
 
-__all__ = ["Answer", "Limits", "Row", "Speed", "answer_all"]
+__all__ = ["Answer", "Asked", "Limits", "Row", "Speed", "answer_all", "wished"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,43 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is wanted of an answer.
+
+    Args:
+        sampling: how tokens are chosen.
+        limits: where it ends.
+        likeliest: how many of the likeliest tokens are told at each place; None for no
+            probabilities.
+    """
+
+    sampling: Sampling
+    limits: Limits
+    likeliest: int | None = None
+
+
+def wished(usual: Asked, wishes: Wishes) -> Asked:
+    """Return what is wanted of an answer: what its prompt says, else what is usual."""
+    given = {
+        name: value
+        for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
+        if (value := getattr(wishes, name)) is not None
+    }
+    greedy = usual.sampling.greedy
+    if wishes.decode is not None:
+        greedy = wishes.decode == "greedy"
+    elif given.keys() & {"temperature", "top_k", "top_p"}:
+        greedy = False
+    limits = usual.limits
+    if wishes.max_new_tokens is not None:
+        limits = replace(limits, max_new_tokens=wishes.max_new_tokens)
+    if wishes.stop is not None:
+        limits = replace(limits, stops=wishes.stop)
+    sampling = replace(usual.sampling, greedy=greedy, **given)
+    return replace(usual, sampling=sampling, limits=limits)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a model said.
 
@@ -42,11 +80,13 @@ class Answer:
             those of a stop text.
         finish_reason: ``stop`` at an end token or a stop text, ``length`` at a
             limit, ``interrupted`` where the listener wanted no more.
+        choices: how likely the model found each of the tokens, where that was asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass
@@ -72,14 +112,25 @@ class Row:
         prompt: the prompt's tokens.
         chooser: chooses its tokens.
         limits: where it ends.
+        likeliest: how many of the likeliest tokens are told at each place; None for no
+            probabilities.
 
     Attributes:
         tokens: that were generated so far.
         reason: why it ended, as in :class:`Answer`; empty while it goes on.
     """
 
-    def __init__(self, text: Text, prompt: Sequence[int], chooser: Chooser, limits: Limits) -> None:
+    def __init__(
+        self,
+        text: Text,
+        prompt: Sequence[int],
+        chooser: Chooser,
+        limits: Limits,
+        likeliest: int | None = None,
+    ) -> None:
         self.chooser = chooser
+        self._likeliest = likeliest
+        self._choices: list[Choice] = []
         self.stream = TextStream(text.decode, limits.stops)
         self.tokens: list[int] = []
         self.reason = ""
@@ -102,7 +153,16 @@ class Row:
 
     def answer(self) -> Answer:
         """Return the answer as far as it has come."""
-        return Answer(self.stream.text, tuple(self.tokens), self.reason)
+        # An end token was chosen too, and is not part of the answer.
+        choices = tuple(self._choices[: len(self.tokens)])
+        return Answer(self.stream.text, tuple(self.tokens), self.reason, choices)
+
+    def choose(self, logits: Logits) -> int:
+        """Return the next token."""
+        token = self.chooser.choose(logits)
+        if self._likeliest is not None:
+            self._choices.append(choice(logits, token, self._likeliest))
+        return token
 
 
 def answer_all(
@@ -110,8 +170,7 @@ def answer_all(
     text: Text,
     prompts: Sequence[Sequence[int]],
     numbers: Sequence[int],
-    sampling: Sampling,
-    limits: Limits,
+    asked: Sequence[Asked],
     listen: Callable[[str], bool] = lambda _: True,
     speed: Speed | None = None,
 ) -> list[Answer]:
@@ -122,8 +181,7 @@ def answer_all(
         text: its tokenizer.
         prompts: tokens of each prompt; shorter than the model's context.
         numbers: each answer's number in the run: its random numbers depend on it.
-        sampling: how tokens are chosen.
-        limits: where answers end.
+        asked: what is wanted of each answer.
         listen: is given text as it comes, and returns whether to go on; for one
             prompt only, as texts would mix.
         speed: is filled.
@@ -131,14 +189,12 @@ def answer_all(
     speed = speed or Speed()
     begun = time.perf_counter()
     rows = [
-        Row(text, prompt, Chooser(sampling, number, prompt), limits)
-        for prompt, number in zip(prompts, numbers, strict=True)
+        Row(text, prompt, Chooser(one.sampling, number, prompt), one.limits, one.likeliest)
+        for prompt, number, one in zip(prompts, numbers, asked, strict=True)
     ]
     decoding, going = model.start(prompts), rows
     while going:
-        chosen = [
-            row.chooser.choose(logits) for row, logits in zip(going, decoding.logits, strict=True)
-        ]
+        chosen = [row.choose(logits) for row, logits in zip(going, decoding.logits, strict=True)]
         speed.first_token = speed.first_token or time.perf_counter()
         for row, token in zip(going, chosen, strict=True):
             if not listen(row.take(token)) and not row.reason:

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chooser", "Sampling", "distribution", "penalized"]
+__all__ = [
+    "Chance",
+    "Choice",
+    "Chooser",
+    "Logits",
+    "Sampling",
+    "choice",
+    "distribution",
+    "penalized",
+]
 
 Logits = npt.NDArray[np.float32]
 
@@ -80,6 +89,50 @@ class Chooser:
         if sampling.repetition_penalty != 1.0:
             self._seen.add(token)
         return token
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A token, and how likely the model found it.
+
+    Args:
+        token: its number.
+        logprob: natural logarithm of its probability, before temperature and penalties.
+    """
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token that was chosen.
+
+    Args:
+        chosen: it.
+        likeliest: the likeliest ones at its place, likeliest first.
+    """
+
+    chosen: Chance
+    likeliest: tuple[Chance, ...]
+
+
+def choice(logits: Logits, token: int, likeliest: int) -> Choice:
+    """Return how likely a token was, and the likeliest ones at its place.
+
+    Args:
+        logits: ``[vocabulary]``, float32, as the model gave them.
+        token: that was chosen.
+        likeliest: how many are told besides.
+    """
+    exact = logits.astype(np.float64)
+    exact -= exact.max()
+    exact -= np.log(np.exp(exact).sum())
+    count = min(likeliest, exact.size)
+    top = np.argpartition(exact, -count)[-count:] if count else np.arange(0)
+    ordered = top[np.lexsort((top, -exact[top]))]
+    found = tuple(Chance(int(at), float(exact[at])) for at in ordered)
+    return Choice(Chance(token, float(exact[token])), found)
 
 
 def penalized(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:

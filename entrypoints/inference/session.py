@@ -10,11 +10,12 @@ from pathlib import Path
 from entrypoints.console import note, phase, report
 from entrypoints.inference import text as texts
 from entrypoints.inference.arguments import Options
-from entrypoints.inference.generate import Answer, Limits, Speed, answer_all
+from entrypoints.inference.generate import Answer, Asked, Limits, Speed, answer_all, wished
 from entrypoints.inference.model import LanguageModel, context_length, load
 from entrypoints.inference.text import Text
+from paddle_stacks.jobs.prompts import NO_WISHES, Wishes
 
-__all__ = ["Session", "open_text"]
+__all__ = ["Session", "load_model", "open_text"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Session:
         """Load the model, and the adapter into it."""
         before = time.perf_counter()
         phase("load the model" + (" with its adapter" if adapter else ""))
-        network = _loaded(options, model, adapter)
+        network = load_model(options, model, adapter)
         note(
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"
@@ -57,12 +58,19 @@ class Session:
         prompts: Sequence[Sequence[int]],
         numbers: Sequence[int],
         listen: Callable[[str], bool] = lambda _: True,
+        wishes: Sequence[Wishes] = (),
     ) -> list[Answer]:
-        """Answer prompts together; see :func:`entrypoints.inference.generate.answer_all`."""
-        sampling = self.options.sampling
-        return answer_all(
-            self.model, self.text, prompts, numbers, sampling, self.limits, listen, self.speed
-        )
+        """Answer prompts together; see :func:`entrypoints.inference.generate.answer_all`.
+
+        Args:
+            prompts: their tokens.
+            numbers: of each in the run.
+            listen: to the text as it comes.
+            wishes: what each prompt says of its answer; none: what the options say.
+        """
+        usual = Asked(self.options.sampling, self.limits, self.options.logprobs)
+        asked = [wished(usual, wish) for wish in wishes or [NO_WISHES] * len(prompts)]
+        return answer_all(self.model, self.text, prompts, numbers, asked, listen, self.speed)
 
     def report(self) -> None:
         """Say how much was generated, and how fast."""
@@ -75,7 +83,8 @@ class Session:
         )
 
 
-def _loaded(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
+def load_model(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
+    """Return the model for the engine that was asked for, with the adapter in it."""
     if options.engine == "static":
         from entrypoints.inference import static
 

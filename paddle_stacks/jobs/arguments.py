@@ -458,11 +458,20 @@ def _infer() -> Parser:
     what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
     what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")
     what("--chat", action="store_true", help="talk: /reset begins anew, /exit or Ctrl-D leaves")
-    add("--output", metavar="FILE", help="answers to --input (default: standard output)")
+    what("--benchmark", action="store_true", help="measure speed and memory on random prompts")
+    add(
+        "--output",
+        metavar="FILE",
+        help="answers to --input, what --benchmark found (default: standard output)",
+    )
     add("--force", action="store_true", help="replace an existing --output; begin anew")
+    add("--logprobs", type=int, metavar="N", help="tell the N likeliest at each place of --input")
     add("--batch-size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
     add("--system", metavar="TEXT", help="a system message, where a prompt brings none")
     add("--raw", action="store_true", help="give the prompt as it is, without the chat template")
+    bench = made.add_argument_group("benchmark").add_argument
+    bench("--source-length", type=int, default=300, metavar="N", help="tokens (default: 300)")
+    bench("--rounds", type=int, default=3, metavar="N", help="after a first one (default: 3)")
     _add_decoding(made)
     return made
 

@@ -85,6 +85,7 @@ _OURS: dict[str, dict[str, str]] = {
         "data_file": "--input",
         "output_file": "--output",
         "max_length": "--max-new-tokens",
+        "src_length": "--source-length",
         "batch_size": "--batch-size",
         "decode_strategy": "--decode",
         "top_k": "--top-k",
@@ -98,8 +99,8 @@ _OURS: dict[str, dict[str, str]] = {
     },
 }
 _UPSTREAMS_ALONE = {
-    *("inference_model", "mode", "inference_mode", "block_attn", "block_size", "benchmark"),
-    *("cachekv_int8", "cachekv_int8_type", "quant_type", "model_prefix", "src_length"),
+    *("inference_model", "mode", "inference_mode", "block_attn", "block_size"),
+    *("cachekv_int8", "cachekv_int8_type", "quant_type", "model_prefix"),
     "use_flash_attention",
 }
 

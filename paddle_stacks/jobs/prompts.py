@@ -1,24 +1,27 @@
 """The file of prompts that ``infer --input`` answers: a JSON object per line.
 
 ``{"id": …, "prompt": "…"}`` is one question; ``{"id": …, "messages": [{"role": …,
-"content": …}, …]}`` is a conversation whose last message is the user's. Blank
-lines are skipped. Every line is checked before any is answered.
+"content": …}, …]}`` is a conversation whose last message is the user's. A line may
+also say how its answer is chosen and where it ends (:class:`Wishes`). Blank lines
+are skipped. Every line is checked before any is answered.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 
 __all__ = [
     "LONGEST_LINE",
+    "NO_WISHES",
     "ROLES",
     "Message",
     "Prompt",
+    "Wishes",
     "listed",
     "parse",
     "question",
@@ -30,7 +33,8 @@ ROLES = ("system", "user", "assistant")
 LONGEST_LINE = 2 * 2**20
 """Bytes. Nothing that fits into a model's context is longer: 128k tokens are about 0.5 MB."""
 
-_KEYS = ("id", "prompt", "messages")
+_DECODES = ("greedy", "sampling")
+_GREATEST = 1e9  # of any number: more of it changes nothing
 _LISTED = 20
 
 
@@ -48,6 +52,38 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What a prompt says of its answer; None is what the options say.
+
+    Args:
+        decode: ``greedy`` or ``sampling``; without it, a temperature, top_k or top_p
+            means sampling.
+        temperature: > 0.
+        top_k: at least 0; 0 for all.
+        top_p: in (0, 1].
+        repetition_penalty: > 0.
+        seed: at least 0.
+        max_new_tokens: at least 1.
+        stop: texts that end the answer; none at all if empty.
+    """
+
+    decode: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+
+
+NO_WISHES = Wishes()
+
+_WISHES = tuple(field.name for field in fields(Wishes))
+_KEYS = ("id", "prompt", "messages", *_WISHES)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What one answer is asked for.
 
@@ -56,12 +92,14 @@ class Prompt:
         messages: the conversation; a plain prompt is one message of the user.
         plain: whether it was given as ``prompt``, and so can do without a chat template.
         where: ``file:line``, for messages; empty outside a file.
+        wishes: what it says of its answer.
     """
 
     id: str | int
     messages: tuple[Message, ...]
     plain: bool
     where: str = ""
+    wishes: Wishes = NO_WISHES
 
 
 def question(text: str, system: str | None = None) -> Prompt:
@@ -80,7 +118,7 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
     if not system or prompt.messages[0].role == "system":
         return prompt
     messages = (Message("system", system), *prompt.messages)
-    return Prompt(prompt.id, messages, prompt.plain, prompt.where)
+    return replace(prompt, messages=messages)
 
 
 def parse(content: bytes, name: str) -> list[Prompt]:
@@ -138,9 +176,63 @@ def _prompt(raw: bytes, where: str) -> Prompt:
     name = body["id"]
     if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
         raise _Wrong(f"id is {_shown(name)}: it has to be a string or a whole number")
+    wishes = _wishes(body)
     if "prompt" in body:
-        return Prompt(name, (Message("user", _text(body["prompt"], "prompt")),), True, where)
-    return Prompt(name, _messages(body["messages"]), False, where)
+        said = (Message("user", _text(body["prompt"], "prompt")),)
+        return Prompt(name, said, True, where, wishes)
+    return Prompt(name, _messages(body["messages"]), False, where, wishes)
+
+
+def _wishes(body: Mapping[str, Any]) -> Wishes:
+    given = {name: body[name] for name in _WISHES if name in body}
+    if not given:
+        return NO_WISHES
+    _check_numbers(given)
+    decode = given.get("decode")
+    if "decode" in given and decode not in _DECODES:
+        hint = did_you_mean(decode, _DECODES) if isinstance(decode, str) else ""
+        raise _Wrong(f"decode is {_shown(decode)}", hint or "greedy or sampling")
+    sampling = [name for name in ("temperature", "top_k", "top_p") if name in given]
+    if decode == "greedy" and sampling:
+        raise _Wrong(f"{', '.join(sampling)} and decode greedy", '"decode": "sampling"')
+    if "stop" in given:
+        given["stop"] = _stops(given["stop"])
+    return Wishes(**given)
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Check the numbers among a prompt's wishes; they are the options' ranges."""
+    for name in ("temperature", "repetition_penalty"):
+        _check_number(given, name, "a number above 0, at most 1e9", above=0)
+    _check_number(given, "top_p", "a number in (0, 1]", above=0, most=1)
+    _check_number(given, "top_k", "a whole number, at least 0", whole=True, above=-1)
+    right = "a whole number, at least 0 and below 2**63"
+    _check_number(given, "seed", right, whole=True, above=-1, most=2**63 - 1)
+    _check_number(given, "max_new_tokens", "a whole number, at least 1", whole=True, above=0)
+
+
+def _check_number(
+    given: Mapping[str, Any],
+    name: str,
+    right: str,
+    *,
+    whole: bool = False,
+    above: int,
+    most: float = _GREATEST,
+) -> None:
+    if name not in given:
+        return
+    value = given[name]
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not above < value <= most:  # which no NaN is
+        raise _Wrong(f"{name} is {_shown(value)}: it has to be {right}")
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise _Wrong(f"stop is {_shown(value)}: it has to be a text, or a list of texts")
+    return tuple(texts)
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:

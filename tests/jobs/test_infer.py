@@ -160,6 +160,45 @@ def shrink_context(model: Path, length: int) -> None:
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": length}))
 
 
+def test_what_a_line_wishes_and_how_likely_its_tokens_were(job, ready: Path) -> None:
+    lines = [
+        {"id": "usual", "prompt": "ka lo?"},
+        {"id": "short", "prompt": "ka lo?", "max_new_tokens": 3},
+        {"id": "warm", "prompt": "ka lo?", "temperature": 2.0, "seed": 4},
+        {"id": "warm again", "prompt": "ka lo?", "temperature": 2.0, "seed": 5},
+    ]
+    (ready / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    line = ["--model", "tiny", "--input", "in.jsonl", "--max-new-tokens", "8"]
+    infer(job, ready, *line, "--logprobs", "2", "--output", "out.jsonl")
+    usual, short, warm, again = answers(ready / "out.jsonl")
+    assert short["token_ids"] == usual["token_ids"][:3]
+    assert warm["token_ids"] != again["token_ids"]
+    for entry in (usual, short, warm, again):
+        told = entry["logprobs"]
+        assert [each["token_id"] for each in told] == entry["token_ids"]
+        for each in told:
+            first, second = each["top"]
+            assert 0 > first["logprob"] >= second["logprob"]
+            assert each["logprob"] <= first["logprob"]
+    assert all(each["top"][0]["token_id"] == each["token_id"] for each in usual["logprobs"])
+    plain = infer(job, ready, *line).stdout.splitlines()
+    assert [json.loads(each)["token_ids"] for each in plain] == [
+        entry["token_ids"] for entry in (usual, short, warm, again)
+    ]
+    assert "logprobs" not in json.loads(plain[0])
+
+
+def test_a_benchmark(job, ready: Path) -> None:
+    line = ["--model", "tiny", "--benchmark", "--batch-size", "2", "--source-length", "20"]
+    done = infer(job, ready, *line, "--max-new-tokens", "5", "--rounds", "2")
+    found = json.loads(done.stdout)
+    assert (found["batch_size"], found["source_length"], found["output_length"]) == (2, 20, 5)
+    assert found["decode_tokens_per_second"] > 0
+    assert "to the first token" in done.stderr
+    refused = infer(job, ready, *line, "--max-new-tokens", "500", status=2)
+    assert "are 520, and the model's context is 512" in refused.stderr
+
+
 def test_messages_and_a_system_message(job, ready: Path) -> None:
     lines = [
         {"id": 1, "prompt": "ka?"},

@@ -52,7 +52,12 @@ def test_what_is_said_counts() -> None:
     ("argv", "words"),
     [
         (["--prompt", "x"], "--model"),
-        (MODEL, "none of --prompt, --input and --chat"),
+        (MODEL, "none of --prompt, --input, --chat and --benchmark"),
+        ([*PROMPT, "--benchmark"], "--prompt and --benchmark"),
+        ([*PROMPT, "--logprobs", "2"], "--logprobs is for --input"),
+        ([*MODEL, "--input", "i", "--logprobs", "21"], "--logprobs 21: it has to be in 0 … 20"),
+        ([*MODEL, "--benchmark", "--source-length", "0"], "--source-length 0"),
+        ([*MODEL, "--benchmark", "--rounds", "0"], "--rounds 0"),
         ([*PROMPT, "--chat"], "--prompt and --chat"),
         ([*PROMPT, "--input", "i"], "--prompt and --input"),
         ([*PROMPT, "--output", "o"], "--output is for --input"),

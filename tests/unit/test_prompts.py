@@ -8,7 +8,7 @@ import pytest
 
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import prompts
-from paddle_stacks.jobs.prompts import Message, Prompt
+from paddle_stacks.jobs.prompts import Message, Prompt, Wishes
 
 
 def lines(*entries: object) -> bytes:
@@ -127,3 +127,53 @@ def test_a_system_message_is_put_in_front_once() -> None:
 def test_an_empty_question(text: str) -> None:
     with pytest.raises(RequestError, match="the prompt is empty"):
         prompts.question(text)
+
+
+def test_what_a_prompt_wishes() -> None:
+    content = lines(
+        {"id": 1, "prompt": "x", "temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 3},
+        {"id": 2, "prompt": "x", "decode": "greedy", "stop": "END", "max_new_tokens": 4},
+        {"id": 3, "prompt": "x", "stop": [], "repetition_penalty": 2},
+        {"id": 4, "prompt": "x"},
+    )
+    found = [prompt.wishes for prompt in prompts.parse(content, "f")]
+    assert found == [
+        Wishes(temperature=0.7, top_k=5, top_p=0.9, seed=3),
+        Wishes(decode="greedy", stop=("END",), max_new_tokens=4),
+        Wishes(stop=(), repetition_penalty=2),
+        prompts.NO_WISHES,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"temperature": 0}, "temperature is 0: it has to be a number above 0"),
+        ({"temperature": "0.5"}, 'temperature is "0.5"'),
+        ({"temperature": float("nan")}, "temperature is NaN"),
+        ({"temperature": float("inf")}, "temperature is Infinity"),
+        ({"temperature": 10**400}, "temperature is 1000"),
+        ({"temperature": None}, "temperature is missing or null"),
+        ({"top_k": -1}, "top_k is -1: it has to be a whole number"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"top_k": True}, "top_k is true"),
+        ({"top_p": 0}, "top_p is 0: it has to be a number in (0, 1]"),
+        ({"top_p": 1.01}, "top_p is 1.01"),
+        ({"repetition_penalty": -1}, "repetition_penalty is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": [1]}, "max_new_tokens is [1]"),
+        ({"decode": "beam"}, 'decode is "beam"'),
+        ({"decode": 1}, "decode is 1"),
+        ({"decode": "greedy", "top_p": 0.5}, "top_p and decode greedy"),
+        ({"stop": ""}, 'stop is ""'),
+        ({"stop": ["a", ""]}, 'stop is ["a", ""]'),
+        ({"stop": 3}, "stop is 3"),
+        ({"temprature": 1}, 'unknown key "temprature"'),
+    ],
+)
+def test_a_wish_that_cannot_be_met(wishes: dict[str, object], words: str) -> None:
+    what, where = fault(lines({"id": 1, "prompt": "x", **wishes}))
+    assert words in what
+    assert where == "in.jsonl:1"

@@ -1,0 +1,145 @@
+"""``infer --benchmark``: how fast a model reads prompts and answers, and what memory it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from entrypoints.console import note, phase, report
+from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.files import replacing_file
+
+if TYPE_CHECKING:  # it imports Paddle
+    from entrypoints.inference.model import LanguageModel
+
+__all__ = ["check_lengths", "measure", "run", "table"]
+
+_PERCENTILES = (50, 90, 99)
+
+
+def check_lengths(options: Options, context: int) -> None:
+    """Refuse what does not fit into a model's context.
+
+    Raises:
+        RequestError: source and output are longer together.
+    """
+    wanted = options.source_length + options.max_new_tokens
+    if wanted > context:
+        raise RequestError(
+            f"{options.source_length} tokens of source and {options.max_new_tokens} of output are"
+            f" {wanted}, and the model's context is {context}",
+            where="--source-length, --max-new-tokens",
+            remedy="shorter ones",
+        )
+
+
+def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) -> None:
+    """Measure a model, print a table on standard error and a JSON document as the result.
+
+    Args:
+        options: of the run.
+        load: returns the model.
+        vocabulary: the number of its tokens.
+    """
+    before = time.perf_counter()
+    phase("load the model")
+    model = load()
+    loaded = time.perf_counter() - before
+    phase("measure")
+    found = {
+        "engine": options.engine,
+        "model": options.model,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
+        "load_seconds": round(loaded, 3),
+        **measure(model, options, vocabulary),
+    }
+    for line in table(found):
+        note(line)
+    text = json.dumps(found, ensure_ascii=False)
+    if options.output == STANDARD_STREAM:
+        print(text)
+        return
+    with replacing_file(Path(options.output)) as stream:
+        stream.write(text + "\n")
+
+
+def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str, Any]:
+    """Return what rounds of the same work took, after one that is not counted.
+
+    The prompts are random tokens, and an end token ends nothing, so that every round is
+    equally long. The likeliest token is chosen.
+
+    Args:
+        model: it.
+        options: batch, lengths, rounds and seed are used.
+        vocabulary: the number of its tokens.
+    """
+    random = np.random.default_rng(options.sampling.seed)
+    size = (options.batch_size, options.source_length)
+    prompts: list[list[int]] = random.integers(vocabulary, size=size).tolist()
+    first: list[float] = []
+    steps: list[float] = []
+    for number in range(options.rounds + 1):
+        begun = time.perf_counter()
+        decoding = model.start(prompts)
+        tokens = decoding.logits.argmax(axis=-1).tolist()
+        times = [time.perf_counter()]
+        for _ in range(options.max_new_tokens - 1):
+            decoding.step(tokens)
+            tokens = decoding.logits.argmax(axis=-1).tolist()
+            times.append(time.perf_counter())
+        if number:
+            first.append(times[0] - begun)
+            steps += np.diff(times).tolist()
+        report("progress", what="rounds", done=number, total=options.rounds, unit="")
+    batch, source = options.batch_size, options.source_length
+    return {
+        "batch_size": batch,
+        "source_length": source,
+        "output_length": options.max_new_tokens,
+        "rounds": options.rounds,
+        "seconds_to_first_token": _percentiles(first),
+        "prefill_tokens_per_second": round(batch * source / float(np.median(first)), 1),
+        "seconds_per_step": _percentiles(steps),
+        "decode_tokens_per_second": round(batch / float(np.mean(steps)), 1) if steps else None,
+        "tokens_per_second": round(
+            batch * options.max_new_tokens * options.rounds / (sum(first) + sum(steps)), 1
+        ),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Return the lines of a table for a person."""
+    rows = [
+        ("batch, source, output", "{batch_size}, {source_length}, {output_length} tokens"),
+        ("engine, threads", "{engine}, {threads}"),
+        ("load", "{load_seconds} s"),
+        ("to the first token", _shown(found["seconds_to_first_token"])),
+        ("reading", "{prefill_tokens_per_second} tokens/s"),
+        ("a step", _shown(found["seconds_per_step"])),
+        ("decoding", "{decode_tokens_per_second} tokens/s"),
+        ("in all", "{tokens_per_second} tokens/s"),
+        ("peak memory", "{peak_memory_mib} MiB"),
+    ]
+    return [f"{name:<22} {text.format(**found)}" for name, text in rows]
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
+    if not seconds:  # a single token has no step after it
+        return None
+    return {f"p{p}": round(float(np.percentile(seconds, p)), 5) for p in _PERCENTILES}
+
+
+def _shown(percentiles: dict[str, float] | None) -> str:
+    if percentiles is None:
+        return "-"
+    return ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in percentiles.items())
