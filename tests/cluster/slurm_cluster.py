@@ -24,7 +24,7 @@ IMAGE = "paddle-stacks-test/slurm"
 SOCKET = Path("/var/run/docker.sock")
 NODES = ("n1", "n2")
 CONTROLLER = "ctl"
-PATIENCE = 90  # seconds
+PATIENCE = 150  # seconds
 
 # Jobs of other clusters on this machine's engine have other numbers.
 FIRST_JOB = int.from_bytes(os.urandom(2), "big") * 1000 + 1
