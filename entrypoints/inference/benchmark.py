@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -91,11 +92,12 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
         begun = time.perf_counter()
         decoding = model.start(prompts)
         tokens = decoding.logits.argmax(axis=-1).tolist()
-        times = [time.perf_counter()]
+        times, chosen = [time.perf_counter()], [tokens]
         for _ in range(options.max_new_tokens - 1):
             decoding.step(tokens)
             tokens = decoding.logits.argmax(axis=-1).tolist()
             times.append(time.perf_counter())
+            chosen.append(tokens)
         if number:
             first.append(times[0] - begun)
             steps += np.diff(times).tolist()
@@ -113,6 +115,8 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
         "tokens_per_second": round(
             batch * options.max_new_tokens * options.rounds / (sum(first) + sum(steps)), 1
         ),
+        # Tells whether another program's tokens for the same prompts are the same.
+        "tokens_sha256": hashlib.sha256(json.dumps(chosen).encode()).hexdigest(),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 

@@ -84,17 +84,39 @@ def reference(reference_python: Path, gguf_file: Path) -> Made:
 
 
 @pytest.fixture(scope="module")
-def candidate(job: Runner, gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def fetched(job: Runner, gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with the model."""
     workspace = tmp_path_factory.mktemp("workspace")
     shutil.copy(gguf_file, workspace)
     for name in ("candidate.py", "prompts.json"):
         shutil.copy(PARITY / name, workspace)
-    fetched = job(["fetch", NAME, "--from", "gguf:model.gguf"], workspace)
-    assert (fetched.status, fetched.stdout) == (0, f"models/{NAME}\n"), fetched.stderr
+    done = job(["fetch", NAME, "--from", "gguf:model.gguf"], workspace)
+    assert (done.status, done.stdout) == (0, f"models/{NAME}\n"), done.stderr
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def candidate(job: Runner, fetched: Path) -> Made:
     command = ["python", "candidate.py", f"models/{NAME}", "prompts.json", "candidate.npz"]
-    run = job(command, workspace, SECONDS)
+    run = job(command, fetched, SECONDS)
     assert run.status == 0, run.stderr
-    return _read(workspace / "candidate.npz")
+    return _read(fetched / "candidate.npz")
+
+
+def answered(job: Runner, workspace: Path, model: str, engine: str) -> list[list[int]]:
+    """Return the tokens with which ``infer`` answers the prompts, all in one batch."""
+    prompts = json.loads((PARITY / "prompts.json").read_text(encoding="utf-8"))
+    lines = [json.dumps({"id": n, "prompt": text}) for n, text in enumerate(prompts["generate"])]
+    (workspace / "in.jsonl").write_text("\n".join(lines))
+    line = ["infer", "--model", model, "--engine", engine, "--input", "in.jsonl"]
+    line += ["--batch-size", "16", "--max-new-tokens", str(prompts["new_tokens"])]
+    done = job(line, workspace, SECONDS)
+    assert done.status == 0, done.stderr
+    return [json.loads(text)["token_ids"] for text in done.stdout.splitlines()]
+
+
+def without_end(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 def _read(path: Path) -> Made:
@@ -124,6 +146,21 @@ def test_logits_are_the_same(reference: Made, candidate: Made) -> None:
 def test_greedy_answers_are_the_same_token_for_token(reference: Made, candidate: Made) -> None:
     assert candidate.facts["greedy"] == reference.facts["greedy"]
     assert all(reference.facts["greedy"])
+
+
+@pytest.mark.parametrize("engine", ["dynamic", "static"])
+def test_the_engines_answer_the_same_token_for_token(
+    job: Runner, reference: Made, fetched: Path, engine: str
+) -> None:
+    end = json.loads((fetched / "models" / NAME / "config.json").read_text())["eos_token_id"]
+    wanted = [without_end(tokens, end) for tokens in reference.facts["greedy"]]
+    model = NAME
+    if engine == "static":
+        model = "exported/m"
+        line = ["export", "--model", NAME, "--static", "--output", model]
+        done = job(line, fetched, SECONDS)
+        assert done.status == 0, done.stderr
+    assert answered(job, fetched, model, engine) == wanted
 
 
 def test_the_model_is_as_large_as_its_row_says(candidate: Made) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_model import FakeNetwork
 
-from entrypoints.inference.generate import Limits, answer_all
+from entrypoints.inference.generate import Asked, Limits, answer_all
 from entrypoints.inference.sampling import Sampling
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.metrics import Metrics
@@ -96,9 +96,8 @@ class Batched:
 
 
 def as_infer_does(asked: Work, number: int = 0):
-    (answer,) = answer_all(
-        Batched(), fake_model.text(), [asked.prompt], [number], asked.sampling, asked.limits
-    )
+    wanted = [Asked(asked.sampling, asked.limits)]
+    (answer,) = answer_all(Batched(), fake_model.text(), [asked.prompt], [number], wanted)
     return answer
 
 

@@ -1,0 +1,235 @@
+"""Benchmark of inference against Hugging Face transformers and the memory's bandwidth.
+
+``.venv/bin/python bench/infer.py [--part speed] [--part start] [--rounds N] [--json]``
+
+Both sides have the same weights (SmolLM2-135M-Instruct, float32), the same random prompts
+and the same threads, choose the likeliest token, and run in a container of the training
+image, taking turns. Ours is ``infer --benchmark``, with both engines; the other is
+``hf_side.py``, a loop over transformers' model. The digests of the tokens show that the
+work is the same. ``start`` is the time from the command line to the first token: a
+``docker run`` against the same program in a container that runs already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import report
+from side_by_side import command, other_command, yardstick
+
+from paddle_stacks import settings
+from paddle_stacks.errors import JobError, StackError, render
+from paddle_stacks.launch import make_plan
+from paddle_stacks.plan import Plan
+
+WORKSPACE = ROOT / ".cache" / "bench-infer"
+MODEL = "smollm2-135m-instruct"
+EXPORTED = "exported/bench"
+GOALS = {1: 1.2, 8: 1.0, "bandwidth": 0.5, "start": 1.15}
+BATCHES, SOURCES = (1, 8), (32, 512, 2048)
+ENGINES = {"dynamic": MODEL, "static": EXPORTED}
+_MOST_TOKENS = 8 * 512  # of a batch's prompts; beyond them a round takes a minute
+
+
+def prepare(found: settings.Settings, packages: Path, threads: int) -> Plan:
+    """Put the model there in all three layouts, and return a plan whose container is used."""
+    for name in ("configs", "data", "models", "runs"):
+        (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
+    steps = [("fetch", [MODEL])]
+    if not (WORKSPACE / EXPORTED / "static.json").is_file():
+        steps.append(("export", ["--model", MODEL, "--static", "--output", EXPORTED]))
+    for job, arguments in steps:
+        line = command(make_plan(job, arguments, found), threads)
+        subprocess.run(line, stdout=sys.stderr, check=True)
+    plan = make_plan("infer", ["--model", MODEL, "--benchmark"], found)
+    plan = dataclasses.replace(plan, name=f"bench-infer-{os.getpid()}", labels={})
+    if not (WORKSPACE / "hf" / "config.json").is_file():
+        convert = ["peft_side.py", "convert", f"models/{MODEL}", "hf"]
+        subprocess.run(other_command(plan, threads, packages, *convert), check=True)
+    return plan
+
+
+def answered(line: Sequence[str]) -> Any:
+    """Return what a command prints as JSON.
+
+    Raises:
+        JobError: it failed.
+    """
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise JobError(f"status {done.returncode}: {done.stderr[-500:]}", where=line[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def theirs(plan: Plan, packages: Path, threads: int, *arguments: str) -> Any:
+    """Return what the other side prints."""
+    return answered(other_command(plan, threads, packages, "hf_side.py", *arguments))
+
+
+def speed(plan: Plan, packages: Path, rounds: int, output: int, threads: int) -> dict[str, Any]:
+    """Return the medians of each side for each batch and length, and the bandwidth."""
+    cases = [(b, s) for b in BATCHES for s in SOURCES if b * s <= _MOST_TOKENS]
+    rows = []
+    bandwidths = []
+    for batch, source in cases:
+        seen: dict[str, list[dict[str, Any]]] = {}
+        for number in range(1, rounds + 1):
+            report.say(f"batch {batch}, source {source}, round {number}, load {report.load()}")
+            bandwidths.append(theirs(plan, packages, threads, "bandwidth"))
+            lengths = ["--batch-size", str(batch), "--source-length", str(source)]
+            lengths += ["--max-new-tokens", str(output), "--rounds", "1"]
+            for engine, model in ENGINES.items():
+                argv = ["infer", "--model", model, "--engine", engine, "--benchmark", *lengths]
+                seen.setdefault(engine, []).append(answered(command(plan, threads, argv=argv)))
+            numbers = [str(value) for value in (batch, source, output, 1)]
+            seen.setdefault("transformers", []).append(
+                theirs(plan, packages, threads, "hf", *numbers)
+            )
+        rows.append({"batch": batch, "source": source, **_compared(seen)})
+    weights = (WORKSPACE / "models" / MODEL / "model.safetensors").stat().st_size
+    found = statistics.median(bandwidths)
+    return {"rows": rows, "bandwidth_gb_per_second": found, "weights_bytes": weights}
+
+
+def _compared(seen: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return each side's best step and median, and the median of each round's ratio."""
+    sides = {}
+    for name, runs in seen.items():
+        for run in runs:
+            if name == "transformers":
+                run["first_seconds"] = statistics.median(run["first"])
+                run["step_seconds"] = statistics.median(run["steps"])
+            else:
+                run["first_seconds"] = run["seconds_to_first_token"]["p50"]
+                run["step_seconds"] = run["seconds_per_step"]["p50"]
+        sides[name] = {
+            key: statistics.median(run[key] for run in runs)
+            for key in ("first_seconds", "step_seconds")
+        }
+    for name in ENGINES:
+        pairs = list(zip(seen[name], seen["transformers"], strict=True))
+        for key, ratio in (("step_seconds", "decode_ratio"), ("first_seconds", "first_ratio")):
+            sides[name][ratio] = statistics.median(other[key] / own[key] for own, other in pairs)
+        sides[name]["same_tokens"] = all(
+            own["tokens_sha256"] == other["tokens_sha256"] for own, other in pairs
+        )
+    return {"sides": sides}
+
+
+def start(plan: Plan, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Return the seconds to the first token, from ``docker run`` and in a running container."""
+    argv = ["infer", "--model", MODEL, "--prompt", "Hi", "--max-new-tokens", "1"]
+    resident = dataclasses.replace(plan, name=f"{plan.name}-resident")
+    line = command(resident, threads, argv=["sleep", "3600"])
+    line.insert(2, "--detach")
+    subprocess.run(line, check=True, capture_output=True)
+    seen: dict[str, list[float]] = {"docker run": [], "inside": []}
+    try:
+        for number in range(1, rounds + 1):
+            report.say(f"start, round {number}, load {report.load()}")
+            seen["docker run"].append(_to_first_byte(command(plan, threads, argv=argv)))
+            inside = ["docker", "exec", resident.name, "entry", *argv]
+            seen["inside"].append(_to_first_byte(inside))
+    finally:
+        subprocess.run(["docker", "rm", "-f", resident.name], check=True, capture_output=True)
+    return seen
+
+
+def _to_first_byte(line: Sequence[str]) -> float:
+    began = time.perf_counter()
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        seconds = time.perf_counter() - began
+        process.communicate()
+    if process.returncode or not first:
+        raise JobError(f"status {process.returncode}", where=line[-1])
+    return seconds
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Return the document as Markdown."""
+    texts = []
+    if "speed" in found:
+        speeds = found["speed"]
+        limit = speeds["bandwidth_gb_per_second"] * 1e9 / speeds["weights_bytes"]
+        rows = []
+        for row in speeds["rows"]:
+            for engine in ENGINES:
+                own, other = row["sides"][engine], row["sides"]["transformers"]
+                rate = row["batch"] / own["step_seconds"]
+                rows.append(
+                    (
+                        f"{row['batch']} x {row['source']}, {engine}",
+                        f"{rate:.1f}",
+                        f"{row['batch'] / other['step_seconds']:.1f}",
+                        f"{own['decode_ratio']:.2f}",
+                        GOALS[row["batch"]],
+                        f"{own['first_seconds']:.2f}",
+                        f"{other['first_seconds']:.2f}",
+                        f"{own['first_ratio']:.2f}",
+                        f"{1 / own['step_seconds'] / limit:.2f}",
+                        "yes" if own["same_tokens"] else "no",
+                    )
+                )
+        heads = ("batch x source", "tokens/s", "transformers", "ratio", "goal")
+        heads += ("first token, s", "transformers", "ratio", "of bandwidth", "same tokens")
+        texts.append(report.table(heads, rows))
+        texts.append(
+            f"Memory is read at {speeds['bandwidth_gb_per_second']:.1f} GB/s: at the most"
+            f" {limit:.1f} steps/s with {speeds['weights_bytes'] / 1e6:.0f} MB of weights."
+        )
+    if "start" in found:
+        medians = {name: statistics.median(times) for name, times in found["start"].items()}
+        ratio = medians["docker run"] / medians["inside"]
+        rows = [(name, f"{seconds:.2f}") for name, seconds in medians.items()]
+        rows.append(("ratio", f"{ratio:.2f} (goal {GOALS['start']})"))
+        texts.append(report.table(("to the first token", "s"), rows))
+    return "\n\n".join(texts)
+
+
+def main() -> int:
+    """Run the benchmark and return the exit status."""
+    parser = argparse.ArgumentParser(description="Measure inference beside transformers.")
+    parser.add_argument("--part", action="append", choices=("speed", "start"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output-length", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    parts = arguments.part or ["speed", "start"]
+    document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
+    WORKSPACE.mkdir(parents=True, exist_ok=True)
+    found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+    packages = arguments.packages or yardstick(ROOT / ".cache" / "bench-packages")
+    plan = prepare(found, packages, arguments.threads)
+    if "speed" in parts:
+        document["speed"] = speed(
+            plan, packages, arguments.rounds, arguments.output_length, arguments.threads
+        )
+    if "start" in parts:
+        document["start"] = start(plan, arguments.rounds, arguments.threads)
+    report.show(document, tables(document), as_json=arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        sys.exit(error.status)
