@@ -48,6 +48,8 @@ _SECURITY = (
 )
 # A client's own words would make metrics without end.
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+# What watches the server asks every few seconds; the log has it when it fails.
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -138,6 +140,8 @@ class Guard:
         handler = getattr(route, "path", None) or "other"
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.http(method, handler, exchange.status, seconds)
+        if exchange.status == 200 and scope["path"] in _PROBES:
+            return
         line = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "request": exchange.name,

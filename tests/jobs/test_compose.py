@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +27,8 @@ services:
     entrypoint: [/usr/bin/tini, --, /usr/local/bin/entry, sh, -c]
     command: !override
       - "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status; touch made; exit $STATUS"
+  serve:
+    command: !override [--model, tiny, --published]
 """
 
 
@@ -113,3 +119,31 @@ def test_infer_reads_standard_input(project: Project) -> None:
     done = project.compose(*words, override=False, stdin="hello")
     assert done.returncode == 2, done.stderr
     assert 'no model "none"' in done.stderr
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_serve_is_reached_when_it_is_ready_and_stops_well(
+    project: Project, tiny_models: Path, keyed: bool
+) -> None:
+    shutil.copytree(tiny_models, project.folder / "models")
+    keys = project.folder / "keys"
+    keys.write_text("me sk-0123456789abcdef\n")
+    keys.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(keys, 1234, 1235)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"SERVE_PORT": str(port)} | (
+        {"PADDLE_STACKS_API_KEYS_FILE": str(keys)} if keyed else {}
+    )
+    up = project.compose("up", "--detach", "--wait", "serve", **given)
+    assert up.returncode == 0, up.stderr
+    url = f"http://127.0.0.1:{port}/v1/models"
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(url).status_code == (401 if keyed else 200)
+        found = client.get(url, headers={"Authorization": "Bearer sk-0123456789abcdef"})
+    assert found.json()["data"][0]["id"] == "tiny"
+    assert project.compose("stop", "serve", **given).returncode == 0
+    listed = project.compose("ps", "--all", "--format", "json", "serve", **given).stdout
+    assert json.loads(listed.splitlines()[0])["ExitCode"] == 0

@@ -79,7 +79,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-bytes", "tiny-plain"])
+@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-bytes", "tiny-plain", "tiny-qwen2"])
 def test_an_answer_is_what_infer_gives_whoever_else_is_there(job, workspace, model: str) -> None:
     lines = [json.dumps({"id": n, "prompt": text}) for n, text in enumerate(QUESTIONS)]
     (workspace / "in.jsonl").write_text("\n".join(lines))

@@ -480,8 +480,12 @@ def test_the_log_has_what_happened_and_not_what_was_said(server: Served) -> None
     assert line["completion_tokens"] > 0 and line["finish_reasons"] == ["stop"]
     assert line["stream"] is False and line["client"] == "127.0.0.1"
     assert not any("secret of mine" in line for line in server.lines)
+    before = len(server.log())
     odd = server.get("/healthz", headers={"X-Request-Id": 'x"y z' * 3})
     assert re.fullmatch("[0-9a-f]{16}", odd.headers["x-request-id"])
+    server.get("/nothing")
+    wait_until(lambda: len(server.log()) > before)
+    assert server.log()[-1]["path"] == "/nothing", "probes that are well are not in it"
 
 
 def test_the_log_has_prompts_where_it_is_asked_to() -> None:
