@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -141,6 +142,8 @@ def test_on_a_terminal_it_runs_until_a_key_and_leaves_it_as_it_was(
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(ROOT)
+        # Who was started in the background by a shell has it ignored, and so would the child.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execve(COMMAND[0], [*COMMAND, "--interval", "0.2"], environment)
     shown = b""
     pressed = False
@@ -157,6 +160,8 @@ def test_on_a_terminal_it_runs_until_a_key_and_leaves_it_as_it_was(
         if not pressed and b"q quits" in shown:
             os.write(terminal, key)
             pressed = True
+    else:
+        os.kill(child, signal.SIGKILL)  # a failure, and not a wait without an end
     _, status = os.waitpid(child, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
