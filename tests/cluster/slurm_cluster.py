@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import own_image
+
 from paddle_stacks import settings
-from paddle_stacks.build.variables import secrets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -87,11 +88,7 @@ class SlurmCluster:
         """Build the image, start the machines, and wait until the nodes are there."""
         client = shutil.which("docker")
         assert client, "the docker command is not installed"
-        build = ["docker", "build", "--quiet", "--file", str(HERE / "Dockerfile"), "--tag", IMAGE]
-        with secrets(settings.load(ROOT)) as files:
-            build += ["--secret", f"id=ca_bundle,src={files['CA_BUNDLE']}"]
-            build += ["--secret", f"id=network,src={files['NETWORK']}"]
-            call([*build, str(ROOT)])
+        own_image.build(HERE / "Dockerfile", IMAGE)
         self.folder.chmod(0o755)
         etc = self.folder / "etc"
         etc.mkdir()

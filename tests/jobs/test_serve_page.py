@@ -1,78 +1,51 @@
 """The chat page in a real, headless Chromium, on the server as it is with a fake model.
 
-Playwright, which drives the browser, has an environment of its own, made on first use in
-``.cache/``. The browser is the system's: ``apt-get install chromium``.
+The browser and Playwright, which drives it, are in an image of their own (tests/page).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
+import own_image
 import pytest
 from served import serving
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "tests" / "page"
 FILES = REPOSITORY / "entrypoints" / "serving" / "page"
+IMAGE = "paddle-stacks-test/browser"
 SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    pytest.skip("there is no Chromium: apt-get install chromium")
+def browser() -> str:
+    own_image.build(PAGE / "Dockerfile", IMAGE)
+    return IMAGE
 
 
-@pytest.fixture(scope="module")
-def playwright() -> Path:
-    requirements = PAGE / "requirements.txt"
-    key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = REPOSITORY / ".cache" / f"page-venv-{key}"
-    python, done = folder / "bin" / "python", folder / "done"
-    if not done.is_file():
-        for old in folder.parent.glob("page-venv-*"):
-            shutil.rmtree(old)
-        venv.create(folder, with_pip=True)
-        install = [python, "-m", "pip", "install", "--quiet", "-r", requirements]
-        subprocess.run(install, check=True, timeout=SECONDS)
-        done.touch()
-    return python
-
-
-def browse(python: Path, *arguments: object) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, PAGE / "browse.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-        env=environment,
-    )
+def browse(image: str, url: str, folder: Path, *key: str) -> dict[str, Any]:
+    # The server listens on this machine's loopback, so the browser has its network.
+    line = ["docker", "run", "--rm", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
+    line += ["--volume", f"{PAGE}:/page:ro", "--volume", f"{folder}:/pictures"]
+    line += [image, "python", "/page/browse.py", "/usr/bin/chromium", url, "/pictures", *key]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 @pytest.fixture(scope="module")
-def seen(
-    chromium: str, playwright: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def seen(browser: str) -> dict[str, Any]:
     """What a person sees; the screenshots stay in ``.cache/page``, to be looked at."""
     folder = REPOSITORY / ".cache" / "page"
     folder.mkdir(parents=True, exist_ok=True)
     with serving(step_seconds=0.02) as served:
-        found = browse(playwright, chromium, served.url + "/", folder)
+        found = browse(browser, served.url + "/", folder)
         found["url"] = served.url
     found["pictures"] = sorted(path.name for path in folder.glob("*.png"))
     return found
@@ -175,12 +148,10 @@ def test_it_asks_nobody_else_and_complains_of_nothing(seen) -> None:
     assert len(seen["pictures"]) >= 7
 
 
-def test_it_asks_for_a_key_where_the_server_does(
-    chromium: str, playwright: Path, tmp_path: Path
-) -> None:
+def test_it_asks_for_a_key_where_the_server_does(browser: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("me sk-0123456789abcdef\n")
     with serving("--api-keys", str(tmp_path / "keys")) as served:
-        found = browse(playwright, chromium, served.url + "/", tmp_path, "sk-0123456789abcdef")
+        found = browse(browser, served.url + "/", tmp_path, "sk-0123456789abcdef")
     assert found["asked for"] == "This server asks for an API key."
     assert found["answer"] and found["kept in the tab"] is True
     assert "sk-" not in found["elsewhere"], "not beyond the tab"

@@ -1,7 +1,7 @@
 """What a person does on the chat page, in a headless Chromium.
 
 ``browse.py CHROMIUM URL FOLDER [KEY]``: prints a JSON object with what was seen, and puts
-screenshots into FOLDER. It has an environment of its own (requirements.txt).
+screenshots into FOLDER. It runs in an image of its own (Dockerfile).
 """
 
 from __future__ import annotations
