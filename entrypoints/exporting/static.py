@@ -18,6 +18,7 @@ from entrypoints.fetching.checkpoint import sha256_of
 from entrypoints.inference import exported, static
 from entrypoints.inference import model as models
 from entrypoints.inference.llama import Shape
+from entrypoints.inference.protocols import LanguageModel
 from paddle_stacks.errors import JobError
 
 __all__ = ["add_static"]
@@ -72,9 +73,7 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / exported.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _compared(
-    made: models.LanguageModel, wanted: models.LanguageModel, shape: Shape
-) -> dict[str, Any]:
+def _compared(made: LanguageModel, wanted: LanguageModel, shape: Shape) -> dict[str, Any]:
     """Return what a comparison of greedy tokens and of their logits shows."""
     random = np.random.default_rng(0)
     prompts = [random.integers(shape.sizes.vocabulary, size=size).tolist() for size in _PROMPTS]
@@ -96,7 +95,7 @@ def _compared(
 
 
 def _both(
-    made: models.LanguageModel, wanted: models.LanguageModel, prompts: Sequence[Sequence[int]]
+    made: LanguageModel, wanted: LanguageModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[tuple[list[list[int]], list[list[int]]], float]:
     """Return the greedy tokens of both, and the largest difference of logits."""
     one, two = made.start(prompts), wanted.start(prompts)

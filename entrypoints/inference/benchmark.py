@@ -19,7 +19,7 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.files import replacing_file
 
 if TYPE_CHECKING:  # it imports Paddle
-    from entrypoints.inference.model import LanguageModel
+    from entrypoints.inference.protocols import LanguageModel
 
 __all__ = ["check_lengths", "measure", "run", "table"]
 

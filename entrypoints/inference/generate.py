@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
+from entrypoints.inference.protocols import Decoding, LanguageModel
 from entrypoints.inference.sampling import Choice, Chooser, Logits, Sampling, choice
 from entrypoints.inference.stream import TextStream
 from entrypoints.inference.text import Text
 from paddle_stacks.jobs.prompts import Wishes
-
-if TYPE_CHECKING:  # they import Paddle
-    from entrypoints.inference.model import Decoding, LanguageModel
 
 __all__ = ["Answer", "Asked", "Limits", "Row", "Speed", "answer_all", "wished"]
 

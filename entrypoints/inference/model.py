@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,12 @@ from entrypoints.inference.adapter import Adapter
 from entrypoints.inference.decoding import Model, shared
 from entrypoints.inference.llama import Shape, rotation_tables
 from entrypoints.inference.network import NetworkModel
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import platforms
 
 __all__ = [
-    "Decoding",
-    "LanguageModel",
     "check_complete",
     "context_length",
     "load",
@@ -43,42 +42,6 @@ _PLAIN = {
     "recompute": False,
     "use_last_token_for_generation": True,  # the head's product for the last position only
 }
-
-
-class Decoding(Protocol):
-    """A batch of texts in the making: what the model has read, and what it makes of it.
-
-    Attributes:
-        logits: of the next token, ``[rows, vocabulary]``.
-    """
-
-    logits: npt.NDArray[np.float32]
-
-    @property
-    def columns(self) -> int:
-        """Tokens of the longest text; every text takes the memory of so many."""
-
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens, ``[rows, new]``; not ``known`` are paddings."""
-
-    def step(self, tokens: Sequence[int]) -> None:
-        """Give the model the token that was chosen for every text."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only; one that is named more than once is continued as often."""
-
-    def join(self, other: Any) -> None:
-        """Go on with the texts of another decoding of the model as well, behind these."""
-
-
-class LanguageModel(Protocol):
-    """A model that is called a step at a time."""
-
-    def begin(self, rows: int) -> Decoding:
-        """Return a decoding of so many texts, of which nothing has been read yet."""
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
-        """Read prompts and return their decoding."""
 
 
 def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> LanguageModel:

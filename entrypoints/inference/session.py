@@ -11,7 +11,8 @@ from entrypoints.console import note, phase, report
 from entrypoints.inference import text as texts
 from entrypoints.inference.arguments import Options
 from entrypoints.inference.generate import Answer, Asked, Limits, Speed, answer_all, wished
-from entrypoints.inference.model import LanguageModel, context_length, load
+from entrypoints.inference.model import context_length, load
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from paddle_stacks.jobs.prompts import NO_WISHES, Wishes
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from entrypoints.serving.work import Piece, TokenChance, TokenChoice
+from entrypoints.inference.sampling import Chance, Choice
+from entrypoints.serving.work import Piece
 
 __all__ = ["Answer", "Chat", "Completion", "Header", "usage_of"]
 
@@ -54,7 +55,7 @@ class Answer:
     """
 
     text: str = ""
-    choices: list[TokenChoice] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     tokens: int = 0
     finish_reason: str = ""
 
@@ -127,7 +128,7 @@ class Chat:
         return self._header.object("chat.completion.chunk", [], usage=usage)
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], choices: Sequence[TokenChoice], reason: str
+        self, index: int, delta: dict[str, Any], choices: Sequence[Choice], reason: str
     ) -> dict[str, Any]:
         choice = {
             "index": index,
@@ -137,7 +138,7 @@ class Chat:
         }
         return self._header.object("chat.completion.chunk", [choice])
 
-    def _logprobs(self, choices: Sequence[TokenChoice]) -> dict[str, Any] | None:
+    def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
         if self._likeliest is None:
             return None
         content = [
@@ -149,7 +150,7 @@ class Chat:
         ]
         return {"content": content, "refusal": None}
 
-    def _chance(self, chance: TokenChance) -> dict[str, Any]:
+    def _chance(self, chance: Chance) -> dict[str, Any]:
         spelt = self._bytes(chance.token)
         return {
             "token": spelt.decode("utf-8", errors="replace"),
@@ -188,7 +189,7 @@ class Completion:
         return self._header.object("text_completion", [], usage=usage)
 
     def _choice(
-        self, index: int, text: str, choices: Sequence[TokenChoice], offset: int, reason: str
+        self, index: int, text: str, choices: Sequence[Choice], offset: int, reason: str
     ) -> dict[str, Any]:
         return {
             "index": index,
@@ -197,7 +198,7 @@ class Completion:
             "finish_reason": reason or None,
         }
 
-    def _logprobs(self, choices: Sequence[TokenChoice], offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, choices: Sequence[Choice], offset: int) -> dict[str, Any] | None:
         if self._likeliest is None:
             return None
         tokens = [self._token(choice.chosen.token) for choice in choices]
@@ -225,5 +226,5 @@ class Completion:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
 
-    def _spelt(self, choices: Sequence[TokenChoice]) -> str:
+    def _spelt(self, choices: Sequence[Choice]) -> str:
         return "".join(self._token(choice.chosen.token) for choice in choices)

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from entrypoints.console import warn
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.scheduler import Network, Scheduler, Space
+from entrypoints.serving.scheduler import Scheduler, Space
 from entrypoints.serving.work import Work
 
 __all__ = ["Draining", "Engine", "Full"]
@@ -50,7 +51,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Network,
+        network: LanguageModel,
         text: Text,
         space: Space,
         metrics: Metrics,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.serving import api
 from entrypoints.serving.arguments import Options
@@ -16,7 +17,7 @@ from entrypoints.serving.guard import Guard, Rules
 from entrypoints.serving.limits import RateLimit
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.peers import Peers, gateways
-from entrypoints.serving.scheduler import Network, Space
+from entrypoints.serving.scheduler import Space
 from entrypoints.serving.service import Service
 
 __all__ = ["Model", "Parts", "Tokenizers", "put_together"]
@@ -65,7 +66,7 @@ class Model:
         fingerprint: of its weights.
     """
 
-    network: Network
+    network: LanguageModel
     tokenizers: Tokenizers
     name: str
     context: int

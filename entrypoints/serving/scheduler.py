@@ -17,48 +17,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from entrypoints.inference.generate import Row
-from entrypoints.inference.sampling import Chooser
+from entrypoints.inference.protocols import Decoding, LanguageModel
+from entrypoints.inference.sampling import Choice, Chooser, choice
 from entrypoints.inference.text import Text
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.work import Failure, Piece, TokenChance, TokenChoice, Work
+from entrypoints.serving.work import Failure, Piece, Work
 
-__all__ = ["Batch", "Network", "Scheduler", "Space", "choice_of"]
-
-
-class Batch(Protocol):
-    """Texts under way; :class:`entrypoints.inference.model.Decoding` is one."""
-
-    logits: npt.NDArray[np.float32]
-    """Of every text's next token, ``[texts, vocabulary]``."""
-
-    @property
-    def columns(self) -> int:
-        """Tokens of the longest text."""
-
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Give every text its next tokens, ``[texts, new]``; not known is padding."""
-
-    def step(self, tokens: Sequence[int]) -> None:
-        """Give every text its next token."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only."""
-
-    def join(self, other: Any) -> None:
-        """Go on with the texts of another batch as well."""
-
-
-class Network(Protocol):
-    """A language model; :class:`entrypoints.inference.model.LanguageModel` is one."""
-
-    def begin(self, rows: int) -> Batch:
-        """Return a batch of so many texts of which nothing has been read."""
+__all__ = ["Scheduler", "Space"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ class _Reading:
     """A work whose prompt is being read."""
 
     work: Work
-    batch: Batch
+    batch: Decoding
     done: int = 0
 
     @property
@@ -99,7 +69,7 @@ class _Answer:
     work: Work
     index: int
     row: Row
-    choices: list[TokenChoice] = field(default_factory=list)  # not told yet
+    choices: list[Choice] = field(default_factory=list)  # not told yet
     pending: int = 0  # the token that the model has not been given yet
     last: float | None = None  # when the token before it was there
 
@@ -122,7 +92,7 @@ class Scheduler:
 
     def __init__(
         self,
-        network: Network,
+        network: LanguageModel,
         text: Text,
         space: Space,
         metrics: Metrics,
@@ -137,7 +107,7 @@ class Scheduler:
         self.taken = self.ended = 0
         self._reading: deque[_Reading] = deque()
         self._answers: list[_Answer] = []
-        self._batch: Batch | None = None
+        self._batch: Decoding | None = None
 
     @property
     def idle(self) -> bool:
@@ -266,7 +236,7 @@ class Scheduler:
         batch.read(tokens, known)
         self._begin_answers(batch, [r.work for r in found])
 
-    def _begin_answers(self, batch: Batch, works: Sequence[Work]) -> None:
+    def _begin_answers(self, batch: Decoding, works: Sequence[Work]) -> None:
         """Choose the first tokens of works that have been read, and let them join the others."""
         rows = [at for at, work in enumerate(works) for _ in range(work.count)]
         if rows != list(range(len(works))):
@@ -315,7 +285,7 @@ class Scheduler:
         elif self._batch is not None:
             self._batch.keep(kept)
 
-    def _choose(self, batch: Batch, answers: Sequence[_Answer]) -> list[int]:
+    def _choose(self, batch: Decoding, answers: Sequence[_Answer]) -> list[int]:
         """Choose every answer's next token, tell it, and return which answers go on."""
         kept = []
         now = self._clock()
@@ -336,7 +306,7 @@ class Scheduler:
         if len(row.tokens) > before:
             work.tokens += 1
             if work.likeliest is not None:
-                answer.choices.append(choice_of(logits, token, work.likeliest))
+                answer.choices.append(choice(logits, token, work.likeliest))
         if row.reason:
             work.finish_reasons[answer.index] = row.reason
         if text or row.reason:
@@ -345,23 +315,3 @@ class Scheduler:
         if len(work.finish_reasons) == work.count:
             self.ended += 1
             self._metrics.ended(work, "", now)
-
-
-def choice_of(logits: npt.NDArray[np.float32], token: int, likeliest: int) -> TokenChoice:
-    """Return a chosen token with its probability and those of the likeliest tokens.
-
-    Args:
-        logits: as the model made them, ``[vocabulary]``.
-        token: the chosen one.
-        likeliest: how many of the others are wanted.
-    """
-    exact = logits.astype(np.float64)
-    exact -= exact.max()
-    exact -= np.log(np.exp(exact).sum())
-    found: tuple[TokenChance, ...] = ()
-    if likeliest:
-        count = min(likeliest, exact.size)
-        top = np.argpartition(exact, -count)[-count:]
-        top = top[np.lexsort((top, -exact[top]))]
-        found = tuple(TokenChance(int(at), float(exact[at])) for at in top)
-    return TokenChoice(TokenChance(token, float(exact[token])), found)

@@ -6,35 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from entrypoints.inference.generate import Limits
-from entrypoints.inference.sampling import Sampling
+from entrypoints.inference.sampling import Choice, Sampling
 
-__all__ = ["Failed", "Failure", "Piece", "TokenChance", "TokenChoice", "Work"]
-
-
-@dataclass(frozen=True)
-class TokenChance:
-    """A token, and how likely the model found it.
-
-    Args:
-        token: its number.
-        logprob: natural logarithm of its probability, before temperature and penalties.
-    """
-
-    token: int
-    logprob: float
-
-
-@dataclass(frozen=True)
-class TokenChoice:
-    """A token that was chosen.
-
-    Args:
-        chosen: it.
-        likeliest: the likeliest ones at its place, likeliest first; as many as were asked for.
-    """
-
-    chosen: TokenChance
-    likeliest: tuple[TokenChance, ...] = ()
+__all__ = ["Failed", "Failure", "Piece", "Work"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +25,7 @@ class Piece:
 
     index: int
     text: str
-    choices: tuple[TokenChoice, ...]
+    choices: tuple[Choice, ...]
     tokens: int
     finish_reason: str
 

@@ -13,9 +13,10 @@ from fake_model import FakeNetwork
 
 from entrypoints.inference.generate import Asked, Limits, answer_all
 from entrypoints.inference.sampling import Sampling
+from entrypoints.inference.sampling import choice as choice_of
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.scheduler import Scheduler, Space, choice_of
+from entrypoints.serving.scheduler import Scheduler, Space
 from entrypoints.serving.work import Failure, Piece, Work
 
 SPACE = Space(places=4, cache_tokens=16384, prefill_tokens=64, waiting=100)
