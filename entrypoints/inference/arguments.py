@@ -97,13 +97,9 @@ def parse(argv: list[str]) -> Options:
         max_new_tokens=found.max_new_tokens,
         batch_size=found.batch_size,
         logprobs=found.logprobs,
-        dtype=found.dtype or _usual_dtype(),
+        dtype=found.dtype or platforms.usual_dtype(),
         force=found.force,
     )
-
-
-def _usual_dtype() -> str:
-    return "float32" if platforms.device(platforms.current()) == "cpu" else "float16"
 
 
 def _sampling(found: argparse.Namespace) -> Sampling:
@@ -173,7 +169,7 @@ def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
         problems.append(Problem("--logprobs is for --input: other answers are text alone"))
     if found.raw and (found.system is not None or found.chat):
         problems.append(Problem("--raw goes without --system and --chat: they need the template"))
-    if found.dtype == "float16" and _usual_dtype() == "float32":
+    if found.dtype == "float16" and platforms.usual_dtype() == "float32":
         problems.append(Problem("--dtype float16: a CPU computes in float32", "infer"))
     if found.decode == "greedy" and _sampling_options(found):
         names = ", ".join(_sampling_options(found))

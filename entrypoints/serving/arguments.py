@@ -73,7 +73,7 @@ def parse(argv: list[str]) -> Options:
     """
     found = parser("serve").parse_args(argv)
     problems = _out_of_range(found)
-    if found.dtype == "float16" and _usual_dtype() == "float32":
+    if found.dtype == "float16" and platforms.usual_dtype() == "float32":
         problems.append(Problem("--dtype float16: a CPU computes in float32", "serve"))
     if found.served_model_name is not None and not _NAME.fullmatch(found.served_model_name):
         what = f'--served-model-name "{found.served_model_name}": letters, digits and ._/+:- only'
@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> Options:
         model=found.model,
         adapter=found.adapter,
         name=found.served_model_name or "",
-        dtype=found.dtype or _usual_dtype(),
+        dtype=found.dtype or platforms.usual_dtype(),
         host="0.0.0.0" if found.published else found.host,
         port=found.port,
         published=found.published,
@@ -102,10 +102,6 @@ def parse(argv: list[str]) -> Options:
         timeout=found.request_timeout,
         grace=found.grace,
     )
-
-
-def _usual_dtype() -> str:
-    return "float32" if platforms.device(platforms.current()) == "cpu" else "float16"
 
 
 def _keys(named: str | None) -> Keys:

@@ -415,8 +415,7 @@ def _export() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    _add_model(made)
     add("--merge", action="store_true", help="merge the adapter into the weights")
     add(
         "--static",
@@ -446,8 +445,7 @@ def _infer() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    _add_model(made)
     add(
         "--engine",
         choices=("dynamic", "static", "fused", "block"),
@@ -476,6 +474,20 @@ def _infer() -> Parser:
     return made
 
 
+def _add_model(made: Parser) -> None:
+    add = made.add_argument
+    add("--model", required=True, help="the base model: a name in models/, or a path")
+    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+
+
+def _add_dtype(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
+    )
+
+
 def _add_decoding(made: Parser) -> None:
     add = made.add_argument_group("decoding").add_argument
     add(
@@ -490,11 +502,7 @@ def _add_decoding(made: Parser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
-    add(
-        "--dtype",
-        choices=("float32", "float16"),
-        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
-    )
+    _add_dtype(add)
 
 
 _SERVE_ENDING = """\
@@ -518,14 +526,9 @@ def _serve() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    _add_model(made)
     add("--served-model-name", metavar="NAME", help="what clients call it (default: its folder's)")
-    add(
-        "--dtype",
-        choices=("float32", "float16"),
-        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
-    )
+    _add_dtype(add)
     _add_listening(made)
     _add_space(made)
     return made

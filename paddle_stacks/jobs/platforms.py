@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["VARIABLE", "current", "device"]
+__all__ = ["VARIABLE", "current", "device", "usual_dtype"]
 
 VARIABLE = "PADDLE_STACKS_BACKEND"
 
@@ -27,3 +27,8 @@ def device(backend: str) -> str:
         backend: its name; one that a site has added is for an accelerator.
     """
     return _DEVICES.get(backend, "gpu")
+
+
+def usual_dtype() -> str:
+    """Return what answers are computed in where nobody says otherwise, on this platform."""
+    return "float32" if device(current()) == "cpu" else "float16"
