@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from training import losses, metrics
 
 from paddle_stacks.jobs import schema
 
@@ -53,14 +54,6 @@ def write_records(path: Path, count: int) -> None:
 
 def configure(workspace: Path, **changes: object) -> None:
     (workspace / "my.json").write_text(json.dumps(SETTINGS | changes))
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(run: Path) -> dict[int, float]:
-    return {entry["step"]: entry["loss"] for entry in metrics(run) if "loss" in entry}
 
 
 def finetune(job, workspace: Path, *arguments: str):
