@@ -188,6 +188,8 @@ def test_a_job_that_gives_way_goes_on(
 def test_a_cancelled_job_saves_and_leaves(
     slurm: SlurmCluster, inv: Commands, workspace: Path
 ) -> None:
+    # Long enough to be under way still when it is cancelled, on a quiet machine too.
+    (workspace / "my.json").write_text(json.dumps(CONFIG | {"max_steps": 100 * STEPS}))
     id = inv.pretrain()
     reached(workspace, 7)
     assert state(workspace, id) == "running"
