@@ -32,7 +32,8 @@ def browse(image: str, url: str, folder: Path, *key: str) -> dict[str, Any]:
     # The server listens on this machine's loopback, so the browser has its network.
     line = ["docker", "run", "--rm", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
     line += ["--volume", f"{PAGE}:/page:ro", "--volume", f"{folder}:/pictures"]
-    line += [image, "python", "/page/browse.py", "/usr/bin/chromium", url, "/pictures", *key]
+    line += ["--entrypoint", "/opt/venv/bin/python", image]
+    line += ["/page/browse.py", "/usr/bin/chromium", url, "/pictures", *key]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
