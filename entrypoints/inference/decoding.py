@@ -121,8 +121,9 @@ class Model:
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
             known[row, : len(prompt)] = True
+        # The cache grows with each chunk, though the length is known: every token looks at
+        # all slots there are, and copying the cache is cheaper than looking at empty ones.
         decoding = self.begin(len(prompts))
-        decoding.reserve(longest)
         chunk = max(_CHUNK // len(prompts), 1)
         for begin in range(0, longest, chunk):
             decoding.read(tokens[:, begin : begin + chunk], known[:, begin : begin + chunk])
@@ -152,7 +153,7 @@ class Decoding:
         """Tokens of the longest text; every text takes the memory of so many."""
         return int(self._lengths.max())
 
-    def reserve(self, length: int) -> None:
+    def _reserve(self, length: int) -> None:
         """Make room for texts of so many tokens."""
         if length >= self._cache.slots:
             self._gather([(self._cache, range(len(self._lengths)))], length)
@@ -165,7 +166,7 @@ class Decoding:
             known: ``[rows, new]``, false where a token is padding.
         """
         counts = known.sum(axis=1)
-        self.reserve(int((self._lengths + counts).max()))
+        self._reserve(int((self._lengths + counts).max()))
         positions = np.maximum(self._lengths[:, None] + np.cumsum(known, axis=1) - 1, 0)
         inputs = self._inputs(tokens, known, positions)
         found = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
