@@ -109,6 +109,9 @@ class Steps:
 
 _NO_CHOICE = Choices()
 
+# The images of which this process has said that they are not verified.
+_TOLD: set[str] = set()
+
 # The arguments that name a file or a folder.
 _PATHS = {"config", "input", "output", "model", "adapter", "resume", "source", "plot"}
 
@@ -154,6 +157,7 @@ def run(plan: Plan, settings: Settings) -> int:
 
     client = engine.connect()
     preflight.check_image(plan, client)
+    _tell_unverified(plan, preflight.check_verified(plan, settings, client))
     preflight.check_operators(plan, settings, client)
     if _reads_standard_input(_parsed(plan)):
         return docker.attach(plan)
@@ -161,6 +165,14 @@ def run(plan: Plan, settings: Settings) -> int:
     if folder := run_folder(plan):
         record = RunRecord(folder, show.as_json(plan), plan.user)
     return docker.execute(plan, client, record=record)
+
+
+def _tell_unverified(plan: Plan, why: str) -> None:
+    """Say, once for each image, that it is not verified, and why."""
+    if why and plan.image not in _TOLD:
+        _TOLD.add(plan.image)
+        note = f"note: {plan.image} is not verified: {why}; {plan.verify_command}"
+        print(note, file=sys.stderr)
 
 
 def make_plan(

@@ -29,6 +29,7 @@ from paddle_stacks.jobs import (
 )
 from paddle_stacks.ownership import may_write
 from paddle_stacks.plan import Plan, backend
+from paddle_stacks.provenance import attestation
 from paddle_stacks.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "check_operators",
     "check_ports",
     "check_request",
+    "check_verified",
     "check_workspace",
     "run_folder",
 ]
@@ -67,6 +69,41 @@ def check_image(plan: Plan, client: DockerClient) -> None:
         client.images.get(plan.image)
     except docker.errors.ImageNotFound as error:
         raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
+
+
+def check_verified(plan: Plan, settings: Settings, client: DockerClient) -> str:
+    """Return why the plan's image does not count as verified; empty where it does.
+
+    Args:
+        plan: whose image the engine has.
+        settings: say where attestations are, and whether one is required.
+        client: of that engine.
+
+    Raises:
+        MachineError: it does not, and the settings require it.
+    """
+    image_id = str(client.images.get(plan.image).id)
+    why, where = _not_verified(settings, image_id)
+    if why and settings.require_verified:
+        remedy = f"{plan.verify_command}; or run without --require-verified"
+        raise MachineError(f"{plan.image} is not verified: {why}", where=where, remedy=remedy)
+    return why
+
+
+def _not_verified(settings: Settings, image_id: str) -> tuple[str, str]:
+    """Return why an image does not count as verified, and the file that would say that it does."""
+    folder = attestation.folder(settings)
+    try:
+        found = attestation.read(folder, image_id)
+    except RequestError as error:
+        return error.problems[0].what, error.problems[0].where
+    where = str(attestation.path_of(folder, image_id))
+    if found is None:
+        return "nobody has run its tests here", where
+    if not found.verified:
+        count = len(found.failed)
+        return f"{count} of its tests failed on {found.when}" if count else "no test was run", where
+    return "", where
 
 
 def check_machine(plan: Plan, settings: Settings) -> None:

@@ -36,8 +36,10 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "https_proxy": ("https_proxy", "HTTPS_PROXY"),
     "no_proxy": ("no_proxy", "NO_PROXY"),
 }
-_FOLDERS = {"workspace", "host_root", "wheels", "headers"}
+_FOLDERS = {"workspace", "host_root", "wheels", "headers", "attestations"}
 _PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
+# The settings that are on or off: true and false in the file, those words elsewhere.
+_ON_OR_OFF = {"require_verified": {"true": True, "false": False, "": False}}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Settings:
         host_root: where the host's devices, drivers and ``/opt/hyhal`` are looked for;
             another folder than ``/`` is a simulated host.
         hub_token_file: a file that holds a model hub's access token.
+        attestations: the folder with what the tests found of images; None:
+            ``.cache/attestations`` below the root.
+        require_verified: run no job in an image whose tests have not passed.
     """
 
     root: Path
@@ -92,6 +97,8 @@ class Settings:
     no_proxy: str = ""
     host_root: Path = Path("/")
     hub_token_file: Path | None = None
+    attestations: Path | None = None
+    require_verified: bool = False
 
 
 _KEYS = tuple(item.name for item in fields(Settings) if item.name != "root")
@@ -115,7 +122,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     root = root.resolve()
-    values = _from_machine(environ)
+    values: dict[str, str | Path | bool] = dict(_from_machine(environ))
     problems: list[Problem] = []
     for source, found in (
         (FILE_NAME, _from_file(root / FILE_NAME, problems)),
@@ -156,7 +163,9 @@ def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
     problems += toml.unknown_keys(path, table, _KEYS)
     found = {key: value for key, value in table.items() if key in _KEYS}
     for key, value in list(found.items()):
-        if not isinstance(value, str):
+        if key in _ON_OR_OFF and isinstance(value, bool):
+            found[key] = str(value).lower()
+        elif not isinstance(value, str):
             problems.append(
                 Problem(
                     f'"{key}" must be a string, not {type(value).__name__}',
@@ -179,8 +188,16 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> di
     return found
 
 
-def _checked(key: str, value: str, base: Path, source: str, problems: list[Problem]) -> str | Path:
+def _checked(
+    key: str, value: str, base: Path, source: str, problems: list[Problem]
+) -> str | Path | bool:
     """Return the value as its type; a relative path starts at ``base``."""
+    if key in _ON_OR_OFF:
+        if value not in _ON_OR_OFF[key]:
+            problems.append(
+                Problem(f'"{key}" is "{value}"', f"{key} from {source}", "true or false")
+            )
+        return _ON_OR_OFF[key].get(value, False)
     if key not in _PATHS or not value:
         return value
     path = (base / Path(value).expanduser()).absolute()

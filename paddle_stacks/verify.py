@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paddle_stacks.build.variables import revision
 from paddle_stacks.errors import JobError, StackError
 from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.provenance import attestation
 from paddle_stacks.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from paddle_stacks.images import Image
 
-__all__ = ["Outcome", "as_markdown", "outcomes", "report", "run_tests", "tally", "write"]
+__all__ = ["Outcome", "as_markdown", "attest", "outcomes", "report", "run_tests", "tally", "write"]
 
 _REPORTS = Path(".cache", "verify")
 _LABELS = (
@@ -49,11 +51,13 @@ class Outcome:
         test: its file and name.
         result: ``passed``, ``failed``, ``error`` or ``skipped``.
         why: the reason or the first line of the fault; empty where it passed.
+        image: the image that it looked into; empty where it looked at all of them.
     """
 
     test: str
     result: str
     why: str = ""
+    image: str = ""
 
 
 def run_tests(
@@ -90,12 +94,57 @@ def outcomes(record: Path) -> list[Outcome]:
 
 def _outcome(case: ElementTree.Element) -> Outcome:
     name = f"{case.get('classname', '')}::{case.get('name', '')}"
+    told = case.iterfind("properties/property[@name='image']")
+    image = next((found.get("value", "") for found in told), "")
     for kind, result in (("failure", "failed"), ("error", "error"), ("skipped", "skipped")):
         found = case.find(kind)
         if found is not None:
             why = (found.get("message") or "").strip().splitlines()
-            return Outcome(name, result, why[0] if why else "")
-    return Outcome(name, "passed")
+            return Outcome(name, result, why[0] if why else "", image)
+    return Outcome(name, "passed", image=image)
+
+
+def attest(
+    found: Sequence[Outcome], before: Sequence[Image], after: Sequence[Image], settings: Settings
+) -> list[str]:
+    """Keep an attestation for each image that was looked into; return a line for each.
+
+    A test that looks at all images counts for each of them.
+
+    Args:
+        found: how the tests ended.
+        before: the images as they were when the tests began.
+        after: as they were when these had ended.
+        settings: where attestations are kept, and whose checkout the tests are of.
+    """
+    folder = attestation.folder(settings)
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    ids = {image.name: image.id for image in after}
+    lines = []
+    for image in before:
+        if not any(outcome.image == image.name for outcome in found):
+            continue
+        if ids.get(image.name) != image.id:
+            lines.append(f"{image.name}: built anew while its tests ran: ./inv verify again")
+            continue
+        of_image = [outcome for outcome in found if outcome.image in ("", image.name)]
+        names = {
+            result: tuple(o.test for o in of_image if o.result == result)
+            for result in ("passed", "failed", "error", "skipped")
+        }
+        made = attestation.Attestation(
+            image.id,
+            image.tags[0],
+            when,
+            revision(settings.root),
+            names["passed"],
+            (*names["failed"], *names["error"]),
+            names["skipped"],
+        )
+        path = attestation.write(folder, made)
+        state = "verified" if made.verified else "not verified"
+        lines.append(f"{image.name}: {state}, {tally(of_image)}: {path}")
+    return lines
 
 
 def tally(found: Sequence[Outcome]) -> str:

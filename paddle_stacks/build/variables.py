@@ -18,7 +18,15 @@ from paddle_stacks.errors import BuildError, RequestError
 from paddle_stacks.plan.backend import Backend, load
 from paddle_stacks.settings import Settings, without_password
 
-__all__ = ["check_request", "lock_hash", "locked_version", "paddle_version", "secrets", "variables"]
+__all__ = [
+    "check_request",
+    "lock_hash",
+    "locked_version",
+    "paddle_version",
+    "revision",
+    "secrets",
+    "variables",
+]
 
 # The third is for what only a DCU has kernels for.
 _LOCKS = ("framework/requirements", "train/requirements", "train/quantize", "infer/requirements")
@@ -54,7 +62,7 @@ def variables(
         "WHEELS": str(settings.wheels or ""),
         "HEADERS": str(settings.headers or ""),
         "VERSION": __version__,
-        "REVISION": _revision(root),
+        "REVISION": revision(root),
         "SOURCE_DATE_EPOCH": seconds,
         "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "OS_IMAGE": os_image.reference,
@@ -117,7 +125,7 @@ def _source_label(root: Path, source: str) -> str:
     folder = Path(source)
     if folder.is_relative_to(root):
         return str(folder.relative_to(root))
-    return f"{folder.name}@{_revision(folder)}"
+    return f"{folder.name}@{revision(folder)}"
 
 
 def paddle_version(root: Path) -> str:
@@ -174,11 +182,12 @@ def _lock(root: Path, backend: str, name: str) -> Path:
     return path
 
 
-def _revision(root: Path) -> str:
-    revision = _git(root, "rev-parse", "HEAD")
-    if not revision:
+def revision(root: Path) -> str:
+    """Return the commit of a checkout, with ``-dirty`` where it was edited; or ``unknown``."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
         return "unknown"
-    return revision + ("-dirty" if _git(root, "status", "--porcelain") else "")
+    return commit + ("-dirty" if _git(root, "status", "--porcelain") else "")
 
 
 def _git(root: Path, *arguments: str) -> str:

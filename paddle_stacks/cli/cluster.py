@@ -49,8 +49,8 @@ _PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator"
 _SLURM = "KEY or KEY=VALUE: an option of sbatch, as partition=dcu; repeatable."
 # How nodes are told where they meet, as a plan for several has it; empty: how many there are.
 _MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
-# A plan's own, which say what to do with it.
-_NOT_HERE = {"dry-run", "json"}
+# A plan's own, which say what to do with it, and what this machine's engine is asked.
+_NOT_HERE = {"dry-run", "json", "require-verified"}
 
 
 class ClusterTask(PlanTask):
@@ -261,6 +261,9 @@ def _request(context: Context, job: str, options: dict[str, Any]) -> _Request:
     more = options.pop("slurm", None) or []
     engine = _engine(own["engine"])
     found = settings.load(ROOT, {"backend": options.pop("backend", None)})
+    if found.require_verified:
+        note = "note: require_verified is about this machine's engine; a cluster's are not asked"
+        print(note, file=sys.stderr)
     platform = backend.load(found.backend, found.root, options.get("profile") or "")
     nodes = _number("nodes", own["nodes"], _usual_nodes(job, options.get("recipe"), found))
     hours = _number("hours", own["hours"], cluster.HOURS)

@@ -26,6 +26,7 @@ _BACKEND = "The platform (default: the setting, else cpu)."
 _DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
 _RECIPE = "A command of the platform's instructions, ready to run: ./inv recipes lists them."
 _SET = "KEY=VALUE: change a recipe's option; repeatable."
+_VERIFIED = "Refuse to run in an image whose tests have not passed: ./inv verify runs them."
 _PROFILE = "Other rights than the least: debug, or doc for those of the platform's instructions."
 
 
@@ -88,7 +89,9 @@ def verbatim_words(context: Context) -> list[str]:
 def _launch(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> None:
     from paddle_stacks import launch
 
-    found = settings.load(ROOT, {"backend": options.pop("backend", None)})
+    verified = "true" if options.pop("require_verified", False) else None
+    flags = {"backend": options.pop("backend", None), "require_verified": verified}
+    found = settings.load(ROOT, flags)
     as_json, dry_run = options.pop("json", False), options.pop("dry_run", False)
     devices = options.pop("devices", None)
     recipe = options.pop("recipe", None) or ""
@@ -165,6 +168,13 @@ def _host_arguments() -> list[Argument]:
         Argument("profile", kind=str, help=_PROFILE),
         Argument("recipe", kind=str, help=_RECIPE),
         Argument("set", kind=list, help=_SET),
+        Argument(
+            "require-verified",
+            attr_name="require_verified",
+            kind=bool,
+            default=False,
+            help=_VERIFIED,
+        ),
         Argument("dry-run", attr_name="dry_run", kind=bool, default=False, help=_DRY_RUN),
         Argument("json", kind=bool, default=False, help=_JSON),
         Argument("debug", kind=bool, default=False, help="Show tracebacks."),

@@ -176,8 +176,17 @@ class Plan:
     @property
     def build_command(self) -> str:
         """The command that builds the image."""
-        stage = self.image.rpartition("/")[2].partition(":")[0]
-        return build_command(stage, self.backend)
+        return build_command(self._stage, self.backend)
+
+    @property
+    def verify_command(self) -> str:
+        """The command that runs the image's tests."""
+        platform = "" if self.backend == "cpu" else f" --backend {self.backend}"
+        return f"./inv verify --image {self._stage}{platform}"
+
+    @property
+    def _stage(self) -> str:
+        return self.image.rpartition("/")[2].partition(":")[0]
 
     @property
     def workspace(self) -> Path:

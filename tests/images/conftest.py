@@ -42,6 +42,23 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--image", choices=IMAGES, help="leave out the tests of the other images")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say in the record which image a test is of, and leave out those of unwanted ones."""
+    wanted = config.getoption("--image")
+    kept, left_out = [], []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        image = callspec.params.get("image", "") if callspec else ""
+        item.user_properties.append(("image", image))
+        (left_out if wanted and image not in ("", wanted) else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses ``image`` on the images that have its folder's stage in them."""
     if "image" not in metafunc.fixturenames:

@@ -91,6 +91,8 @@ def test_without_password(url: str, shown: str) -> None:
         ("backend = \n", ["is not TOML", ":1"]),
         ('hub_token_file = "none"\n', ["names a file that does not exist", "hub_token_file"]),
         ('workspace = "none"\n', ["names a folder that does not exist"]),
+        ('require_verified = "yes"\n', ['"require_verified" is "yes"', "true or false"]),
+        ("require_verified = 1\n", ['"require_verified" must be a string, not int', ":1"]),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -119,3 +121,23 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / settings.FILE_NAME).write_bytes(b"\xff\xfe")
     with pytest.raises(RequestError, match="not UTF-8"):
         settings.load(tmp_path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flag", "wanted"),
+    [
+        ("", {}, None, False),
+        ("require_verified = true\n", {}, None, True),
+        ('require_verified = "true"\n', {}, None, True),
+        ("require_verified = true\n", {"PADDLE_STACKS_REQUIRE_VERIFIED": "false"}, None, False),
+        ("require_verified = true\n", {"PADDLE_STACKS_REQUIRE_VERIFIED": ""}, None, False),
+        ("", {"PADDLE_STACKS_REQUIRE_VERIFIED": "true"}, None, True),
+        ("require_verified = false\n", {}, "true", True),
+    ],
+)
+def test_a_setting_that_is_on_or_off(
+    tmp_path: Path, text: str, environ: dict[str, str], flag: str | None, wanted: bool
+) -> None:
+    (tmp_path / settings.FILE_NAME).write_text(text)
+    found = settings.load(tmp_path, {"require_verified": flag}, environ=environ)
+    assert found.require_verified is wanted

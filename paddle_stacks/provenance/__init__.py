@@ -1,0 +1,1 @@
+"""What an image is, where it comes from, and what is known of it."""
