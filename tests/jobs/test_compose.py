@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -121,25 +123,29 @@ def test_infer_reads_standard_input(project: Project) -> None:
     assert 'no model "none"' in done.stderr
 
 
+def _serve(project: Project, models: Path, **environment: str) -> tuple[str, dict[str, str]]:
+    """Serve a model; return the URL of the list of models, and Compose's environment."""
+    shutil.copytree(models, project.folder / "models")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"SERVE_PORT": str(port), **environment}
+    up = project.compose("up", "--detach", "--wait", "serve", **given)
+    assert up.returncode == 0, up.stderr
+    return f"http://127.0.0.1:{port}/v1/models", given
+
+
 @pytest.mark.parametrize("keyed", [False, True])
 def test_serve_is_reached_when_it_is_ready_and_stops_well(
     project: Project, tiny_models: Path, keyed: bool
 ) -> None:
-    shutil.copytree(tiny_models, project.folder / "models")
     keys = project.folder / "keys"
     keys.write_text("me sk-0123456789abcdef\n")
     keys.chmod(0o600)
     if os.geteuid() == 0:
         os.chown(keys, 1234, 1235)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {"SERVE_PORT": str(port)} | (
-        {"PADDLE_STACKS_API_KEYS_FILE": str(keys)} if keyed else {}
-    )
-    up = project.compose("up", "--detach", "--wait", "serve", **given)
-    assert up.returncode == 0, up.stderr
-    url = f"http://127.0.0.1:{port}/v1/models"
+    environment = {"PADDLE_STACKS_API_KEYS_FILE": str(keys)} if keyed else {}
+    url, given = _serve(project, tiny_models, **environment)
     with httpx.Client(trust_env=False) as client:
         assert client.get(url).status_code == (401 if keyed else 200)
         found = client.get(url, headers={"Authorization": "Bearer sk-0123456789abcdef"})
@@ -147,3 +153,27 @@ def test_serve_is_reached_when_it_is_ready_and_stops_well(
     assert project.compose("stop", "serve", **given).returncode == 0
     listed = project.compose("ps", "--all", "--format", "json", "serve", **given).stdout
     assert json.loads(listed.splitlines()[0])["ExitCode"] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root ends a process of a container's")
+def test_a_server_that_is_killed_is_started_again_and_answers(
+    project: Project, tiny_models: Path
+) -> None:
+    url, given = _serve(project, tiny_models)
+    container = project.compose("ps", "--quiet", "serve", **given).stdout.strip()
+    # Not `docker kill`, which the engine takes for a wish that it stay away.
+    os.kill(int(_docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while _docker("inspect", "--format", "{{.RestartCount}}", container).strip() != "1":
+        assert time.monotonic() < deadline, "it was not started again"
+        time.sleep(0.1)
+    answer = None
+    while answer != "tiny":
+        assert time.monotonic() < deadline, "it does not answer again"
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(url, trust_env=False).json()["data"][0]["id"]
+        time.sleep(0.1)
+
+
+def _docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
