@@ -17,7 +17,7 @@ from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.saving import BASE, fingerprint, write_merged
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import workspace
+from paddle_stacks.jobs import pickles, workspace
 from paddle_stacks.jobs.files import replacing_folder
 
 __all__ = ["main"]
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     check_arguments(arguments)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
+    pickles.check(model, arguments.allow_pickle)
     adapter = workspace.find_adapter(arguments.adapter) if arguments.adapter else None
     _check_output(output, model, adapter, force=arguments.force)
     if arguments.static:

@@ -18,6 +18,7 @@ from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
     corpus,
     models,
+    pickles,
     pretraining,
     prompts,
     records,
@@ -237,12 +238,15 @@ def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     config = training_config(plan, arguments)
     world = arguments.ranks * (arguments.nnodes or 1)
+    allowed = arguments.allow_pickle
+
+    def check_model() -> None:
+        model = workspace.find_trained(config["model_name_or_path"], here)
+        pickles.check(model, allowed)
+        spreading.check(config, model, world)
+
     faults = [
-        *_faults(
-            lambda: spreading.check(
-                config, workspace.find_trained(config["model_name_or_path"], here), world
-            )
-        ),
+        *_faults(check_model),
         *_faults(
             lambda: records.check(here / config["dataset_name_or_path"], dev=config["do_eval"])
         ),
@@ -261,6 +265,8 @@ def _check_pretrain(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         *_faults(lambda: parts.extend(corpus.parts(config["input_dir"], here))),
         *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
     ]
+    if models and config["continue_training"]:
+        faults += _faults(lambda: pickles.check(models[0], arguments.allow_pickle))
     if models and parts:
         world = arguments.ranks * (arguments.nnodes or 1)
         faults += _faults(lambda: pretraining.check(config, models[0], parts, world))
@@ -294,7 +300,8 @@ def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
 
 
 def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    faults = _faults(lambda: workspace.find_trained(arguments.model, here))
+    allowed = arguments.allow_pickle
+    faults = _faults(lambda: pickles.check(workspace.find_trained(arguments.model, here), allowed))
     if arguments.adapter:
         faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
     if faults:

@@ -227,6 +227,8 @@ def _adapter_weights(adapter: Path) -> dict[str, Any]:
     file = adapter / "lora_model_state.pdparams"
     try:
         weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)
+    except RequestError:
+        raise
     except Exception as error:  # paddle.load raises whatever unpickling raises
         raise RequestError(
             f"the adapter's weights cannot be read: {type(error).__name__}: {error}",

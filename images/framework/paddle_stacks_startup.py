@@ -1,4 +1,4 @@
-"""What every Python process of the images does first: threads, the math library, lazy PaddleNLP.
+"""What every Python process of the images does first: threads, the math library, pickles.
 
 A ``.pth`` file imports this module at start-up, so a job, ``docker exec``, a
 notebook and a Kubernetes command all get the same settings. It uses the
@@ -14,6 +14,11 @@ PaddleNLP. ``import paddlenlp`` runs an ``__init__`` that imports every part of
 the package and with it pandas, pyarrow, datasets and scikit-learn: six seconds
 and 400 MB of packages that inference never uses. Here its parts are imported
 when they are first used instead.
+
+Pickles. A pickle is a program, and ``paddle.load``, ``numpy.load`` and a dozen places of
+PaddleNLP run whatever program they find in a file. Here they read arrays and plain values
+and refuse the rest (``paddle_stacks/jobs/pickles.py``); where that module is missing, as in
+an image without the project's code, they read none.
 """
 
 from __future__ import annotations
@@ -24,10 +29,12 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
+from typing import IO, Any
 
 __all__ = ["describe", "mkl_code_path", "usable_cores"]
 
@@ -115,10 +122,10 @@ class _Imports(importlib.abc.MetaPathFinder):
         package, _, part = name.partition(".")
         if package == "paddlenlp" and part in _FIRST:
             importlib.import_module("paddlenlp." + _FIRST[part])
-        loader = {"paddle": _Paddle, "paddlenlp": _PaddleNLP}.get(name)
+        loader = _LOADERS.get(name)
         if loader is None:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             spec.loader = loader(spec.loader)
         return spec
@@ -175,6 +182,54 @@ class _PaddleNLP(importlib.abc.Loader):
         paddle.disable_signal_handler()
 
 
+class _StaticStates(importlib.abc.Loader):
+    """Gives the reader of a static graph's state, which has an unpickler of its own, ours."""
+
+    def __init__(self, real: importlib.abc.Loader) -> None:
+        self.real = real
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        module.__dict__["_safe_load_pickle"] = _load_pickle
+
+
+class _TorchWeights(importlib.abc.Loader):
+    """Keeps the reader of PyTorch's weights to tensors: what else they name, it would import."""
+
+    def __init__(self, real: importlib.abc.Loader) -> None:
+        self.real = real
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        upstreams = module.__dict__["UnpicklerWrapperStage"]
+
+        class Unpickler(upstreams):  # type: ignore[misc]
+            def find_class(self, module_name: str, name: str) -> object:
+                if module_name in ("torch", "torch._utils"):
+                    return super().find_class(module_name, name)
+                from paddle_stacks.jobs import pickles
+
+                return pickles.allowed(module_name, name)
+
+        module.__dict__["UnpicklerWrapperStage"] = Unpickler
+
+
+_LOADERS = {
+    "paddle": _Paddle,
+    "paddle.static.io_utils": _StaticStates,
+    "paddlenlp": _PaddleNLP,
+    "paddlenlp.utils.serialization": _TorchWeights,
+}
+
+
+def _load_pickle(file: IO[bytes], **options: Any) -> Any:
+    """Stand in for ``pickle.load``; in modules that are imported later, under that name."""
+    # Most processes read no pickle, and this import takes longer than all of the above.
+    from paddle_stacks.jobs import pickles
+
+    return pickles.load(file, **options)
+
+
 def _attribute(name: str) -> object:
     if name.startswith("_"):
         raise AttributeError(name)
@@ -189,4 +244,5 @@ def _attribute(name: str) -> object:
 
 
 _set_threads()
+pickle.load = _load_pickle
 sys.meta_path.insert(0, _Imports())

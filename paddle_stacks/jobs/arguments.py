@@ -275,7 +275,18 @@ def _finetune() -> Parser:
     _add_config(made)
     _add_ranks(made)
     _add_run(made)
+    _add_allow_pickle(made)
     return made
+
+
+def _add_allow_pickle(made: Parser) -> None:
+    made.add_argument(
+        "--allow-pickle",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights that are a pickle, as model_state.pdparams: read its arrays; repeatable",
+    )
 
 
 def _add_run(made: Parser) -> None:
@@ -344,6 +355,7 @@ def _pretrain() -> Parser:
     _add_config(made)
     _add_ranks(made)
     _add_run(made)
+    _add_allow_pickle(made)
     made.add_argument(
         "--peak-tflops",
         type=_positive,
@@ -424,6 +436,7 @@ def _export() -> Parser:
     )
     add("--output", required=True, metavar="FOLDER", help="where it goes, as models/NAME")
     add("--force", action="store_true", help="replace what is there")
+    _add_allow_pickle(made)
     return made
 
 

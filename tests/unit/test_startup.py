@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ AVX512 = f"{AVX2} avx512f avx512dq avx512bw avx512vl"
 @pytest.fixture(scope="module")
 def startup() -> ModuleType:
     """The module, whose import must not change this process: it is for the images' Python."""
-    environment, finders = dict(os.environ), list(sys.meta_path)
+    environment, finders, load = dict(os.environ), list(sys.meta_path), pickle.load
     spec = importlib.util.spec_from_file_location("paddle_stacks_startup_under_test", SOURCE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,6 +32,7 @@ def startup() -> ModuleType:
         os.environ.clear()
         os.environ.update(environment)
         sys.meta_path[:] = finders
+        pickle.load = load
     return module
 
 
