@@ -15,6 +15,7 @@ _SUITES = {
     "unit": "no engine, seconds",
     "images": "testinfra against the built images",
     "jobs": "real jobs in real containers",
+    "docs": "the documents' commands, as they are written",
     "cluster": "jobs on a real Slurm of three machines",
     "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
 }
@@ -23,6 +24,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unit": ("cpu", ("tests/unit",)),
     "images": ("cpu", ("tests/images",)),
     "jobs": ("cpu", ("tests/jobs",)),
+    "docs": ("cpu", ("tests/docs",)),
     "cluster": ("cpu", ("tests/cluster",)),
     "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
 }

@@ -1,0 +1,128 @@
+"""The fenced blocks of the documents, and what the markers before them say.
+
+A block of commands is ``sh`` (a command a line) or ``console`` (``$ command``, then its
+output), and a comment on the line before it says how it is known to be true:
+
+    <!-- runs: tests/docs/test_commands.py -->     that test runs it, as it stands
+    <!-- needs: a DCU -->                          nothing here can run it
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("sh", "console")
+LANGUAGES = (*COMMANDS, "json", "python", "text", "toml", "yaml")
+NEEDS = (
+    "a DCU",
+    "a DCU's image",
+    "a network",
+    "another user",
+    "Apptainer",
+    "Kubernetes",
+    "Slurm",
+    "two machines",
+)
+
+_FENCE = re.compile(
+    r"(?P<marks>(?:^<!-- (?:runs|needs): [^\n]+ -->\n)*)"
+    r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a block.
+
+    Args:
+        text: what is typed.
+        output: the lines that the page shows of its output.
+        status: its exit status: 0, or what ``$ echo $?`` after it shows.
+    """
+
+    text: str
+    output: tuple[str, ...] = ()
+    status: int = 0
+
+    @property
+    def bare(self) -> str:
+        """What is typed, without a comment behind it."""
+        return re.sub(r"\s+# .*$", "", self.text)
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.bare)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Args:
+        page: its file.
+        line: of its first fence, from 1.
+        language: the word behind the fence.
+        text: what is between the fences.
+        runs: the tests that run it.
+        needs: what running it needs and CI has not.
+        file: the file that it shows, named where the paragraph before it begins; mostly empty.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    runs: tuple[str, ...]
+    needs: tuple[str, ...]
+    file: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def commands(self) -> list[Command]:
+        lines = self.text.replace("\\\n", " ").splitlines()
+        if self.language == "sh":
+            return [Command(line) for line in lines if line and not line.startswith("#")]
+        found: list[Command] = []
+        for line in lines:
+            if line.startswith("$ "):
+                found.append(Command(line[2:]))
+            elif found[-1].text == "echo $?":
+                found[-2:] = [replace(found[-2], status=int(line))]
+            else:
+                found[-1] = replace(found[-1], output=(*found[-1].output, line))
+        return found
+
+
+def pages() -> list[Path]:
+    """Return the pages: those of the root, and of docs/ with all its folders."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        marks = dict[str, tuple[str, ...]](runs=(), needs=())
+        for kind, said in re.findall(r"<!-- (\w+): (.+) -->", match["marks"]):
+            marks[kind] = tuple(part.strip() for part in said.split(","))
+        line = text.count("\n", 0, match.start("language")) + 1
+        *_, before = text[: match.start()].strip().split("\n\n")
+        named = re.match(r"`([\w.-]+\.(?:json|toml))`[,:]", before)
+        file = named[1] if named else ""
+        found.append(Block(page, line, match["language"], match["text"], **marks, file=file))
+    return found
+
+
+def inline(page: Path) -> list[str]:
+    """Return the commands that stand in the text itself, as `./inv build`."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return re.findall(r"`(\./inv [^`]+)`", text)
