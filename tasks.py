@@ -10,6 +10,7 @@ GROUPS = (
     "jobs",
     "recipes",
     "build",
+    "images",
     "test",
     "simulated",
     "top",
@@ -18,7 +19,7 @@ GROUPS = (
     "memory",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
-NAMED = ("cluster",)
+NAMED = ("cluster", "images")
 
 namespace = Collection()
 for group in GROUPS:

@@ -12,7 +12,7 @@ from paddle_stacks.plan.make import build_command
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["Image", "Layer", "inspect_all", "show"]
+__all__ = ["Image", "Layer", "inspect_all", "instruction", "megabytes", "show"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def show(images: list[Image], *, details: bool) -> None:
         label = image.labels.get
         table.add_row(
             image.name,
-            _megabytes(image.size),
+            megabytes(image.size),
             str(len(image.layers)),
             label("paddle-stacks.paddle.version", "?"),
             label("paddle-stacks.paddlenlp.version", "?"),
@@ -111,7 +111,7 @@ def show(images: list[Image], *, details: bool) -> None:
 def _show_details(console: Any, image: Image) -> None:
     console.print(f"\nlayers of {image.tags[0]}, the first first")
     for layer in image.layers:
-        console.print(f"  {_megabytes(layer.size):>10}  {layer.instruction}", soft_wrap=True)
+        console.print(f"  {megabytes(layer.size):>10}  {layer.instruction}", soft_wrap=True)
     console.print("\nlabels")
     for key, value in sorted(image.labels.items()):
         console.print(f"  {key} = {value}", soft_wrap=True)
@@ -119,19 +119,21 @@ def _show_details(console: Any, image: Image) -> None:
 
 def _inspect(image: Any, name: str) -> Image:
     layers = tuple(
-        Layer(entry["Size"], _instruction(entry["CreatedBy"]))
+        Layer(entry["Size"], instruction(entry["CreatedBy"]))
         for entry in reversed(image.history())
         if entry["Size"]
     )
     return Image(name, tuple(image.tags), image.id, image.attrs["Size"], layers, image.labels)
 
 
-def _instruction(text: str) -> str:
+def instruction(text: str) -> str:
+    """Return an instruction of an image's history as the Dockerfile has it, shortened."""
     text = re.sub(r"\|\d+ \S+=\S+ ", "", text).replace("# buildkit", "")
     text = text.replace("/bin/sh -eu -c ", "").replace("/bin/sh -c ", "")
     text = " ".join(text.split()) or "the OS image"
     return text if len(text) <= 100 else text[:99] + "…"
 
 
-def _megabytes(size: int) -> str:
+def megabytes(size: int) -> str:
+    """Return a size as a person reads it."""
     return f"{size / 1e6:.1f} MB"

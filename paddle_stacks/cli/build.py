@@ -1,8 +1,7 @@
-"""Tasks that build and show images."""
+"""Tasks that build the images, and make what they are built of."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -50,27 +49,6 @@ def build(
     print(building.plan_text(wanted, found, resolve(found, engine.connect()), start))
 
 
-@task(
-    help={
-        "image": "One image's layers and labels. Default: all images, a line each.",
-        "json": "Print one JSON document.",
-        **_BACKEND,
-    }
-)
-def images(
-    context: Any, image: str | None = None, backend: str | None = None, json: bool = False
-) -> None:
-    """Show the images: size, what each layer adds, versions, labels."""
-    from paddle_stacks import engine, images, settings
-
-    found = settings.load(ROOT, {"backend": backend})
-    known = images.inspect_all(engine.connect(), found.backend, image)
-    if json:
-        print(_as_json([item.to_json() for item in known]))
-    else:
-        images.show(known, details=image is not None)
-
-
 @task(help={"backend": "Whose locks: cpu or dcu. Default: cpu."})
 def lock(context: Any, backend: str = "cpu") -> None:
     """Resolve the requirements of the images and of .venv anew; say what changed."""
@@ -88,7 +66,3 @@ def setup(context: Any) -> None:
     engine.ensure()
     version = engine.connect().version()
     print(f"Docker Engine {version['Version']} answers", file=sys.stderr)
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -131,7 +131,8 @@ def test_every_command_of_a_block_is_one_that_there_is(block: Block) -> None:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_text_has_a_task_and_its_options(page: Path) -> None:
-    flags = {context.name: context.flags for context in tasks.namespace.to_contexts()}
+    contexts = tasks.namespace.to_contexts()
+    flags = {name: each.flags for each in contexts for name in (each.name, *each.aliases)}
     for text in inline(page):
         if PLACEHOLDERS.search(text):
             continue

@@ -1,0 +1,185 @@
+"""Tasks that tell of images: what is in them, what changed, what is known of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.collection import Collection
+
+from paddle_stacks.cli import ROOT, task
+from paddle_stacks.errors import JobError
+
+if TYPE_CHECKING:
+    from paddle_stacks.provenance.contents import Contents
+
+__all__ = ["collection"]
+
+_HELP = {
+    "backend": "The platform: a file in configs/backends/.",
+    "json": "Print one JSON document.",
+}
+_ONE = {"image": "One image. Default: all that are built."}
+
+
+@task(help={"image": "One image's layers and labels. Default: all images, a line each.", **_HELP})
+def _images(
+    context: Any, image: str | None = None, backend: str | None = None, json: bool = False
+) -> None:
+    """Show the images: size, what each layer adds, versions, labels."""
+    from paddle_stacks import engine, images, settings
+
+    found = settings.load(ROOT, {"backend": backend})
+    known = images.inspect_all(engine.connect(), found.backend, image)
+    if json:
+        print(_as_json([item.to_json() for item in known]))
+    else:
+        images.show(known, details=image is not None)
+
+
+@task(
+    iterable=["format"],
+    help={
+        "format": "spdx-json, cyclonedx-json or manifest; can be repeated. Default: all three.",
+        "output": "The folder for the files. Default: .cache/sbom.",
+        "backend": _HELP["backend"],
+        **_ONE,
+    },
+)
+def _sbom(
+    context: Any,
+    format: list[str],
+    image: str | None = None,
+    output: str | None = None,
+    backend: str | None = None,
+) -> None:
+    """Write down what is in the images: SPDX and CycloneDX by syft, and a plain manifest."""
+    from paddle_stacks import engine, images, settings
+    from paddle_stacks.provenance import sbom
+
+    sbom.check_formats(format)
+    found = settings.load(ROOT, {"backend": backend})
+    folder = Path(output) if output else ROOT / ".cache" / "sbom"
+    client = engine.connect()
+    for item in images.inspect_all(client, found.backend, image):
+        for path in sbom.write(client, item, format or sbom.FORMATS, folder):
+            print(path)
+
+
+@task(
+    positional=["before", "after"],
+    help={
+        "before": "An image, as train:cpu or any reference; or a manifest (a .json file).",
+        "after": "The one that it is compared with.",
+        "files": "Show every file, not only the largest.",
+        "json": _HELP["json"],
+    },
+)
+def _diff(context: Any, before: str, after: str, files: bool = False, json: bool = False) -> None:
+    """Show what changed between two images: packages, layers, environment, labels, files."""
+    from paddle_stacks.provenance import compare
+
+    found = compare.difference(*_contents([before, after]))
+    if json:
+        print(_as_json(found.to_json()))
+    else:
+        compare.show(found, every_file=files)
+
+
+@task(
+    help={
+        "database": "Advisories in the OSV format: a file, an archive (all.zip) or a folder.",
+        "policy": "The exceptions. Default: configs/vulnerabilities.toml.",
+        "fixable": "Fail only for what has a fixed version.",
+        **_HELP,
+        **_ONE,
+    },
+)
+def _scan(
+    context: Any,
+    database: str,
+    image: str | None = None,
+    policy: str | None = None,
+    fixable: bool = False,
+    backend: str | None = None,
+    json: bool = False,
+) -> None:
+    """Look for known vulnerabilities in the images; 5 where there are any, or an old exception."""
+    from paddle_stacks import engine, images, settings
+    from paddle_stacks.provenance import contents, vulnerabilities
+
+    found = settings.load(ROOT, {"backend": backend})
+    given = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
+    accepted = vulnerabilities.load_policy(given)
+    client = engine.connect()
+    names = [item.tags[0] for item in images.inspect_all(client, found.backend, image)]
+    today = datetime.date.today()
+    read = contents.read(client, names)
+    reports = vulnerabilities.scan(read, Path(database), accepted, today)
+    if json:
+        print(_as_json([report.to_json() for report in reports]))
+    else:
+        for report in reports:
+            vulnerabilities.show(report, fixable=fixable)
+    faults = {line for report in reports for line in report.faults(fixable=fixable)}
+    if faults:
+        raise JobError(
+            f"{len(faults)} known vulnerabilities or expired exceptions",
+            where=str(given),
+            remedy="./inv lock for newer packages, or an exception with a reason and an end",
+        )
+
+
+@task(help={**_HELP, **_ONE})
+def _licences(
+    context: Any, image: str | None = None, backend: str | None = None, json: bool = False
+) -> None:
+    """Show the licences of all that is in the images, and which are not known."""
+    from paddle_stacks import engine, images, settings
+    from paddle_stacks.provenance import licences
+
+    found = settings.load(ROOT, {"backend": backend})
+    client = engine.connect()
+    known = images.inspect_all(client, found.backend, image)
+    lists = [(item, licences.read(client, item)) for item in known]
+    if json:
+        print(_as_json({item.tags[0]: [vars(row) for row in rows] for item, rows in lists}))
+        return
+    for item, rows in lists:
+        licences.show(item, rows)
+
+
+def _contents(names: list[str]) -> list[Contents]:
+    """Return what is in images and manifests; what the engine has is read in one go."""
+    from paddle_stacks import engine
+    from paddle_stacks.provenance import contents
+
+    # A name of ours may be written without the prefix.
+    ours = {name: name if "/" in name else f"paddle-stacks/{name}" for name in names}
+    images = [name for name in ours if not name.endswith(".json")]
+    found = {}
+    if images:
+        references = [ours[name] for name in images]
+        read = contents.read(engine.connect(), references)
+        found = dict(zip(images, read, strict=True))
+    return [found.get(name) or contents.open_manifest(Path(name)) for name in names]
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def collection() -> Collection:
+    """Return the tasks: ``images``, which shows them, and those that say more."""
+    made = Collection("images")
+    made.add_task(_images, name="show", default=True)
+    for name, body in (
+        ("sbom", _sbom),
+        ("diff", _diff),
+        ("scan", _scan),
+        ("licences", _licences),
+    ):
+        made.add_task(body, name=name)
+    return made
