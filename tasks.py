@@ -17,9 +17,10 @@ GROUPS = (
     "doctor",
     "cluster",
     "memory",
+    "docs",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
-NAMED = ("cluster", "images")
+NAMED = ("cluster", "docs", "images")
 
 namespace = Collection()
 for group in GROUPS:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import yaml
+from pages import COMMANDS, ROOT, blocks, pages
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from paddle_stacks import site
+from paddle_stacks.errors import BuildError
+
+PAGES = pages()
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 
 
 def test_every_proof_is_a_test() -> None:
@@ -32,3 +39,138 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [p.name for p in (ROOT / "docs").glob("*.md") if f"docs/{p.name}" not in readme]
     assert missing == []
+
+
+class Outline(NamedTuple):
+    """What two languages of a page have in common."""
+
+    headings: list[int]
+    links: list[str]
+    literals: list[set[str]]
+    tables: list[int]
+    code: list[tuple[str, tuple[str, ...], tuple[str, ...], list[str]]]
+
+
+def outline(page: Path) -> Outline:
+    """Return the page's shape: all that does not depend on the language it is in.
+
+    That is the headings' levels, where links and pictures lead, the literals of each
+    paragraph (in any order), how many cells each row of a table has, and the blocks of
+    code, without their comments.
+    """
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    language = re.compile(r"README(\.zh-CN)?\.md")
+    code = [
+        (
+            block.language,
+            block.runs,
+            block.needs,
+            [command.bare.rstrip() for command in block.commands]
+            if block.language in COMMANDS
+            else re.sub(r"[^\x00-\x7f]+.*|  \w[\w ,]+$", "", block.text).split(),
+        )
+        for block in blocks(page)
+    ]
+    return Outline(
+        [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)],
+        [language.sub("README.md", link) for link in re.findall(r"\]\(([^)]+)\)", prose)],
+        [set(re.findall(r"`([^`]+)`", part)) for part in prose.split("\n\n") if part.strip()],
+        [line.count("|") for line in prose.splitlines() if line.startswith("|")],
+        code,
+    )
+
+
+@pytest.mark.parametrize("what", Outline._fields)
+def test_the_chinese_readme_has_what_the_english_one_has(what: str) -> None:
+    english, chinese = (getattr(outline(page), what) for page in (README, CHINESE))
+    for number, (one, other) in enumerate(zip(english, chinese, strict=False)):
+        assert one == other, f"README.zh-CN.md, {what}, number {number + 1}"
+    assert len(english) == len(chinese)
+
+
+def test_the_chinese_readme_is_in_chinese() -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", CHINESE.read_text(), flags=re.S)
+    for part in re.split(r"\n\n", prose):
+        if len(part.strip()) > 60 and not part.startswith("#"):
+            assert len(re.findall(r"[\u4e00-\u9fff]", part)) > 0.2 * len(part), part
+
+
+class Asked(HTMLParser):
+    """What a browser loads by itself with a page, as far as the page says."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        # An <a> waits for a click, and these links are no files that are loaded.
+        if tag == "a" or (tag == "link" and given.get("rel") in ("canonical", "next", "prev")):
+            return
+        self.found += [given[name] for name in ("src", "href", "srcset", "data") if name in given]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return site.build(ROOT, tmp_path_factory.mktemp("site"))
+
+
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(built: Path) -> None:
+    pages = sorted(built.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        elsewhere = [url for url in Asked(page).found if re.match(r"(https?:)?//", url)]
+        assert elsewhere == [], f"{page.name} loads {elsewhere}"
+    for style in built.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//", style.read_text()), style.name
+
+
+def test_the_site_can_be_read_from_a_disk_and_searched_in_chinese(built: Path) -> None:
+    home = (built / "index.html").read_text()
+    assert 'href="readme.zh-CN.html"' in home and 'src="pictures/demo.svg"' in home
+    index = (built / "search" / "search_index.json").read_text()
+    assert "\\u5fae\\u8c03" in index or "微调" in index
+
+
+def test_every_page_is_in_the_menu() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs")
+        assert re.search(rf": {name}$", text, re.MULTILINE), f"mkdocs.yml's nav has no {name}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[gone](no-such.md)", "no-such.md"),
+        ("[gone](jobs.md#no-such-heading)", "no-such-heading"),
+        ("[gone](/etc/passwd)", "/etc/passwd"),
+    ],
+)
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path, line: str, said: str) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text(f"# Home\n\n{line}\n")
+    (docs / "jobs.md").write_text("# Jobs\n")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    for own in ("hooks", "exclude_docs"):
+        del settings[own]
+    settings["nav"] = ["index.md", "jobs.md"]
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(BuildError, match=said):
+        site.build(tmp_path, tmp_path / "site")
+
+
+def test_pictures_are_small_and_load_nothing() -> None:
+    pictures = [*(ROOT / "docs" / "pictures").glob("*.svg")]
+    pictures += (ROOT / "docs" / "pictures").glob("*.png")
+    assert len(pictures) >= 5
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture.name
+        assert f"pictures/{picture.name}" in shown, f"no page shows {picture.name}"
+        if picture.suffix == ".svg":
+            text = picture.read_text(encoding="utf-8").replace('"http://www.w3.org/2000/svg"', "")
+            assert "http" not in text and "<script" not in text, picture.name
