@@ -15,6 +15,7 @@ from typing import Any
 from paddle_stacks import fitness, preflight, recipes
 from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
+from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import schema, serving, upstream, workspace
 from paddle_stacks.jobs.arguments import as_upstream, parser, words
@@ -163,7 +164,7 @@ def run(plan: Plan, settings: Settings) -> int:
         return docker.attach(plan)
     record = None
     if folder := run_folder(plan):
-        record = RunRecord(folder, show.as_json(plan), plan.user)
+        record = RunRecord(folder, plan.workspace, show.as_json(plan), plan.user)
     return docker.execute(plan, client, record=record)
 
 
@@ -479,6 +480,7 @@ def _plan(
         debug=os.environ.get(DEBUG_SWITCH) == "1",
         host=look(settings.host_root),
         cards=choices.cards,
+        machine_mib=memory_mib(),
     )
     # The program's image, not the job's: upstream's predictor imports packages that our own
     # inference does without.

@@ -30,8 +30,13 @@ def may_write(folder: Path, user: str) -> bool:
     return (found.st_mode >> shift) & 0o3 == 0o3
 
 
-def hand_over(path: Path, user: str) -> None:
-    """Give a file that this process made to ``uid:gid``, as far as it may: root only may."""
+def hand_over(file: Path | int, user: str) -> None:
+    """Give a file that this process made to ``uid:gid``, as far as it may: root only may.
+
+    Args:
+        file: its path, or its descriptor where somebody else could put a link in its place.
+        user: ``uid:gid``.
+    """
     if os.geteuid() == 0:
         uid, _, gid = user.partition(":")
-        os.chown(path, int(uid), int(gid))
+        os.chown(file, int(uid), int(gid), follow_symlinks=isinstance(file, int))

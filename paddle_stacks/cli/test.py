@@ -16,6 +16,7 @@ _SUITES = {
     "images": "testinfra against the built images",
     "jobs": "real jobs in real containers",
     "docs": "the documents' commands, as they are written",
+    "isolation": "what a job must not be able to do, tried in real containers",
     "cluster": "jobs on a real Slurm of three machines",
     "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
 }
@@ -25,6 +26,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "images": ("cpu", ("tests/images",)),
     "jobs": ("cpu", ("tests/jobs",)),
     "docs": ("cpu", ("tests/docs",)),
+    "isolation": ("cpu", ("tests/isolation",)),
     "cluster": ("cpu", ("tests/cluster",)),
     "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
 }

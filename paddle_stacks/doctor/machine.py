@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from paddle_stacks.settings import Settings
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["Machine", "command"]
+__all__ = ["Machine", "command", "memory_mib"]
 
 _ENGINE_SECONDS = 15
 _COMMAND_SECONDS = 30
@@ -49,6 +50,11 @@ def command(arguments: Sequence[str]) -> str:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise MachineError(f"{shown} failed: {said[-1] if said else f'status {done.returncode}'}")
     return done.stdout.decode("utf-8", "replace")
+
+
+def memory_mib() -> int:
+    """Return how much memory this machine has, in MiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
 def _connect() -> DockerClient:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from paddle_stacks import ownership
 from paddle_stacks.doctor.finding import Finding, Fix, error, hint, ok, skipped, warning
-from paddle_stacks.doctor.machine import Machine
+from paddle_stacks.doctor.machine import Machine, memory_mib
 
 __all__ = ["architecture", "iommu", "memlock", "numa_balancing", "shm", "workspace"]
 
@@ -38,7 +37,7 @@ def shm(machine: Machine) -> Finding:
     """Compare what a container may put into ``/dev/shm`` with what the machine has."""
     limit = machine.backend.shm_mib
     least = min(limit, _LEAST_SHM_MIB)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    memory = memory_mib()
     said = f"a container's limit is {limit / 1024:.0f} GiB, the machine has {memory / 1024:.0f} GiB"
     if memory < least:
         return hint(

@@ -148,6 +148,8 @@ def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
         "security_opt": list(plan.security_opt),
         "tmpfs": {"/tmp": tmpfs_options(plan)},
         "shm_size": f"{plan.shm_mib}m",
+        "mem_limit": f"{plan.memory_mib}m" if plan.memory_mib else None,
+        "pids_limit": plan.pids or None,
         "devices": [f"{device.source}:{device.target}:rwm" for device in plan.devices],
         "group_add": list(plan.groups),
         "ulimits": [Ulimit(name=name, soft=n, hard=n) for name, n in plan.ulimits.items()],

@@ -41,6 +41,8 @@ class Backend:
         writable_folders: whether it may write to them.
         shm_mib: size limit of ``/dev/shm`` in MiB.
         tmp_mib: size limit of ``/tmp`` in MiB.
+        pids: how many processes and threads a container can have; 0 is unlimited.
+        memory_percent: how much of the machine's memory it can have; 0 is unlimited.
         ulimits: resource limits, soft and hard alike; -1 is unlimited.
         environment: variables that every job gets.
         node_environment: variables that a job on several nodes gets besides.
@@ -74,6 +76,8 @@ class Backend:
     writable_folders: bool = False
     shm_mib: int = 1024
     tmp_mib: int = 2048
+    pids: int = 4096
+    memory_percent: int = 95
     ulimits: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     node_environment: Mapping[str, str] = field(default_factory=dict)
@@ -175,7 +179,7 @@ _TYPES: dict[str, _Kind] = {
         ),
         _STRINGS,
     ),
-    **dict.fromkeys(("shm_mib", "tmp_mib"), _NUMBER),
+    **dict.fromkeys(("memory_percent", "pids", "shm_mib", "tmp_mib"), _NUMBER),
     **dict.fromkeys(("device_groups", "privileged", "read_only", "writable_folders"), _FLAG),
     **dict.fromkeys(("environment", "kubernetes_resources", "node_environment"), _VARIABLES),
     "ulimits": ("a table of whole numbers", dict, int),

@@ -48,6 +48,7 @@ def on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
         environment={**kept, **(backend.node_environment if several else {})},
         devices=tuple(d for d in plan.devices if d.target not in backend.optional_devices),
         groups=() if backend.device_groups else plan.groups,
+        memory_mib=0,
         # RCCL takes ports as it likes, and the fabric's adapters are the machine's.
         network="host" if several else plan.network,
     )

@@ -129,6 +129,7 @@ class Plan:
         shm_mib: size limit of ``/dev/shm`` in MiB.
         tmp_mib: size limit of ``/tmp`` in MiB, the only place outside the mounts
             that can be written.
+        pids: how many processes and threads there can be; 0 for no limit.
         ulimits: resource limits, soft and hard alike.
         network: ``bridge``, ``none`` or ``host``.
         labels: labels of the container.
@@ -143,6 +144,7 @@ class Plan:
         read_only: whether the root file system cannot be written.
         grace_seconds: from SIGTERM to SIGKILL when the job is stopped.
         ports: of the container that are reached from outside.
+        memory_mib: limit of its memory in MiB, /dev/shm and /tmp included; 0 for none.
     """
 
     job: str
@@ -158,6 +160,7 @@ class Plan:
     user: str
     shm_mib: int
     tmp_mib: int
+    pids: int
     ulimits: Mapping[str, int]
     network: str
     labels: Mapping[str, str]
@@ -172,6 +175,7 @@ class Plan:
     read_only: bool = True
     grace_seconds: int = GRACE_SECONDS
     ports: tuple[Port, ...] = ()
+    memory_mib: int = 0
 
     @property
     def build_command(self) -> str:
@@ -216,6 +220,7 @@ def make(
     debug: bool = False,
     host: Host = _NO_HOST,
     cards: Sequence[int] = (),
+    machine_mib: int = 0,
 ) -> Plan:
     """Return the plan of one run of a job.
 
@@ -229,6 +234,7 @@ def make(
         debug: whether the job shows tracebacks.
         host: the machine's device nodes, as they were found.
         cards: the cards to use; none for all of the host's.
+        machine_mib: the machine's memory in MiB; 0 where nobody has looked.
     """
     networked = job.name in _NETWORKED
     if not job.computes and not backend.profile:
@@ -257,6 +263,7 @@ def make(
         user=backend.user or user,
         shm_mib=backend.shm_mib,
         tmp_mib=backend.tmp_mib,
+        pids=backend.pids,
         ulimits=backend.ulimits,
         network=backend.network or ("bridge" if networked or job.name in _REACHED else "none"),
         labels={f"{LABEL}.job": job.name, f"{LABEL}.version": __version__},
@@ -269,6 +276,7 @@ def make(
         cap_drop=backend.cap_drop,
         security_opt=backend.security_opt,
         read_only=backend.read_only,
+        memory_mib=machine_mib * backend.memory_percent // 100,
     )
 
 

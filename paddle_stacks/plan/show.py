@@ -39,6 +39,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "user": plan.user,
         "shm_mib": plan.shm_mib,
         "tmp_mib": plan.tmp_mib,
+        "memory_mib": plan.memory_mib,
+        "pids": plan.pids,
         "ulimits": dict(plan.ulimits),
         "network": plan.network,
         "labels": dict(plan.labels),
@@ -72,7 +74,8 @@ def as_text(plan: Plan) -> str:
         *(("device", _device(device, " → ")) for device in plan.devices),
         *(("group", group) for group in plan.groups),
         *(("limit", f"{name} {_amount(n)}") for name, n in plan.ulimits.items()),
-        ("memory", f"/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"),
+        *([("limit", f"processes and threads {plan.pids}")] if plan.pids else []),
+        ("memory", _memory(plan)),
         *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
         ("ranks", str(plan.ranks)),
         ("rights", _rights(plan)),
@@ -129,6 +132,8 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     groups += [["--cap-drop", capability] for capability in plan.cap_drop]
     groups += [["--security-opt", option] for option in plan.security_opt]
     groups += [["--tmpfs", f"/tmp:{tmpfs_options(plan)}"], ["--shm-size", f"{plan.shm_mib}m"]]
+    groups += [["--memory", f"{plan.memory_mib}m"]] if plan.memory_mib else []
+    groups += [["--pids-limit", str(plan.pids)]] if plan.pids else []
     groups += [["--stop-timeout", str(plan.grace_seconds)]]
     groups += [["--device", _device(device, ":")] for device in plan.devices]
     groups += [["--group-add", group] for group in plan.groups]
@@ -181,6 +186,11 @@ def _device(device: Device, between: str) -> str:
 
 def _mode(read_only: bool) -> str:
     return ", read only" if read_only else ""
+
+
+def _memory(plan: Plan) -> str:
+    whole = f"up to {plan.memory_mib} MiB, in it " if plan.memory_mib else ""
+    return f"{whole}/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"
 
 
 def _amount(number: int) -> str:

@@ -218,7 +218,7 @@ def test_the_run_record(client: docker.DockerClient, workspace: Path) -> None:
     event = Event("phase", {"name": "train"}).encoded()
     script = f"echo early >&2; mkdir -p runs/x; printf '%s\\n' '{event}' late >&2"
     plan = shell(workspace, script)
-    record = RunRecord(workspace / "runs" / "x", show.as_json(plan), plan.user)
+    record = RunRecord(workspace / "runs" / "x", workspace, show.as_json(plan), plan.user)
     assert execute(plan, client, view=Recorder(), record=record) == 0
     log, kept = workspace / "runs/x/run.log", workspace / "runs/x/plan.json"
     assert log.read_text().splitlines() == ["early", "== train", "late"]
@@ -230,7 +230,7 @@ def test_the_run_record(client: docker.DockerClient, workspace: Path) -> None:
 
 def test_a_job_that_makes_no_folder_gets_none(client: docker.DockerClient, workspace: Path) -> None:
     plan = shell(workspace, "echo no >&2; exit 2")
-    record = RunRecord(workspace / "runs" / "x", show.as_json(plan), plan.user)
+    record = RunRecord(workspace / "runs" / "x", workspace, show.as_json(plan), plan.user)
     assert execute(plan, client, view=Recorder(), record=record) == 2
     assert list(workspace.iterdir()) == []
 

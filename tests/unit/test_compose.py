@@ -52,6 +52,7 @@ def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str
     assert tuple(service["cap_drop"]) == wanted.cap_drop
     assert tuple(service["security_opt"]) == wanted.security_opt
     assert service["tmpfs"] == [f"/tmp:{show.tmpfs_options(wanted)}"]
+    assert service["pids_limit"] == wanted.pids
     assert int(service["shm_size"]) == wanted.shm_mib * 2**20
     assert service["stop_grace_period"] == f"{wanted.grace_seconds}s"
     assert service["network_mode"] == wanted.network

@@ -318,7 +318,7 @@ def test_shm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_gib: int, own_gib: int, severity: str
 ) -> None:
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory_gib * 2**18}
-    monkeypatch.setattr(system.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
     monkeypatch.setattr(system, "_own_shm", lambda: own_gib * 1024)
     assert run("shm", machine(tmp_path)).severity == severity
 

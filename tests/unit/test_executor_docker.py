@@ -22,7 +22,7 @@ def test_the_container_is_what_the_plan_says() -> None:
     )
     backend = Backend("dcu", "", devices=("/dev/kfd",), groups=("video",), ulimits={"memlock": -1})
     job = dataclasses.replace(JOBS["fetch"], computes=True)  # one with cards and with secrets
-    plan = make(job, ["x"], settings, backend, user="1:2", suffix="s")
+    plan = make(job, ["x"], settings, backend, user="1:2", suffix="s", machine_mib=1000)
     options = container_options(plan, {"pip.conf": "/private/pip.conf"})
     mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
     assert mounts == [
@@ -47,6 +47,8 @@ def test_the_container_is_what_the_plan_says() -> None:
         "security_opt": ["no-new-privileges"],
         "tmpfs": {"/tmp": "size=2048m,mode=1777"},
         "shm_size": "1024m",
+        "mem_limit": "950m",
+        "pids_limit": 4096,
         "devices": ["/dev/kfd:/dev/kfd:rwm"],
         "group_add": ["video"],
         "labels": dict(plan.labels),

@@ -54,6 +54,7 @@ class Rights:
     groups: frozenset[int | str]
     shm_mib: float | None
     tmp_mib: float
+    pids: int
     ulimits: Mapping[str, tuple[int, int]]
     environment: Mapping[str, str]
     cap_add: frozenset[str]
@@ -80,6 +81,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "kubernetes": {
         "devices": "the device plugin passes them, for the resource that is asked for",
         "ulimits": "Kubernetes has none: they are the container runtime's",
+        "pids": "Kubernetes has none for a pod: the node's kubelet has one for all, podPidsLimit",
         "environment": "the device plugin picks the cards, and the container has no others",
     },
 }
@@ -96,6 +98,7 @@ def of_docker_py(options: Mapping[str, Any]) -> Rights:
         groups=_numbers(options["group_add"]),
         shm_mib=None if ipc else _mib(options["shm_size"]),
         tmp_mib=_tmp(options["tmpfs"]["/tmp"]),
+        pids=options["pids_limit"] or 0,
         ulimits={u["Name"]: (u["Soft"], u["Hard"]) for u in options["ulimits"]},
         environment=_environment(options["environment"]),
         cap_add=frozenset(options["cap_add"]),
@@ -119,6 +122,7 @@ def of_compose(service: Mapping[str, Any], groups: frozenset[int | str]) -> Righ
         groups=groups,
         shm_mib=int(service["shm_size"]) / 2**20,
         tmp_mib=_tmp(service["tmpfs"][0].removeprefix("/tmp:")),
+        pids=service["pids_limit"],
         ulimits={name: (n, n) for name, n in service["ulimits"].items()},
         environment={k: v for k, v in service["environment"].items() if v is not None},
         cap_add=frozenset(service["cap_add"]),
@@ -139,6 +143,8 @@ def of_docker_words(words: Sequence[str]) -> Rights:
         parser.add_argument(flag, action="store_true")
     for option in ("name", "user", "network", "ipc", "shm-size", "stop-timeout", "tmpfs", "pull"):
         parser.add_argument(f"--{option}", default="")
+    parser.add_argument("--pids-limit", type=int, default=0)
+    parser.add_argument("--memory")
     for option in ("cap-add", "cap-drop", "security-opt", "device", "group-add", "ulimit"):
         parser.add_argument(f"--{option}", action="append", default=[])
     for option in ("label", "mount", "env"):
@@ -157,6 +163,7 @@ def of_docker_words(words: Sequence[str]) -> Rights:
         groups=_numbers(found.group_add),
         shm_mib=None if found.ipc else _mib(found.shm_size),
         tmp_mib=_tmp(found.tmpfs.removeprefix("/tmp:")),
+        pids=found.pids_limit,
         ulimits={n: (int(v.split(":")[0]), int(v.split(":")[1])) for n, v in limits},
         environment=dict(v.split("=", 1) for v in found.env if "=" in v),
         cap_add=frozenset(found.cap_add),
@@ -197,6 +204,7 @@ def of_kubernetes(documents: Sequence[Mapping[str, Any]]) -> Rights:
         groups=frozenset(shared.get("supplementalGroups", [])),
         shm_mib=memory.get("/dev/shm"),
         tmp_mib=memory["/tmp"],
+        pids=0,
         ulimits={},
         environment={v["name"]: v["value"] for v in container["env"] if "value" in v},
         cap_add=frozenset(own["capabilities"].get("add", [])),
@@ -443,6 +451,7 @@ def test_every_engine_follows_the_file(engine: str, host: Path, tmp_path: Path) 
     limits = {name: (n, n) for name, n in file["ulimits"].items()}
     assert found.ulimits == limits or "ulimits" in EXCEPTIONS[engine]
     assert (found.shm_mib, found.tmp_mib) == (file["shm_mib"], file["tmp_mib"])
+    assert found.pids == file["pids"] or "pids" in EXCEPTIONS[engine]
     assert file["environment"].items() <= found.environment.items()
     groups = {109, 44} if os.geteuid() == 0 else {os.getegid()}
     assert found.groups == groups, "by number, of these very nodes"
@@ -475,7 +484,8 @@ def test_the_other_profiles_reach_the_clusters(
     if engine == "slurm" and platform.device_groups:
         wanted["groups"] = found.groups  # looked up on the node, tested above
     ours = dataclasses.asdict(found)
-    assert {key for key in wanted if ours[key] != wanted[key]} == set(EXCEPTIONS[engine])
+    same = {"pids"} if profile == "doc" else set()  # there no engine has a limit
+    assert {key for key in wanted if ours[key] != wanted[key]} == set(EXCEPTIONS[engine]) - same
 
 
 # ------------------------------------------------------------------------ Compose
@@ -488,7 +498,16 @@ def test_every_service_has_the_profile(host: Path) -> None:
     for name, node in nodes.items():
         card = {"HIP_VISIBLE_DEVICES": name[-1]}
         assert node["environment"] == {**services["pretrain"]["environment"], **card}
-        for key in ("image", "build", "devices", "volumes", "shm_size", "tmpfs", "ulimits"):
+        for key in (
+            "image",
+            "build",
+            "devices",
+            "volumes",
+            "shm_size",
+            "tmpfs",
+            "ulimits",
+            "pids_limit",
+        ):
             assert node[key] == services["pretrain"][key], (name, key)
     for job, service in services.items():
         assert service["image"] == f"paddle-stacks/{JOBS[job].image}:dcu"
@@ -497,7 +516,7 @@ def test_every_service_has_the_profile(host: Path) -> None:
         if not JOBS[job].computes:
             assert "devices" not in service
             continue
-        for key in ("devices", "volumes", "shm_size", "tmpfs", "ulimits"):
+        for key in ("devices", "volumes", "shm_size", "tmpfs", "ulimits", "pids_limit"):
             assert service[key] == services["pretrain"][key], (job, key)
         assert service["network_mode"] == ("bridge" if job in ("fetch", "serve") else "none")
         wanted = {*services["pretrain"]["environment"]}
@@ -593,6 +612,19 @@ def test_the_container_gets_the_cards_that_slurm_gave(
     done, out = run_slurm(as_slurm(plan(host), DCU), tmp_path, ALLOCATION=allocation)
     assert done.returncode == 0, done.stderr
     assert of_docker_words(words(out)).environment["HIP_VISIBLE_DEVICES"] == cards
+
+
+@pytest.mark.parametrize(
+    ("given", "memory"), [({"SLURM_MEM_PER_NODE": "2048"}, ["2048m"]), ({}, [])]
+)
+def test_the_container_gets_the_memory_that_slurm_gave(
+    host: Path, tmp_path: Path, given: dict[str, str], memory: list[str]
+) -> None:
+    made = plan(host, memory_mib=64)  # this machine's, which says nothing of the node's
+    done, out = run_slurm(as_slurm(made, DCU), tmp_path, **given)
+    assert done.returncode == 0, done.stderr
+    line = words(out)
+    assert [line[i + 1] for i, word in enumerate(line) if word == "--memory"] == memory
 
 
 def test_cards_that_slurm_does_not_name_are_not_taken(host: Path, tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""What a job must not be able to do, who keeps it from that, and what ``--profile doc`` allows.
+
+``probe.py`` tries each attempt in real containers, the unit tests hold documents for
+Kubernetes and the table in docs/security.md to the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ATTEMPTS", "HEAD", "Attempt", "table"]
+
+Pod = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A row.
+
+    Args:
+        name: of the probe's function.
+        by: what keeps a plan and a Compose service from it.
+        kubernetes: what of a pod does, as it is said.
+        holds: whether a pod has that; None where a document for Kubernetes cannot say it.
+        root: whether it succeeds for root in a container of ``--profile doc``, as for
+            whoever runs ``docker exec``; None where that depends on the machine.
+        job: the same for a job in it, from which the image's entry takes all capabilities
+            and all ways to new ones; of a workspace that is root's.
+    """
+
+    name: str
+    by: str
+    kubernetes: str
+    holds: Callable[[Pod, list[Pod]], bool] | None
+    root: bool | None = True
+    job: bool | None = False
+
+
+def _own(pod: Pod) -> Any:
+    (container,) = pod["containers"]
+    return container["securityContext"]
+
+
+def _not_root(pod: Pod, _: list[Pod]) -> bool:
+    shared = pod["securityContext"]
+    return bool(shared.get("runAsNonRoot")) and shared["runAsUser"] > 0
+
+
+def _no_capability(pod: Pod, _: list[Pod]) -> bool:
+    return _own(pod)["capabilities"] == {"drop": ["ALL"]} and not _own(pod).get("privileged")
+
+
+def _no_more_rights(pod: Pod, _: list[Pod]) -> bool:
+    return _own(pod).get("allowPrivilegeEscalation") is False
+
+
+def _seccomp(pod: Pod, _: list[Pod]) -> bool:
+    return bool(pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"})
+
+
+def _read_only_root(pod: Pod, _: list[Pod]) -> bool:
+    return _own(pod)["readOnlyRootFilesystem"] is True
+
+
+def _few_volumes(pod: Pod, _: list[Pod]) -> bool:
+    """Nothing of the node's, but the DCU's user land, which cannot be written."""
+    (container,) = pod["containers"]
+    read_only = {m["name"] for m in container["volumeMounts"] if m.get("readOnly")}
+    return all(
+        volume["hostPath"]["path"] == "/opt/hyhal" and volume["name"] in read_only
+        for volume in pod["volumes"]
+        if "hostPath" in volume
+    )
+
+
+def _own_namespaces(pod: Pod, _: list[Pod]) -> bool:
+    return not any(pod.get(key) for key in ("hostPID", "hostIPC", "hostNetwork"))
+
+
+def _no_secrets(pod: Pod, _: list[Pod]) -> bool:
+    (container,) = pod["containers"]
+    kinds = {key for volume in pod["volumes"] for key in volume if key != "name"}
+    mounted = kinds & {"secret", "projected", "configMap"}
+    return pod["automountServiceAccountToken"] is False and not (
+        mounted or container.get("envFrom") or pod.get("serviceAccountName")
+    )
+
+
+def _masked(pod: Pod, _: list[Pod]) -> bool:
+    return _own(pod).get("procMount", "Default") == "Default" and not _own(pod).get("privileged")
+
+
+def _no_devices(pod: Pod, rest: list[Pod]) -> bool:
+    (container,) = pod["containers"]
+    blocks = container.get("volumeDevices")
+    return not blocks and _few_volumes(pod, rest) and not _own(pod).get("privileged")
+
+
+def _policy(pod: Pod, documents: list[Pod]) -> bool:
+    policies = [d for d in documents if d["kind"] == "NetworkPolicy"]
+    return any(
+        set(p["spec"]["policyTypes"]) == {"Ingress", "Egress"} and "egress" not in p["spec"]
+        for p in policies
+    )
+
+
+_CAPABILITIES = "no capability"
+_DROPPED = "`capabilities.drop: [ALL]`"
+_ROOT_READ_ONLY = "root file system read only"
+_READ_ONLY = "`readOnlyRootFilesystem`"
+_SECCOMP = "`seccompProfile: RuntimeDefault`"
+_MASKED = "mounted read only"
+_NO_HOST_PATH = "no `hostPath` but the DCU's, read only"
+
+ATTEMPTS: tuple[Attempt, ...] = (
+    Attempt("become root", "another user, no capability", "`runAsNonRoot`", _not_root, root=False),
+    Attempt("hold a capability", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt(
+        "run a program that sets the user",
+        "no new privileges",
+        "`allowPrivilegeEscalation: false`",
+        _no_more_rights,
+    ),
+    Attempt(
+        "use sudo or su", "no new privileges", "`allowPrivilegeEscalation: false`", _no_more_rights
+    ),
+    Attempt("make a user namespace", "seccomp", _SECCOMP, _seccomp, job=True),
+    Attempt("chroot", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("write to the images files", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
+    Attempt("replace the jobs code", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
+    Attempt(
+        "write outside of tmp and the workspace",
+        "no other mount can be written",
+        _NO_HOST_PATH,
+        _few_volumes,
+        job=True,
+    ),
+    Attempt("write to a file of another users", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("mount a file system", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("make root writable", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt(
+        "open a file of the machine by its handle",
+        _CAPABILITIES,
+        _DROPPED,
+        _no_capability,
+        root=None,
+    ),
+    Attempt(
+        "change a setting of the kernel", _MASKED, "`procMount` is the usual", _masked, job=True
+    ),
+    Attempt(
+        "pull the emergency cord",
+        _MASKED,
+        "`procMount` is the usual",
+        _masked,
+        root=None,
+        job=None,
+    ),
+    Attempt("change its own limits", _MASKED, "not privileged", _masked, root=None, job=None),
+    Attempt("load a kernel module", _CAPABILITIES, _DROPPED, _no_capability, root=None),
+    Attempt("load a program into the kernel", _CAPABILITIES, _DROPPED, _no_capability, root=None),
+    Attempt("keep a key in the kernel", "seccomp", _SECCOMP, _seccomp, root=None, job=None),
+    Attempt("use io uring", "seccomp", _SECCOMP, _seccomp, root=None, job=None),
+    Attempt(
+        "reach the engine", "its socket is not mounted", _NO_HOST_PATH, _few_volumes, root=False
+    ),
+    Attempt(
+        "see processes of the machine",
+        "a PID namespace of its own",
+        "no `hostPID`",
+        _own_namespaces,
+        root=False,
+    ),
+    Attempt(
+        "signal or trace a process of the machine",
+        "a PID namespace of its own",
+        "no `hostPID`",
+        _own_namespaces,
+        root=False,
+    ),
+    Attempt(
+        "read a file of the machine", "it is not mounted", _NO_HOST_PATH, _few_volumes, root=False
+    ),
+    Attempt(
+        "read secrets that it was not given",
+        "mounted where the plan names them, alone",
+        "no secret, no token of a service account",
+        _no_secrets,
+        root=False,
+    ),
+    Attempt("make a device node", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt(
+        "open the machines memory and disks",
+        "the devices' cgroup",
+        "not privileged",
+        _no_devices,
+        job=True,
+    ),
+    Attempt(
+        "open a device beyond its plan",
+        "the devices' cgroup",
+        "the device plugin",
+        _no_devices,
+        job=True,
+    ),
+    Attempt(
+        "reach another address",
+        "network `none`; `fetch` and `serve` have one",
+        "a NetworkPolicy",
+        _policy,
+        job=True,
+    ),
+    Attempt("send packets of its own", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt(
+        "start processes without end",
+        "`pids` of the platform's file",
+        "the kubelet's `podPidsLimit`",
+        None,
+        job=True,
+    ),
+    Attempt(
+        "take all of the memory",
+        "`memory_percent` of the platform's file; for Compose `MEMORY_LIMIT`",
+        "the namespace's LimitRange",
+        None,
+        job=True,
+    ),
+)
+
+HEAD = (
+    "attempt",
+    "a plan, a Compose service",
+    "a job with `--profile doc`",
+    "root in that",
+    "a pod",
+)
+_OUTCOMES = {True: "**possible**", False: "refused", None: "up to the machine"}
+
+
+def table() -> str:
+    """Return the table in docs/security.md."""
+    rows = [HEAD, ("---",) * len(HEAD)]
+    for row in ATTEMPTS:
+        held = row.kubernetes if row.holds else f"{row.kubernetes}, which the cluster has to set"
+        outcomes = _OUTCOMES[row.job], _OUTCOMES[row.root]
+        rows.append((row.name, f"refused: {row.by}", *outcomes, held))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
