@@ -77,7 +77,11 @@ def _check_base(model: Path, adapter: Path) -> None:
         told = json.loads(about.read_text(encoding="utf-8"))
         name, expected = told["model"], told["weights_sha256"]
     except (ValueError, KeyError, TypeError):
-        raise RequestError("it cannot be read", where=str(about)) from None
+        raise RequestError(
+            "it cannot be read",
+            where=str(about),
+            remedy="train the adapter again, or copy the run's folder whole",
+        ) from None
     if fingerprint(model) != expected:
         raise RequestError(
             f"the adapter was trained on {name}, and the weights of {model} are not the same",

@@ -63,9 +63,17 @@ def main(argv: list[str]) -> int:
 
 def _check_target(target: Path) -> None:
     if target.resolve() in (Path.cwd(), *Path.cwd().parents):
-        raise RequestError("the output would replace the workspace itself", where=str(target))
+        raise RequestError(
+            "the output would replace the workspace itself",
+            where=str(target),
+            remedy="name a folder in it: --output models/NAME",
+        )
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise RequestError("the output is there, and is not a folder", where=str(target))
+        raise RequestError(
+            "the output is there, and is not a folder",
+            where=str(target),
+            remedy="move it away, or name another folder: --output models/NAME",
+        )
 
 
 def _is_there(model: Model, target: Path) -> bool:
@@ -113,7 +121,11 @@ def _fetch(model: Model, target: Path) -> None:
         brought = _bring(model, downloads)
         source = brought.path.resolve()
         if target.resolve() == source or target.resolve() in source.parents:
-            raise RequestError("the source is the output", where=str(target))
+            raise RequestError(
+                "the source is the output",
+                where=str(target),
+                remedy="name another folder: --output models/NAME",
+            )
         console.phase("convert")
         if brought.form == "gguf":
             gguf.convert(brought.path, part)
@@ -157,12 +169,20 @@ def _bring(model: Model, downloads: Path) -> Brought:
 def _local(path: Path, kind: str, wanted: str) -> Brought:
     form = folder.recognize(path)
     if kind == "gguf" and form != "gguf":
-        raise RequestError("a folder, and no GGUF file", where=str(path))
+        raise RequestError(
+            "a folder, and no GGUF file",
+            where=str(path),
+            remedy="name the .gguf file in it: --from gguf:FOLDER/FILE.gguf",
+        )
     if path.is_dir():
         return Brought(path, form)
     found = checkpoint.sha256_of(path)
     if wanted and found != wanted:
-        raise RequestError(f"it has the sha256 {found}, and {wanted} is wanted", where=str(path))
+        raise RequestError(
+            f"it has the sha256 {found}, and {wanted} is wanted",
+            where=str(path),
+            remedy="get the file again, or put the newer file's sha256 into the model's row",
+        )
     return Brought(path, form, found)
 
 

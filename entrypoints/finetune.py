@@ -89,7 +89,13 @@ def _paths(config: schema.Config) -> dict[str, Path]:
         path = Path(template)
         paths["template"] = path / "chat_template.json" if path.is_dir() else path
         if not paths["template"].is_file():
-            faults.append(Problem("there is no such chat template", f'"chat_template": "{path}"'))
+            faults.append(
+                Problem(
+                    "there is no such chat template",
+                    f'"chat_template": "{path}"',
+                    "a chat_template.json, or a folder that has one; paths start in the workspace",
+                )
+            )
     if faults:
         raise RequestError(faults)
     return paths

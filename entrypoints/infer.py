@@ -103,7 +103,11 @@ def _standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
     except UnicodeDecodeError as error:
         where = f"standard input, byte {error.start}"
-        raise RequestError("the prompt is not UTF-8", where=where) from None
+        raise RequestError(
+            "the prompt is not UTF-8",
+            where=where,
+            remedy="write it as UTF-8, or give it in a file: --input",
+        ) from None
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:

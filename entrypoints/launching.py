@@ -242,7 +242,10 @@ def carry_out(
             _signal(child, signal.SIGTERM)
         status = _wait(child, peers, received, lambda: hand_on(signal.SIGTERM, None))
     except OSError as error:
-        raise MachineError(f"cannot start {argv[0]}: {error.strerror}") from error
+        raise MachineError(
+            f"cannot start {argv[0]}: {error.strerror}",
+            remedy="check that the program is in the image, and may be run",
+        ) from error
     finally:
         signal.alarm(0)
         for signum, handler in before.items():

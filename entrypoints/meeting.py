@@ -420,7 +420,11 @@ class _First(Peers):
                     "the same on all nodes; and start this one again",
                 )
         if member.rank is not None and member.rank not in range(self.nodes.count):
-            return Problem(f"there is no node {member.rank} among {self.nodes.count}", "--rank")
+            return Problem(
+                f"there is no node {member.rank} among {self.nodes.count}",
+                "--rank",
+                f"from 0 to {self.nodes.count - 1}, on each node another",
+            )
         others = {0: str(self._own["name"])}
         others |= {m.rank: m.name for m in self._members.values() if m.rank is not None}
         if member.rank in others:

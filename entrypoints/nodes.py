@@ -156,4 +156,8 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise RequestError(f'{name} is "{text}", not a number', where="environment") from None
+        raise RequestError(
+            f'{name} is "{text}", not a number',
+            where="environment",
+            remedy=f"set {name} to a number, or unset it",
+        ) from None

@@ -78,7 +78,11 @@ def _prepare(
     tokenizer = load_tokenizer(model)
     stop.install()
     if arguments.append_eos and tokenizer.eos_token_id is None:
-        raise RequestError("the tokenizer has no end token", where="--append-eos")
+        raise RequestError(
+            "the tokenizer has no end token",
+            where="--append-eos",
+            remedy="leave --append-eos out, or take a model whose tokenizer has one",
+        )
     partial = corpus.partial_folder(prefix)
     state = None
     if not arguments.force and all(source.path != STDIN for source in sources):
@@ -111,7 +115,11 @@ def _prepare(
     for line in run.lines(state):
         note(line)
     if not state.documents:
-        raise RequestError("there is no document in it", where=", ".join(arguments.input))
+        raise RequestError(
+            "there is no document in it",
+            where=", ".join(arguments.input),
+            remedy="look at the counts above: --key names the text's key, --on-bad what is bad",
+        )
     phase("write the index")
     code = encoding.type_code(tokenizer)
     manifest = {

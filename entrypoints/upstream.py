@@ -178,7 +178,7 @@ def _with_found_config(words: Sequence[str]) -> list[str]:
         raise RequestError(
             f"there is no configuration {words[0]}, neither in the workspace nor in llm/",
             where="upstream",
-            remedy=hint,
+            remedy=hint or "give the path of a JSON, from the workspace or from llm/",
         )
     return [str(found), *words[1:]]
 

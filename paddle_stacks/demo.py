@@ -190,7 +190,10 @@ def _job(settings: Settings, job: str, *arguments: str) -> None:
     status = launch.launch(job, arguments, settings)
     if status:
         # The job itself has said why.
-        error = JobError(f"the demo stops here: {job} ended with status {status}")
+        error = JobError(
+            f"the demo stops here: {job} ended with status {status}",
+            remedy="see what the job says above, and runs/demo",
+        )
         error.status = status
         raise error
 

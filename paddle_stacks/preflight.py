@@ -194,7 +194,13 @@ def check_workspace(plan: Plan) -> None:
     free = shutil.disk_usage(plan.workspace).free
     if plan.job == "fetch" and free < _LEAST_FREE_BYTES:
         room = f"{free / 2**30:.1f} GiB free, a model needs {_LEAST_FREE_BYTES / 2**30:.0f} or more"
-        problems.append(Problem(f"the disk is nearly full: {room}", str(plan.workspace)))
+        problems.append(
+            Problem(
+                f"the disk is nearly full: {room}",
+                str(plan.workspace),
+                "make room, or set workspace to a folder on another disk",
+            )
+        )
     if problems:
         raise MachineError(problems)
 
@@ -388,7 +394,11 @@ def _check_prompts(path: Path) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RequestError(f"cannot read the prompts: {error.strerror}", where=str(path)) from error
+        raise RequestError(
+            f"cannot read the prompts: {error.strerror}",
+            where=str(path),
+            remedy="--input FILE, that this user may read; - is standard input",
+        ) from error
     prompts.parse(content, str(path))
 
 

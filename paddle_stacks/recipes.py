@@ -247,12 +247,15 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
     for key, value in entry.items():
         if key in _TYPES and not _fits(value, _TYPES[key][1]):
             what = f'[{name}] "{key}" must be {_TYPES[key][0]}'
-            problems.append(Problem(what, _key_line(path, name, key)))
+            problems.append(
+                Problem(what, _key_line(path, name, key), "configs/recipes/ has whole ones to copy")
+            )
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         remedy = "small letters, digits and -: it names a folder in runs/"
         problems.append(Problem(f'"{name}" cannot name a recipe', place, remedy))
     problems += [
-        Problem(f'[{name}] "{key}" is missing', place) for key in ("job", "summary") - entry.keys()
+        Problem(f'[{name}] "{key}" is missing', place, "configs/recipes/ has whole ones to copy")
+        for key in ("job", "summary") - entry.keys()
     ]
     job = entry.get("job")
     if isinstance(job, str) and job not in _JOBS:
@@ -266,7 +269,13 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
             if not entry.get(key)
         ]
     elif not entry.get("config") and not entry.get("script"):
-        problems.append(Problem(f'[{name}] needs a "config", a "script" or both', place))
+        problems.append(
+            Problem(
+                f'[{name}] needs a "config", a "script" or both',
+                place,
+                "configs/recipes/ has whole ones to copy",
+            )
+        )
     return problems
 
 
@@ -282,17 +291,29 @@ def _wrong_references(
             if name not in table:
                 hint = did_you_mean(name, found)
                 what = f'[{recipe.name}] "{key}" names no recipe: "{name}"'
-                problems.append(Problem(what, where, hint))
+                problems.append(Problem(what, where, hint or "./inv recipes lists them"))
             elif key == "before" and name in found and not found[name].produces:
                 what = f'[{recipe.name}] "{name}" goes before it and says not what it makes'
                 problems.append(Problem(what, where, f'add "produces" to [{name}]'))
         if not problems and _is_circle(recipe.name, found):
             what = f"[{recipe.name}] would have to be run before itself"
-            problems.append(Problem(what, _key_line(path, recipe.name, "before")))
+            problems.append(
+                Problem(
+                    what,
+                    _key_line(path, recipe.name, "before"),
+                    'take it out of the "before" of one of them',
+                )
+            )
         config = path.parents[2] / recipe.config
         if recipe.config and not config.is_file():
             what = f"[{recipe.name}] there is no {recipe.config}"
-            problems.append(Problem(what, _key_line(path, recipe.name, "config")))
+            problems.append(
+                Problem(
+                    what,
+                    _key_line(path, recipe.name, "config"),
+                    "name a file of this checkout, from its root",
+                )
+            )
     return problems
 
 

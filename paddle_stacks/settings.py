@@ -170,6 +170,7 @@ def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
                 Problem(
                     f'"{key}" must be a string, not {type(value).__name__}',
                     toml.line_of(path, key),
+                    f'{key} = "…"',
                 )
             )
             del found[key]
@@ -204,6 +205,10 @@ def _checked(
     kind, there = ("folder", path.is_dir()) if key in _FOLDERS else ("file", path.is_file())
     if not there:
         problems.append(
-            Problem(f'"{key}" names a {kind} that does not exist: {path}', f"{key} from {source}")
+            Problem(
+                f'"{key}" names a {kind} that does not exist: {path}',
+                f"{key} from {source}",
+                "make it, or change or unset the setting",
+            )
         )
     return path

@@ -28,13 +28,23 @@ def read(path: Path) -> dict[str, Any]:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         return table
     except OSError as error:
-        raise RequestError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+        raise RequestError(
+            f"cannot read {path.name}: {error.strerror}",
+            where=str(path),
+            remedy="see whether it is there, and this user may read it",
+        ) from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path.name} is not UTF-8 text", where=str(path)) from error
+        raise RequestError(
+            f"{path.name} is not UTF-8 text", where=str(path), remedy="save it as UTF-8"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"^(.*?) \(at line (\d+)", str(error))
         what, where = (found[1], f"{path}:{found[2]}") if found else (str(error), str(path))
-        raise RequestError(f"{path.name} is not TOML: {what}", where=where) from error
+        raise RequestError(
+            f"{path.name} is not TOML: {what}",
+            where=where,
+            remedy="mend that line: https://toml.io says how it is written",
+        ) from error
 
 
 def line_of(path: Path, key: str) -> str:

@@ -88,7 +88,11 @@ def outcomes(record: Path) -> list[Outcome]:
     try:
         cases = list(ElementTree.parse(record).getroot().iter("testcase"))
     except ElementTree.ParseError as error:
-        raise JobError(f"the tests' outcomes cannot be read: {error}", where=str(record)) from error
+        raise JobError(
+            f"the tests' outcomes cannot be read: {error}",
+            where=str(record),
+            remedy="run it again; what pytest says above is the reason",
+        ) from error
     return [_outcome(case) for case in cases]
 
 

@@ -46,9 +46,13 @@ def check_architecture(folder: Path) -> None:
         names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
         fault = f"not a model's configuration: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path)) from None
+        raise RequestError(
+            fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
+        ) from None
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
         raise RequestError(
-            f'a static graph is made of LlamaForCausalLM, not of "{shown}"', where=str(path)
+            f'a static graph is made of LlamaForCausalLM, not of "{shown}"',
+            where=str(path),
+            remedy="export without --static: any model that was fetched can be merged and copied",
         )

@@ -104,12 +104,26 @@ def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Pro
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            found.append(Problem("the file is missing", str(path)))
+            found.append(
+                Problem(
+                    "the file is missing",
+                    str(path),
+                    "fetch the model again: --force replaces what is there",
+                )
+            )
         elif path.stat().st_size != entry["size"]:
             fault = f"{path.stat().st_size} bytes instead of {entry['size']}"
-            found.append(Problem(fault, str(path)))
+            found.append(
+                Problem(fault, str(path), "fetch the model again: --force replaces what is there")
+            )
         elif sums and (sha := sha256_of(path)) != entry["sha256"]:
-            found.append(Problem(f"sha256 {sha} instead of {entry['sha256']}", str(path)))
+            found.append(
+                Problem(
+                    f"sha256 {sha} instead of {entry['sha256']}",
+                    str(path),
+                    "fetch the model again: --force replaces what is there",
+                )
+            )
     return found
 
 
@@ -128,11 +142,23 @@ def check(folder: Path, *, weights: bool = True) -> None:
     config = _json(folder / "config.json", problems)
     if config is not None and "LlamaForCausalLM" not in (config.get("architectures") or []):
         kind = config.get("architectures") or config.get("model_type")
-        problems.append(Problem(f"the model is {kind}, not LlamaForCausalLM", where))
+        problems.append(
+            Problem(
+                f"the model is {kind}, not LlamaForCausalLM",
+                where,
+                "only Llama's architecture is supported: choose such a model",
+            )
+        )
     _json(folder / "tokenizer_config.json", problems)
     present = [name for name in _WEIGHTS if (folder / name).is_file()]
     if weights and not present:
-        problems.append(Problem(f"no weights: none of {', '.join(_WEIGHTS)}", where))
+        problems.append(
+            Problem(
+                f"no weights: none of {', '.join(_WEIGHTS)}",
+                where,
+                "fetch the model again: --force replaces what is there",
+            )
+        )
     for name in present:
         problems += _weights_problems(folder, name)
     if problems:
@@ -157,7 +183,13 @@ def _weights_problems(folder: Path, name: str) -> list[Problem]:
         index = _json(folder / name, problems) or {}
         shards = sorted({str(shard) for shard in index.get("weight_map", {}).values()})
         if not shards and not problems:
-            problems.append(Problem("the index names no files", str(folder / name)))
+            problems.append(
+                Problem(
+                    "the index names no files",
+                    str(folder / name),
+                    "fetch the model again: --force replaces what is there",
+                )
+            )
     for shard in shards:
         path = folder / shard
         if not path.is_file():
@@ -174,12 +206,30 @@ def _json(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        problems.append(Problem("the file is missing", str(path)))
+        problems.append(
+            Problem(
+                "the file is missing",
+                str(path),
+                "fetch the model again: --force replaces what is there",
+            )
+        )
         return None
     except (OSError, ValueError) as error:
-        problems.append(Problem(f"cannot be read as JSON: {error}", str(path)))
+        problems.append(
+            Problem(
+                f"cannot be read as JSON: {error}",
+                str(path),
+                "fetch the model again: --force replaces what is there",
+            )
+        )
         return None
     if not isinstance(body, dict):
-        problems.append(Problem("it is JSON, and no object", str(path)))
+        problems.append(
+            Problem(
+                "it is JSON, and no object",
+                str(path),
+                "fetch the model again: --force replaces what is there",
+            )
+        )
         return None
     return body

@@ -143,7 +143,11 @@ def _attempt(client: httpx.Client, url: str, part: Path, summed: bool) -> None:
             raise _refusal(answer, url)
         if answer.status_code == httpx.codes.PARTIAL_CONTENT:
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                raise JobError("the server sent another part of the file than asked", where=url)
+                raise JobError(
+                    "the server sent another part of the file than asked",
+                    where=url,
+                    remedy="try again; a proxy on the way may answer for it",
+                )
         else:
             have = 0
         _store(answer, part, have, url)
@@ -171,7 +175,7 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
 def _refusal(answer: httpx.Response, url: str) -> JobError:
     said = f"the server says {answer.status_code} {answer.reason_phrase}"
     if answer.status_code in (404, 410):
-        return NotThere(said, where=url)
+        return NotThere(said, where=url, remedy="check the model's name, and that it has this file")
     remedy = "try again later"
     if answer.status_code in (401, 403):
         remedy = "give a token (HF_TOKEN, or the file /run/secrets/hub_token) that may read it"

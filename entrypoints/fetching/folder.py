@@ -27,7 +27,11 @@ def recognize(path: Path) -> str:
         RequestError: it is not there, or it is none of these.
     """
     if not path.exists():
-        raise RequestError("there is no such file or folder", where=str(path))
+        raise RequestError(
+            "there is no such file or folder",
+            where=str(path),
+            remedy="copy it there; paths start in the workspace",
+        )
     if path.is_file():
         with path.open("rb") as stream:
             if stream.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC:

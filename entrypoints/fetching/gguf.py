@@ -101,7 +101,13 @@ def _check_supported(source: Gguf) -> None:
         )
     problems = []
     if get("llama.expert_count"):
-        problems.append(Problem("a mixture of experts is not supported", where))
+        problems.append(
+            Problem(
+                "a mixture of experts is not supported",
+                where,
+                "choose a model without experts: Llama's own architecture",
+            )
+        )
     if get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in source.tensors:
         # The file holds the scaled frequencies and not the factors PaddleNLP wants.
         fix = "fetch the model's Hugging Face folder instead"
@@ -115,7 +121,13 @@ def _check_supported(source: Gguf) -> None:
     width = shape.hidden // shape.heads
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         if get(f"llama.{key}", width) != width:
-            problems.append(Problem(f"llama.{key} is not hidden size / heads ({width})", where))
+            problems.append(
+                Problem(
+                    f"llama.{key} is not hidden size / heads ({width})",
+                    where,
+                    "PaddleNLP's Llama has heads of that width only: choose another model",
+                )
+            )
     if problems:
         raise RequestError(problems)
 
@@ -141,7 +153,13 @@ def _weights(source: Gguf, shape: Shape, tied: bool) -> list[Tensor]:
     tokens = len(source.get("tokenizer.ggml.tokens", list))
     if tokens > shape.vocabulary:
         fault = f"{tokens} tokens, and an embedding of {shape.vocabulary} rows"
-        problems.append(Problem(fault, str(source.path)))
+        problems.append(
+            Problem(
+                fault,
+                str(source.path),
+                "get the file again, or the model's Hugging Face folder instead",
+            )
+        )
     if problems:
         raise RequestError(problems)
     return [_tensor(source, origins[name], name, size, shape) for name, size in wanted.items()]

@@ -94,7 +94,11 @@ class Gguf:
         infos = [_tensor(cursor) for _ in range(cursor.sane(tensors, _SHORTEST_TENSOR, "tensors"))]
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise RequestError(f"alignment of {alignment!r}: not a power of two", where=str(path))
+            raise RequestError(
+                f"alignment of {alignment!r}: not a power of two",
+                where=str(path),
+                remedy="get the file again, from where it was made",
+            )
         start = -(-cursor.offset // alignment) * alignment
         self.tensors = {
             info.name: TensorInfo(
@@ -131,7 +135,11 @@ class Gguf:
 
     def _check_extent(self, count: int) -> None:
         if len(self.tensors) != count:
-            raise RequestError("two tensors have the same name", where=str(self.path))
+            raise RequestError(
+                "two tensors have the same name",
+                where=str(self.path),
+                remedy="get the file again, from where it was made",
+            )
         end = max((t.begin + t.nbytes for t in self.tensors.values()), default=0)
         if end > len(self._mapped):
             raise RequestError(
@@ -150,7 +158,11 @@ def opened(path: Path) -> Iterator[Gguf]:
         RequestError: see :class:`Gguf`.
     """
     if path.stat().st_size < len(MAGIC):
-        raise RequestError("not a GGUF file: it is empty or nearly so", where=str(path))
+        raise RequestError(
+            "not a GGUF file: it is empty or nearly so",
+            where=str(path),
+            remedy="get the file again",
+        )
     with (
         path.open("rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -215,7 +227,11 @@ class _Cursor:
 
 def _counts(cursor: _Cursor) -> tuple[int, int]:
     if cursor.take(len(MAGIC)) != MAGIC:
-        raise RequestError("not a GGUF file: it does not begin with GGUF", where=str(cursor.path))
+        raise RequestError(
+            "not a GGUF file: it does not begin with GGUF",
+            where=str(cursor.path),
+            remedy="name a .gguf file, or a Hugging Face folder",
+        )
     version = cursor.number("I")
     if version not in _VERSIONS:
         swapped = " (big-endian)" if version & 0xFFFF == 0 else ""
@@ -235,13 +251,21 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
     dimensions = cursor.number("I")
     where = f"{cursor.path}, tensor {name}"
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
-        raise RequestError(f"a tensor of {dimensions} dimensions", where=where)
+        raise RequestError(
+            f"a tensor of {dimensions} dimensions",
+            where=where,
+            remedy="get the file again; no tensor of Llama has that many",
+        )
     shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))
     number, offset = cursor.number("I"), cursor.number("Q")
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
-        raise RequestError(f"unknown tensor type {number}", where=where) from None
+        raise RequestError(
+            f"unknown tensor type {number}",
+            where=where,
+            remedy="get one of a usual quantization, as Q8_0 or F16",
+        ) from None
     if kind.name not in ("F32", "F16") and kind not in _type_traits:
         known = ", ".join(sorted(["F32", "F16", *(k.name for k in _type_traits)]))
         raise RequestError(
@@ -252,5 +276,6 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
         raise RequestError(
             f"rows of {shape[-1]} values do not fill blocks of {per_block} ({kind.name})",
             where=where,
+            remedy="get the file again, or one of another quantization",
         )
     return TensorInfo(name, shape, kind.name, offset, math.prod(shape) // per_block * block_bytes)

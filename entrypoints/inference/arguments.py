@@ -162,15 +162,42 @@ def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
     ]
     if len(asked) != 1:
         what = " and ".join(asked) or "none of --prompt, --input, --chat and --benchmark"
-        problems.append(Problem(f"{what}: one of the four has to be given", "infer"))
+        problems.append(
+            Problem(
+                f"{what}: one of the four has to be given",
+                "infer",
+                "for instance --prompt 'Who are you?'",
+            )
+        )
     if found.output is not None and found.input is None and not found.benchmark:
-        problems.append(Problem("--output is for --input: other answers go to standard output"))
+        problems.append(
+            Problem(
+                "--output is for --input: other answers go to standard output",
+                remedy="put the prompts into a file: --input prompts.jsonl",
+            )
+        )
     if found.logprobs is not None and found.input is None:
-        problems.append(Problem("--logprobs is for --input: other answers are text alone"))
+        problems.append(
+            Problem(
+                "--logprobs is for --input: other answers are text alone",
+                remedy="put the prompts into a file: --input prompts.jsonl",
+            )
+        )
     if found.raw and (found.system is not None or found.chat):
-        problems.append(Problem("--raw goes without --system and --chat: they need the template"))
+        problems.append(
+            Problem(
+                "--raw goes without --system and --chat: they need the template",
+                remedy="leave --raw out",
+            )
+        )
     if found.dtype == "float16" and platforms.usual_dtype() == "float32":
-        problems.append(Problem("--dtype float16: a CPU computes in float32", "infer"))
+        problems.append(
+            Problem(
+                "--dtype float16: a CPU computes in float32",
+                "infer",
+                "leave it out, or --dtype float32",
+            )
+        )
     if found.decode == "greedy" and _sampling_options(found):
         names = ", ".join(_sampling_options(found))
         problems.append(Problem(f"{names} and --decode greedy", remedy="--decode sampling"))
@@ -203,12 +230,22 @@ def _out_of_range(found: argparse.Namespace) -> list[Problem]:
         ),
     )
     problems = [
-        Problem(f"{name} {value}: it has to be {right}", "infer", greedy if value == 0.0 else "")
+        Problem(
+            f"{name} {value}: it has to be {right}",
+            "infer",
+            greedy if name == "--temperature" and value == 0.0 else f"{name} N, with N {right}",
+        )
         for name, value, fits, right in checks
         if not fits
     ]
     if any(not stop for stop in found.stop):
-        problems.append(Problem("--stop is empty: every answer would end at once", "infer"))
+        problems.append(
+            Problem(
+                "--stop is empty: every answer would end at once",
+                "infer",
+                "--stop TEXT, or leave it out",
+            )
+        )
     return problems
 
 

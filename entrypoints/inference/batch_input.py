@@ -27,7 +27,9 @@ def read_prompts(options: Options) -> tuple[bytes, list[Prompt]]:
             content = Path(name).read_bytes()
         except OSError as error:
             fault = f"cannot read the prompts: {error.strerror}"
-            raise RequestError(fault, where=name) from None
+            raise RequestError(
+                fault, where=name, remedy="--input FILE, below the workspace; - is standard input"
+            ) from None
     prompts = [with_system(prompt, options.system) for prompt in parse(content, name)]
     return content, prompts
 

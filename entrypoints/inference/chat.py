@@ -67,7 +67,10 @@ def _lines() -> Iterator[str]:
             note("Ctrl-D leaves")
             continue
         except UnicodeDecodeError as error:
-            raise RequestError(f"standard input is not UTF-8: {error.reason}") from None
+            raise RequestError(
+                f"standard input is not UTF-8: {error.reason}",
+                remedy="set the terminal to UTF-8, or give the prompts in a file: --input",
+            ) from None
         if not terminal and not line:
             return
         if line.strip():

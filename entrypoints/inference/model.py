@@ -118,7 +118,9 @@ def _configured(folder: Path, key: str) -> int:
         number = json.loads(path.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         fault = f"not a model's configuration: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path)) from None
+        raise RequestError(
+            fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
+        ) from None
     if not isinstance(number, int) or number < 1:
         raise RequestError(f"{key} is {number!r}", where=str(path))
     return number
@@ -175,4 +177,13 @@ def check_complete(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> N
     if faults:
         more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
         where = str(weights.folder)
-        raise RequestError([Problem(fault, where) for fault in faults[:_LISTED] + more])
+        raise RequestError(
+            [
+                Problem(
+                    fault,
+                    where,
+                    "fetch the model again: its weights and its config.json do not belong together",
+                )
+                for fault in faults[:_LISTED] + more
+            ]
+        )

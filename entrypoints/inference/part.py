@@ -89,7 +89,11 @@ def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
         fault = f"the output cannot be written: {error.strerror}"
-        raise RequestError(fault, where=str(path.parent)) from None
+        raise RequestError(
+            fault,
+            where=str(path.parent),
+            remedy="--output FILE, in a folder of the workspace that may be written",
+        ) from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +103,11 @@ def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
             raise RequestError(fault, where=str(output), remedy=remedy) from None
         # Between opening and locking, the one before us may have finished and removed the file.
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(stream.fileno())):
-            raise RequestError("another job has just finished this output", where=str(output))
+            raise RequestError(
+                "another job has just finished this output",
+                where=str(output),
+                remedy="--force computes it again",
+            )
         yield stream
 
 

@@ -105,7 +105,11 @@ class Text:
             return self._rendered_by_paddle(prompt)
         except TemplateError as error:
             fault = f"the model's chat template refuses this: {error}"
-            raise RequestError(fault, where=prompt.where or str(self._folder)) from None
+            raise RequestError(
+                fault,
+                where=prompt.where or str(self._folder),
+                remedy="look at it in tokenizer_config.json; --raw goes without it",
+            ) from None
 
     def _rendered_by_paddle(self, prompt: Prompt) -> str:
         """Render with PaddleNLP's own kind of template, ``chat_template.json``."""
@@ -114,7 +118,11 @@ class Text:
         if messages[0].role == "system":
             if "system" not in (self._tokenizer.chat_template.system or ""):
                 what = "the model's chat template has a system message of its own"
-                raise RequestError(what, where=prompt.where or str(self._folder))
+                raise RequestError(
+                    what,
+                    where=prompt.where or str(self._folder),
+                    remedy="put what it says into the first message of the user",
+                )
             context, messages = {"system": messages[0].content}, messages[1:]
         turns = [[m.content for m in messages[at : at + 2]] for at in range(0, len(messages), 2)]
         text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, context_data=context)
@@ -128,7 +136,11 @@ class Text:
             len(turns) % 2 == 0
         ):
             what = "the model's chat template takes user and assistant in turn, the user last"
-            raise RequestError(what, where=prompt.where or str(self._folder))
+            raise RequestError(
+                what,
+                where=prompt.where or str(self._folder),
+                remedy="leave out what is not in turn; --raw goes without the template",
+            )
 
     def _check_length(self, length: int, prompt: Prompt, about: str) -> None:
         if length >= self._context:
@@ -189,7 +201,11 @@ def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
         except (ValueError, AttributeError) as error:
-            raise RequestError(f"not a JSON object: {error}", where=str(path)) from None
+            raise RequestError(
+                f"not a JSON object: {error}",
+                where=str(path),
+                remedy="fetch the model again: ./inv fetch NAME",
+            ) from None
         ends |= {found} if isinstance(found, int) else set(found or ())
         if ends:
             break

@@ -44,7 +44,11 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
         for path in _files(folder):
             for name, stored in read_header(path).items():
                 if stored.dtype not in _TYPES:
-                    raise RequestError(f"{name} is of the type {stored.dtype}", where=str(path))
+                    raise RequestError(
+                        f"{name} is of the type {stored.dtype}",
+                        where=str(path),
+                        remedy="fetch the model again: that makes float32 or float16 of it",
+                    )
                 self._stored[name] = (path, stored)
         self._mapped: dict[Path, npt.NDArray[np.uint8]] = {}
 

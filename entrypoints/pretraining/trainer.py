@@ -125,7 +125,10 @@ class Pretrainer(Loop):
             split: "eval" or "test"; the names of what is returned begin with it.
         """
         if split not in self._samples:
-            raise JobError(f"there are no samples of the {split} split")
+            raise JobError(
+                f"there are no samples of the {split} split",
+                remedy='give it a share of the corpus, as "split": "949,50,1"',
+            )
         losses = []
         self.model_wrapped.eval()
         with paddle.no_grad():

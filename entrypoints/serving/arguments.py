@@ -74,10 +74,18 @@ def parse(argv: list[str]) -> Options:
     found = parser("serve").parse_args(argv)
     problems = _out_of_range(found)
     if found.dtype == "float16" and platforms.usual_dtype() == "float32":
-        problems.append(Problem("--dtype float16: a CPU computes in float32", "serve"))
+        problems.append(
+            Problem(
+                "--dtype float16: a CPU computes in float32",
+                "serve",
+                "leave it out, or --dtype float32",
+            )
+        )
     if found.served_model_name is not None and not _NAME.fullmatch(found.served_model_name):
         what = f'--served-model-name "{found.served_model_name}": letters, digits and ._/+:- only'
-        problems.append(Problem(what, "serve"))
+        problems.append(
+            Problem(what, "serve", "--served-model-name NAME, or leave it out for the folder's")
+        )
     if problems:
         raise RequestError(problems)
     known = _keys(found.api_keys)
@@ -133,7 +141,11 @@ def _out_of_range(found: argparse.Namespace) -> list[Problem]:
         ("--grace", found.grace, found.grace >= 0, "at least 0"),
     )
     return [
-        Problem(f"{name} {value}: it has to be {right}", "serve")
+        Problem(
+            f"{name} {value}: it has to be {right}",
+            "serve",
+            "./inv serve --help lists what each is for",
+        )
         for name, value, fits, right in checks
         if not fits
     ]

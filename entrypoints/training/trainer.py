@@ -88,7 +88,10 @@ class Finetuner(Loop):
         Stages of a pipeline tell the loss alone.
         """
         if self._dev is None:
-            raise JobError("there is no evaluation data")
+            raise JobError(
+                "there is no evaluation data",
+                remedy="put a dev.json into the data folder, or leave evaluation out",
+            )
         self.model_wrapped.eval()
         sums = [0.0, 0.0, 0.0]  # of losses, of right tokens, of labels
         with paddle.no_grad():

@@ -52,7 +52,9 @@ def default_reference(dockerfile: Path, argument: str = "OS_IMAGE") -> str:
     """Return the image that the Dockerfile names in an argument."""
     found = re.search(rf"^ARG {argument}=(\S+)$", dockerfile.read_text(), re.MULTILINE)
     if not found:
-        raise BuildError(f"no ARG {argument}=…", where=str(dockerfile))
+        raise BuildError(
+            f"no ARG {argument}=…", where=str(dockerfile), remedy=f"git checkout {dockerfile.name}"
+        )
     return found.group(1)
 
 
@@ -143,7 +145,10 @@ def _local(client: docker.DockerClient, reference: str) -> OsImage | None:
 def _require(client: docker.DockerClient, reference: str) -> OsImage:
     found = _local(client, reference)
     if found is None:
-        raise BuildError(f"the OS image {reference} vanished while it was being used")
+        raise BuildError(
+            f"the OS image {reference} vanished while it was being used",
+            remedy="build again; something on this machine removes images",
+        )
     return found
 
 

@@ -133,7 +133,11 @@ def paddle_version(root: Path) -> str:
     path = root / "images" / "framework" / "requirements.in"
     found = re.search(r"^paddlepaddle==(\S+)", path.read_text(), re.MULTILINE)
     if not found:
-        raise BuildError("no paddlepaddle==…", where=str(path))
+        raise BuildError(
+            "no paddlepaddle==…",
+            where=str(path),
+            remedy="pin it there, as images/framework/requirements.in has it in git",
+        )
     return found.group(1)
 
 

@@ -36,7 +36,10 @@ def doctor(
     if log is not None:
         given = [name for name, value in (("--fix", fix), ("--nodes", nodes)) if value]
         if given:
-            raise RequestError(f"{given[0]} is about this machine, --log about a log")
+            raise RequestError(
+                f"{given[0]} is about this machine, --log about a log",
+                remedy="ask one after the other",
+            )
         _read_log(log, json)
         return
     from paddle_stacks import settings

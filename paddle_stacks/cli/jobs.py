@@ -119,7 +119,9 @@ def words_of(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) ->
         if value in (None, False, []):
             continue
         if name not in actions:
-            raise RequestError(f"{job} has no --{name.replace('_', '-')}", where=job)
+            raise RequestError(
+                f"{job} has no --{name.replace('_', '-')}", where=job, remedy=f"./inv --help {job}"
+            )
         option = actions[name].option_strings[-1:]
         if not option:
             last.append(value)

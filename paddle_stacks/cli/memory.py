@@ -86,4 +86,8 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RequestError(f"cannot be written: {error.strerror}", where=f"--svg {path}") from error
+        raise RequestError(
+            f"cannot be written: {error.strerror}",
+            where=f"--svg {path}",
+            remedy="--svg FILE, in a folder that is there and may be written",
+        ) from error

@@ -268,7 +268,13 @@ def _roots_first(causes: list[Cause]) -> list[Cause]:
 def _faults(path: Path, name: str, entry: Any, table: Mapping[str, Any]) -> list[Problem]:
     where = _place(path, name)
     if not isinstance(entry, dict):
-        return [Problem(f'"{name}" must be a table', where)]
+        return [
+            Problem(
+                f'"{name}" must be a table',
+                where,
+                f"[{name}], with pattern, cause, remedy and source",
+            )
+        ]
     problems = [
         Problem(f'unknown key "{key}"', where, did_you_mean(key, _KEYS) or ", ".join(_KEYS))
         for key in entry
@@ -279,15 +285,23 @@ def _faults(path: Path, name: str, entry: Any, table: Mapping[str, Any]) -> list
         if key == "follows":
             names = entry.get(key, [])
             if not isinstance(names, list):
-                problems.append(Problem('"follows" must be a list of failures', where))
+                problems.append(
+                    Problem('"follows" must be a list of failures', where, 'follows = ["NAME", …]')
+                )
             else:
                 problems += [
-                    Problem(f'"follows" names "{n}", which is not there', where)
+                    Problem(
+                        f'"follows" names "{n}", which is not there',
+                        where,
+                        "name another table of this file, or leave it out",
+                    )
                     for n in names
                     if n not in table or n == name
                 ]
         elif needed and not (isinstance(value, str) and value):
-            problems.append(Problem(f'"{key}" must be a string that says something', where))
+            problems.append(
+                Problem(f'"{key}" must be a string that says something', where, f'{key} = "…"')
+            )
     return [*problems, *_pattern_faults(entry.get("pattern"), where)]
 
 
@@ -297,14 +311,26 @@ def _pattern_faults(pattern: object, where: str) -> list[Problem]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        return [Problem(f'"pattern" is no regular expression: {error}', where)]
+        return [
+            Problem(
+                f'"pattern" is no regular expression: {error}',
+                where,
+                "write it as Python's re has it",
+            )
+        ]
     if re.search(r"[*+]|\{\d*,\}", _LITERALS.sub("", pattern)):
         said = '"pattern" has a part of any length (* or +)'
         return [Problem(said, where, "bound it: .{0,200}")]
     if "(?" in pattern:
         return [Problem('"pattern" has a flag or another "(?"', where, "write [Aa] for both")]
     if compiled.search(""):
-        return [Problem('"pattern" fits an empty line, hence every line', where)]
+        return [
+            Problem(
+                '"pattern" fits an empty line, hence every line',
+                where,
+                "write what only a line that tells of the failure has",
+            )
+        ]
     return []
 
 

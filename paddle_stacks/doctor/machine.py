@@ -41,14 +41,25 @@ def command(arguments: Sequence[str]) -> str:
             check=False,
         )
     except FileNotFoundError as error:
-        raise MachineError(f"there is no program {arguments[0]}") from error
+        raise MachineError(
+            f"there is no program {arguments[0]}", remedy="install the package that has it"
+        ) from error
     except OSError as error:
-        raise MachineError(f"{shown} cannot be started: {error.strerror}") from error
+        raise MachineError(
+            f"{shown} cannot be started: {error.strerror}",
+            remedy="see whether this user may run it",
+        ) from error
     except subprocess.TimeoutExpired as error:
-        raise MachineError(f"{shown} does not end within {_COMMAND_SECONDS} s") from error
+        raise MachineError(
+            f"{shown} does not end within {_COMMAND_SECONDS} s",
+            remedy="run it by hand: what it waits for is what is wrong",
+        ) from error
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise MachineError(f"{shown} failed: {said[-1] if said else f'status {done.returncode}'}")
+        raise MachineError(
+            f"{shown} failed: {said[-1] if said else f'status {done.returncode}'}",
+            remedy="run it by hand",
+        )
     return done.stdout.decode("utf-8", "replace")
 
 

@@ -300,7 +300,9 @@ def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Contai
         raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
     except docker.errors.APIError as error:
         raise MachineError(
-            f"the engine refuses the container: {error.explanation}", where=plan.image
+            f"the engine refuses the container: {error.explanation}",
+            where=plan.image,
+            remedy="see the plan (--dry-run); ./inv doctor looks at the machine",
         ) from error
 
 
@@ -329,7 +331,11 @@ def _engine_went_away(plan: Plan, error: Exception) -> StackError:
     import docker.errors
 
     if isinstance(error, docker.errors.APIError):
-        return MachineError(f"the engine reports: {error.explanation}", where=plan.name)
+        return MachineError(
+            f"the engine reports: {error.explanation}",
+            where=plan.name,
+            remedy="journalctl -u docker says more; ./inv doctor looks at the machine",
+        )
     return MachineError(
         f"the engine went away while {plan.job} ran",
         where=f"container {plan.name}",

@@ -388,7 +388,11 @@ def explain(refusal: Refusal, doing: str, namespace: str) -> StackError:
             remedy="submit it again, under a name that is made anew",
         )
     if refusal.status in (400, 422):
-        return RequestError(f"the cluster refuses to {doing}: {said}", where=where)
+        return RequestError(
+            f"the cluster refuses to {doing}: {said}",
+            where=where,
+            remedy="see what is submitted: ./inv cluster.render … --engine kubernetes",
+        )
     return MachineError(
         f"the cluster cannot {doing} now: {said} (HTTP {refusal.status}, {_TRIES} tries)",
         where=where,
@@ -427,4 +431,8 @@ def _missing(refusal: Refusal, said: str, doing: str, where: str) -> StackError:
             where=where,
             remedy="--namespace NAME; kubectl get namespaces lists them",
         )
-    return RequestError(f"cannot {doing}: {said}", where=where)
+    return RequestError(
+        f"cannot {doing}: {said}",
+        where=where,
+        remedy="./inv cluster.status shows what is there; --namespace names where it is looked for",
+    )

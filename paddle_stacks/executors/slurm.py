@@ -133,7 +133,7 @@ class Slurm:
             raise RequestError(
                 f"job {job.id} has written nothing: it is {row.state}",
                 where=str(files[-1].path()),
-                remedy=f"./inv cluster.status --id {job.id}" if not row.ended else "",
+                remedy=f"./inv cluster.status --id {job.id} says how it is; sacct -j {job.id} why",
             )
         ticks = 0
         while True:
@@ -156,7 +156,11 @@ class Slurm:
         """
         (row,) = self.status([job])
         if row.ended:
-            raise RequestError(f"job {job.id} has ended: {row.state}", where="cluster.cancel")
+            raise RequestError(
+                f"job {job.id} has ended: {row.state}",
+                where="cluster.cancel",
+                remedy="./inv cluster.status shows what runs",
+            )
         _run(["scancel", job.id])
 
     def _remembered(self, job: Submitted) -> Row:
@@ -316,4 +320,8 @@ def _run(command: Sequence[str], text: str | None = None) -> str:
             f"Slurm does not answer {command[0]}: {what}",
             remedy="scontrol ping shows whether its controller is there",
         )
-    raise RequestError(f"{command[0]}: {what}", where=command[0])
+    raise RequestError(
+        f"{command[0]}: {what}",
+        where=command[0],
+        remedy="see what is submitted: ./inv cluster.render … --engine slurm",
+    )

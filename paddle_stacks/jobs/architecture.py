@@ -113,22 +113,28 @@ def from_config(values: Mapping[str, Any], name: str, where: str = "") -> Archit
             problems.append(Problem(f'"{key}" is missing', where, "is it a model's config.json?"))
         elif type(value) is not int or not 0 < value <= _LARGEST:
             what = f'"{key}" is {value!r}, not a whole number from 1 to {_LARGEST}'
-            problems.append(Problem(what, where))
+            problems.append(Problem(what, where, "write it as the model's source has it"))
         else:
             found[field] = value
     tied = values.get("tie_word_embeddings", False)
     if type(tied) is not bool:
-        problems.append(Problem(f'"tie_word_embeddings" is {tied!r}, not true or false', where))
+        problems.append(
+            Problem(
+                f'"tie_word_embeddings" is {tied!r}, not true or false',
+                where,
+                "write it as the model's source has it",
+            )
+        )
     context = values.get("max_position_embeddings", 2048)  # upstream's default
     if type(context) is not int or not 0 < context <= _LARGEST:
         what = f'"max_position_embeddings" is {context!r}, not a whole number from 1 to {_LARGEST}'
-        problems.append(Problem(what, where))
+        problems.append(Problem(what, where, "write it as the model's source has it"))
     if not problems and found["hidden"] % found["heads"]:
         what = f"hidden_size {found['hidden']} is not divided by {found['heads']} heads"
-        problems.append(Problem(what, where))
+        problems.append(Problem(what, where, "write both as the model's source has them"))
     if not problems and found["heads"] % found["kv_heads"]:
         what = f"{found['heads']} heads are not divided by {found['kv_heads']} kv heads"
-        problems.append(Problem(what, where))
+        problems.append(Problem(what, where, "write both as the model's source has them"))
     if problems:
         raise RequestError(problems)
     return Architecture(name, **found, tied=tied, context=context)

@@ -144,7 +144,11 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
     for text in arguments.set:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise RequestError(f'"{text}" is not KEY=VALUE', where="--set")
+            raise RequestError(
+                f'"{text}" is not KEY=VALUE',
+                where="--set",
+                remedy="for instance --set learning_rate=1e-4",
+            )
         changes += [f"--{name.strip()}", value]
     line: list[str] = []
     usual = {"ranks": 1, "wait": WAIT_SECONDS}

@@ -174,7 +174,7 @@ def sources(
             if text.startswith(texts.PREFIX):
                 named = texts.find(text)
                 if text in inputs[:number]:
-                    problems.append(Problem("the same text is named twice", text))
+                    problems.append(Problem("the same text is named twice", text, "name it once"))
                 elif texts_here:
                     found += _documents(named)
                 continue
@@ -375,20 +375,30 @@ def look(prefix: Path) -> Pair:
             raise RequestError(
                 f"there is no {path.name}",
                 where=str(prefix.parent),
-                remedy=did_you_mean(prefix.name, beside),
+                remedy=did_you_mean(prefix.name, beside)
+                or "./inv prepare --input TEXT --output PREFIX --model NAME makes one",
             )
     with index.open("rb") as stream:
         head = stream.read(HEADER.size)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
-            raise RequestError("it is no index of a corpus", where=str(index))
+            raise RequestError(
+                "it is no index of a corpus",
+                where=str(index),
+                remedy="name PREFIX of a corpus that prepare made: PREFIX.idx and PREFIX.bin",
+            )
         _, version, code, sequences, ends = HEADER.unpack(head)
         if version != 1 or code not in ITEMS:
-            raise RequestError(f"an index of version {version}, type {code}", where=str(index))
+            raise RequestError(
+                f"an index of version {version}, type {code}",
+                where=str(index),
+                remedy="prepare the corpus again: this one is another program's",
+            )
         wanted = HEADER.size + 12 * sequences + 8 * ends
         if index.stat().st_size != wanted or not ends:
             raise RequestError(
                 f"cut off: {index.stat().st_size} bytes, and {wanted} are to be there",
                 where=str(index),
+                remedy="copy it whole, or prepare the corpus again",
             )
         last = 0
         if sequences:
@@ -399,7 +409,9 @@ def look(prefix: Path) -> Pair:
             last = place + length * ITEMS[code]
     if tokens.stat().st_size != last:
         raise RequestError(
-            f"{tokens.stat().st_size} bytes, and the index speaks of {last}", where=str(tokens)
+            f"{tokens.stat().st_size} bytes, and the index speaks of {last}",
+            where=str(tokens),
+            remedy="copy both files whole, or prepare the corpus again",
         )
     return Pair(prefix, code, ends - 1, last // ITEMS[code])
 

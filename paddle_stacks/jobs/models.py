@@ -168,7 +168,11 @@ def _row(path: Path) -> Model:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RequestError(f"cannot read the model's row: {error}", where=str(path)) from error
+        raise RequestError(
+            f"cannot read the model's row: {error}",
+            where=str(path),
+            remedy="mend it as TOML; configs/models/ has rows to copy",
+        ) from error
     types: dict[str, type] = dict.fromkeys(("source", "title", "licence", "sha256"), str)
     types |= dict.fromkeys(("parameters", "context"), int) | {"architecture": dict}
     problems = [_fault(key, value, types, path) for key, value in table.items()]
@@ -176,7 +180,13 @@ def _row(path: Path) -> Model:
     if "source" not in table:
         found.append(Problem('"source" is missing', str(path), f"it is {FORMS}"))
     if isinstance(sha := table.get("sha256", "0" * 64), str) and not _SHA256.fullmatch(sha):
-        found.append(Problem('"sha256" is not 64 lower-case hexadecimal digits', str(path)))
+        found.append(
+            Problem(
+                '"sha256" is not 64 lower-case hexadecimal digits',
+                str(path),
+                "sha256sum FILE prints it",
+            )
+        )
     if found:
         raise RequestError(found)
     source = parse_source(table.pop("source"))
@@ -199,7 +209,11 @@ def _scratch(table: Mapping[str, Any], source: Source, path: Path) -> dict[str, 
         if key not in known_keys
     ]
     found += [
-        Problem(f'"{key}" is {shape[key]!r}, not a number above 0', str(path))
+        Problem(
+            f'"{key}" is {shape[key]!r}, not a number above 0',
+            str(path),
+            "configs/models/ has rows to copy",
+        )
         for key in _POSITIVE
         if key in shape and not _is_positive(shape[key])
     ]
@@ -229,5 +243,9 @@ def _fault(key: str, value: Any, types: dict[str, type], path: Path) -> Problem 
         hint = did_you_mean(key, types) or f"known: {', '.join(types)}"
         return Problem(f'unknown key "{key}"', str(path), hint)
     if type(value) is not types[key]:
-        return Problem(f'"{key}" is {value!r}, not {types[key].__name__}', str(path))
+        return Problem(
+            f'"{key}" is {value!r}, not {types[key].__name__}',
+            str(path),
+            "configs/models/ has rows to copy",
+        )
     return None

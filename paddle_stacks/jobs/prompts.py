@@ -144,7 +144,7 @@ def parse(content: bytes, name: str) -> list[Prompt]:
             if prompt.id in first:
                 raise _Wrong(f"the id {json.dumps(prompt.id)} is in {first[prompt.id]} already")
         except _Wrong as wrong:
-            problems.append(Problem(wrong.what, where, wrong.remedy))
+            problems.append(Problem(wrong.what, where, wrong.remedy or _FORMAT))
             continue
         first[prompt.id] = where
         prompts.append(prompt)
@@ -159,7 +159,17 @@ def parse(content: bytes, name: str) -> list[Prompt]:
 def listed(problems: Sequence[Problem], kind: str) -> list[Problem]:
     """Return the first 20 problems and, if there are more, one that counts the rest."""
     more = len(problems) - _LISTED
-    return [*problems[:_LISTED], *([Problem(f"and {more} more {kind}")] if more > 0 else [])]
+    return [
+        *problems[:_LISTED],
+        *(
+            [Problem(f"and {more} more {kind}", remedy="mend those above first")]
+            if more > 0
+            else []
+        ),
+    ]
+
+
+_FORMAT = 'one JSON object a line: {"id": 1, "prompt": "a question"}'
 
 
 class _Wrong(Exception):

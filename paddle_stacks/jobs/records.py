@@ -76,7 +76,11 @@ def files(folder: Path, split: str) -> tuple[Path, ...]:
         return found
     if not folder.is_dir():
         near = did_you_mean(folder.name, _neighbours(folder))
-        raise RequestError("there is no such data folder", where=str(folder), remedy=near)
+        raise RequestError(
+            "there is no such data folder",
+            where=str(folder),
+            remedy=near or "--set dataset_name_or_path=FOLDER; paths start in the workspace",
+        )
     raise RequestError(
         f"the data folder has no {split}.json",
         where=str(folder),
@@ -128,7 +132,7 @@ def read(folder: Path, split: str) -> Iterator[Record]:
                 yield _record(line, f"{path}:{number}")
             except _BadLine as bad:
                 raise RequestError(
-                    bad.reason, where=f"{path}:{number}", remedy=bad.remedy
+                    bad.reason, where=f"{path}:{number}", remedy=bad.remedy or _FORMAT
                 ) from None
 
 
@@ -155,11 +159,16 @@ class _Faults:
     def add(self, path: Path, number: int, bad: _BadLine) -> None:
         self.count += 1
         if self.count <= SHOWN:
-            self.problems.append(Problem(bad.reason, f"{path}:{number}", bad.remedy))
+            self.problems.append(Problem(bad.reason, f"{path}:{number}", bad.remedy or _FORMAT))
 
     def raise_if_any(self) -> None:
         if self.count > SHOWN:
-            self.problems.append(Problem(f"{self.count} bad lines; the first {SHOWN} are above"))
+            self.problems.append(
+                Problem(
+                    f"{self.count} bad lines; the first {SHOWN} are above",
+                    remedy="mend those above first",
+                )
+            )
         if self.problems:
             raise RequestError(self.problems)
 
@@ -176,7 +185,13 @@ def _count(path: Path, faults: _Faults) -> int:
     except _BadLine as bad:  # the file as a whole
         faults.add(path, 1, bad)
     except OSError as error:
-        faults.problems.append(Problem(f"the data cannot be read: {error.strerror}", str(path)))
+        faults.problems.append(
+            Problem(
+                f"the data cannot be read: {error.strerror}",
+                str(path),
+                "chmod u+r it, or copy it anew",
+            )
+        )
     return good
 
 

@@ -95,9 +95,13 @@ def load(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         what = f"cannot read the API keys: {error.strerror}"
-        raise RequestError(what, where=str(path)) from None
+        raise RequestError(
+            what, where=str(path), remedy="--api-keys FILE, that this user may read"
+        ) from None
     except UnicodeDecodeError:
-        raise RequestError("the API keys are not UTF-8", where=str(path)) from None
+        raise RequestError(
+            "the API keys are not UTF-8", where=str(path), remedy="save it as UTF-8"
+        ) from None
     keys: dict[str, str] = {}
     problems: list[Problem] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -106,7 +110,13 @@ def load(path: Path) -> dict[str, str]:
             continue
         name = words[0] if len(words) == 2 else f"key{number}"
         if fault := _fault(words, name, keys):
-            problems.append(Problem(fault, f"{path}:{number}"))
+            problems.append(
+                Problem(
+                    fault,
+                    f"{path}:{number}",
+                    "a line is NAME KEY, for instance: alice 0123456789abcdef",
+                )
+            )
         keys[name] = words[-1]
     if problems:
         raise RequestError(problems)

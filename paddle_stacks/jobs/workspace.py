@@ -105,7 +105,11 @@ def find_run(name: str, workspace: Path = Path()) -> Path:
         if folder.is_dir():
             return folder
     hint = did_you_mean(Path(name).name, _folders(workspace / "runs"))
-    raise RequestError(f'no run "{name}"', where=str(workspace / "runs"), remedy=hint)
+    raise RequestError(
+        f'no run "{name}"',
+        where=str(workspace / "runs"),
+        remedy=hint or "a run is a folder in runs/: name one that is there",
+    )
 
 
 def find_adapter(name: str, workspace: Path = Path()) -> Path:

@@ -90,4 +90,6 @@ def _range(name: str, value: int, where: str) -> list[Problem]:
     low, high = {"stage": (0, 3), "sp": (0, 1)}.get(name, (1, _MOST))
     if low <= value <= high:
         return []
-    return [Problem(f"{name} is {value}, not {low} to {high}", where)]
+    return [
+        Problem(f"{name} is {value}, not {low} to {high}", where, f"{name}={low} to {name}={high}")
+    ]

@@ -87,7 +87,13 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
     for name in given:
         if name not in OPTIONS:
             what = f'a memory plan has no option "{name}"'
-            told.append(Problem(what, f"--{name}", did_you_mean(name, OPTIONS)))
+            told.append(
+                Problem(
+                    what,
+                    f"--{name}",
+                    did_you_mean(name, OPTIONS) or f"options: {', '.join(OPTIONS)}",
+                )
+            )
     found = _options(given.get("config"), workspace, told)
     values = {**_from_config(found, told), **given}
     for name, choices in _CHOICES.items():
@@ -191,7 +197,7 @@ def _from_config(found: Options, told: list[Problem]) -> dict[str, str]:
         value = found.values.get(key, default)
         if type(value) is not int or value < 1:
             what = f'"{key}" is {value!r}, not a whole number from 1'
-            told.append(Problem(what, found.where(key)))
+            told.append(Problem(what, found.where(key), "write a whole number, without quotes"))
         else:
             values[name] = str(value)
     for key in (*_COUNTS, "sharding_parallel_degree"):
@@ -199,7 +205,7 @@ def _from_config(found: Options, told: list[Problem]) -> dict[str, str]:
         low = -1 if key == "sharding_parallel_degree" else 1
         if type(value) is not int or value < low:
             what = f'"{key}" is {value!r}, not a whole number from 1'
-            told.append(Problem(what, found.where(key)))
+            told.append(Problem(what, found.where(key), "write a whole number, without quotes"))
     for key in ("sep_parallel_degree", "context_parallel_degree"):
         if found.number(key, 1) > 1:
             what = f'"{key}" is not in the plan\'s formulas'
@@ -208,7 +214,13 @@ def _from_config(found: Options, told: list[Problem]) -> dict[str, str]:
         what = "what is offloaded to the host is not in the plan's formulas"
         told.append(Problem(what, found.where("sharding"), 'remove "offload" to plan the rest'))
     if found.on("fp16") and found.on("bf16"):
-        told.append(Problem('"fp16" and "bf16" exclude each other', found.where("bf16")))
+        told.append(
+            Problem(
+                '"fp16" and "bf16" exclude each other',
+                found.where("bf16"),
+                "set one of them to false",
+            )
+        )
     values["dtype"] = (
         "float16" if found.on("fp16") else "bfloat16" if found.on("bf16") else "float32"
     )

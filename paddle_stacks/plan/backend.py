@@ -140,7 +140,11 @@ def _table(name: str, root: Path) -> dict[str, Any]:
         raise RequestError(problems)
     parent = table.get("extends")
     if parent == name:
-        raise RequestError(f'"{name}" extends itself', where=toml.line_of(path, "extends"))
+        raise RequestError(
+            f'"{name}" extends itself',
+            where=toml.line_of(path, "extends"),
+            remedy="name another platform's file, or leave it out",
+        )
     return {**_table(parent, root), **table} if parent else table
 
 
@@ -191,7 +195,9 @@ _FILE_TYPES: dict[str, _Kind] = {"extends": _STRING, "profiles": ("a table of ta
 def _faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
     problems = _misfits(path, table, {**_TYPES, **_FILE_TYPES})
     if not {"summary", "extends"} & set(table):
-        problems.append(Problem('"summary" is missing', str(path)))
+        problems.append(
+            Problem('"summary" is missing', str(path), 'one line about the platform: summary = "…"')
+        )
     profiles = table.get("profiles", {})
     if not problems:
         problems = [
@@ -205,7 +211,13 @@ def _misfits(path: Path, table: Mapping[str, Any], types: Mapping[str, _Kind]) -
     for key in table:
         if key in types and not _fits(table[key], *types[key][1:]):
             said = f'"{key}" must be {types[key][0]}'
-            problems.append(Problem(said, toml.line_of(path, key)))
+            problems.append(
+                Problem(
+                    said,
+                    toml.line_of(path, key),
+                    "the other files of configs/backends/ have examples",
+                )
+            )
     return problems
 
 

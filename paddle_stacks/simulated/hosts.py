@@ -222,7 +222,9 @@ def make(name: str, folder: Path) -> Path:
             raise
     except OSError as error:
         raise MachineError(
-            f"the simulated host cannot be written: {error.strerror}", where=str(folder)
+            f"the simulated host cannot be written: {error.strerror}",
+            where=str(folder),
+            remedy="--output DIR, where this user may write",
         ) from error
     return folder
 

@@ -85,7 +85,10 @@ def load(
     """
     schema = SCHEMAS.get(job)
     if schema is None:
-        raise RequestError(f'the job "{job}" has no configuration')
+        raise RequestError(
+            f'the job "{job}" has no configuration',
+            remedy=f"jobs that have one: {', '.join(SCHEMAS)}",
+        )
     document = read(path)
     written, places, faults = _written(document, overrides, schema)
     device = platforms.device(backend)

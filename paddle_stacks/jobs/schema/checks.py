@@ -34,7 +34,7 @@ class Draft:
     explicit: frozenset[str]
     where: Callable[[str], str]
 
-    def fault(self, what: str, key: str, remedy: str = "") -> Fault:
+    def fault(self, what: str, key: str, remedy: str) -> Fault:
         """Return a fault at the place of ``key``."""
         return key, Problem(what, self.where(key), remedy)
 
@@ -131,6 +131,7 @@ def _best_model(draft: Draft) -> Iterator[Fault]:
             f'"load_best_model_at_end" needs "save_steps" ({values["save_steps"]}) '
             f'to be a multiple of "eval_steps" ({values["eval_steps"]})',
             "load_best_model_at_end",
+            f'"save_steps": {values["eval_steps"]}',
         )
 
 

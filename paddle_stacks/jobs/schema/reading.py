@@ -62,7 +62,11 @@ def read(path: Path) -> Document:
             remedy=_json_remedy(text, error),
         ) from None
     except RecursionError:
-        raise RequestError("nested too deeply for a configuration", where=str(path)) from None
+        raise RequestError(
+            "nested too deeply for a configuration",
+            where=str(path),
+            remedy="configs/jobs/ has whole ones to copy",
+        ) from None
     if not isinstance(values, dict):
         raise RequestError(
             f"a configuration is one JSON object, not {_json_name(values)}",
@@ -71,7 +75,10 @@ def read(path: Path) -> Document:
         )
     lines = _key_lines(text)
     problems = [_twice(path, name, lines) for name in twice]
-    problems += [Problem(f"{name} is not a JSON value", str(path)) for name in constants]
+    problems += [
+        Problem(f"{name} is not a JSON value", str(path), "write a number, or null")
+        for name in constants
+    ]
     last = {name: found[-1] for name, found in lines.items()}
     return Document(path, values, last, tuple(problems))
 
@@ -81,10 +88,16 @@ def _text(path: Path) -> str:
         with path.open("rb") as stream:
             data = stream.read(LARGEST + 1)
     except FileNotFoundError:
-        raise RequestError("there is no such configuration", where=str(path)) from None
+        raise RequestError(
+            "there is no such configuration",
+            where=str(path),
+            remedy="configs/jobs/ has whole ones to copy; paths start in the workspace",
+        ) from None
     except OSError as error:
         raise RequestError(
-            f"the configuration cannot be read: {error.strerror}", where=str(path)
+            f"the configuration cannot be read: {error.strerror}",
+            where=str(path),
+            remedy="chmod u+r it, or copy it anew",
         ) from None
     if len(data) > LARGEST:
         raise RequestError(
@@ -127,7 +140,7 @@ def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
         return "JSON has double quotes only"
     if rest.startswith(("//", "#", "/*")):
         return "JSON has no comments"
-    return ""
+    return "mend it at that line and column"
 
 
 def _key_lines(text: str) -> dict[str, list[int]]:

@@ -77,13 +77,19 @@ def _type_remedy(key: Key, value: Any) -> str:
         try:
             float(value)
         except ValueError:
-            return ""
+            return _usual(key)
         return f'a number has no quotes: "{key.name}": {value}'
     if isinstance(value, str) and key.kind is bool and value.lower() in ("true", "false"):
         return f'write "{key.name}": {value.lower()}, lower case and without quotes'
     if key.kind is bool and value in (0, 1):
         return f'write "{key.name}": {str(bool(value)).lower()}'
-    return ""
+    return _usual(key)
+
+
+def _usual(key: Key) -> str:
+    if key.default is None:
+        return "leave it out where nothing else is meant"
+    return f"the default, where it is left out, is {json.dumps(key.default, ensure_ascii=False)}"
 
 
 def _out_of_bounds(key: Key, value: Any, where: str) -> Problem | None:
@@ -103,7 +109,11 @@ def _out_of_bounds(key: Key, value: Any, where: str) -> Problem | None:
         broken.append(f"less than {key.below:g}")
     if not broken:
         return None
-    return Problem(f'"{key.name}" must be {" and ".join(broken)}, not {_shown(value)}', where)
+    return Problem(
+        f'"{key.name}" must be {" and ".join(broken)}, not {_shown(value)}',
+        where,
+        _usual(key),
+    )
 
 
 def _shown(value: Any) -> str:
