@@ -18,6 +18,7 @@ GROUPS = (
     "cluster",
     "memory",
     "docs",
+    "explain",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
 NAMED = ("cluster", "docs", "images")
