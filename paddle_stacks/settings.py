@@ -17,25 +17,39 @@ from typing import Any
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 
-__all__ = ["DEBUG_SWITCH", "FILE_NAME", "PREFIX", "Settings", "load", "without_password"]
+__all__ = [
+    "DEBUG_SWITCH",
+    "FILE_NAME",
+    "PREFIX",
+    "SWITCHES",
+    "USUAL",
+    "Settings",
+    "load",
+    "without_password",
+]
 
 FILE_NAME = "paddle-stacks.toml"
 PREFIX = "PADDLE_STACKS_"
 DEBUG_SWITCH = PREFIX + "DEBUG"
 
-# Variables of our prefix that are not settings: DEBUG asks for a traceback,
-# EVENTS is how the host makes a job speak to it, the others are the tests'.
-_SWITCHES = {"DEBUG", "EVENTS", "PARITY_PYTHON", "TEST_PYTHON"}
+SWITCHES = {
+    "DEBUG": "1 shows the traceback of an error, as --debug does.",
+    "EVENTS": "1 makes a job tell of itself in events, which the host draws its view from.",
+    "PARITY_PYTHON": "The tests': a Python that has transformers, to compare with.",
+    "TEST_PYTHON": "The tests': a Python that has what the images have, to run jobs without them.",
+}
+"""The variables with our prefix that are no settings, and what each is for."""
 
-# Where the machine itself says it, the first that is set wins. The lower-case
-# names come first because curl, apt and pip read those first.
-_USUAL: dict[str, tuple[str, ...]] = {
+# The lower-case names come first because curl, apt and pip read those first.
+USUAL: dict[str, tuple[str, ...]] = {
     "ca_bundle": ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     "index_url": ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
     "http_proxy": ("http_proxy", "HTTP_PROXY"),
     "https_proxy": ("https_proxy", "HTTPS_PROXY"),
     "no_proxy": ("no_proxy", "NO_PROXY"),
 }
+"""Where the machine itself says a setting: the first that is set wins."""
+
 _FOLDERS = {"workspace", "host_root", "wheels", "headers", "attestations"}
 _PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
 # The settings that are on or off: true and false in the file, those words elsewhere.
@@ -146,7 +160,7 @@ def without_password(url: str) -> str:
 
 def _from_machine(environ: Mapping[str, str]) -> dict[str, str | Path]:
     found: dict[str, str | Path] = {}
-    for key, names in _USUAL.items():
+    for key, names in USUAL.items():
         given = [environ[name] for name in names if environ.get(name)]
         if key in _PATHS:
             # Some machines name a bundle that is not there: not a reason to stop.
@@ -183,7 +197,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> di
     for name, value in environ.items():
         if name in names:
             found[names[name]] = value
-        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in _SWITCHES:
+        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in SWITCHES:
             hint = did_you_mean(name, names) or f"known: {', '.join(names)}"
             problems.append(Problem(f"unknown variable {name}", "environment", hint))
     return found

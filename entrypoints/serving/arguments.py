@@ -144,7 +144,7 @@ def _out_of_range(found: argparse.Namespace) -> list[Problem]:
         Problem(
             f"{name} {value}: it has to be {right}",
             "serve",
-            "./inv serve --help lists what each is for",
+            "serve --help says what each is for",
         )
         for name, value, fits, right in checks
         if not fits

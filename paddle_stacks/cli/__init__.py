@@ -36,11 +36,15 @@ class StackTask(invoke.tasks.Task[Any]):
         # One-letter options made up from the first letter that is free would
         # change their meaning when an option is added.
         super().__init__(body, auto_shortflags=False, **options)
+        self._told = dict(self.help)
         statuses = "\n".join(f"  {status:<6} {meaning}" for status, meaning in STATUSES.items())
         self.__doc__ = f"{inspect.cleandoc(body.__doc__ or '')}\n\nExit status:\n{statuses}\n"
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the arguments of the task, and ``--debug``."""
+        # Invoke takes the texts out of the table when it makes the arguments, and makes them
+        # more than once: for the command line, and for whoever asks what there is.
+        self.help = dict(self._told)
         debug = Argument("debug", kind=bool, default=False, help="Show tracebacks.")
         return [*super().get_arguments(ignore_unknown_help), debug]
 

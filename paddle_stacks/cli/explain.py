@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle_stacks.cli import ROOT, task
 
-__all__ = ["errors", "explain"]
+if TYPE_CHECKING:
+    from paddle_stacks.explain.commands import Option
+
+__all__ = ["errors", "explain", "tasks_and_options"]
 
 
 @task(
@@ -19,15 +22,38 @@ __all__ = ["errors", "explain"]
     },
 )
 def explain(context: Any, word: str, json: bool = False) -> None:
-    """Say what an error message means, and what to do about it."""
+    """Say why something is there, or what a message means.
+
+    Images and stages, labels, packages, options, jobs, recipes, models, keys of a
+    configuration, settings, variables, checks, failures, exit statuses and error messages
+    have a name; this says what is known of one, from the files that it is made of.
+    """
     from paddle_stacks.explain import answers
 
     asked = sys.stdin.read() if word == "-" else word
-    found = answers.answer(asked, ROOT)
+    found = answers.answer(asked, ROOT, *tasks_and_options())
     if json:
         print(jsons.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
         print(found.text())
+
+
+def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
+    """Return what the tasks are for, and their options."""
+    # Not at the top: the collection imports this module.
+    from paddle_stacks.explain.commands import Option
+    from tasks import namespace
+
+    summaries: dict[str, str] = {}
+    options = []
+    for name in namespace.task_names:
+        found = namespace[name]
+        summaries[name] = (found.__doc__ or "").split("\n")[0]
+        options += [
+            Option(name, f"--{argument.name}", argument.help or "")
+            for argument in found.get_arguments()
+        ]
+    return summaries, options
 
 
 @task(

@@ -434,5 +434,5 @@ def _missing(refusal: Refusal, said: str, doing: str, where: str) -> StackError:
     return RequestError(
         f"cannot {doing}: {said}",
         where=where,
-        remedy="./inv cluster.status shows what is there; --namespace names where it is looked for",
+        remedy="--namespace NAME says where it is; ./inv cluster.status shows what there is",
     )

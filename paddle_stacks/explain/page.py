@@ -22,11 +22,18 @@ _BEGINNING = (
     "sources, the doctor's list of checks and `configs/dcu/failures.toml` by "
     "`./inv errors --markdown`; do not edit it here.",
     "",
-    "```",
+    "<!-- runs: tests/unit/test_explain.py::test_the_commands_of_the_page_are_run -->",
+    "```sh",
     "./inv explain 'no suite is named \"x\"'    # a message, as it was said",
     "./inv explain - < message.txt            # the same, with whatever stands around it",
-    "./inv doctor --log runs/NAME             # why did that job fail?",
+    "./inv explain pyarrow                    # why is that pinned? what has it?",
+    "./inv explain learning_rate --json       # for a program",
     "```",
+    "",
+    "`./inv explain` knows more than errors: images and their stages, labels, packages, options, "
+    "jobs, recipes, models, keys of a configuration, settings, variables, checks, exit statuses. "
+    "It says why each is there, from the files that it is made of: the comments of the Dockerfile "
+    "and of the requirements, the locks, the help of the options.",
     "",
     "`{word}` stands for what is known only when it is said. Several remedies are for several "
     "cases. An error is told on standard error in three lines: `error:` what, `at:` where, "

@@ -23,8 +23,8 @@ TYPED = [block for block in BLOCKS if block.language in COMMANDS]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 # How the command line says no: its parser's, and that of a job.
 REFUSED = (Exit, StackError)
-# What stands for something else in the text: `./inv JOB --backend dcu`.
-PLACEHOLDERS = re.compile(r"\b(JOB|TASK)\b|…")
+# What stands for something else in the text: `./inv JOB --backend dcu`, or `./inv {job}`.
+PLACEHOLDERS = re.compile(r"\b(JOB|TASK)\b|…|\{")
 
 
 def told(block: Block) -> str:
@@ -87,7 +87,7 @@ def check(words: list[str]) -> None:
     """Check a command by whom it is for; programs that are not ours are not looked at."""
     while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] == "sudo"):
         words = words[1:]
-    for end in ("|", ">"):
+    for end in ("|", ">", "<"):
         words = words[: words.index(end)] if end in words and words[0] == "./inv" else words
     if words[0] == "./inv":
         parsed(words[1:])

@@ -5,8 +5,7 @@ The names, types and defaults are those of PaddleNLP 3.0.0b3
 ``llm/utils/argument.py`` and ``llm/run_pretrain.py``), so that a JSON from its
 documentation works here unchanged. Three defaults are ours: ``do_train`` is true,
 because these jobs train, ``device`` is the backend's, and ``use_quick_lora`` is
-true: the same sums in another order, a third faster. ``merge`` and ``eval_iters``
-are the keys upstream does not have; the second is a constant there.
+true: the same sums in another order, a third faster.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["FUSED_KEYS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
+__all__ = ["FUSED_KEYS", "OURS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
+
+OURS = ("merge", "eval_iters")
+"""The keys that upstream does not have; the second is a constant there."""
 
 
 @dataclass(frozen=True)

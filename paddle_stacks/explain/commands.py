@@ -1,0 +1,146 @@
+"""What can be typed or named: options, jobs, tasks, recipes, models, checks, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_stacks import recipes
+from paddle_stacks.doctor import CHECKS, logs
+from paddle_stacks.errors import STATUSES
+from paddle_stacks.explain.errors import Entry
+from paddle_stacks.explain.topics import Topic
+from paddle_stacks.jobs import models
+from paddle_stacks.jobs.arguments import PARSERS
+from paddle_stacks.jobs.catalog import JOBS
+
+__all__ = ["Option", "of_status", "topics"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a task.
+
+    Args:
+        task: the task's name.
+        name: with dashes, as ``--backend``.
+        help: what it is for.
+    """
+
+    task: str
+    name: str
+    help: str
+
+
+def topics(
+    root: Path, index: Iterable[Entry], tasks: Mapping[str, str], options: Iterable[Option]
+) -> Iterator[Topic]:
+    """Yield everything that has a name on the command line.
+
+    Args:
+        root: the repository's root.
+        index: the messages, for what a check can say.
+        tasks: what each task does, in a sentence.
+        options: those of the tasks, of which jobs' own are told by the jobs.
+    """
+    yield from _jobs()
+    yield from _options(options)
+    for task, summary in tasks.items():
+        if task not in JOBS:
+            yield Topic("task", task, summary, (("see", f"./inv --help {task}"),))
+    yield from _recipes(root)
+    yield from _models(root)
+    yield from _checks(root, tuple(index))
+    for failure in logs.known():
+        facts = [("do", failure.remedy), ("seen in", failure.source)]
+        facts.append(("looks like", failure.pattern.pattern))
+        yield Topic("failure", failure.name, failure.cause, tuple(facts))
+    for status, meaning in STATUSES.items():
+        yield Topic("exit status", status, meaning)
+
+
+def of_status(word: str) -> Topic | None:
+    """Return what an exit status above 128 means: which signal it was; None for another word."""
+    if not word.isdecimal() or not 128 < int(word) < 128 + signal.NSIG:
+        return None
+    number = int(word) - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    says = f"128 + {number}: {STATUSES['128+n'].replace('signal n', name)}."
+    return Topic("exit status", word, says)
+
+
+def _jobs() -> Iterator[Topic]:
+    for job in JOBS.values():
+        facts = (("image", job.image), ("options", f"./inv --help {job.name}"))
+        yield Topic("job", job.name, job.summary, facts)
+
+
+def _options(others: Iterable[Option]) -> Iterator[Topic]:
+    """Yield the options, once for each thing that one is for."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    own: set[tuple[str, str]] = set()
+    for job in PARSERS:
+        for action in PARSERS[job]()._actions:
+            if action.dest == "help":
+                continue
+            name = action.option_strings[-1] if action.option_strings else action.dest
+            own.add((job, name))
+            key = (name, str(action.help or ""), _default(action))
+            found.setdefault(key, []).append(job)
+    for option in others:
+        if (option.task, option.name) not in own:
+            found.setdefault((option.name, option.help, ""), []).append(option.task)
+    for (name, about, default), where in found.items():
+        facts = [("of", ", ".join(sorted(set(where))))]
+        facts += [("default", default)] if default else []
+        yield Topic("option", name, about, tuple(facts))
+
+
+def _default(action: argparse.Action) -> str:
+    return "" if action.default in (None, False, [], argparse.SUPPRESS) else str(action.default)
+
+
+def _recipes(root: Path) -> Iterator[Topic]:
+    for path in sorted((root / recipes.FOLDER).glob("*.toml")):
+        for recipe in recipes.load(root, path.stem).values():
+            run = f"./inv {recipe.job} --backend {path.stem} --recipe {recipe.name}"
+            facts = [("run", run), ("model", recipe.model)]
+            facts += [("instead of", line) for line in recipe.documented]
+            facts += [("differs", said) for said in recipe.differs]
+            yield Topic("recipe", recipe.name, recipe.summary, tuple(facts))
+
+
+def _models(root: Path) -> Iterator[Topic]:
+    for name in models.known(root):
+        model = models.find(name, workspace=root)
+        source = f"{model.source.kind}:{model.source.value}"
+        facts = (("from", source), ("fetch", f"./inv fetch {name}"))
+        yield Topic("model", name, model.title, facts)
+
+
+def _checks(root: Path, index: tuple[Entry, ...]) -> Iterator[Topic]:
+    for check in CHECKS:
+        facts = [("looks at", check.title), ("platforms", ", ".join(check.backends))]
+        facts.append(("worst", check.worst))
+        for entry in _said_by(check.look, root, index):
+            remedies = "; or ".join(str(remedy) for remedy in entry.remedies)
+            facts.append(("can say", f"{entry.what}: {remedies}"))
+        about = (inspect.getdoc(check.look) or "").split("\n\n")[0]
+        yield Topic("check", check.name, " ".join(about.replace("``", "`").split()), tuple(facts))
+
+
+def _said_by(look: object, root: Path, index: tuple[Entry, ...]) -> list[Entry]:
+    """Return the findings that a function of a check makes itself."""
+    assert inspect.isfunction(look)
+    text, first = inspect.getsourcelines(look)
+    path = str(Path(inspect.getfile(look)).relative_to(root))
+    return [
+        entry for entry in index if entry.path == path and first <= entry.line < first + len(text)
+    ]

@@ -1,0 +1,134 @@
+"""What a key, a setting or a variable of the environment is for."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from paddle_stacks import settings, toml
+from paddle_stacks.explain.comments import lines
+from paddle_stacks.explain.topics import Topic
+from paddle_stacks.jobs.schema.keys import OURS, SCHEMAS, Key
+from paddle_stacks.plan import backend
+from paddle_stacks.plan.backend import Backend
+
+__all__ = ["topics"]
+
+_LIMITS = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
+
+
+def topics(root: Path) -> Iterator[Topic]:
+    """Yield the keys of configurations, the settings, the platforms, and the variables."""
+    yield from _keys()
+    yield from _settings()
+    yield from _backends(root)
+    yield from _variables(root)
+
+
+def _keys() -> Iterator[Topic]:
+    found: dict[str, dict[str, Key]] = {}
+    old: dict[str, set[str]] = {}
+    for job, schema in SCHEMAS.items():
+        for name, key in schema.keys.items():
+            found.setdefault(name, {})[job] = key
+        for wrong, right in schema.renamed.items():
+            old.setdefault(right, set()).add(wrong)
+    for name, jobs in found.items():
+        key = next(iter(jobs.values()))
+        whose = "Ours" if name in OURS else "Upstream's, with its meaning there"
+        says = [f"{whose}: a key of the JSON that --config names."]
+        says += dict.fromkeys(
+            f"In {job}: {reason}."
+            for job, one in jobs.items()
+            for reason in (one.refused, one.inert)
+            if reason
+        )
+        facts = [("jobs", ", ".join(jobs)), ("is", _kind(key))]
+        facts.append(("default", json.dumps(key.default, ensure_ascii=False)))
+        facts += [("also called", ", ".join(sorted(old[name])))] if name in old else []
+        yield Topic("key", name, " ".join(says), tuple(facts))
+
+
+def _kind(key: Key) -> str:
+    names = {object: "any value", str: "text", int: "a whole number", float: "a number"}
+    names |= {bool: "true or false", list: "a list", dict: "an object"}
+    limits = [
+        f"{said} {getattr(key, name):g}"
+        for name, said in _LIMITS.items()
+        if getattr(key, name) is not None
+    ]
+    choices = [f"one of {', '.join(map(str, key.choices))}"] if key.choices else []
+    return ", ".join([names[key.kind], *limits, *choices])
+
+
+def _settings() -> Iterator[Topic]:
+    said = _arguments(settings.Settings)
+    for item in fields(settings.Settings):
+        if item.name == "root":
+            continue
+        default = "" if item.default is MISSING else str(item.default)
+        usual = settings.USUAL.get(item.name, ())
+        facts = [("default", default if default not in ("", "None") else "none")]
+        facts += [("in", f"{settings.FILE_NAME}, as {item.name} = …")]
+        facts += [("or", f"the variable {settings.PREFIX}{item.name.upper()}")]
+        facts += [("else", f"the first that is set of {', '.join(usual)}")] if usual else []
+        yield Topic("setting", item.name, said.get(item.name, ""), tuple(facts))
+
+
+def _arguments(documented: type) -> dict[str, str]:
+    """Return what the docstring of a class says of each argument."""
+    text = inspect.getdoc(documented) or ""
+    body = text.partition("\nArgs:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", body, re.MULTILINE)
+    return {name: " ".join(said.replace("``", "`").split()) for name, said in found}
+
+
+def _backends(root: Path) -> Iterator[Topic]:
+    said = _arguments(Backend)
+    for name in backend.names(root):
+        found = backend.load(name, root)
+        facts = [("builds on", found.extends)] if found.extends else []
+        facts += [("locks", f"images/*/requirements.{found.lock}.lock")]
+        facts += [("said in", f"{backend.FOLDER}/{name}.toml")]
+        yield Topic("backend", name, found.summary, tuple(facts))
+    for key, about in said.items():
+        places = [
+            (name, line)
+            for name in backend.names(root)
+            for line in lines(root / backend.FOLDER / f"{name}.toml", groups=False)
+            if line.code.split(" =")[0] == key
+        ]
+        facts = [(name, f"{_value(line.code)}{_because(line.why)}") for name, line in places]
+        yield Topic("backend's key", key, about, tuple(facts))
+
+
+def _value(code: str) -> str:
+    return code.partition("=")[2].strip()
+
+
+def _because(why: str) -> str:
+    return f" ({why})" if why else ""
+
+
+def _variables(root: Path) -> Iterator[Topic]:
+    for name, about in settings.SWITCHES.items():
+        yield Topic("variable", f"{settings.PREFIX}{name}", about)
+    for key, names in settings.USUAL.items():
+        for name in names:
+            says = f"The machine's own variable for the setting {key}."
+            yield Topic("variable", name, says, (("setting", key),))
+    for platform in backend.names(root):
+        path = root / backend.FOLDER / f"{platform}.toml"
+        table = toml.read(path)
+        reasons = {line.code.split(" =")[0]: line for line in lines(path, groups=False)}
+        for section in ("environment", "node_environment"):
+            for name, value in table.get(section, {}).items():
+                line = reasons[name]
+                where = "every job" if section == "environment" else "a job on several nodes"
+                facts = [("value", str(value)), ("of", f"{where} on {platform}")]
+                facts.append(("said in", f"{backend.FOLDER}/{platform}.toml:{line.number}"))
+                yield Topic("variable", name, line.why, tuple(facts))
