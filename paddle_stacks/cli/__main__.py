@@ -8,7 +8,7 @@ from typing import Any
 from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
-from paddle_stacks import __version__
+from paddle_stacks import __version__, completion
 from paddle_stacks.cli import colour
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
 from paddle_stacks.jobs import documented
@@ -24,6 +24,29 @@ class StackProgram(Program):
         except ParseError as error:
             print(render(self._fault(error), colour=colour()), file=sys.stderr)
             raise Exit(code=RequestError.status) from error
+
+    def parse_core_args(self) -> None:
+        """Parse the program's own options; print the project's script of a shell if asked."""
+        super().parse_core_args()
+        if shell := self.args["print-completion-script"].value:
+            try:
+                print(completion.script(str(shell)), end="")
+            except RequestError as error:
+                print(render(error, colour=colour()), file=sys.stderr)
+                raise Exit(code=error.status) from error
+            raise Exit
+
+    def parse_cleanup(self) -> None:
+        """Print what can stand at the cursor if a shell asks; else list tasks, or show help."""
+        if not self.args.complete.value:
+            super().parse_cleanup()
+            return
+        from paddle_stacks.cli.completion import known
+
+        line = sys.argv[sys.argv.index("--") + 1] if "--" in sys.argv else ""
+        for candidate in completion.candidates(line, known(self.collection)):
+            print(candidate)
+        raise Exit
 
     def print_help(self) -> None:
         """Print invoke's help and the exit statuses."""

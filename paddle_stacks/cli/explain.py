@@ -50,7 +50,7 @@ def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
         found = namespace[name]
         summaries[name] = (found.__doc__ or "").split("\n")[0]
         options += [
-            Option(name, f"--{argument.name}", argument.help or "")
+            Option(name, f"--{argument.names[0].replace('_', '-')}", argument.help or "")
             for argument in found.get_arguments()
         ]
     return summaries, options

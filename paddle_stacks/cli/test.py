@@ -10,7 +10,7 @@ from typing import Any
 from paddle_stacks.cli import ROOT, finish, task
 from paddle_stacks.errors import JobError, RequestError, did_you_mean
 
-_SUITES = {
+SUITES = {
     "lint": "linters and types",
     "unit": "no engine, seconds",
     "images": "testinfra against the built images",
@@ -33,15 +33,15 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
 _RECORDS = Path(".cache", "test")
 
 
-@task(help={"suite": f"One of {', '.join(_SUITES)}. Default: all.", "only": "pytest's -k."})
+@task(help={"suite": f"One of {', '.join(SUITES)}. Default: all.", "only": "pytest's -k."})
 def test(context: Any, suite: str | None = None, only: str | None = None) -> None:
     """Run the tests; what they need is installed, started and built first."""
-    if suite is not None and suite not in _SUITES:
-        hint = did_you_mean(suite, _SUITES)
+    if suite is not None and suite not in SUITES:
+        hint = did_you_mean(suite, SUITES)
         raise RequestError(
-            f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(_SUITES)}".strip()
+            f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(SUITES)}".strip()
         )
-    suites = [suite] if suite else list(_SUITES)
+    suites = [suite] if suite else list(SUITES)
     for backend in sorted({_RUNS[name][0] for name in suites if name not in ("lint", "unit")}):
         _build(backend)
     if "lint" in suites:

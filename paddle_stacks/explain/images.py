@@ -10,7 +10,7 @@ from paddle_stacks.build.reasons import parents
 from paddle_stacks.explain.comments import lines
 from paddle_stacks.explain.topics import Topic
 
-__all__ = ["topics"]
+__all__ = ["targets", "topics"]
 
 _PAGE = Path("docs", "architecture", "20-images.md")
 _TARGET = re.compile(r'^target "(?P<name>[a-z]\w*)" \{(?P<body>.*?)^\}', re.MULTILINE | re.DOTALL)
@@ -25,6 +25,11 @@ def topics(root: Path) -> Iterator[Topic]:
     variables = {topic.name: topic for topic in _variables(root)}
     yield from variables.values()
     yield from _labels(root, variables)
+
+
+def targets(root: Path) -> list[str]:
+    """Return the targets of ``docker-bake.hcl`` that have tags: the images."""
+    return [*_tags(root)]
 
 
 def _stages(root: Path) -> Iterator[Topic]:

@@ -14,7 +14,7 @@ from typing import Any
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 
-__all__ = ["Backend", "load", "names"]
+__all__ = ["Backend", "load", "names", "profiles"]
 
 FOLDER = Path("configs", "backends")
 
@@ -99,6 +99,15 @@ def names(root: Path) -> list[str]:
     return sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
 
 
+def profiles(name: str, root: Path) -> list[str]:
+    """Return the names of a platform's profiles.
+
+    Raises:
+        RequestError: there is no such platform, or its file is wrong.
+    """
+    return [*_table(name, root).get("profiles", {})]
+
+
 def load(name: str, root: Path, profile: str = "") -> Backend:
     """Return the backend of that name.
 
@@ -111,17 +120,17 @@ def load(name: str, root: Path, profile: str = "") -> Backend:
         RequestError: there is none, or its file is wrong.
     """
     table = _table(name, root)
-    profiles = table.pop("profiles", {})
+    known = table.pop("profiles", {})
     if profile:
-        if profile not in profiles:
-            hint = did_you_mean(profile, profiles)
-            listed = f"profiles: {', '.join(profiles)}" if profiles else "it has none"
+        if profile not in known:
+            hint = did_you_mean(profile, known)
+            listed = f"profiles: {', '.join(known)}" if known else "it has none"
             raise RequestError(
                 f'{name} has no profile "{profile}"',
                 where=str(root / FOLDER / f"{name}.toml"),
                 remedy=f"{hint} {listed}".strip(),
             )
-        table |= profiles[profile]
+        table |= known[profile]
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Backend(name=name, profile=profile, **values)
 

@@ -1,0 +1,48 @@
+"""What ``./inv --complete`` is told of the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from invoke.collection import Collection
+
+from paddle_stacks import completion, settings
+from paddle_stacks.cli import ROOT
+from paddle_stacks.cli.test import SUITES
+from paddle_stacks.errors import StackError
+from paddle_stacks.jobs.catalog import JOBS
+
+__all__ = ["known"]
+
+
+def known(tasks: Collection) -> completion.Known:
+    """Return what the words of a line can be, for these tasks."""
+    from paddle_stacks.completion import values
+    from paddle_stacks.explain import images
+
+    try:
+        workspace = settings.load(ROOT).workspace
+    except StackError:
+        workspace = ROOT  # a wrong setting is told by the task, not at every key
+    options: dict[str, dict[str, bool]] = {}
+    first: dict[str, Callable[[], Iterable[str]]] = {}
+    for context in tasks.to_contexts():
+        name = str(context.name)
+        flags: dict[str, Any] = context.flags
+        options[name] = {
+            flag: argument.takes_value
+            for flag, argument in flags.items()
+            if flag.startswith("--") and flag not in context.inverse_flags
+        }
+        if any(argument.name == "job" for argument in context.positional_args):
+            first[name] = lambda: JOBS
+    return completion.Known(
+        options,
+        first,
+        {
+            **values.of_options(ROOT, workspace),
+            "--image": lambda words: images.targets(ROOT),
+            "--suite": lambda words: SUITES,
+        },
+    )

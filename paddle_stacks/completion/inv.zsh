@@ -1,0 +1,14 @@
+# Completion of ./inv in zsh: source <(./inv --print-completion-script zsh)
+
+_paddle_stacks_inv() {
+    local -a found
+    found=("${(@f)$("${words[1]}" --complete -- "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "${found[1]}" ]]; then
+        compadd -a found
+    else
+        _files
+    fi
+}
+
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+compdef _paddle_stacks_inv inv
