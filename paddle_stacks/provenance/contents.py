@@ -47,6 +47,8 @@ _KINDS = {
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 
+_SAVE = "run it by hand: docker save IMAGE > /dev/null; journalctl -u docker says more"
+
 
 @dataclass(frozen=True)
 class File:
@@ -178,10 +180,12 @@ def read(client: docker.DockerClient, references: Sequence[str]) -> list[Content
         except tarfile.TarError as error:
             save.kill()
             what = f"the images cannot be read: {error}"
-            raise MachineError(what, where="docker save") from error
+            raise MachineError(what, where="docker save", remedy=_SAVE) from error
         message = save.stderr.read().decode(errors="replace").strip()
     if save.returncode:
-        raise MachineError(f"the images cannot be read: {message}", where="docker save")
+        raise MachineError(
+            f"the images cannot be read: {message}", where="docker save", remedy=_SAVE
+        )
     manifest = documents["manifest.json"]
     return [
         _contents(reference, wanted, _entry(manifest, wanted), layers, documents)

@@ -82,6 +82,10 @@ def _run_syft(image: Image, outputs: dict[str, Path]) -> None:
         )
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise JobError(f"syft failed: {last}", where=image.tags[0])
+            raise JobError(
+                f"syft failed: {last}",
+                where=image.tags[0],
+                remedy="it copies the image to TMPDIR, which needs room for it; then again",
+            )
         for name, path in parts.items():
             path.replace(outputs[name])
