@@ -102,14 +102,14 @@ def copy(prepared: Path, tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / f"docs-{os.getpid()}-{tmp_path.name[-8:].strip('_[]').lower()}"
     folder.mkdir()
     for made in prepared.iterdir():
-        if made.name == "models":
-            # Nothing writes into a model that is whole; a copy takes half a gigabyte.
-            shutil.copytree(made, folder / made.name, copy_function=os.link)
-        elif made.is_dir() and not made.is_symlink():
-            shutil.copytree(made, folder / made.name, ignore=lambda *_: ["runs"])
-        elif made.name != "runs":
+        if made.name == "runs":  # of the page before
+            continue
+        # Nothing writes into a model that is whole, and a copy takes half a gigabyte.
+        how = os.link if made.name == "models" else shutil.copy2
+        if made.is_dir() and not made.is_symlink():
+            shutil.copytree(made, folder / made.name, copy_function=how)
+        else:
             shutil.copy2(made, folder / made.name, follow_symlinks=False)
-    shutil.rmtree(folder / "runs", ignore_errors=True)
     yield folder
     down = ["docker", "compose", "--profile", "*", "down", "--remove-orphans", "--timeout", "1"]
     subprocess.run(down, cwd=folder, capture_output=True, check=True)
