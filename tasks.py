@@ -19,6 +19,7 @@ GROUPS = (
     "memory",
     "docs",
     "explain",
+    "release",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
 NAMED = ("cluster", "docs", "images")

@@ -14,7 +14,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,22 @@ from paddle_stacks.settings import PREFIX, Settings
 if TYPE_CHECKING:
     from paddle_stacks.images import Image
 
-__all__ = ["Outcome", "as_markdown", "attest", "outcomes", "report", "run_tests", "tally", "write"]
+__all__ = [
+    "Outcome",
+    "Record",
+    "as_markdown",
+    "attest",
+    "check_images",
+    "outcomes",
+    "read_record",
+    "report",
+    "run_tests",
+    "tally",
+    "write",
+    "write_records",
+]
 
+_RECORDS = Path(".cache", "test")
 _REPORTS = Path(".cache", "verify")
 _LABELS = (
     "org.opencontainers.image.revision",
@@ -58,6 +72,58 @@ class Outcome:
     result: str
     why: str = ""
     image: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """That a folder of tests was run for a platform, and how it ended.
+
+    Args:
+        revision: the commit; ends in ``-dirty`` where the checkout was edited.
+        passed: whether all of them ran, and none failed.
+        result: the outcomes in a line.
+        when: the end of the tests, in UTC, as ``2025-01-02T03:04:05Z``.
+    """
+
+    revision: str
+    passed: bool
+    result: str
+    when: str
+
+
+def write_records(
+    root: Path, backend: str, folders: Sequence[str], status: int, found: Sequence[Outcome]
+) -> None:
+    """Keep that folders of tests were run, a record for each, so that one can be run again.
+
+    Args:
+        root: the repository's root.
+        backend: the platform that they were run for.
+        folders: all that was run, as ``tests/unit``.
+        status: pytest's: 0 if all passed, 1 if some failed, more if it was cut off.
+        found: how the tests ended.
+    """
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    commit = revision(root)
+    for folder in folders:
+        here = [o for o in found if o.test.startswith(folder.replace("/", ".") + ".")]
+        failed = any(o.result in ("failed", "error") for o in here)
+        passed = status in (0, 1) and bool(here) and not failed
+        with replacing_file(_record_path(root, backend, folder)) as stream:
+            json.dump(asdict(Record(commit, passed, tally(here), when)), stream, indent=1)
+
+
+def read_record(root: Path, backend: str, folder: str) -> Record | None:
+    """Return what was kept last of a folder of tests; None where there is nothing whole."""
+    try:
+        path = _record_path(root, backend, folder)
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _record_path(root: Path, backend: str, folder: str) -> Path:
+    return root / _RECORDS / f"{backend}-{Path(folder).name}.json"
 
 
 def run_tests(
@@ -156,6 +222,35 @@ def tally(found: Sequence[Outcome]) -> str:
     counts = Counter(outcome.result for outcome in found)
     order = ("failed", "error", "passed", "skipped")
     return ", ".join(f"{counts[name]} {name}" for name in order if counts[name]) or "no tests"
+
+
+def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Test the built images, keep attestations of them, and return the status and the report.
+
+    Args:
+        settings: the backend whose images, and where things are kept.
+        only: one image; None for all that are built.
+
+    Raises:
+        RequestError: ``only`` is none of them.
+        MachineError: no image is built, or no engine answers.
+    """
+    from paddle_stacks import engine, images
+
+    # First, since without any image every test would say the same.
+    client = engine.connect()
+    built = images.inspect_all(client, settings.backend)
+    if only:
+        images.inspect_all(client, settings.backend, only)  # says which there are
+    selected = [f"--image={only}"] if only else []
+    # It builds, which is not what is asked for, and would test other images than those here.
+    selected.append("--ignore=tests/images/test_three_ways.py")
+    record = settings.root / _RECORDS / f"verify-{settings.backend}.xml"
+    arguments = ["tests/images", *selected]
+    status, found = run_tests(settings.root, settings.backend, arguments, record)
+    for line in attest(found, built, images.inspect_all(client, settings.backend), settings):
+        print(line, file=sys.stderr)
+    return status, report(found, built, settings)
 
 
 def report(found: Sequence[Outcome], images: Sequence[Image], settings: Settings) -> dict[str, Any]:

@@ -55,6 +55,14 @@ def test(context: Any, suite: str | None = None, only: str | None = None) -> Non
         finish(_run_all(runs, ["-k", only] if only else []))
 
 
+def suites_of() -> dict[str, list[str]]:
+    """Return the folders of all suites, for each backend that they are run on."""
+    found: dict[str, list[str]] = {}
+    for backend, folders in _RUNS.values():
+        found.setdefault(backend, []).extend(folders)
+    return found
+
+
 def _run_all(runs: dict[str, list[str]], selected: list[str]) -> int:
     """Run pytest once for each backend, say the sum, and return the first bad exit status."""
     from paddle_stacks import verify
@@ -63,6 +71,8 @@ def _run_all(runs: dict[str, list[str]], selected: list[str]) -> int:
     for backend, folders in runs.items():
         record = ROOT / _RECORDS / f"{backend}.xml"
         status, outcomes = verify.run_tests(ROOT, backend, [*folders, *selected], record)
+        if not selected:
+            verify.write_records(ROOT, backend, folders, status, outcomes)
         # 5: nothing was selected, which is no fault of a run among others.
         statuses.append(0 if status == _NOTHING_SELECTED and len(runs) > 1 else status)
         found += outcomes
@@ -82,23 +92,9 @@ _NOTHING_SELECTED = 5
 )
 def verify(context: Any, image: str | None = None, backend: str | None = None) -> None:
     """Check the built images, and this machine, and write a report to attach to an issue."""
-    from paddle_stacks import engine, images, settings, verify
+    from paddle_stacks import settings, verify
 
-    options = settings.load(ROOT, {"backend": backend})
-    platform = options.backend
-    # First, since without any image every test would say the same.
-    client = engine.connect()
-    built = images.inspect_all(client, platform)
-    if image:
-        images.inspect_all(client, platform, image)  # says which there are, where it is none
-    selected = [f"--image={image}"] if image else []
-    # It builds, which is not what is asked for, and would test other images than those here.
-    selected.append("--ignore=tests/images/test_three_ways.py")
-    record = ROOT / _RECORDS / f"verify-{platform}.xml"
-    status, found = verify.run_tests(ROOT, platform, ["tests/images", *selected], record)
-    for line in verify.attest(found, built, images.inspect_all(client, platform), options):
-        print(line, file=sys.stderr)
-    report = verify.report(found, built, options)
+    status, report = verify.check_images(settings.load(ROOT, {"backend": backend}), image)
     path = verify.write(ROOT, report)
     print(f"{report['result']}; the report: {path.relative_to(ROOT)}", file=sys.stderr)
     finish(status)
