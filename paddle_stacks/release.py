@@ -219,7 +219,7 @@ def _record_problems(
     record: verify.Record | None, backend: str, folder: str, commit: str
 ) -> list[Problem]:
     where = f"{folder} on {backend}"
-    again = "./inv test, on this very commit"
+    again = "run ./inv test on this very commit"
     if record is None:
         return [Problem("the tests were not run here", where, again)]
     if record.revision != commit:
