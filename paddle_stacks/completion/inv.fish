@@ -1,9 +1,14 @@
 # Completion of ./inv in fish: ./inv --print-completion-script fish | source
 
 function __paddle_stacks_inv
-    set --local words (commandline --tokenize --cut-at-cursor) (commandline --current-token --cut-at-cursor)
-    $words[1] --complete -- (string join ' ' -- $words) 2>/dev/null
+    set --local line (commandline --current-process --cut-at-cursor)
+    set --local words (commandline --current-process --tokenize --cut-at-cursor)
+    set --local found ($words[1] --complete -- "$line" 2>/dev/null)
+    if set --query found[1]
+        string join \n -- $found
+    else
+        __fish_complete_path (commandline --current-token)
+    end
 end
 
-# Nothing found: the names of files.
-complete --command inv --arguments '(__paddle_stacks_inv)'
+complete --command inv --no-files --arguments '(__paddle_stacks_inv)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,12 +104,14 @@ def rows() -> tuple[Row, ...]:
     return _table()[0]
 
 
-def fits(driver: Driver, dtk: str) -> Problem | None:
+def fits(driver: Driver, dtk: str, cards: Collection[str] = ()) -> Problem | None:
     """Say what is wrong with a driver under a DTK's user land.
 
     Args:
         driver: the host's.
         dtk: the image's DTK, ``24.04.1``.
+        cards: the names of the host's cards, which a driver that is advised has to run; empty
+            where they are not known.
 
     Returns:
         None where they go together, or where the DTK is newer than the table.
@@ -126,9 +129,13 @@ def fits(driver: Driver, dtk: str) -> Problem | None:
     said = f"driver {version} ({driver.module}) does not go with DTK {dtk}"
     failure = next((f for f in failures if f.series == version.series and release in f.dtk), None)
     if failure:
-        return Problem(f"{said}: {failure.reason} ({failure.source})", where, _remedy(release))
+        return Problem(
+            f"{said}: {failure.reason} ({failure.source})", where, _remedy(release, cards)
+        )
     known = ", ".join(row.dtk)
-    return Problem(f"{said}: it is known with DTK {known} ({row.source})", where, _remedy(release))
+    return Problem(
+        f"{said}: it is known with DTK {known} ({row.source})", where, _remedy(release, cards)
+    )
 
 
 def _row_for(version: Version, table: tuple[Row, ...]) -> Row:
@@ -138,8 +145,15 @@ def _row_for(version: Version, table: tuple[Row, ...]) -> Row:
     return older[-1] if older else (series or table)[0]
 
 
-def _remedy(release: str) -> str:
-    good = [row for row in rows() if release in row.dtk]
+def _remedy(release: str, cards: Collection[str]) -> str:
+    fitting = [row for row in rows() if set(cards) <= set(row.cards)]
+    good = [row for row in fitting if release in row.dtk]
+    if fitting and not good and cards:
+        releases = ", ".join(sorted({known for row in fitting for known in row.dtk}))
+        return (
+            f"no driver for DTK {release} is known to run {', '.join(sorted(cards))}: use images "
+            f"with DTK {releases} (dtk_image), and a Paddle that goes with it; or other cards"
+        )
     if not good:
         return "use an image whose DTK is in configs/dcu/drivers.toml with this driver"
     series = sorted({row.version.series for row in good})

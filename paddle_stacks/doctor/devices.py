@@ -160,7 +160,7 @@ def driver_dtk(machine: Machine) -> Finding:
     found = machine.host.driver
     if found is None:
         return skipped("no driver is loaded")
-    if problem := driver.fits(found, dtk):
+    if problem := driver.fits(found, dtk, _known_names(machine)):
         # Of a series that nobody has written about nobody knows that it fails.
         known = {row.version.series for row in driver.rows()}
         series = ".".join(found.version.split("-")[0].split(".")[:2])
@@ -251,6 +251,13 @@ def card_type(machine: Machine) -> Finding:
             f"cards of several kinds: {shown}", "run a job on cards of one kind: --devices"
         )
     return ok(f"{shown}{_formats_of(types)}")
+
+
+def _known_names(machine: Machine) -> set[str]:
+    """Return the names of the cards, as ``configs/dcu`` has them; of none that is not there."""
+    if isinstance(machine.cards, MachineError):
+        return set()
+    return {kind.name for card in machine.cards if (kind := cards.find(card.name or ""))}
 
 
 def _opens(node: host.Node) -> bool:

@@ -17,6 +17,22 @@ from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
+# The checks that look at the host and at nothing else of this machine.
+OF_THE_HOST = (
+    "device-nodes",
+    "device-access",
+    "hyhal",
+    "driver",
+    "driver-dtk",
+    "hy-smi",
+    "cards-busy",
+    "card-memory",
+    "card-type",
+    "iommu",
+    "numa-balancing",
+    "host-name",
+)
+
 NO_ENGINE = MachineError("no Docker Engine answers: no socket", where="/var/run/docker.sock")
 
 

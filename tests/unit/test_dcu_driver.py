@@ -81,6 +81,16 @@ def test_what_is_not_known_to_go_together_names_what_is(version: str, dtk: str, 
     assert problem is not None and said in problem.what and problem.remedy
 
 
+def test_a_driver_is_advised_that_runs_the_cards() -> None:
+    driver = Driver("hycu", "6.3.31-V1.5.0a")
+    with_another = fits(driver, "24.04.1", {"K100_AI"})
+    assert with_another is not None and "6.2 series" in with_another.remedy
+    with_none = fits(driver, "24.04.1", {"BW1000"})
+    assert with_none is not None
+    assert "6.2 series" not in with_none.remedy
+    assert "DTK 25.04 (dtk_image)" in with_none.remedy
+
+
 def test_a_driver_of_no_known_version_is_a_problem_too() -> None:
     problem = fits(Driver("amdgpu", "whatever"), "24.04.1")
     assert problem is not None and problem.where == "/sys/module/amdgpu/version"

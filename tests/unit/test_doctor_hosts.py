@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_machines import ROOT, machine, run
+from doctor_machines import OF_THE_HOST, ROOT, machine, run
 
 from paddle_stacks.dcu import smi
 from paddle_stacks.doctor import Machine, checks_for, preflight, problems
@@ -19,22 +19,6 @@ from paddle_stacks.doctor.machine import command
 from paddle_stacks.simulated import hosts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made by root only")
-
-# The checks that look at the host and at nothing else of this machine.
-OF_THE_HOST = (
-    "device-nodes",
-    "device-access",
-    "hyhal",
-    "driver",
-    "driver-dtk",
-    "hy-smi",
-    "cards-busy",
-    "card-memory",
-    "card-type",
-    "iommu",
-    "numa-balancing",
-    "host-name",
-)
 
 
 def on(tmp_path: Path, name: str, platform: str = "dcu") -> Machine:

@@ -9,26 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from doctor_machines import OF_THE_HOST
 
 from paddle_stacks.dcu import driver, host, smi
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.simulated import hosts
 from paddle_stacks.simulated.hosts import VARIATIONS, Variation
-
-FINDINGS = {
-    "device-nodes",
-    "device-access",
-    "hyhal",
-    "driver",
-    "driver-dtk",
-    "hy-smi",
-    "cards-busy",
-    "card-memory",
-    "card-type",
-    "iommu",
-    "numa-balancing",
-    "host-name",
-}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
 
@@ -40,11 +26,11 @@ def variation(request: pytest.FixtureRequest) -> Variation:
 
 def test_every_host_has_a_summary_and_names_known_findings(variation: Variation) -> None:
     assert re.fullmatch(r"[^\n]{5,80}", variation.summary)
-    assert set(variation.expects) <= FINDINGS
+    assert set(variation.expects) <= set(OF_THE_HOST)
 
 
 def test_every_finding_has_a_host_that_shows_it() -> None:
-    assert {finding for v in VARIATIONS.values() for finding in v.expects} == FINDINGS
+    assert {finding for v in VARIATIONS.values() for finding in v.expects} == set(OF_THE_HOST)
 
 
 @needs_root
