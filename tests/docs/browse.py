@@ -13,8 +13,9 @@ import sys
 import threading
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
+FROM_A_DISK = "file:///site"
 SEARCHED = ("微调", "内网", "virtual_pp_degree", "zqxj")
 
 
@@ -31,47 +32,64 @@ def served() -> str:
 
 
 def search(page: Page, text: str) -> list[str]:
-    """Type into the search field; return the addresses of what is found."""
-    page.click(".md-search__input")
-    page.keyboard.press("Control+A")
-    page.keyboard.type(text)
+    """Type into the search field; return the names of the pages that are found."""
+    # What is typed before the index has been read is lost: a reader types again.
+    for _ in range(30):
+        page.click(".md-search__input")
+        page.keyboard.press("Control+A")
+        page.keyboard.press("Delete")
+        page.keyboard.type(text)
+        page.keyboard.press("End")  # the search hears keys, of which typed Chinese has none here
+        said, links = answer(page)
+        if "matching" in said:
+            return [link.rpartition("/")[2].partition("?")[0] for link in links]
+    raise AssertionError(f"the search does not answer to {text}: {said}")
+
+
+def answer(page: Page) -> tuple[str, list[str]]:
+    """Return what the search says and finds: each letter has an answer, and the last one stays."""
+    said = page.locator(".md-search-result__meta")
     links = page.locator("a.md-search-result__link")
-    meta = page.locator(".md-search-result__meta")
     last, same = ("", [""]), 0
-    # Nothing says when the worker has answered; an answer that stays is the answer.
     while same < 8:
         page.wait_for_timeout(250)
-        now = (meta.inner_text(), links.evaluate_all("all => all.map(a => a.href)"))
+        now = (said.inner_text(), links.evaluate_all("all => all.map(a => a.href)"))
         same, last = (same + 1, last) if now == last else (0, now)
-    return [link.rpartition("/")[2].partition("?")[0] for link in last[1]]
+    return last
+
+
+def read(browser: Browser, address: str) -> dict[str, Any]:
+    """Read the site at an address, and take down what it asks for and complains of."""
+    asked: list[str] = []
+    seen: dict[str, Any] = {"console": [], "found": {}}
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: seen["console"].append(message.text))
+    page.on("pageerror", lambda error: seen["console"].append(str(error)))
+    page.goto(f"{address}/index.html")
+    page.click("text=For laptops")
+    page.wait_for_load_state("load")
+    seen["clicked"] = page.url.rpartition("/")[2]
+    for text in SEARCHED:
+        seen["found"][text] = search(page, text)
+    page.goto(f"{address}/readme.zh-CN.html")
+    seen["broken pictures"] = page.evaluate(
+        "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
+    )
+    seen["pictures"] = page.evaluate("document.images.length")
+    seen["asked"] = len(asked)
+    near = (address, "data:", "blob:", "about:")
+    seen["elsewhere"] = [url for url in asked if not url.startswith(near)]
+    return seen
 
 
 def main(chromium: str) -> None:
-    seen: dict[str, Any] = {"requests": [], "console": [], "found": {}}
-    address = served()
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page()
-        page.on("request", lambda request: seen["requests"].append(request.url))
-        page.on("console", lambda message: seen["console"].append(message.text))
-        page.on("pageerror", lambda error: seen["console"].append(str(error)))
-        page.goto(f"{address}/index.html")
-        page.click("text=For laptops")
-        page.wait_for_load_state("load")
-        seen["clicked"] = page.url.rpartition("/")[2]
-        for text in SEARCHED:
-            seen["found"][text] = search(page, text)
-        page.goto(f"{address}/readme.zh-CN.html")
-        seen["broken pictures"] = page.evaluate(
-            "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
-        )
-        seen["pictures"] = page.evaluate("document.images.length")
+        places = {"a server": served(), "a disk": FROM_A_DISK}
+        print(json.dumps({name: read(browser, address) for name, address in places.items()}))
         browser.close()
-    seen["elsewhere"] = [
-        url for url in seen["requests"] if not url.startswith((address, "data:", "blob:"))
-    ]
-    print(json.dumps(seen))
 
 
 if __name__ == "__main__":
