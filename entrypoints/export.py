@@ -31,7 +31,10 @@ def main(argv: list[str]) -> int:
     model = workspace.find_trained(arguments.model)
     pickles.check(model, arguments.allow_pickle)
     adapter = workspace.find_adapter(arguments.adapter) if arguments.adapter else None
-    _check_output(output, model, adapter, force=arguments.force)
+    sources = (model, adapter) if adapter else (model,)
+    workspace.check_output(output, sources, force=arguments.force)
+    if arguments.merge:
+        workspace.check_trainable(model)
     if arguments.static:
         check_architecture(model)
     if adapter:
@@ -41,27 +44,11 @@ def main(argv: list[str]) -> int:
     spare()
     libraries_log_to(None)
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
-        _check_output(output, model, adapter, force=arguments.force)
+        workspace.check_output(output, sources, force=arguments.force)
         _export(arguments, model, adapter, output)
     report("result", output=str(output))
     print(output)
     return 0
-
-
-def _check_output(output: Path, model: Path, adapter: Path | None, *, force: bool) -> None:
-    sources = [model.resolve(), *model.resolve().parents, *([adapter.resolve()] if adapter else [])]
-    if output.resolve() in sources:
-        raise RequestError(
-            "the output folder would take the place of what it is made from",
-            where=str(output),
-            remedy="give another one: --output models/NAME",
-        )
-    if output.exists() and not force:
-        raise RequestError(
-            "the output folder is there already", where=str(output), remedy="--force replaces it"
-        )
-    if output.exists() and not output.is_dir():
-        raise RequestError("the output is a file", where=str(output), remedy="name a folder")
 
 
 def _check_base(model: Path, adapter: Path) -> None:

@@ -1,12 +1,42 @@
-"""The ``quantize`` job: upstream's ``run_finetune.py`` with a configuration that quantizes."""
+"""The ``quantize`` job: a model in eight bits; on a card by upstream's program."""
 
 from __future__ import annotations
 
+from entrypoints.arguments import parser
+from entrypoints.console import note, phase, report
+from entrypoints.training.disk import writing_below
+from entrypoints.training.imports import spare
+from entrypoints.training.lock import locked
+from entrypoints.training.quiet import libraries_log_to
+from entrypoints.training.stop import StopSignal
 from entrypoints.upstream import run_with_config
+from paddle_stacks.jobs import platforms, quantizing
 
 __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; see ``quantize --help``."""
-    return run_with_config("quantize", "run_finetune.py", argv)
+    """Run the job; on a CPU the folder of the quantized model goes to standard output."""
+    if platforms.current() != "cpu":
+        return run_with_config("quantize", "run_finetune.py", argv)
+    arguments = parser("quantize").parse_args(argv)
+    config = quantizing.load(arguments)
+    for text in config.notes:
+        note(text)
+    model = quantizing.check(config, force=arguments.force)
+    output = quantizing.output_folder(config)
+    with (
+        writing_below(output),
+        StopSignal(),
+        locked(output.parent, f".{output.name}.lock"),
+    ):
+        quantizing.check(config, force=arguments.force)
+        phase("start PaddlePaddle")
+        spare()
+        libraries_log_to(None)
+        from entrypoints.quantizing.run import quantize
+
+        made = quantize(config, model, output)
+    report("result", output=str(output), perplexity=round(made["perplexity"]["after"], 3))
+    print(output)
+    return 0

@@ -17,7 +17,7 @@ from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import schema, serving, upstream, workspace
+from paddle_stacks.jobs import quantizing, schema, serving, upstream, workspace
 from paddle_stacks.jobs.arguments import as_upstream, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
@@ -256,6 +256,9 @@ def _plan_of_arguments(
         return _plan_of_training(job, parsed, settings, platform, choices)
     if job == "serve":
         return _plan_of_server(parsed, settings, platform, choices)
+    if job == "quantize" and not platform.devices:
+        quantizing.load(parsed, settings.workspace, settings.backend)
+        return _plan(job, (job, *words(made, parsed)), settings, platform, choices)
     if job not in (*_SCRIPTS, "upstream"):
         return _plan(job, (job, *words(made, parsed)), settings, platform, choices)
     line = words(made, parsed) if job == "upstream" else as_upstream(_SCRIPTS[job], parsed)

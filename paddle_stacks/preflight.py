@@ -21,6 +21,7 @@ from paddle_stacks.jobs import (
     pickles,
     pretraining,
     prompts,
+    quantizing,
     records,
     schema,
     serving,
@@ -305,13 +306,24 @@ def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
         raise RequestError(faults)
 
 
+def _check_quantize(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    config = quantizing.load(arguments, here, plan.backend)
+    quantizing.check(config, here, force=arguments.force)
+
+
 def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
-    allowed = arguments.allow_pickle
-    faults = _faults(lambda: pickles.check(workspace.find_trained(arguments.model, here), allowed))
+    faults = _faults(lambda: _check_export_model(here, arguments))
     if arguments.adapter:
         faults += _faults(lambda: workspace.find_adapter(arguments.adapter, here))
     if faults:
         raise RequestError(faults)
+
+
+def _check_export_model(here: Path, arguments: argparse.Namespace) -> None:
+    model = workspace.find_trained(arguments.model, here)
+    pickles.check(model, arguments.allow_pickle)
+    if arguments.merge:
+        workspace.check_trainable(model)
 
 
 def _check_infer(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
@@ -408,6 +420,7 @@ _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "pretrain": _check_pretrain,
     "prepare": _check_prepare,
     "inspect": _check_inspect,
+    "quantize": _check_quantize,
     "export": _check_export,
     "infer": _check_infer,
     "serve": _check_serve,

@@ -17,6 +17,7 @@ _PATTERNS = (
     "added_tokens.json", "chat_template.json*", "vocab.*", "merges.txt",
     "sentencepiece.bpe.model", "model*.safetensors", "model*.safetensors.index.json",
     "model_state*.pdparams", "model_state*.pdparams.index.json",
+    "*_scales.json",
 )  # fmt: skip
 
 

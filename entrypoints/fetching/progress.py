@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from entrypoints import console
 
-__all__ = ["in_mib"]
+__all__ = ["in_mib", "in_units"]
 
 _SECONDS = 2.0
 
@@ -21,6 +21,18 @@ def in_mib(what: str, total: int) -> Callable[[int], None]:
         what: the work, for the reader.
         total: bytes; 0 where it is not known.
     """
+    progress = in_units(what, _mib(total), "MiB")
+    return lambda done: progress(_mib(done))
+
+
+def in_units(what: str, total: int, unit: str) -> Callable[[int], None]:
+    """Return a function that takes what is done so far and reports it every two seconds.
+
+    Args:
+        what: the work, for the reader.
+        total: how much there is to do; 0 where it is not known.
+        unit: of both.
+    """
     last = time.monotonic()
     begun = False
 
@@ -29,7 +41,7 @@ def in_mib(what: str, total: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last >= _SECONDS or (begun and done == total):
             last, begun = now, True
-            console.report("progress", what=what, done=_mib(done), total=_mib(total), unit="MiB")
+            console.report("progress", what=what, done=done, total=total, unit=unit)
 
     return progress
 

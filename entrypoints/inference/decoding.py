@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -165,14 +166,27 @@ class Decoding:
             tokens: ``[rows, new]``.
             known: ``[rows, new]``, false where a token is padding.
         """
-        counts = known.sum(axis=1)
-        self._reserve(int((self._lengths + counts).max()))
-        positions = np.maximum(self._lengths[:, None] + np.cumsum(known, axis=1) - 1, 0)
-        inputs = self._inputs(tokens, known, positions)
+        inputs, counts = self._next_inputs(tokens, known)
         found = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
         self._lengths += counts
         # A row that has read nothing but padding goes on from what it read before.
         self.logits = found if counts.all() else np.where(counts[:, None], found, self.logits)
+
+    def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Give the model the next tokens, and return what it makes of every one.
+
+        Args:
+            tokens: ``[rows, new]``.
+
+        Returns:
+            Logits of the token behind each, ``[rows x new, vocabulary]``: memory for them all.
+        """
+        inputs, counts = self._next_inputs(tokens, np.ones_like(tokens, dtype=bool))
+        every = replace(inputs, last=np.arange(tokens.size))
+        found = self._model.engine.run(every, self._cache).T
+        self._lengths += counts
+        self.logits = np.ascontiguousarray(found[inputs.last])
+        return found
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
@@ -199,6 +213,13 @@ class Decoding:
         slots = -(-(length + length // 8 + 1) // _STEP) * _STEP
         self._cache.gather(parts, slots)
         self._mask = None
+
+    def _next_inputs(self, tokens: Array, known: Array) -> tuple[Inputs, Array]:
+        """Return a step's inputs, with room made for them, and how many tokens each row gets."""
+        counts = known.sum(axis=1)
+        self._reserve(int((self._lengths + counts).max()))
+        positions = np.maximum(self._lengths[:, None] + np.cumsum(known, axis=1) - 1, 0)
+        return self._inputs(tokens, known, positions), counts
 
     def _inputs(self, tokens: Array, known: Array, positions: Array) -> Inputs:
         rows, new = tokens.shape

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import paddle
 
 from entrypoints.inference.decoding import Cache, keep_freed_memory, shared
-from entrypoints.inference.llama import Inputs, Network, Shape
+from entrypoints.inference.llama import Inputs, Network, Shape, Tap
 
 __all__ = ["Engine"]
 
@@ -21,14 +21,18 @@ class Engine:
     Args:
         shape: of the network.
         weights: by PaddleNLP's names, float32; they are used where they are.
+        tap: sees what every product takes; None for none.
     """
 
-    def __init__(self, shape: Shape, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self, shape: Shape, weights: Mapping[str, npt.NDArray[Any]], tap: Tap | None = None
+    ) -> None:
         # Strided views, Paddle's default, are turned into matrices by a kernel that takes
         # 20 ns an element; plain copies take a thirtieth.
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
         keep_freed_memory()
-        self._network = Network(shape, {name: shared(array) for name, array in weights.items()})
+        tensors = {name: shared(array) for name, array in weights.items()}
+        self._network = Network(shape, tensors, tap)
 
     def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
         """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""

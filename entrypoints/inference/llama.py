@@ -25,7 +25,7 @@ half a second instead of 1.7.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from paddle import nn
 from entrypoints.fetching import llama as layout
 from paddle_stacks.errors import RequestError
 
-__all__ = ["Inputs", "Network", "Shape", "Slots", "cache_names", "rotation_tables"]
+__all__ = ["Inputs", "Network", "Shape", "Slots", "Tap", "cache_names", "rotation_tables"]
 
 Tensor = Any
 """A ``paddle.Tensor``, or a program's variable."""
@@ -45,6 +45,13 @@ Tensor = Any
 Slots = tuple[Tensor, Tensor]
 """A layer's keys or values: ``[rows x heads x slots, width]`` to write, and the same
 memory as ``[rows, heads, slots, width]`` to read."""
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Is given what a product is about to take, and returns what it takes: itself, to look
+on, or its value in eight bits. The name is the product's, as ``llama.layers.0.mlp.down_proj``;
+products that share an input have one tap, the first one's. The products with the cache
+have upstream's names, ``….self_attn.cachek_matmul`` and ``….cachev_matmul``, and are given the
+new keys and values, ``[rows, heads, new, width]``."""
 
 
 @dataclass(frozen=True)
@@ -122,30 +129,28 @@ class Inputs:
 
 
 _EMBEDDING = "llama.embed_tokens.weight"
-_LAYER = (
-    *("input_layernorm", "post_attention_layernorm"),
-    *(f"self_attn.{name}_proj" for name in "qkvo"),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
+_KINDS = ("weight", "bias", "shift_bias", "smooth_weight")
 
 
 class Network:
     """A Llama with its weights.
 
+    Besides those of every Llama it takes what shift and smoothing leave (``quantizing``):
+    biases of norms and projections, and a vector that is added to a projection's input
+    (``shift_bias``) and one that scales it (``smooth_weight``).
+
     Args:
         shape: of the network.
         weights: tensors, or a program's variables, by PaddleNLP's names.
+        tap: sees what every product takes; None for none.
     """
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, shape: Shape, weights: Mapping[str, Tensor], tap: Tap | None = None) -> None:
         self.shape = shape
         self._embedding = weights[_EMBEDDING]
         self._norm = weights["llama.norm.weight"]
         self._head = weights[shape.head]
-        self._layers = [
-            {name: weights[f"llama.layers.{layer}.{name}.weight"] for name in _LAYER}
-            for layer in range(shape.sizes.layers)
-        ]
+        self._layers = [_Layer(weights, layer, tap) for layer in range(shape.sizes.layers)]
 
     def logits(self, inputs: Inputs, caches: Sequence[tuple[Slots, Slots]]) -> Tensor:
         """Return the logits of the tokens that are next, ``[vocabulary, rows]``.
@@ -158,11 +163,11 @@ class Network:
         """
         epsilon = self.shape.epsilon
         hidden = nn.functional.embedding(inputs.tokens, self._embedding)
-        for own, (keys, values) in zip(self._layers, caches, strict=True):
-            normal = _normalized(hidden, own["input_layernorm"], epsilon)
-            hidden = hidden + _attention(self.shape, own, normal, inputs, keys, values)
-            normal = _normalized(hidden, own["post_attention_layernorm"], epsilon)
-            hidden = hidden + _feed_forward(own, normal)
+        for layer, (keys, values) in zip(self._layers, caches, strict=True):
+            normal = layer.normalized("input_layernorm", hidden, epsilon)
+            hidden = hidden + _attention(self.shape, layer, normal, inputs, keys, values)
+            normal = layer.normalized("post_attention_layernorm", hidden, epsilon)
+            hidden = hidden + _feed_forward(layer, normal)
         hidden = paddle.gather(hidden.reshape([-1, self.shape.sizes.hidden]), inputs.last)
         hidden = _normalized(hidden, self._norm, epsilon)
         # A head of its own is a linear layer's, [hidden, vocabulary].
@@ -170,39 +175,72 @@ class Network:
         return paddle.matmul(self._head, hidden, transpose_x=turned, transpose_y=True)
 
 
+class _Layer:
+    """A layer's weights, and what is done with one of them."""
+
+    def __init__(self, weights: Mapping[str, Tensor], number: int, tap: Tap | None) -> None:
+        self._prefix = f"llama.layers.{number}."
+        self._tap = tap
+        self._own: dict[str, dict[str, Tensor]] = {kind: {} for kind in _KINDS}
+        for name, weight in weights.items():
+            if name.startswith(self._prefix):
+                part, _, kind = name.removeprefix(self._prefix).rpartition(".")
+                self._own[kind][part] = weight
+
+    def normalized(self, name: str, hidden: Tensor, epsilon: float) -> Tensor:
+        normal = _normalized(hidden, self._own["weight"][name], epsilon)
+        bias = self._own["bias"].get(name)
+        return normal if bias is None else normal + bias
+
+    def entering(self, name: str, hidden: Tensor) -> Tensor:
+        """Return what a projection takes of what it is given."""
+        shift, scale = self._own["shift_bias"].get(name), self._own["smooth_weight"].get(name)
+        hidden = hidden if shift is None else hidden + shift
+        return self.seen(name, hidden if scale is None else hidden * scale)
+
+    def seen(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor if self._tap is None else self._tap(self._prefix + name, tensor)
+
+    def projected(self, name: str, hidden: Tensor) -> Tensor:
+        made = paddle.matmul(hidden, self._own["weight"][name])
+        bias = self._own["bias"].get(name)
+        return made if bias is None else made + bias
+
+
 def _normalized(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     variance = (hidden * hidden).mean(-1, keepdim=True)
     return hidden * paddle.rsqrt(variance + epsilon) * weight
 
 
-def _feed_forward(own: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-    gate = nn.functional.silu(paddle.matmul(hidden, own["mlp.gate_proj"]))
-    return paddle.matmul(gate * paddle.matmul(hidden, own["mlp.up_proj"]), own["mlp.down_proj"])
+def _feed_forward(layer: _Layer, hidden: Tensor) -> Tensor:
+    hidden = layer.entering("mlp.gate_proj", hidden)
+    gate = nn.functional.silu(layer.projected("mlp.gate_proj", hidden))
+    product = gate * layer.projected("mlp.up_proj", hidden)
+    return layer.projected("mlp.down_proj", layer.entering("mlp.down_proj", product))
 
 
 def _attention(
-    shape: Shape,
-    own: Mapping[str, Tensor],
-    hidden: Tensor,
-    inputs: Inputs,
-    keys: Slots,
-    values: Slots,
+    shape: Shape, layer: _Layer, hidden: Tensor, inputs: Inputs, keys: Slots, values: Slots
 ) -> Tensor:
     heads, key_heads, width = shape.sizes.heads, shape.sizes.key_value_heads, shape.width
-    parts = [paddle.matmul(hidden, own[f"self_attn.{name}_proj"]) for name in "qk"]
+    hidden = layer.entering("self_attn.q_proj", hidden)
+    parts = [layer.projected(f"self_attn.{name}_proj", hidden) for name in "qk"]
     turned = paddle.concat(parts, axis=-1).reshape([0, 0, shape.turned, width])
     # rotate_half(x) * sin is roll(x, half) * [-sin, sin]: both halves of sin are alike.
     turned = turned * inputs.cos + paddle.roll(turned, width // 2, axis=-1) * inputs.sin
     query, key = paddle.split(turned.transpose([0, 2, 1, 3]), [heads, key_heads], axis=1)
-    value = paddle.matmul(hidden, own["self_attn.v_proj"]).reshape([0, 0, key_heads, width])
+    value = layer.projected("self_attn.v_proj", hidden).reshape([0, 0, key_heads, width])
+    key = layer.seen("self_attn.cachek_matmul", key)
+    value = layer.seen("self_attn.cachev_matmul", value.transpose([0, 2, 1, 3]))
     all_keys = _written(keys, inputs.slots, key)
-    all_values = _written(values, inputs.slots, value.transpose([0, 2, 1, 3]))
+    all_values = _written(values, inputs.slots, value)
     # A key head's group of queries lies side by side, so that its rows make one matrix.
     query = (query * width**-0.5).reshape([0, key_heads, -1, width])
     scores = paddle.matmul(query, all_keys, transpose_y=True) + inputs.mask
     mixed = paddle.matmul(nn.functional.softmax(scores, axis=-1), all_values)
     mixed = mixed.reshape([0, heads, -1, width]).transpose([0, 2, 1, 3])
-    return paddle.matmul(mixed.reshape([0, 0, heads * width]), own["self_attn.o_proj"])
+    mixed = mixed.reshape([0, 0, heads * width])
+    return layer.projected("self_attn.o_proj", layer.entering("self_attn.o_proj", mixed))
 
 
 def _written(memory: Slots, where: Tensor, new: Tensor) -> Tensor:

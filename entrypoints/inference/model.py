@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from entrypoints.inference import dynamic
+from entrypoints.inference import dynamic, quantized
 from entrypoints.inference.adapter import Adapter
 from entrypoints.inference.decoding import Model, shared
 from entrypoints.inference.llama import Shape, rotation_tables
@@ -19,7 +19,7 @@ from entrypoints.inference.network import NetworkModel
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs import platforms, workspace
 
 __all__ = [
     "check_complete",
@@ -58,6 +58,12 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
         RequestError: the checkpoint or the adapter is missing, damaged or of a
             kind that is not supported, or the two do not belong together.
     """
+    if adapter and workspace.is_quantized(folder):
+        raise RequestError(
+            f"{folder} was quantized, and its scales are not those of an adapter",
+            where=str(adapter),
+            remedy="merge the adapter first (export --merge), then quantize what it makes",
+        )
     weights = Weights(folder)
     device = platforms.device(platforms.current())
     paddle.set_device(device)
@@ -66,7 +72,12 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
         shape = Shape.of(config)
         check_complete(weights, shape.weights())
         merged = _merged(weights, adapter, dtype)
-        engine = dynamic.Engine(shape, {name: merged(name) for name in shape.weights()})
+        found = {name: merged(name) for name in shape.weights()}
+        tap = None
+        if workspace.is_quantized(folder):
+            found |= {ours: merged(name) for ours, name in quantized.extra_weights(weights).items()}
+            tap = quantized.tap_of(folder, shape.sizes.layers, shape.sizes.key_value_heads)
+        engine = dynamic.Engine(shape, found, tap)
         return Model(engine, shape, rotation_tables(config, shape, config.max_position_embeddings))
     network = _empty(config, dtype)
     parameters = dict(network.named_parameters())

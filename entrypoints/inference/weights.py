@@ -15,21 +15,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching.tensors import Stored, read_header
+from entrypoints.fetching.tensors import ITEM_SIZES, Stored, Tensor, read_header
+from entrypoints.inference import quantized
+from entrypoints.quantizing.arithmetic import dequantized
 from paddle_stacks.errors import RequestError
 
 __all__ = ["Weights"]
 
 _AGAIN = "get the model again: ./inv fetch NAME --force"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_TYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": np.uint16}
+_TYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "F64": np.float64,
+    "BF16": np.uint16,
+    "I8": np.int8,
+}
 
 
 class Weights(Mapping[str, npt.NDArray[np.float32]]):
     """The weights of a folder with ``model.safetensors``, or with shards and their index.
 
     Opening it checks that every file is there and whole. A weight is an array of
-    float32; one of another type is converted when it is asked for.
+    float32; one of another type is converted when it is asked for, and one in eight bits
+    becomes what it stands for.
 
     Args:
         folder: the checkpoint.
@@ -50,16 +59,20 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
                         remedy="fetch the model again: that makes float32 or float16 of it",
                     )
                 self._stored[name] = (path, stored)
+        shapes = {
+            n: stored.shape for n, (_, stored) in self._stored.items() if stored.dtype == "I8"
+        }
+        self._scales = quantized.weight_scales(folder, shapes) if shapes else {}
         self._mapped: dict[Path, npt.NDArray[np.uint8]] = {}
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        path, stored = self._stored[name]
-        if path not in self._mapped:
-            self._mapped[path] = np.memmap(path, dtype=np.uint8, mode="c")
-        raw = self._mapped[path][stored.begin : stored.end]
+        stored = self._stored[name][1]
+        raw = self._bytes(name)
         values: npt.NDArray[Any] = raw.view(_TYPES[stored.dtype]).reshape(stored.shape)
         if stored.dtype == "BF16":  # the upper half of a float32
             return (values.astype(np.uint32) << 16).view(np.float32)
+        if stored.dtype == "I8":
+            return dequantized(values, self._scales[name])
         return values.astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[str]:
@@ -67,6 +80,23 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._stored)
+
+    def as_stored(self, name: str) -> Tensor:
+        """Return a weight as it is in its file, to be written into another."""
+        stored = self._stored[name][1]
+        integers = f"<u{ITEM_SIZES[stored.dtype]}"
+        return Tensor(
+            name,
+            stored.dtype,
+            stored.shape,
+            lambda: self._bytes(name).view(integers).reshape(stored.shape),
+        )
+
+    def _bytes(self, name: str) -> npt.NDArray[np.uint8]:
+        path, stored = self._stored[name]
+        if path not in self._mapped:
+            self._mapped[path] = np.memmap(path, dtype=np.uint8, mode="c")
+        return self._mapped[path][stored.begin : stored.end]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a weight's shape without touching the weight."""

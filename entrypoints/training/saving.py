@@ -19,6 +19,7 @@ from paddle_stacks.jobs.files import replacing_folder
 
 __all__ = [
     "BASE",
+    "copy_companions",
     "fingerprint",
     "save_adapter",
     "save_merged",
@@ -77,7 +78,7 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
 
 
 def _write_model(network: Any, companions: tuple[Path, ...], part: Path) -> None:
-    _copy_companions(companions, part)
+    copy_companions(companions, part)
     with _operating_system_errors():
         network.save_pretrained(
             str(part), state_dict=_own_weights(network), safe_serialization=True
@@ -98,7 +99,7 @@ def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> Non
         return
 
     def finish(part: Path, whole: Path) -> None:
-        _copy_companions(companions, whole)
+        copy_companions(companions, whole)
         for path in part.iterdir():
             path.rename(whole / path.name)
         _as_one_process(whole / "config.json")
@@ -170,7 +171,13 @@ def _open_to_others(folder: Path) -> None:
         path.chmod(0o666 & ~_umask())
 
 
-def _copy_companions(companions: tuple[Path, ...], part: Path) -> None:
+def copy_companions(companions: tuple[Path, ...], part: Path) -> None:
+    """Copy what belongs to a model and is no weight: tokenizer, configuration, licence.
+
+    Args:
+        companions: folders whose files are copied, and files.
+        part: the folder they are copied into.
+    """
     for place in companions:
         for path in sorted(place.iterdir()) if place.is_dir() else [place]:
             if path.is_file() and not _belongs_to_weights(path.name):

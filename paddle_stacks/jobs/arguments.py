@@ -135,12 +135,17 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
 
     Args:
         script: upstream's.
-        arguments: of ``pretrain`` or ``quantize``.
+        arguments: of ``quantize``.
 
     Raises:
-        RequestError: a ``--set`` is not KEY=VALUE.
+        RequestError: there is no configuration, or a ``--set`` is not KEY=VALUE.
     """
+    if arguments.config is None:
+        raise RequestError("upstream's program needs a configuration", where="--config")
     changes: list[str] = []
+    given = {"model_name_or_path": arguments.model, "output_dir": arguments.output}
+    for key, value in given.items():
+        changes += [f"--{key}", value] if value else []
     for text in arguments.set:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
@@ -310,9 +315,9 @@ def _add_run(made: Parser) -> None:
     )
 
 
-def _add_config(made: Parser) -> None:
+def _add_config(made: Parser, *, required: bool = True) -> None:
     add = made.add_argument
-    add("--config", type=Path, required=True, help="a JSON with upstream's keys")
+    add("--config", type=Path, required=required, help="a JSON with upstream's keys")
     add(
         "--set",
         action="append",
@@ -369,11 +374,29 @@ def _pretrain() -> Parser:
     return made
 
 
+_QUANTIZE_ENDING = """\
+examples:
+  quantize --model smollm2-135m-instruct --set quant_type=weight_only_int8 --output models/x
+  quantize --config my.json --model m --set smooth=true --output models/m-a8w8
+  quantize --config configs/jobs/dcu/quantize-a8w8.json     (on a card)
+
+On a CPU the program is ours, and makes a folder for infer, serve and export. On a card it is
+upstream's, which takes the options below "--force" too.
+"""
+
+
 def _quantize() -> Parser:
     made = Parser(
-        prog="quantize", description="Quantize a model after its training, with upstream's program."
+        prog="quantize",
+        description="Quantize a model after its training, to weights in eight bits.",
+        epilog=_QUANTIZE_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_config(made)
+    add = made.add_argument
+    add("--model", help="the model: a name in models/, or a path (model_name_or_path)")
+    add("--output", metavar="FOLDER", help="where it goes, as models/NAME (output_dir)")
+    _add_config(made, required=False)
+    add("--force", action="store_true", help="replace what is there")
     _add_log_name(made)
     _add_ranks(made)
     return made

@@ -34,7 +34,11 @@ JOBS: dict[str, Job] = {
         Job("inspect", "train", "show what a corpus of tokens holds", False),
         Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
         Job("pretrain", "train", "train a language model on the tokens of a corpus"),
-        Job("quantize", "train", "quantize a model after its training, with upstream's program"),
+        Job(
+            "quantize",
+            "train",
+            "put a model's weights into eight bits, and measure what that costs",
+        ),
         Job("export", "train", "merge a LoRA adapter into its base model, or make a static graph"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
         Job("serve", "infer", "serve a model over HTTP, with OpenAI's API and a chat page"),

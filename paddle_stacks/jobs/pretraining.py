@@ -34,6 +34,7 @@ def check(config: Config, base: Path, parts: Sequence[corpus.Part], world: int) 
     Raises:
         RequestError: it cannot; all reasons at once.
     """
+    workspace.check_trainable(base)
     model = spreading.model_config(base)
     problems = [
         *spreading.faults(config, base, world),

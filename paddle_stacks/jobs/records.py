@@ -88,7 +88,7 @@ def files(folder: Path, split: str) -> tuple[Path, ...]:
     )
 
 
-def check(folder: Path, *, dev: bool = True) -> Counts:
+def check(folder: Path, *, dev: bool = True, train: str = "train") -> Counts:
     """Check every line of the training data, and of the evaluation data.
 
     Reads line by line and keeps nothing, so the size of the data does not matter.
@@ -96,14 +96,15 @@ def check(folder: Path, *, dev: bool = True) -> Counts:
     Args:
         folder: the data folder.
         dev: whether evaluation data is needed.
+        train: the split to learn from.
 
     Raises:
         RequestError: with a problem for each of the first 20 bad lines, and how
             many there are.
     """
     faults = _Faults()
-    counts = dict.fromkeys(("train", "dev"), 0)
-    for split in ("train", "dev") if dev else ("train",):
+    counts = dict.fromkeys((train, "dev"), 0)
+    for split in (train, "dev") if dev else (train,):
         try:
             paths = files(folder, split)
         except RequestError as error:
@@ -117,7 +118,7 @@ def check(folder: Path, *, dev: bool = True) -> Counts:
         if counts[split] == 0 and faults.count == before:
             faults.problems.append(Problem("there is no record in it", str(paths[0]), _FORMAT))
     faults.raise_if_any()
-    return Counts(**counts)
+    return Counts(counts[train], counts["dev"])
 
 
 def read(folder: Path, split: str) -> Iterator[Record]:

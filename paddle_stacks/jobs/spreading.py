@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import architecture, layout, upstream
+from paddle_stacks.jobs import architecture, layout, upstream, workspace
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema import Config
 
@@ -32,6 +32,7 @@ def check(config: Config, base: Path, world: int) -> None:
     Raises:
         RequestError: it cannot; all reasons at once.
     """
+    workspace.check_trainable(base)
     if problems := list(faults(config, base, world)):
         raise RequestError(problems)
 

@@ -6,6 +6,7 @@ relative path against it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from paddle_stacks.errors import RequestError, did_you_mean
@@ -14,17 +15,24 @@ __all__ = [
     "ADAPTER",
     "MERGED",
     "MODEL",
+    "WEIGHT_SCALES",
+    "check_output",
+    "check_trainable",
     "find_adapter",
     "find_model",
     "find_run",
     "find_trained",
     "has_weights",
+    "is_quantized",
 ]
 
 # What a finished run holds, below runs/<name>/.
 ADAPTER = "adapter"  # LoRA: the adapter alone
 MODEL = "model"  # full fine-tuning: the model
 MERGED = "merged"  # LoRA with "merge": the base model with the adapter in it
+
+# Beside the weights of a model that was quantized, which are whole numbers without it.
+WEIGHT_SCALES = "weight_scales.json"
 
 _ADAPTER_CONFIG = "lora_config.json"
 # Of a checkpoint, sharded or not, and of a static graph.
@@ -93,6 +101,51 @@ def find_trained(name: str, workspace: Path = Path()) -> Path:
 def has_weights(folder: Path) -> bool:
     """Return whether a model's folder has weights, and not just a shape and a tokenizer."""
     return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Return whether a model's weights are in eight bits."""
+    return (folder / WEIGHT_SCALES).is_file()
+
+
+def check_trainable(folder: Path) -> None:
+    """Refuse a model whose weights cannot be changed any more.
+
+    Raises:
+        RequestError: it was quantized.
+    """
+    if is_quantized(folder):
+        raise RequestError(
+            f"{folder} was quantized: its weights are whole numbers, which infer, serve and "
+            "export --static read, and nothing changes",
+            where=str(folder),
+            remedy="take the model that it was made of",
+        )
+
+
+def check_output(output: Path, sources: Iterable[Path], *, force: bool) -> None:
+    """Check that a folder can be made.
+
+    Args:
+        output: the folder.
+        sources: the folders that it is made from, which it must not replace.
+        force: whether it may replace another one.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    if any(output.resolve() in (s.resolve(), *s.resolve().parents) for s in sources):
+        raise RequestError(
+            "the output folder would take the place of what it is made from",
+            where=str(output),
+            remedy="give another one: --output models/NAME",
+        )
+    if output.exists() and not force:
+        raise RequestError(
+            "the output folder is there already", where=str(output), remedy="--force replaces it"
+        )
+    if output.exists() and not output.is_dir():
+        raise RequestError("the output is a file", where=str(output), remedy="name a folder")
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:

@@ -210,8 +210,8 @@ def test_without_a_recipe_nothing_comes_before(workspace: Path) -> None:
 
 def test_upstreams_programs_are_not_there_on_a_cpu(workspace: Path) -> None:
     with pytest.raises(RequestError) as caught:
-        launch.make_steps("quantize", ["--config", "x.json"], settings(workspace, "cpu"))
-    assert "./inv quantize --backend dcu --recipe NAME" in caught.value.problems[0].remedy
+        launch.make_steps("upstream", ["run_finetune.py"], settings(workspace, "cpu"))
+    assert "./inv upstream --backend dcu" in caught.value.problems[0].remedy
 
 
 def test_a_configuration_of_ones_own(workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of a training job: one JSON object with upstream's keys.
+"""The configuration of a job that trains or quantizes: one JSON object with upstream's keys.
 
 :func:`load` reads and checks it, on the host before a container is started and
 in the container again. It finds every fault, not just the first.
@@ -63,7 +63,7 @@ class Config:
 
 
 def load(
-    path: Path,
+    path: Path | None,
     overrides: Sequence[str] = (),
     *,
     job: str = "finetune",
@@ -73,7 +73,7 @@ def load(
     """Read a configuration, apply ``KEY=VALUE`` overrides, and check all of it.
 
     Args:
-        path: a JSON file.
+        path: a JSON file; None where the overrides say all.
         overrides: ``KEY=VALUE``, later ones win; the value is JSON or a string.
         job: the job it is for.
         backend: where it will run; decides the default of ``device`` and which
@@ -89,7 +89,7 @@ def load(
             f'the job "{job}" has no configuration',
             remedy=f"jobs that have one: {', '.join(SCHEMAS)}",
         )
-    document = read(path)
+    document = read(path) if path else Document(Path(job), {}, {}, ())
     written, places, faults = _written(document, overrides, schema)
     device = platforms.device(backend)
     values = _resolved(written, device, schema)
@@ -101,10 +101,12 @@ def load(
     if len(remedies) > 1:
         sets = " ".join(f"--set {shlex.quote(remedy)}" for remedy in remedies)
         what = "this configuration is for an accelerator"
-        problems.append(Problem(what, str(path), f"on a CPU add: {sets}"))
+        problems.append(Problem(what, str(document.path), f"on a CPU add: {sets}"))
     if problems:
         raise RequestError(problems)
-    return Config(path, schema, draft.values, draft.explicit, tuple(_notes(draft, written, world)))
+    return Config(
+        document.path, schema, draft.values, draft.explicit, tuple(_notes(draft, written, world))
+    )
 
 
 def _written(

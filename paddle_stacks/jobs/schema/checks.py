@@ -57,6 +57,9 @@ def _required(draft: Draft) -> Iterator[Fault]:
         if not draft.values[key]:
             remedy = f'write "{key}": "{example}", or --set {key}={example}'
             yield draft.fault(f'"{key}" is missing', key, remedy)
+
+
+def _trains(draft: Draft) -> Iterator[Fault]:
     if not draft.values["do_train"]:
         yield draft.fault('"do_train" is false, and this job trains', "do_train", "set it to true")
 
@@ -252,12 +255,38 @@ _EXAMPLES = {
         "dataset_name_or_path": "data/demo",
     },
     "pretrain": {"model_name_or_path": "llama-nano", "input_dir": "data/corpus"},
+    "quantize": {
+        "model_name_or_path": "smollm2-135m-instruct",
+        "output_dir": "models/smollm2-int8",
+    },
 }
 
-_COMMON = (_required, _refused, _precision, _evaluation, _best_model, _steps)
+
+def _quantizes(draft: Draft) -> Iterator[Fault]:
+    values = draft.values
+    if not values["do_ptq"]:
+        yield draft.fault('"do_ptq" is false, and this job does that', "do_ptq", "set it to true")
+    for what in ("shift", "smooth"):
+        if values[f"{what}_all_linears"] and not values[what]:
+            yield draft.fault(
+                f'"{what}_all_linears" needs "{what}"', f"{what}_all_linears", f'set "{what}" too'
+            )
+    if "src_length" in draft.explicit:
+        yield from _lengths(draft)
+    for part in values["skip_list_names"] or ():
+        if not isinstance(part, str) or not part:
+            what = f'"skip_list_names" has {json.dumps(part)}, which is no part of a name'
+            yield draft.fault(what, "skip_list_names", 'for instance ["mlp.down_proj"]')
+    if values["max_evaluate_steps"] == 0:
+        what = '"max_evaluate_steps" is 0: nothing would be measured'
+        yield draft.fault(what, "max_evaluate_steps", "give a number of steps, or -1 for all")
+
+
+_COMMON = (_required, _refused, _trains, _precision, _evaluation, _best_model, _steps)
 _CHECKS: dict[str, tuple[Callable[[Draft], Iterator[Fault]], ...]] = {
     "finetune": (*_COMMON, _lengths, _lora),
     "pretrain": (*_COMMON, _schedule, _split, _spread),
+    "quantize": (_required, _refused, _quantizes, _precision),
 }
 
 

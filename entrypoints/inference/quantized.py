@@ -1,0 +1,168 @@
+"""A model that was quantized: its scales, and what a CPU makes of them.
+
+The layout is that of upstream's ``llm/utils/quant.py``, which its fused kernels read on a
+card: weights that are whole numbers, ``weight_scales.json`` with a scale for each of their
+outputs, ``act_scales.json`` with one for what enters a product, ``cachekv_scales.json``
+with one for each head of the cache, repeated for each query of its group. A scale is the
+largest absolute value, and stands for 127. With shifting or smoothing of all linears
+upstream's layers are wrapped, and ``.layer`` is in the names of the two that are.
+
+Paddle's wheel for a CPU has no product of eight bits (``weight_only_linear``,
+``llm_int8_linear`` and ``matmul`` of int8 all lack a kernel), and turning a weight into
+float32 at each use takes 1.7 to 2.8 times as long as a product of float32. So weights
+become what they stand for when a model is loaded, and what enters a product is put into
+eight bits and back: the answers are those of eight bits, the speed is float32's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.quantizing.arithmetic import LARGEST
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE
+from paddle_stacks.jobs.workspace import WEIGHT_SCALES
+
+__all__ = ["CACHES", "WRAPPED", "Rounding", "extra_weights", "spelt", "tap_of", "weight_scales"]
+
+WRAPPED = ("self_attn.o_proj", "mlp.down_proj")
+"""The projections that upstream wraps, to shift and smooth what enters them."""
+
+CACHES = ("self_attn.cachek_matmul", "self_attn.cachev_matmul")
+
+_AGAIN = "quantize the model again: ./inv quantize --force"
+_LISTED = 5
+
+Floats = npt.NDArray[np.float32]
+
+
+def spelt(name: str, *, wrapped: bool) -> str:
+    """Return upstream's name of a projection, as ``llama.layers.0.mlp.down_proj``."""
+    return f"{name}.layer" if wrapped and name.endswith(WRAPPED) else name
+
+
+def weight_scales(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
+    """Return the scales of the weights in eight bits, ``[outputs]`` each.
+
+    Args:
+        folder: the model's.
+        weights: names and shapes of those weights, ``[inputs, outputs]``.
+
+    Raises:
+        RequestError: scales are missing or damaged.
+    """
+    path = folder / WEIGHT_SCALES
+    told = _read(path)
+    found: dict[str, Floats] = {}
+    faults = []
+    for name, shape in weights.items():
+        layer = name.removesuffix(".weight")
+        value = told.get(f"{layer}.weight_quanter", told.get(f"{layer}.layer.weight_quanter"))
+        scales = _positive(value)
+        if scales is None or scales.shape != shape[1:]:
+            faults.append(f"{name} has no scale for each of its {shape[-1]} outputs")
+        else:
+            found[name] = scales
+    _raise(faults, path)
+    return found
+
+
+def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
+    """Return what puts activations and cache into eight bits; None where they stay as they are.
+
+    Args:
+        folder: the model's.
+        layers: of the model.
+        key_heads: heads of keys and values.
+
+    Raises:
+        RequestError: scales are damaged.
+    """
+    scales: dict[str, Floats] = {}
+    faults = []
+    told = _read(folder / ACTIVATIONS)
+    for name, value in told.items():
+        found = _positive(value)
+        if found is None or found.size != 1:
+            faults.append(f"{name} is {str(value)[:40]}, and not one positive number")
+        else:
+            product = name.removesuffix(".activation_quanter").removesuffix(".layer")
+            scales[product] = found.reshape(())
+    _raise(faults, folder / ACTIVATIONS)
+    told = _read(folder / CACHE)
+    wanted = [f"llama.layers.{layer}.{cache}" for layer in range(layers) for cache in CACHES]
+    for product in wanted if told else ():
+        found = _positive(told.get(f"{product}.activation_quanter"))
+        if found is None or found.ndim != 1 or not found.size or found.size % key_heads:
+            faults.append(f"{product} has no scale for each head")
+        else:
+            scales[product] = found[:: found.size // key_heads].reshape(1, key_heads, 1, 1)
+    _raise(faults, folder / CACHE)
+    return Rounding(scales) if scales else None
+
+
+def extra_weights(names: Mapping[str, Any]) -> dict[str, str]:
+    """Return the weights that shifting and smoothing have left, by the names of our network.
+
+    Args:
+        names: the checkpoint's weights.
+    """
+    kinds = (".bias", ".shift_bias", ".smooth_weight")
+    return {
+        name.replace(".layer.bias", ".bias"): name
+        for name in names
+        if name.startswith("llama.layers.") and name.endswith(kinds)
+    }
+
+
+class Rounding:
+    """Puts into eight bits, and back, what enters a product: a :data:`llama.Tap`.
+
+    Args:
+        scales: by the product's name: ``[]``, or ``[1, heads, 1, 1]`` for a cache.
+    """
+
+    def __init__(self, scales: Mapping[str, Floats]) -> None:
+        self._scales = dict(scales)
+
+    def __call__(self, name: str, tensor: Any) -> Any:
+        """Return the tensor in eight bits; as it is where there is no scale of that name."""
+        import paddle
+
+        scale = self._scales.get(name)
+        if scale is None:
+            return tensor
+        step = paddle.to_tensor(scale / np.float32(LARGEST))
+        return paddle.clip(paddle.round(tensor / step), -LARGEST - 1, LARGEST) * step
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fault = f"the scales cannot be read: {type(error).__name__}: {error}"
+        raise RequestError(fault, where=str(path), remedy=_AGAIN) from None
+    if not isinstance(told, dict):
+        raise RequestError("the scales are no JSON object", where=str(path), remedy=_AGAIN)
+    return told
+
+
+def _positive(value: Any) -> Floats | None:
+    """Return numbers as an array; None where they are not finite and above zero."""
+    try:
+        found = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        return None
+    return found if value is not None and np.isfinite(found).all() and (found > 0).all() else None
+
+
+def _raise(faults: list[str], path: Path) -> None:
+    if faults:
+        more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
+        raise RequestError([Problem(fault, str(path), _AGAIN) for fault in faults[:_LISTED] + more])

@@ -1,0 +1,1 @@
+"""Quantizing a Llama after its training, on a CPU: calibration, arithmetic, proof."""

@@ -1,0 +1,235 @@
+"""Reading text with a model, and changing its weights by what was noted meanwhile.
+
+The steps are upstream's, in its order: shift, smooth, scales; each reads the text with
+what the one before has made. A row is read by itself, in pieces, so that memory depends
+neither on the size of a step nor on the length of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.fetching.progress import in_units
+from entrypoints.inference import dynamic
+from entrypoints.inference.decoding import Model
+from entrypoints.inference.llama import Shape
+from entrypoints.inference.quantized import CACHES, WRAPPED
+from entrypoints.quantizing import arithmetic
+from entrypoints.quantizing.observing import (
+    Largest,
+    LargestOfChannels,
+    LargestOfHeads,
+    Middle,
+    Observer,
+)
+from entrypoints.quantizing.text import Rows
+from paddle_stacks.jobs.quantizing import GROUPS, Method
+from paddle_stacks.jobs.schema import Config
+
+__all__ = ["Calibration", "Scales", "pieces"]
+
+_PIECE = 256  # tokens that are read at once: bounds memory
+
+Floats = npt.NDArray[np.float32]
+_Kind = TypeVar("_Kind", bound=Observer)
+
+_NORMS = {"self_attn.q_proj": "input_layernorm", "mlp.gate_proj": "post_attention_layernorm"}
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What stands for 127, by the product's name.
+
+    Args:
+        activations: of what enters each group's first projection.
+        caches: ``[key heads]`` each; empty where the cache stays as it is.
+    """
+
+    activations: Mapping[str, float]
+    caches: Mapping[str, Floats]
+
+
+class Calibration:
+    """A model that is made ready to be quantized.
+
+    Args:
+        shape: of the network.
+        rotation: as :class:`Model` takes it.
+        weights: by our network's names, float32. What is changed takes their place here;
+            the arrays themselves stay as they are.
+        config: how to calibrate.
+        rows: the text; None where the method needs none.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        rotation: tuple[Any, Any],
+        weights: Mapping[str, Floats],
+        config: Config,
+        rows: Rows | None,
+    ) -> None:
+        self.weights = dict(weights)
+        self._shape = shape
+        self._rotation = rotation
+        self._config = config
+        self._method = Method.of(config)
+        self._rows = rows
+
+    def prepare(self) -> None:
+        """Shift and smooth, as far as the configuration asks for it."""
+        config = self._config
+        if config["shift"]:
+            average = config["shift_sampler"] == "ema"
+            places = self._places(all_linears=config["shift_all_linears"])
+            middles = self._observed("shift", places, lambda: Middle(average=average))
+            for name, middle in middles.items():
+                self._shift(name, middle.result())
+        if config["smooth"]:
+            places = self._places(all_linears=config["smooth_all_linears"])
+            for name, largest in self._observed("smooth", places, LargestOfChannels).items():
+                self._smooth(name, largest.result())
+        if self._method.all_linears:
+            self._complete()
+
+    def scales(self) -> Scales:
+        """Return the scales of activations and cache; none where they stay as they are."""
+        if not self._method.activations:
+            return Scales({}, {})
+        average = self._config["act_quant_method"] == "avg"
+        activations = {
+            name: Largest(average=average)
+            for name in self._places(all_linears=True)
+            if self._method.takes(name)
+        }
+        average = self._config["cachekv_quant_method"] == "avg_headwise"
+        caches = {
+            f"llama.layers.{layer}.{cache}": LargestOfHeads(average=average)
+            for layer in range(self._shape.sizes.layers if self._method.cache else 0)
+            for cache in CACHES
+        }
+        self._read("ptq", {**activations, **caches})
+        return Scales(
+            {name: observer.result() for name, observer in activations.items()},
+            {name: observer.result() for name, observer in caches.items()},
+        )
+
+    def watched(self, row: Sequence[int], see: Callable[[str, Floats], None]) -> None:
+        """Read a row, and hand over what enters each product.
+
+        Args:
+            row: its tokens.
+            see: is given the product's name and a piece, ``[tokens, channels]``, or
+                ``[heads, tokens, width]`` of a cache.
+        """
+
+        def tap(name: str, tensor: Any) -> Any:
+            see(name, tensor.numpy()[0])
+            return tensor
+
+        model = Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
+        _read_row(model, row)
+
+    def _places(self, *, all_linears: bool) -> list[str]:
+        return [
+            f"llama.layers.{layer}.{first}"
+            for layer in range(self._shape.sizes.layers)
+            for first in GROUPS
+            if all_linears or first not in WRAPPED
+        ]
+
+    def _observed(
+        self, what: str, names: Iterable[str], make: Callable[[], _Kind]
+    ) -> dict[str, _Kind]:
+        observers = {name: make() for name in names}
+        self._read(what, observers)
+        return observers
+
+    def _read(self, what: str, observers: Mapping[str, Observer]) -> None:
+        """Read the text's first steps, of which ``<what>_step`` says how many."""
+
+        def tap(name: str, tensor: Any) -> Any:
+            if observer := observers.get(name):
+                observer.see(tensor.numpy()[0])
+            return tensor
+
+        model = Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
+        assert self._rows is not None
+        steps = list(
+            self._rows.steps(
+                self._config["per_device_train_batch_size"], self._config[f"{what}_step"]
+            )
+        )
+        progress = in_units(what, len(steps), "steps")
+        for number, step in enumerate(steps, 1):
+            for row in step:
+                _read_row(model, row)
+                for observer in observers.values():
+                    observer.end_row()
+            for observer in observers.values():
+                observer.end_step()
+            progress(number)
+
+    def _shift(self, name: str, middle: Floats) -> None:
+        layer, first = _split(name)
+        for member in GROUPS[first]:
+            weight = self.weights[f"{layer}.{member}.weight"]
+            self._add(f"{layer}.{member}.bias", middle @ weight)
+        if first in WRAPPED:
+            self.weights[f"{name}.shift_bias"] = -middle
+        else:
+            self._add(f"{layer}.{_NORMS[first]}.bias", -middle)
+
+    def _smooth(self, name: str, activations: Floats) -> None:
+        layer, first = _split(name)
+        members = [f"{layer}.{member}.weight" for member in GROUPS[first]]
+        rows = [np.abs(self.weights[member]).max(axis=1) for member in members]
+        factors = arithmetic.smoothing(activations, np.max(rows, axis=0))
+        for member in members:
+            self.weights[member] = self.weights[member] * factors[:, None]
+        if first in WRAPPED:
+            self.weights[f"{name}.smooth_weight"] = 1 / factors
+            return
+        norm = f"{layer}.{_NORMS[first]}"
+        for part in (f"{norm}.weight", f"{norm}.bias"):
+            if part in self.weights:
+                self.weights[part] = self.weights[part] / factors
+
+    def _complete(self) -> None:
+        """Add the vectors that upstream reads of every wrapped layer, where they do nothing."""
+        for name in self._places(all_linears=True):
+            if not name.endswith(WRAPPED):
+                continue
+            inputs, outputs = self.weights[f"{name}.weight"].shape
+            self.weights.setdefault(f"{name}.shift_bias", np.zeros(inputs, np.float32))
+            self.weights.setdefault(f"{name}.smooth_weight", np.ones(inputs, np.float32))
+            if self._config["shift"]:
+                self.weights.setdefault(f"{name}.bias", np.zeros(outputs, np.float32))
+
+    def _add(self, name: str, values: Floats) -> None:
+        before = self.weights.get(name)
+        self.weights[name] = values if before is None else before + values
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a layer's name and a projection's: of ``llama.layers.0.mlp.down_proj``."""
+    parts = name.split(".")
+    return ".".join(parts[:3]), ".".join(parts[3:])
+
+
+def _read_row(model: Model, row: Sequence[int]) -> None:
+    decoding = model.begin(1)
+    for piece in pieces(row):
+        decoding.read(piece, np.ones_like(piece, dtype=bool))
+
+
+def pieces(row: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield a row's tokens in pieces, ``[1, tokens]`` each."""
+    tokens = np.array([row], dtype=np.int64)
+    for begin in range(0, tokens.shape[1], _PIECE):
+        yield tokens[:, begin : begin + _PIECE]

@@ -1,0 +1,154 @@
+"""The folder of a quantized model, in the layout that ``inference/quantized.py`` reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entrypoints.fetching.llama import write_json, write_weights
+from entrypoints.fetching.tensors import Tensor, total_bytes
+from entrypoints.inference.llama import Shape
+from entrypoints.inference.quantized import spelt
+from entrypoints.inference.weights import Weights
+from entrypoints.quantizing import arithmetic
+from entrypoints.quantizing.calibration import Scales
+from entrypoints.training.saving import copy_companions
+from paddle_stacks.errors import MachineError
+from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE, GROUPS, Method
+from paddle_stacks.jobs.workspace import WEIGHT_SCALES
+
+__all__ = ["check_disk", "projections", "weight_scales", "write"]
+
+Floats = npt.NDArray[np.float32]
+
+_MARGIN = 64 * 2**20  # tokenizer, scales and report
+
+
+def projections(shape: Shape, method: Method) -> list[str]:
+    """Return the names of the projections that are quantized, in the order of the layers."""
+    return [
+        name
+        for layer in range(shape.sizes.layers)
+        for members in GROUPS.values()
+        for member in members
+        if method.takes(name := f"llama.layers.{layer}.{member}")
+    ]
+
+
+def weight_scales(weights: Mapping[str, Floats], names: list[str]) -> dict[str, Floats]:
+    """Return the scales of the projections' weights, by the weights' names."""
+    return {f"{name}.weight": arithmetic.weight_scales(weights[f"{name}.weight"]) for name in names}
+
+
+def check_disk(folder: Path, shape: Shape, method: Method) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        folder: that will be written into.
+        shape: of the model.
+        method: how it is quantized.
+
+    Raises:
+        MachineError: there is too little room.
+    """
+    small = {f"{name}.weight" for name in projections(shape, method)}
+    needed = _MARGIN + sum(
+        int(np.prod(size)) * (1 if name in small else 4) for name, size in shape.weights().items()
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise MachineError(
+            f"the quantized model takes up to {needed / 2**20:.0f} MiB, "
+            f"and {free / 2**20:.0f} MiB are free",
+            where=str(folder),
+            remedy="free some space, and start the same command again",
+        )
+
+
+def write(
+    folder: Path,
+    source: Weights,
+    weights: Mapping[str, Floats],
+    by_name: Mapping[str, Floats],
+    scales: Scales,
+    method: Method,
+    queries_of_a_head: int,
+) -> int:
+    """Write a quantized model, and return the bytes of its weights.
+
+    Args:
+        folder: there, and empty.
+        source: the model that it was made of.
+        weights: by our network's names, shifted and smoothed.
+        by_name: scales of the weights that are quantized, by their names.
+        scales: of activations and cache.
+        method: how it is quantized.
+        queries_of_a_head: heads of queries that share a head of keys.
+    """
+    copy_companions((source.folder,), folder)
+    _write_config(source.folder, folder, method)
+    tensors = _tensors(source, weights, by_name, method)
+    write_weights(folder, tensors)
+    named = {name.removesuffix(".weight"): scale for name, scale in by_name.items()}
+    _write_scales(folder / WEIGHT_SCALES, _spelt(named, "weight_quanter", method))
+    entering = {
+        f"{name.rsplit('.', 2)[0]}.{member}": scale
+        for name, scale in scales.activations.items()
+        for member in GROUPS[".".join(name.rsplit(".", 2)[1:])]
+    }
+    _write_scales(folder / ACTIVATIONS, _spelt(entering, "activation_quanter", method))
+    # Upstream repeats keys and values for each query before it looks at them, and its
+    # reader takes every n-th scale.
+    caches = {
+        f"{name}.activation_quanter": np.repeat(scale, queries_of_a_head)
+        for name, scale in scales.caches.items()
+    }
+    _write_scales(folder / CACHE, caches)
+    return total_bytes(tensors)
+
+
+def _tensors(
+    source: Weights, weights: Mapping[str, Floats], by_name: Mapping[str, Floats], method: Method
+) -> list[Tensor]:
+    found = []
+    for name, values in weights.items():
+        if name in by_name:
+            found.append(_in_eight_bits(name, values, by_name[name]))
+        elif name in source and np.shares_memory(values, source[name]):
+            found.append(source.as_stored(name))
+        else:
+            # Upstream's reader looks for one of the wrapped layers' biases in the wrapped one.
+            stored = name.replace(".down_proj.bias", ".down_proj.layer.bias")
+            found.append(Tensor(stored, "F32", values.shape, lambda values=values: values))  # type: ignore[misc]
+    return found
+
+
+def _in_eight_bits(name: str, values: Floats, scale: Floats) -> Tensor:
+    return Tensor(name, "I8", values.shape, lambda: arithmetic.quantized(values, scale))
+
+
+def _spelt(values: Mapping[str, Any], what: str, method: Method) -> dict[str, Any]:
+    return {f"{spelt(n, wrapped=method.all_linears)}.{what}": v for n, v in values.items()}
+
+
+def _write_scales(path: Path, values: Mapping[str, Any]) -> None:
+    plain = {name: np.asarray(value).tolist() for name, value in values.items()}
+    path.write_text(json.dumps(plain) + "\n", encoding="utf-8")
+
+
+def _write_config(source: Path, folder: Path, method: Method) -> None:
+    """Say in ``config.json`` what upstream's reader wants to know."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {
+        "quant_type": method.quant_type,
+        "shift": method.shift,
+        "smooth": method.smooth,
+        "shift_smooth_all_linears": method.all_linears,
+    }
+    write_json(folder / "config.json", config)
