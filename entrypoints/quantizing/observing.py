@@ -127,7 +127,8 @@ class Middle(Observer):
             means, with the bias of its beginning corrected as in Adam
             (arXiv:1412.6980; upstream divides by the correction of one step less, and its
             second sample is a fiftieth of a mean); else the middle between the least and
-            the largest value, halved with each step's as upstream does.
+            the largest value, halved with each step's (PaddleSlim takes a step once for
+            each projection that shares the input).
     """
 
     def __init__(self, *, average: bool) -> None:
