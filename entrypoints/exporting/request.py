@@ -39,12 +39,13 @@ def check_architecture(folder: Path) -> None:
     """Refuse a model of which no static graph can be made.
 
     Raises:
-        RequestError: it is no Llama.
+        RequestError: it is no Llama, or one whose activations are in eight bits.
     """
     path = folder / "config.json"
     try:
-        names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        names, told = config.get("architectures"), dict(config.get("quantization_config") or {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         fault = f"not a model's configuration: {type(error).__name__}: {error}"
         raise RequestError(
             fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
@@ -55,4 +56,12 @@ def check_architecture(folder: Path) -> None:
             f'a static graph is made of LlamaForCausalLM, not of "{shown}"',
             where=str(path),
             remedy="export without --static: any model that was fetched can be merged and copied",
+        )
+    folded = told.get("quant_type") in (None, "weight_only_int8")
+    if not folded or told.get("shift") or told.get("shift_smooth_all_linears"):
+        raise RequestError(
+            "a static graph has whole numbers in its weights alone, and is neither shifted nor "
+            f"smoothed before other products than those behind norms; this is {told}",
+            where=str(path),
+            remedy="infer --engine dynamic and serve run it; on a card: --recipe export-a8w8",
         )
