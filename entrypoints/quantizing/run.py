@@ -20,7 +20,7 @@ from entrypoints.console import note, phase
 from entrypoints.inference import model as models
 from entrypoints.inference.decoding import Model
 from entrypoints.inference.weights import Weights
-from entrypoints.quantizing import text, writing
+from entrypoints.quantizing import room, text, writing
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.measuring import agreement, errors_of_products, measure
 from entrypoints.training.saving import fingerprint
@@ -61,7 +61,7 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
         before: Any = models.load(folder)
         assert isinstance(before, Model)
         source = Weights(folder)
-        writing.check_disk(output.parent, before.shape, method)
+        room.check(output.parent, before.shape.sizes, before.shape.tied, method)
     with clock.timed("text"):
         phase("read the text")
         told = config["tokenizer_name_or_path"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,12 @@ from entrypoints.inference.weights import Weights
 from entrypoints.quantizing import arithmetic
 from entrypoints.quantizing.calibration import Scales
 from entrypoints.training.saving import copy_companions
-from paddle_stacks.errors import MachineError
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE, GROUPS, Method
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
-__all__ = ["check_disk", "projections", "weight_scales", "write"]
+__all__ = ["projections", "weight_scales", "write"]
 
 Floats = npt.NDArray[np.float32]
-
-_MARGIN = 64 * 2**20  # tokenizer, scales and report
 
 
 def projections(shape: Shape, method: Method) -> list[str]:
@@ -44,31 +40,6 @@ def projections(shape: Shape, method: Method) -> list[str]:
 def weight_scales(weights: Mapping[str, Floats], names: list[str]) -> dict[str, Floats]:
     """Return the scales of the projections' weights, by the weights' names."""
     return {f"{name}.weight": arithmetic.weight_scales(weights[f"{name}.weight"]) for name in names}
-
-
-def check_disk(folder: Path, shape: Shape, method: Method) -> None:
-    """Refuse to begin what the disk has no room for.
-
-    Args:
-        folder: that will be written into.
-        shape: of the model.
-        method: how it is quantized.
-
-    Raises:
-        MachineError: there is too little room.
-    """
-    small = {f"{name}.weight" for name in projections(shape, method)}
-    needed = _MARGIN + sum(
-        int(np.prod(size)) * (1 if name in small else 4) for name, size in shape.weights().items()
-    )
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise MachineError(
-            f"the quantized model takes up to {needed / 2**20:.0f} MiB, "
-            f"and {free / 2**20:.0f} MiB are free",
-            where=str(folder),
-            remedy="free some space, and start the same command again",
-        )
 
 
 def write(

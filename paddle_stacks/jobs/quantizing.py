@@ -14,6 +14,7 @@ from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import records, schema, texts, workspace
+from paddle_stacks.jobs.arguments import PARSERS
 
 __all__ = [
     "ACTIVATIONS",
@@ -117,6 +118,19 @@ def load(
     Raises:
         RequestError: with one problem for each fault.
     """
+    usual = PARSERS["quantize"]()
+    spread = ("ranks", "nnodes", "master", "rank", "allow_bf16", "name")
+    given = [
+        f"--{key.replace('_', '-')}"
+        for key in spread
+        if getattr(arguments, key) != usual.get_default(key)
+    ]
+    if given:
+        raise RequestError(
+            "a CPU quantizes in one process, which keeps no log",
+            where=", ".join(given),
+            remedy="leave it out; it is for upstream's program, on a card",
+        )
     changes = list(arguments.set)
     for key, value in (("model_name_or_path", arguments.model), ("output_dir", arguments.output)):
         if value is not None:

@@ -170,11 +170,18 @@ def pretrained(folder: Path, said: str) -> None:
         assert result["steps"] == steps and result["last_loss"] < result["first_loss"]
 
 
+def quantized(folder: Path, said: str) -> None:
+    report = json.loads((folder / "models" / "small" / "quantize.json").read_text())
+    assert report["perplexity"]["ratio"] < 1.02
+    assert "Paris" in said
+
+
 LEAVES: dict[str, Callable[[Path, str], None]] = {
     "README.md": answered,
     "docs/finetuning.md": merged,
     "docs/inference.md": answered,
     "docs/pretraining.md": pretrained,
+    "docs/quantization.md": quantized,
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entrypoints.fetching.llama import Shape
 from entrypoints.inference import quantized
 from entrypoints.inference.weights import Weights
-from entrypoints.quantizing import arithmetic, observing
+from entrypoints.quantizing import arithmetic, observing, room
 from entrypoints.quantizing.text import Rows, read
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing, schema, workspace
 from paddle_stacks.jobs.arguments import parser
 
@@ -417,6 +420,54 @@ def test_the_output_does_not_replace_the_model(here: Path) -> None:
     config = config_of(here, "--model", "m", "--output", "models")
     with pytest.raises(RequestError, match="take the place of what it is made from"):
         quantizing.check(config, here, force=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["--ranks", "2"], ["--nnodes", "2"], ["--name", "x"], ["--allow-bf16"]]
+)
+def test_what_is_for_a_card(here: Path, words: list[str]) -> None:
+    with pytest.raises(RequestError, match="in one process") as caught:
+        config_of(here, *ASKED, *words)
+    assert caught.value.problems[0].where == words[0]
+
+
+# ------------------------------------------------------------------------------------ room
+
+
+SIZES = Shape(vocabulary=1000, hidden=64, intermediate=128, layers=2, heads=4, key_value_heads=2)
+
+
+def method_of(here: Path, *words: str) -> quantizing.Method:
+    return quantizing.Method.of(config_of(here, *ASKED, *words))
+
+
+def test_the_room_that_is_needed(here: Path) -> None:
+    weights = sum(math.prod(size) for size in SIZES.weights(True).values())
+    projections = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
+    files = room.bytes_on_disk(SIZES, True, method_of(here)) - 4 * (weights - projections)
+    assert files == projections + 64 * 2**20
+    skipping = method_of(here, "--set", 'skip_list_names=["proj"]')
+    assert room.bytes_on_disk(SIZES, True, skipping) == 4 * weights + 64 * 2**20
+    more = room.bytes_of_memory(SIZES, False) - room.bytes_of_memory(SIZES, True)
+    assert more == 2 * 4 * 64 * 1000  # a head of its own, twice
+
+
+def test_what_there_is_no_room_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "proc").mkdir()
+    (here / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
+    room.check(here / "models", SIZES, True, method_of(here), here)
+    limit = here / "sys" / "fs" / "cgroup" / "memory.max"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("max\n")
+    room.check(here / "models", SIZES, True, method_of(here), here)
+    limit.write_text(f"{100 * 2**20}\n")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(MachineError) as caught:
+        room.check(here / "models" / "not" / "there", SIZES, True, method_of(here), here)
+    disk, memory = caught.value.problems
+    assert (disk.where, memory.where) == (str(here / "models"), "memory")
+    assert "1 MiB are free" in disk.what
+    assert "100 MiB are there" in memory.what
 
 
 # ------------------------------------------------------------------------------------ text
