@@ -142,5 +142,7 @@ def _of_text(
 
 def _rows(source: str, rows: list[tuple[int, ...]]) -> Rows:
     if not rows:
-        raise RequestError("there is not a row of two tokens in it", where=source)
+        raise RequestError(
+            "there is not a row of two tokens in it", where=source, remedy="give more text"
+        )
     return Rows(source, tuple(rows))

@@ -141,7 +141,11 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
         RequestError: there is no configuration, or a ``--set`` is not KEY=VALUE.
     """
     if arguments.config is None:
-        raise RequestError("upstream's program needs a configuration", where="--config")
+        raise RequestError(
+            "upstream's program needs a configuration",
+            where="--config",
+            remedy="--config configs/jobs/dcu/quantize-a8w8.json, or --recipe NAME",
+        )
     changes: list[str] = []
     given = {"model_name_or_path": arguments.model, "output_dir": arguments.output}
     for key, value in given.items():

@@ -189,11 +189,13 @@ def _model(config: schema.Config, folder: Path) -> Path:
         names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
         fault = f"not a model's configuration: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path)) from None
+        remedy = "fetch the model again: ./inv fetch NAME --force"
+        raise RequestError(fault, where=str(path), remedy=remedy) from None
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
         what = f'a CPU quantizes LlamaForCausalLM, not "{shown}"'
-        raise RequestError(what, where=str(path))
+        remedy = "upstream's program quantizes others, on a card: --backend dcu"
+        raise RequestError(what, where=str(path), remedy=remedy)
     return model
 
 
