@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
-from test_jobs import ROOT, TRAIN, USER, docker, workspace
+ROOT = Path(__file__).parents[2]
+TRAIN = "paddle-stacks/train:dcu-sim"
+SCRIPTS = (ROOT / "tests" / "jobs" / "tiny.py", ROOT / "tests" / "dcu_sim" / "slim.py")
 
-__all__ = ["workspace"]
 
-
-def test_paddleslim_finds_the_same(workspace: Path) -> None:
-    done = docker(
-        *("--user", USER, "--volume", f"{ROOT}/tests/dcu_sim/slim.py:/slim.py:ro"),
-        *("--volume", f"{workspace}:/workspace", TRAIN),
-        *("python", "/slim.py", "models/sentencepiece"),
-    )
+def test_paddleslim_finds_the_same(tmp_path: Path) -> None:
+    command = "python /s/tiny.py models sentencepiece && python /s/slim.py models/sentencepiece"
+    line = ["docker", "run", "--rm", "--network=none", f"--volume={tmp_path}:/workspace"]
+    line += [f"--volume={path}:/s/{path.name}:ro" for path in SCRIPTS]
+    done = subprocess.run([*line, TRAIN, "bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     one, several = told["shift_of_one_step"], told["shift"]
