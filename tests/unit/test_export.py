@@ -78,6 +78,29 @@ def test_models_of_which_no_graph_is_made(tmp_path: Path, text: str | None, word
     assert words in refused(lambda: check_architecture(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("told", "is_refused"),
+    [
+        ({}, False),
+        ({"quant_type": "weight_only_int8"}, False),
+        ({"quant_type": "weight_only_int8", "smooth": True}, False),  # in norms and weights
+        ({"quant_type": "weight_only_int8", "shift": True}, True),
+        ({"quant_type": "weight_only_int8", "shift_smooth_all_linears": True}, True),
+        ({"quant_type": "a8w8"}, True),
+        ({"quant_type": "a8w8c8", "smooth": True}, True),
+    ],
+)
+def test_what_a_static_graph_has_no_place_for(
+    tmp_path: Path, told: dict[str, Any], is_refused: bool
+) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "quantization_config": told}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if is_refused:
+        assert "--engine dynamic" in refused(lambda: check_architecture(tmp_path))
+    else:
+        check_architecture(tmp_path)
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """A folder as ``export --static`` leaves it, with other contents."""
