@@ -18,6 +18,8 @@ __all__ = ["Scope", "pairs"]
 
 # A chain of calls that says a text is this long at most; what is longer says it somewhere else.
 _DEPTH = 5
+# A part of a text that has as many letters of its own says more than the name it has.
+_TELLING = 4
 # Functions that return their first argument, or what it is made of, as text.
 _WRAPPERS = {"str", "repr", "len", "sorted", "list", "tuple", "map", "dumps", "_shown", "_code"}
 _TRIMMING = {"strip", "rstrip", "lstrip", "removeprefix", "removesuffix", "format", "replace"}
@@ -533,7 +535,22 @@ def _of_part(part: ast.expr, scope: Scope, depth: int) -> list[Template]:
     constant = _constants(scope.module).get(_key(part.value))
     if isinstance(constant, (ast.Constant, ast.JoinedStr)):
         return _texts(Value(constant, Scope(scope.module, constant)), depth + 1)
+    if isinstance(part.value, ast.Name) and depth < _DEPTH and _set_once(part.value.id, scope):
+        found = [text for one in _assigned(part.value.id, scope) for text in _made(one, depth + 1)]
+        if len(found) == 1 and found[0].letters >= _TELLING:
+            return found
     return [Template((Hole(_hole(part.value)),))]
+
+
+def _set_once(name: str, scope: Scope) -> bool:
+    """Whether a function gives a name a value in one place, so that it is that one everywhere."""
+    function = scope.module.function_of(scope.node)
+    stores = [
+        node
+        for node in ast.walk(function or scope.module.tree)
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+    ]
+    return len(stores) == 1
 
 
 def _product(parts: list[list[Template]]) -> Iterator[Template]:

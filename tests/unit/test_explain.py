@@ -153,6 +153,17 @@ def test_what_is_said_is_found(workshop: Path, fails: object) -> None:
             ["mend"],
         ),
         (
+            'def f():\n told = f"of {n} things"\n raise RequestError(f"one {told}", remedy="do")',
+            "one of {n} things",
+            ["do"],
+        ),
+        (
+            'def f():\n for told in ("begun",):\n  pass\n told = "done"\n'
+            ' raise RequestError(f"it is {told}", remedy="do")',
+            "it is {told}",
+            ["do"],
+        ),
+        (
             'def f():\n hint = did_you_mean(a, b)\n raise RequestError("nothing", remedy=hint)',
             "nothing",
             ['did you mean "{word}"?', ""],
