@@ -47,21 +47,38 @@ class Template:
         """How many letters of it are literal: the more, the less another text fits by chance."""
         return sum(map(len, _WORD.findall(self.literal)))
 
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """The texts that it can become; a hole may hold anything, nothing too."""
-        pieces = (re.escape(part) if isinstance(part, str) else "(.*?)" for part in self.parts)
-        return re.compile("".join(pieces), re.DOTALL)
-
     def fits(self, text: str) -> bool:
         """Whether the whole text can have been made from it."""
-        return self.pattern.fullmatch(text) is not None
+        return self._contents(text) is not None
 
     def values(self, text: str) -> dict[str, str]:
         """Return what the holes hold in a text that can have been made from it, by their names."""
-        match = self.pattern.fullmatch(text)
         names = [part.name for part in self.parts if isinstance(part, Hole)]
-        return dict(zip(names, match.groups(), strict=True)) if match else {}
+        return dict(zip(names, self._contents(text) or (), strict=False))
+
+    def _contents(self, text: str) -> list[str] | None:
+        """Return what each hole holds, as little as it can; None where the text does not fit.
+
+        A hole may hold anything, so the first place of a literal is as good as any other,
+        and one pass is enough. A regular expression would try them all.
+        """
+        contents: list[str] = []
+        position = holes = 0
+        for number, part in enumerate(self.parts):
+            if isinstance(part, Hole):
+                holes += 1
+                continue
+            last = number == len(self.parts) - 1
+            at = text.rfind(part) if last and holes else text.find(part, position)
+            if at < position or (not holes and at > position):
+                return None
+            if holes:
+                contents += [*[""] * (holes - 1), text[position:at]]
+                holes = 0
+            position = at + len(part)
+        if holes:
+            return [*contents, *[""] * (holes - 1), text[position:]]
+        return contents if position == len(text) else None
 
     def filled(self, values: Mapping[str, str]) -> str:
         """Return the text with the holes filled of which there is a value."""
