@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,8 +21,9 @@ _NAMED = re.compile(r"\$\{(\w+)\}")
 
 
 def topics(root: Path) -> Iterator[Topic]:
-    """Yield the stages of the Dockerfile, and the variables and labels of ``docker-bake.hcl``."""
+    """Yield the stages and variables of the Dockerfile, and those and labels of the bake file."""
     yield from _stages(root)
+    yield from _environment(root)
     variables = {topic.name: topic for topic in _variables(root)}
     yield from variables.values()
     yield from _labels(root, variables)
@@ -53,6 +55,28 @@ def _stages(root: Path) -> Iterator[Topic]:
             facts.append(("made of", f"images/{stage}/"))
         kind = "image" if stage in tagged else "stage"
         yield Topic(kind, stage, " ".join(says), tuple(facts))
+
+
+def _environment(root: Path) -> Iterator[Topic]:
+    """Yield what the stages set with ``ENV``, with the comment above the instruction."""
+    instruction, why, number, stage = "", "", 0, ""
+    above_argument = ""  # a comment is about what uses the ARG below it, too
+    for line in lines(root / "Dockerfile", groups=False):
+        if not instruction:
+            why, number = line.why or above_argument, line.number
+        instruction += " " + line.code.removesuffix("\\")
+        if line.code.endswith("\\"):
+            continue
+        word, _, rest = instruction.strip().partition(" ")
+        instruction = ""
+        above_argument = why if word == "ARG" else ""
+        if word == "FROM":
+            stage = rest.split()[-1]
+        elif word == "ENV":
+            for name, value in (item.split("=", 1) for item in shlex.split(rest)):
+                facts = [("value", value), ("set in", f"the stage {stage}")]
+                facts.append(("said in", f"Dockerfile:{number}"))
+                yield Topic("variable", name, why, tuple(facts))
 
 
 def _is(start: str, stage: str, starts: Mapping[str, str]) -> bool:

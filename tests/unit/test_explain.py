@@ -324,6 +324,8 @@ def test_what_is_pinned_is_in_the_locks_that_it_is_for() -> None:
         ("PADDLE_STACKS_DEBUG", "variable", "traceback"),
         ("HSA_FORCE_FINE_GRAIN_PCIE", "variable", "hangs"),
         ("https_proxy", "variable", "https_proxy"),
+        ("MPLCONFIGDIR", "variable", "read-only"),
+        ("ROCM_PATH", "variable", "env.sh"),
         ("dcu-sim", "backend", "simulated"),
         ("shm_mib", "backend's key", "/dev/shm"),
         ("infer", "job", "answer a prompt"),
