@@ -5,6 +5,8 @@ output), and a comment on the line before it says how it is known to be true:
 
     <!-- runs: tests/docs/test_commands.py -->     that test runs it, as it stands
     <!-- needs: a DCU -->                          nothing here can run it
+
+Both together: the test runs it where there is what it needs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ NEEDS = (
     "Apptainer",
     "Kubernetes",
     "Slurm",
+    "root",
     "two machines",
 )
 
