@@ -145,7 +145,7 @@ class Rounding:
 def _read(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         fault = f"the scales cannot be read: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy=_AGAIN) from None
     if not isinstance(told, dict):
@@ -154,12 +154,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _positive(value: Any) -> Floats | None:
-    """Return numbers as an array; None where they are not finite and above zero."""
+    """Return numbers as an array; None where they are none, not finite or not above zero."""
     try:
-        found = np.array(value, dtype=np.float32)
-    except (TypeError, ValueError):
+        found = np.array(value)
+    except ValueError:  # lists of unlike lengths
         return None
-    return found if value is not None and np.isfinite(found).all() and (found > 0).all() else None
+    if found.dtype.kind not in "iuf":
+        return None
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
+    return found if np.isfinite(found).all() and (found > 0).all() else None
 
 
 def _raise(faults: list[str], path: Path) -> None:

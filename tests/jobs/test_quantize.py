@@ -111,6 +111,10 @@ def test_upstreams_reader_makes_the_same_of_it(
     assert report(workspace)["perplexity"]["ratio"] == pytest.approx(1, abs=0.01)
 
 
+def test_shifting_and_smoothing_change_no_answer(job, workspace: Path) -> None:
+    assert float(script(job, workspace, "prepared.py", "models/tiny")) < 1e-4
+
+
 def test_smoothing_helps_against_outliers(job, workspace: Path) -> None:
     script(job, workspace, "outliers.py", "models/tiny", "models/outliers")
     quantize(job, workspace, model="outliers")

@@ -217,7 +217,7 @@ def test_a_weight_is_copied_as_it_is_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "null", "{}"),
+        *("", "{", "[]", "null", "{}", "[" * 100_000, '{"a": 1e999}'),
         *({f"{LAYER}.weight_quanter": value} for value in (None, "1", 1.0, [1, 2, 3], [[1] * 4])),
         *({f"{LAYER}.weight_quanter": [1, 1, 1, bad]} for bad in (0, -1, float("nan"), "x", None)),
         {"llama.layers.1.mlp.down_proj.weight_quanter": [1, 1, 1, 1]},
@@ -242,7 +242,7 @@ def test_scales_that_are_not_there(tmp_path: Path) -> None:
     "scales",
     [
         {"act_scales": {f"{LAYER}.activation_quanter": value}}
-        for value in (0, -1.0, None, "a", [1, 2], float("inf"))
+        for value in (0, -1.0, None, "a", "1", True, [1, 2], [[1], [1, 2]], 10**400, 1e300)
     ]
     + [
         {"cachekv_scales": {"llama.layers.0.self_attn.cachek_matmul.activation_quanter": [1, 1]}},
