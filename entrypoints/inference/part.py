@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from entrypoints.training.disk import writing_below
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 
 __all__ = ["Part", "open_part"]
 
@@ -59,12 +60,15 @@ def open_part(
     Raises:
         RequestError: the output exists, another job is writing it, or its part
             was begun with other options.
+        MachineError: the machine does not let us write.
     """
     path = output.with_name(output.name + ".part")
-    _check_free(output, force)
-    with _locked(path, output) as stream:
-        _check_free(output, force)  # another job may have ended in between
+    # With a part beside it, the output may be that of a run killed before it removed the part.
+    _check_free(output, force or path.exists())
+    with writing_below(path.parent), _locked(path, output) as stream:
+        remove_unfinished(output)
         done = _read(stream, path, fingerprint, ids, force)
+        _check_free(output, force or len(done) == len(ids))
         part = Part(stream, done)
         yield part
         with replacing_file(output) as final:
@@ -73,10 +77,10 @@ def open_part(
         path.unlink()
 
 
-def _check_free(output: Path, force: bool) -> None:
+def _check_free(output: Path, allowed: bool) -> None:
     if output.is_dir():
         raise RequestError("the output is a folder", where=str(output), remedy="name a file")
-    if output.exists() and not force:
+    if output.exists() and not allowed:
         remedy = "name another --output, or replace it with --force"
         raise RequestError("the output exists", where=str(output), remedy=remedy)
 
@@ -85,8 +89,9 @@ def _check_free(output: Path, force: bool) -> None:
 def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
     """Yield the part, open and ours alone."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+", encoding="utf-8")
+        with writing_below(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+", encoding="utf-8")
     except OSError as error:
         fault = f"the output cannot be written: {error.strerror}"
         raise RequestError(
@@ -119,9 +124,10 @@ def _read(
     force: bool,
 ) -> dict[int, Mapping[str, Any]]:
     """Return the answers of a part that was begun with the same; begin it if there is none."""
-    stream.seek(0)
-    lines = stream.readlines()
-    whole = [line for line in lines if line.endswith("\n")]  # the last may be torn
+    # As bytes: the last line may be torn, in the middle of a character too.
+    whole = path.read_bytes().splitlines(keepends=True)
+    if whole and not whole[-1].endswith(b"\n"):
+        del whole[-1]
     begun_with = _decoded(whole[0], path).get(_BEGUN_WITH) if whole else None
     if begun_with != dict(fingerprint):
         if whole and not force:
@@ -130,7 +136,7 @@ def _read(
         stream.write(_encoded({_BEGUN_WITH: dict(fingerprint)}))
         stream.flush()
         return {}
-    stream.truncate(sum(len(line.encode()) for line in whole))
+    stream.truncate(sum(map(len, whole)))
     done: dict[int, Mapping[str, Any]] = {}
     for text in whole[1:]:
         entry = _decoded(text, path)
@@ -154,7 +160,7 @@ def _begun_differently(path: Path, begun_with: Any, fingerprint: Mapping[str, st
     )
 
 
-def _decoded(line: str, path: Path) -> dict[str, Any]:
+def _decoded(line: bytes, path: Path) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except ValueError:

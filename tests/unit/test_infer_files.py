@@ -75,6 +75,33 @@ def test_a_torn_line_is_answered_again(tmp_path: Path) -> None:
     assert finish(output) == [0]
 
 
+def test_a_line_torn_within_a_character_is_answered_again(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    part = interrupted(output, 0)
+    part.write_bytes(part.read_bytes() + '{"number": 1, "line": {"text": "水'.encode()[:-1])
+    assert finish(output) == [0]
+
+
+def test_killed_before_its_part_was_removed_it_is_done(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    part = interrupted(output, 0, 1, 2)
+    whole = part.read_bytes()
+    finish(output)
+    answers = output.read_bytes()
+    part.write_bytes(whole)
+    assert finish(output) == [0, 1, 2]
+    assert (output.read_bytes(), part.exists()) == (answers, False)
+
+
+def test_a_part_beside_an_output_does_not_replace_it(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    part = interrupted(output, 0, 1)
+    output.write_text("mine")
+    with pytest.raises(RequestError, match="the output exists"):
+        finish(output)
+    assert (output.read_text(), part.exists()) == ("mine", True)
+
+
 def test_other_options_are_named(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     part = interrupted(output, 0)
