@@ -159,11 +159,12 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
     report = in_mib(Path(urlsplit(url).path).name, total)
     if have:
         console.note(f"going on at byte {have} of {total or 'an unknown number'}")
-    else:
-        # Written first: a part without the validator it belongs to could not be trusted.
-        _remember(answer, part, url)
     done = have
     with part.open("ab" if have else "wb") as stream:
+        if not have:
+            # Between the end of an older part and the first byte of this one: killed anywhere,
+            # there is never a part beside what tells another version apart.
+            _remember(answer, part, url)
         for chunk in answer.iter_raw():  # as it comes: what is gathered would be lost in a cut
             stream.write(chunk)
             done += len(chunk)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from loopback import Server, serving
 
+from entrypoints.fetching import download as fetching
 from entrypoints.fetching.download import NotThere, download, trust_bundle
 from paddle_stacks.errors import JobError, MachineError, RequestError
 
@@ -91,6 +92,26 @@ def test_a_part_of_another_version_is_not_gone_on_with(server: Server, tmp_path:
     with pytest.raises(JobError):
         download(f"{server.url}/m.bin", tmp_path / "m.bin", attempts=1)
     server.etag, server.files["/m.bin"] = '"two"', CONTENT[::-1]
+    download(f"{server.url}/m.bin", tmp_path / "m.bin")
+    assert (tmp_path / "m.bin").read_bytes() == CONTENT[::-1]
+
+
+def test_killed_between_two_versions_it_is_not_a_mixture(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.cut_after = [1_000_000]
+    with pytest.raises(JobError):
+        download(f"{server.url}/m.bin", tmp_path / "m.bin", attempts=1)
+    server.etag, server.files["/m.bin"] = '"two"', CONTENT[::-1]
+    remember = fetching._remember
+
+    def and_die(*arguments: object) -> None:
+        remember(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(fetching, "_remember", and_die)
+        download(f"{server.url}/m.bin", tmp_path / "m.bin")
     download(f"{server.url}/m.bin", tmp_path / "m.bin")
     assert (tmp_path / "m.bin").read_bytes() == CONTENT[::-1]
 
