@@ -18,7 +18,7 @@ from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.saving import BASE, fingerprint, write_merged
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import pickles, workspace
-from paddle_stacks.jobs.files import replacing_folder
+from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
 
 __all__ = ["main"]
 
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     spare()
     libraries_log_to(None)
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
+        remove_unfinished(output)
         workspace.check_output(output, sources, force=arguments.force)
         _export(arguments, model, adapter, output)
     report("result", output=str(output))

@@ -6,7 +6,7 @@ import fcntl
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, pac
 from entrypoints.fetching.download import download, trust_bundle
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.files import replacing_folder
+from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
 from paddle_stacks.jobs.models import Model
 
 __all__ = ["main"]
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     target = Path(arguments.output or f"models/{model.name}")
     _check_target(target)
     try:
-        if arguments.force or not _is_there(model, target):
+        if not arguments.force and _is_there(model, target):
+            _remove_rest(model, target)
+        else:
             with _stopped_cleanly(), _alone(target):
                 _fetch(model, target)
     except OSError as error:
@@ -210,9 +212,17 @@ def _alone(target: Path) -> Iterator[None]:
                 where=str(target),
                 remedy="wait for it, or choose another --output",
             ) from None
-        for left in target.parent.glob(f".{target.name}.*.part"):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_unfinished(target)
         yield
+
+
+def _remove_rest(model: Model, target: Path) -> None:
+    """Remove what is left of a fetch that was killed when its model was there already."""
+    downloads = target.parent / _DOWNLOADS
+    if downloads.is_dir():
+        # A folder of models that is only read here, or is written just now, stays as it is.
+        with suppress(OSError, RequestError), _alone(target):
+            shutil.rmtree(downloads / model.name, ignore_errors=True)
 
 
 @contextmanager

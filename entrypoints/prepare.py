@@ -22,7 +22,7 @@ from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import STDIN, Source
-from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.files import replacing_file, sync_folder
 
 __all__ = ["main"]
 
@@ -162,11 +162,7 @@ def _name(prefix: Path, partial: Path, tokens: str, manifest: Mapping[str, Any])
         stream.write("\n")
     (partial / _MANIFEST).replace(corpus.manifest_path(prefix))
     (partial / _INDEX).replace(corpus.index_path(prefix))
-    descriptor = os.open(prefix.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(prefix.parent)
 
 
 def _remove_rest(partial: Path, request: Mapping[str, Any]) -> None:
@@ -174,8 +170,8 @@ def _remove_rest(partial: Path, request: Mapping[str, Any]) -> None:
     from entrypoints.preparing import journal
 
     state = journal.read(partial)
-    if state is None or not state.complete or state.request != request:
-        return  # nothing is there, or another corpus's beginning
+    if not partial.is_dir() or (state and (not state.complete or state.request != request)):
+        return  # nothing is there, or another corpus's beginning; without a journal it is neither
     with contextlib.suppress(RequestError), locked(partial):
         shutil.rmtree(partial)
 

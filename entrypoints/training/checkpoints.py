@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_stacks.jobs.files import sync_tree
+from paddle_stacks.jobs.files import sync_folder, sync_tree
 
 __all__ = [
     "PREFIX",
@@ -110,6 +110,7 @@ def saving(run: Path, step: int, data: Mapping[str, str]) -> Iterator[Path]:
         final = run / part.name
         remove([final])
         part.rename(final)
+        sync_folder(run)  # before those that it supersedes are removed
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 

@@ -15,10 +15,13 @@ from entrypoints.training import checkpoints
 from entrypoints.training.request import CONFIG, LIBRARY_LOG, LOSS, METRICS, RESULT
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import workspace
-from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 from paddle_stacks.jobs.schema import PARALLEL, Config
 
 __all__ = ["MAY_CHANGE", "Start", "begin", "resume_choice", "run_folder"]
+
+_OUTPUTS = (workspace.ADAPTER, workspace.MODEL, workspace.MERGED)
+_FILES = (RESULT, CONFIG, METRICS, LOSS)
 
 MAY_CHANGE = frozenset(
     {
@@ -112,6 +115,8 @@ def begin(
     """
     if owner:
         checkpoints.clear(run)
+        for name in (*_OUTPUTS, *_FILES):
+            remove_unfinished(run / name)
     checkpoint = None
     if resume == "never":
         if owner:
@@ -228,8 +233,8 @@ def _named(name: str, run: Path) -> checkpoints.Checkpoint:
 def _start_over(run: Path) -> None:
     """Remove what an earlier training left in the run, and nothing else."""
     checkpoints.remove(checkpoints.found(run))
-    for name in (workspace.ADAPTER, workspace.MODEL, workspace.MERGED):
+    for name in _OUTPUTS:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(run / name)
-    for name in (RESULT, CONFIG, METRICS, LOSS, LIBRARY_LOG):
+    for name in (*_FILES, LIBRARY_LOG):
         (run / name).unlink(missing_ok=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -10,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["replacing_file", "replacing_folder", "sync_tree"]
+__all__ = ["remove_unfinished", "replacing_file", "replacing_folder", "sync_folder", "sync_tree"]
+
+_PART, _OLD = ".part", ".old"
+_RANDOM = "?" * 8  # what tempfile puts between a name's beginning and its end
+
+# Of linux/fs.h and fcntl.h; renameat2(2) is in Linux since 3.15, and in glibc since 2.28.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
@@ -22,7 +32,7 @@ def replacing_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
     try:
         with os.fdopen(descriptor, mode, encoding=encoding) as stream:
             yield stream
@@ -33,18 +43,19 @@ def replacing_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name ``path`` when the block ends well.
 
-    An existing folder of that name is moved aside for the moment of the rename
-    and removed afterwards. If the block raises, ``path`` is as it was.
+    An existing folder of that name changes places with it, and is removed afterwards:
+    whoever looks sees the one or the other. A file system that cannot do that (NFS) has
+    neither for the moment between two renames. If the block raises, ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
     try:
         yield part
         part.chmod(0o777 & ~_umask())
@@ -53,7 +64,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
@@ -62,14 +73,48 @@ def sync_tree(folder: Path) -> None:
         for name in names:
             with open(os.path.join(root, name), "rb") as stream:
                 os.fsync(stream.fileno())
-        _sync_folder(Path(root))
+        sync_folder(Path(root))
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what those who were writing ``path`` when they were killed have left beside it.
+
+    A folder that was moved aside, and never replaced, gets its name back.
+
+    Args:
+        path: what was written; nobody else is writing it now.
+    """
+    begun = f".{glob.escape(path.name)}.{_RANDOM}"
+    for old in path.parent.glob(begun + _OLD):
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+    for part in path.parent.glob(begun + _PART):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: which names are in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _exchange(part: Path, path: Path) -> None:
+    """Give the folder ``part`` the name ``path``, and remove the folder that had it."""
     if not path.exists():
         os.rename(part, path)
         return
-    old = part.with_suffix(".old")
+    if _change_places(part, path):
+        shutil.rmtree(part, ignore_errors=True)
+        return
+    old = part.with_suffix(_OLD)
     os.rename(path, old)
     try:
         os.rename(part, path)
@@ -79,12 +124,18 @@ def _exchange(part: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _change_places(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; return whether the file system can do that."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return False
+    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    if library.renameat2(*names, _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def _umask() -> int:

@@ -203,11 +203,17 @@ def test_two_fetches_of_one_model_do_not_meet(workspace: Path) -> None:
 
 
 def test_what_a_killed_fetch_left_is_cleared(workspace: Path) -> None:
-    left = workspace / "models" / ".x.abc.part"
+    left = workspace / "models" / ".x.abcd1234.part"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     fetch.main(["x", "--from", "m.gguf"])
     assert names(workspace / "models") == {"x", ".downloads"}
+    # A fetch that dies after its model has its name leaves the older one, and the downloads.
+    left.mkdir()
+    (workspace / "models" / ".downloads" / "x").mkdir()
+    fetch.main(["x", "--from", "m.gguf"])
+    assert names(workspace / "models") == {"x", ".downloads"}
+    assert names(workspace / "models" / ".downloads") == {"x.lock"}
 
 
 def wheel(folder: Path, members: dict[str, bytes]) -> Path:
