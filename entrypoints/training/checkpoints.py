@@ -28,6 +28,7 @@ __all__ = [
     "open_whole",
     "remove",
     "saving",
+    "step_of",
     "unnamed",
 ]
 
@@ -54,12 +55,13 @@ class Checkpoint:
 
 def found(run: Path) -> list[Path]:
     """Return the checkpoint folders of a run, the newest first, damaged ones too."""
-    numbered = [
-        (int(match.group(1)), path)
-        for path in run.glob(f"{PREFIX}-*")
-        if path.is_dir() and (match := _NAME.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(numbered, reverse=True)]
+    named = (path for path in run.glob(f"{PREFIX}-*") if _NAME.fullmatch(path.name))
+    return sorted((path for path in named if path.is_dir()), key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in a checkpoint folder's name."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def damage(folder: Path) -> str:

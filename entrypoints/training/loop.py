@@ -233,12 +233,17 @@ class Loop(Trainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(folder)
 
     def _remove_old(self, run: Path) -> None:
-        """Keep the newest checkpoints, and the best one."""
+        """Keep the newest checkpoints, and the best one.
+
+        One of a later step was passed over, as damaged, or gone back from: it says nothing of
+        which are the newest now, and is replaced when its step comes.
+        """
         keep = self.keeping.checkpoints
         if keep is None:
             return
         best = self.state.best_model_checkpoint
-        newest_first = checkpoints.found(run)
+        step = self.state.global_step
+        newest_first = [f for f in checkpoints.found(run) if checkpoints.step_of(f) <= step]
         kept = newest_first[:keep]
         if best and Path(best) in newest_first and Path(best) not in kept:
             # With a limit of one, the newest stays too: training resumes from it.
