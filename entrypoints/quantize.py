@@ -11,6 +11,7 @@ from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.stop import StopSignal
 from entrypoints.upstream import run_with_config
 from paddle_stacks.jobs import platforms, quantizing
+from paddle_stacks.jobs.files import remove_unfinished
 
 __all__ = ["main"]
 
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
         StopSignal(),
         locked(output.parent, f".{output.name}.lock"),
     ):
+        remove_unfinished(output)
         quantizing.check(config, force=arguments.force)
         phase("start PaddlePaddle")
         spare()
