@@ -259,6 +259,10 @@ def _request(context: Context, job: str, options: dict[str, Any]) -> _Request:
     find(job)
     own = {name: options.pop(name, None) for name in _OWN}
     more = options.pop("slurm", None) or []
+    for name in _OWN:
+        # The job's own option of that name.
+        if (value := options.pop(f"{job}_{name}", None)) is not None:
+            options[name] = value
     engine = _engine(own["engine"])
     found = settings.load(ROOT, {"backend": options.pop("backend", None)})
     if found.require_verified:

@@ -38,20 +38,24 @@ class JobTask(StackTask):
         super().__init__(body, positional=(), **options)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """Return the arguments of the jobs, each once, and the host's own."""
+        """Return the arguments of the jobs, each once, and the host's own.
+
+        Where the task has one of the same name, a job's own has the job's in front: a
+        cluster's ``--engine`` is its scheduler, ``--infer-engine`` what infer computes with.
+        """
+        own = self.own_arguments()
+        taken = {argument.name for argument in own}
         found: dict[str, Argument] = {}
         for job in self.jobs:
             for action in _actions(job):
                 made = _argument(action, positional=len(self.jobs) == 1)
+                if made.name in taken:
+                    made = _argument(action, positional=False, before=f"{job}-")
                 known = found.setdefault(str(made.name), made)
                 if made.kind is list and known.kind is str:
                     found[str(made.name)] = made  # repeatable in one of the jobs
         host = [argument for argument in _host_arguments() if argument.name not in found]
-        own = self.own_arguments()
-        # --engine is a cluster's scheduler there, and not what infer computes with.
-        taken = {argument.name for argument in own}
-        jobs = [argument for name, argument in found.items() if name not in taken]
-        return [*own, *jobs, *host]
+        return [*own, *found.values(), *host]
 
     def own_arguments(self) -> list[Argument]:
         """Return the arguments that come before the jobs' own."""
@@ -144,7 +148,10 @@ def _actions(job: str) -> list[argparse.Action]:
     ]
 
 
-def _argument(action: argparse.Action, *, positional: bool) -> Argument:
+def _argument(action: argparse.Action, *, positional: bool, before: str = "") -> Argument:
+    if before:
+        name = before + action.option_strings[-1].lstrip("-")
+        return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=action.help)
     name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
     kind = bool if action.nargs == 0 else list if isinstance(action.default, list) else str
     # invoke shows the type of a value; what it looks like is worth saying where it has a form.

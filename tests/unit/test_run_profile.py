@@ -850,6 +850,20 @@ def test_render_writes_a_script(host: Path) -> None:
     assert "#SBATCH --gres=dcu:4\n#SBATCH --time=2:00:00\n" in done.stdout
 
 
+def test_the_engine_of_a_job_is_not_that_of_a_cluster(host: Path) -> None:
+    where = {"PADDLE_STACKS_HOST_ROOT": str(host)}
+    done = render(*INFER, "--engine", "slurm", "--infer-engine", "dynamic", **where)
+    assert done.returncode == 0, done.stderr
+    done = render(*INFER, "--engine", "slurm", "--infer-engine", "kubernetes", **where)
+    assert done.returncode == 2
+    assert "argument --engine: invalid choice: 'kubernetes'" in done.stderr
+    done = render(
+        "fetch", "--model", "m", "--engine", "slurm", "--infer-engine", "dynamic", **where
+    )
+    assert done.returncode == 2
+    assert "fetch has no --infer-engine" in done.stderr
+
+
 def test_render_writes_documents(host: Path) -> None:
     given = ("--engine", "kubernetes", "--groups", "39,998", "--claim", "llm")
     registry = {"PADDLE_STACKS_REGISTRY": "registry.example"}
