@@ -22,12 +22,13 @@ SHELL ["/bin/sh", "-eu", "-c"]
 # Debian's stable release moves by security fixes only, so its packages are not pinned.
 # hadolint ignore=DL3008
 RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/clean,target=/srv/clean \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     /srv/with-network apt-get update -q && \
     /srv/with-network apt-get install -yq --no-install-recommends \
         ca-certificates libgomp1 python3 tini && \
-    rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/cache/debconf/*-old \
-        /var/log/apt /var/log/*.log
+    /srv/clean && /srv/dated
 
 # The DTK's image: Kylin, its compilers, Python 3.10, and an environment that only root's
 # login shell has.
@@ -38,11 +39,12 @@ ENV BASE_PYTHON=/opt/py310/bin/python
 # What stands in for it where there is none of it: Debian's compilers in the DTK's places.
 FROM base-cpu AS dtk-dcu-sim
 RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/clean,target=/srv/clean \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=bind,source=images/dcu-sim,target=/srv/dcu-sim \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     /srv/with-network /srv/dcu-sim/install /srv/dcu-sim && \
-    rm -rf /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/cache/debconf/*-old \
-        /var/log/apt /var/log/*.log
+    /srv/clean && /srv/dated
 # Where a CPU's Paddle learns to answer as a ROCm build, for compiling only.
 ENV PYTHONPATH=/opt/dcu-sim
 
@@ -59,17 +61,18 @@ ENV PATH=$ROCM_PATH/bin:$ROCM_PATH/llvm/bin:$ROCM_PATH/hip/bin:$ROCM_PATH/hip/bi
     C_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include \
     CPLUS_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include
 # Kylin has no tini.
-COPY --from=base-cpu /usr/bin/tini-static /usr/bin/tini
-RUN test -x "$ROCM_PATH/bin/hipcc" && test -d "$HYHAL_PATH" && \
-    "$BASE_PYTHON" -c 'import ctypes, ssl, venv'
+RUN --mount=type=bind,from=base-cpu,source=/usr/bin/tini-static,target=/srv/tini \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    install -m 0755 /srv/tini /usr/bin/tini && \
+    test -x "$ROCM_PATH/bin/hipcc" && test -d "$HYHAL_PATH" && \
+    "$BASE_PYTHON" -c 'import ctypes, ssl, venv' && \
+    /srv/dated
 
 FROM base-dtk AS base-dcu
 FROM base-dtk AS base-dcu-sim
 
 # hadolint ignore=DL3006
 FROM base-${BACKEND} AS base
-COPY --chmod=0755 images/base/entry /usr/local/bin/entry
-RUN install -d -m 1777 /workspace && chown 1000:1000 /workspace
 # Everything a process needs is here, not in a shell's start-up file: `docker exec`,
 # `sh -c` and a Kubernetes command see the same environment. HOME and the caches are in
 # /tmp because the root file system is read-only and the user may have no entry in passwd.
@@ -84,7 +87,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # A login shell begins by setting the distribution's PATH, which would hide the environment.
-RUN echo "export PATH=$PATH" > /etc/profile.d/paddle-stacks.sh
+RUN --mount=type=bind,source=images/base/entry,target=/srv/entry \
+    --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    install -m 0755 /srv/entry /usr/local/bin/entry && \
+    install -d -m 1777 /workspace && chown 1000:1000 /workspace && \
+    echo "export PATH=$PATH" > /etc/profile.d/paddle-stacks.sh && \
+    "$BASE_PYTHON" /srv/licences.py && \
+    /srv/dated
 WORKDIR /workspace
 # No USER: a plain `docker run` runs the job as the owner of /workspace (images/base/entry).
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/entry"]
@@ -115,18 +125,25 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=tmpfs,target=/tmp \
     /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
-    /srv/with-network /srv/install /srv/lock
-COPY images/framework/paddle_stacks_startup.py /opt/startup/
-RUN --mount=type=bind,source=images/framework/check_framework.py,target=/srv/check_framework.py \
+    /srv/with-network /srv/install /srv/lock && \
+    /srv/dated
+RUN --mount=type=bind,source=images/framework/paddle_stacks_startup.py,target=/srv/startup.py \
+    --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    --mount=type=bind,source=images/framework/check_framework.py,target=/srv/check_framework.py \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=tmpfs,target=/tmp \
+    install -D -m 0644 /srv/startup.py /opt/startup/paddle_stacks_startup.py && \
     printf '%s\n' /opt/startup 'import paddle_stacks_startup' \
         > "$(echo "$VIRTUAL_ENV"/lib/python3.*/site-packages)/paddle-stacks.pth" && \
     python -m compileall -q --invalidation-mode unchecked-hash /opt/startup && \
-    PADDLE_AS_ROCM=1 python /srv/check_framework.py "$BACKEND" /srv/lock /srv/requirements.in
+    PADDLE_AS_ROCM=1 python /srv/check_framework.py "$BACKEND" /srv/lock /srv/requirements.in && \
+    python /srv/licences.py && \
+    /srv/dated
 
 # ----------------------------------------------------------------------------- ops
 # nlohmann/json, which PaddleNLP includes, and neither Paddle's wheel nor the DTK has.
@@ -164,18 +181,26 @@ RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
 FROM framework AS ops-cpu
 
 FROM framework AS ops-dcu
+# Upstream's own programs are with the operators, for what only a DCU's kernels can run.
+# Nobody may change them.
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=operators,source=/opt/operators,target=/srv/operators \
     --mount=type=bind,source=images/ops,target=/srv/ops \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=tmpfs,target=/tmp \
-    UV_CACHE_DIR=/tmp/uv /mnt/uv pip install --quiet --no-deps --offline --no-cache /srv/operators/*.whl && \
-    rm -f "$VIRTUAL_ENV/.lock" && \
-    python -m compileall -q --invalidation-mode unchecked-hash -l "$(echo "$VIRTUAL_ENV"/lib/python3.*/site-packages)" && \
-    python /srv/ops/check_operators.py /srv/operators/*.json
-# Upstream's own programs, for what only a DCU's kernels can run. Nobody may change them.
-COPY --from=paddlenlp --chmod=0755 llm /opt/PaddleNLP/llm
-COPY --from=paddlenlp --chmod=0755 paddlenlp /opt/PaddleNLP/paddlenlp
-RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/PaddleNLP
+    /srv/ops/install /srv/operators && \
+    python /srv/ops/check_operators.py /srv/operators/*.json && \
+    /srv/dated
+RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
+    --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    install -d /opt/PaddleNLP && \
+    cp -r --no-preserve=mode,timestamps /srv/paddlenlp/llm /srv/paddlenlp/paddlenlp /opt/PaddleNLP/ && \
+    chmod -R 0755 /opt/PaddleNLP && \
+    { [ ! -f /srv/paddlenlp/LICENSE ] || install -m 0644 /srv/paddlenlp/LICENSE /opt/PaddleNLP/; } && \
+    python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/PaddleNLP && \
+    python /srv/licences.py && \
+    /srv/dated
 
 FROM ops-dcu AS ops-dcu-sim
 
@@ -200,10 +225,12 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/train/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
-    /srv/with-network /srv/install /srv/lock
+    /srv/with-network /srv/install /srv/lock && \
+    /srv/dated
 
 FROM training AS training-cpu
 
@@ -216,15 +243,25 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/train/quantize.${LOCK}.lock,target=/srv/lock \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
-    /srv/with-network /srv/install /srv/lock
+    /srv/with-network /srv/install /srv/lock && \
+    /srv/dated
 FROM training-dcu AS training-dcu-sim
 
 # hadolint ignore=DL3006
 FROM training-${BACKEND} AS train
-COPY --from=code /opt/paddle-stacks /opt/paddle-stacks
+RUN --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    python /srv/licences.py && \
+    /srv/dated
+RUN --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    cp -r --no-preserve=timestamps /srv/code/. /opt/paddle-stacks && \
+    chmod -R u=rwX,go=rX /opt/paddle-stacks && \
+    /srv/dated
 
 # --------------------------------------------------------------------------- infer
 # Upstream's predictor, which a DCU's fused kernels need, imports all that its trainer does.
@@ -240,10 +277,20 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/infer/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=cache,target=/var/cache/uv \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
-    /srv/with-network /srv/install /srv/lock
+    /srv/with-network /srv/install /srv/lock && \
+    /srv/dated
 
 FROM serving AS infer
-COPY --from=code /opt/paddle-stacks /opt/paddle-stacks
+RUN --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    python /srv/licences.py && \
+    /srv/dated
+RUN --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    cp -r --no-preserve=timestamps /srv/code/. /opt/paddle-stacks && \
+    chmod -R u=rwX,go=rX /opt/paddle-stacks && \
+    /srv/dated

@@ -252,20 +252,29 @@ def _edit_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
     ]
 
 
+def copy_checkout(source: Path, target: Path) -> None:
+    """Copy what a build reads into a folder that is there."""
+    for name in (*_CONTEXT, "paddle_stacks"):
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        copy(source / name, target / name)
+
+
 @contextmanager
-def prepared() -> Iterator[Bench]:
-    """Yield what the parts need, and leave nothing of theirs behind."""
+def prepared(backend: str = "cpu", source: Path = ROOT) -> Iterator[Bench]:
+    """Yield what the parts need, and leave nothing of theirs behind.
+
+    Args:
+        backend: the platform that is built for.
+        source: the checkout, of which a copy is built.
+    """
     client = engine.connect()
-    found = settings.load(ROOT)
+    found = settings.load(ROOT, {"backend": backend})
     os_image = resolve(found, client)
     tag = f"bench-{uuid.uuid4().hex[:8]}"
     cached = _cache_records()
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-bench-") as folder:
         root = Path(folder)
-        for name in _CONTEXT:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, root / name)
-        shutil.copytree(ROOT / "paddle_stacks", root / "paddle_stacks")
+        copy_checkout(source, root)
         try:
             yield Bench(client, found, os_image, root, tag)
         finally:

@@ -61,7 +61,7 @@ def inspect_all(client: docker.DockerClient, backend: str, only: str | None = No
         MachineError: none has been built.
     """
     found = [
-        _inspect(image, tag.partition("/")[2].partition(":")[0])
+        _inspect(image, tag)
         for image in client.images.list()
         for tag in image.tags
         if re.fullmatch(rf"paddle-stacks/[a-z]+:{re.escape(backend)}", tag)
@@ -117,13 +117,16 @@ def _show_details(console: Any, image: Image) -> None:
         console.print(f"  {key} = {value}", soft_wrap=True)
 
 
-def _inspect(image: Any, name: str) -> Image:
+def _inspect(image: Any, tag: str) -> Image:
+    """Return an image by the tag that it was found by, which comes before its others."""
     layers = tuple(
         Layer(entry["Size"], instruction(entry["CreatedBy"]))
         for entry in reversed(image.history())
         if entry["Size"]
     )
-    return Image(name, tuple(image.tags), image.id, image.attrs["Size"], layers, image.labels)
+    name = tag.partition("/")[2].partition(":")[0]
+    tags = (tag, *(other for other in image.tags if other != tag))
+    return Image(name, tags, image.id, image.attrs["Size"], layers, image.labels)
 
 
 def instruction(text: str) -> str:

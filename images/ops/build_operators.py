@@ -19,6 +19,7 @@ Exit status: 0 done, 1 something was not built; the last line says what.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,8 +108,8 @@ def build(library: Library, source: Path, wheels: Path, archs: str, include: lis
     expected = sorted(_operators(script))
     if not expected:
         raise BuildFailed(f"{library.name}: the sources that {script} names register no operator")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "source", script.parent.name)
+    with _scratch(library) as scratch:
+        folder = scratch / "source" / script.parent.name
         # A clean copy: where stale objects lie about, a source that fails to compile is
         # linked from them.
         shutil.copytree(
@@ -118,6 +120,17 @@ def build(library: Library, source: Path, wheels: Path, archs: str, include: lis
     listed = {"archs": archs.split(";"), "operators": expected, "wheel": wheel.name}
     (wheels / f"{library.name}.json").write_text(json.dumps(listed, indent=1) + "\n")
     print(f"{library.name}: {len(expected)} operators for {archs} in {wheel.name}")
+
+
+@contextlib.contextmanager
+def _scratch(library: Library) -> Iterator[Path]:
+    """Yield an empty folder of a name that is always the same: a compiler writes it down."""
+    path = Path(tempfile.gettempdir(), f"operators-{library.name}")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 def _check(archs: str) -> None:
@@ -194,6 +207,9 @@ def _wheel(library: Library, wheels: Path) -> Path:
     egg = eggs[-1]
     for left in egg.glob("*.o"):  # Paddle builds them where the library goes
         left.unlink()
+    # Paddle's note for the next compilation, by one name for all libraries: the one that is
+    # installed last would be the one that stays.
+    (egg / "version.txt").unlink(missing_ok=True)
     _run_wheel(site, "convert", "--dest-dir", str(wheels), str(egg))
     made = next(wheels.glob(f"{library.name}-*.whl"))
     # An egg knows a version of Python, a wheel an implementation and its ABI.

@@ -183,12 +183,10 @@ def _bootstrap(settings: Settings) -> None:
     # The options above are for this step alone, not for the image.
     command.append('--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"')
     command += ["bookworm", "-", *filter(None, [settings.apt_mirror])]
-    environment = {
-        **os.environ,
-        **{
-            key: value for key in ("http_proxy", "https_proxy") if (value := getattr(settings, key))
-        },
-    }
+    proxies = {key: getattr(settings, key) for key in ("http_proxy", "https_proxy")}
+    # mmdebstrap then makes the same archive of the same packages.
+    own = {"SOURCE_DATE_EPOCH": _date(settings.root), **proxies}
+    environment = {**os.environ, **{key: value for key, value in own.items() if value}}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as bootstrap:
@@ -210,6 +208,17 @@ def _bootstrap(settings: Settings) -> None:
     # Only a whole image takes the name.
     subprocess.run(["docker", "tag", f"{BOOTSTRAPPED}-new", BOOTSTRAPPED], check=True)
     subprocess.run(["docker", "rmi", f"{BOOTSTRAPPED}-new"], capture_output=True, check=True)
+
+
+def _date(root: Path) -> str:
+    """Return the date of all that the images' steps write, in seconds since 1970."""
+    path = root / "images" / "base" / "dated"
+    found = re.search(r"^date=@(\d+)", path.read_text(), re.MULTILINE)
+    if not found:
+        raise BuildError(
+            "no date=@…", where=str(path), remedy=f"restore the file: git checkout {path}"
+        )
+    return found[1]
 
 
 def _require_mmdebstrap() -> None:

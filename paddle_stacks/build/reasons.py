@@ -87,9 +87,9 @@ def _reason(
         return f"changed: {', '.join(files[:3])}{more}"
     if step.stage in rebuilt:
         return "an earlier step of its stage was run again"
-    copied = re.search(r"--from=(\S+)", step.instruction)
-    if copied and copied.group(1) in rebuilt:
-        return f"the stage {copied.group(1)} was run again"
+    for stage in re.findall(r"\bfrom=([^,\s]+)", step.instruction):
+        if stage in rebuilt:
+            return f"the stage {stage} was run again"
     if any(name.startswith("instruction ") for name in changed):
         return "the Dockerfile changed"
     if "BACKEND" in changed:

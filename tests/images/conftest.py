@@ -2,7 +2,7 @@
 
 The folders are the Dockerfile's stages. A test in ``base/`` runs on every image
 that has the stage ``base`` in it: because it starts from it (``FROM base``) or takes
-its files (``COPY --from=code``). So a child inherits its parents' checks, and a new
+its files (a mount ``from=code``). So a child inherits its parents' checks, and a new
 image has them all from its first line.
 """
 

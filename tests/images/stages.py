@@ -27,9 +27,9 @@ def is_stage(name: str) -> bool:
 def stages_in(image: str) -> set[str]:
     """Return the Dockerfile's stages that an image consists of, itself among them."""
     bodies = re.split(r"^FROM ", _DOCKERFILE, flags=re.M)[1:]
-    copies = {
-        body.split()[2]: re.findall(r"^COPY --from=(\S+)", body, flags=re.M) for body in bodies
-    }
+    # What a step takes of another stage, and keeps, it has as /srv/code.
+    taken = re.compile(r"type=bind,from=([\w-]+),source=\S+,target=/srv/code\s")
+    copies = {body.split()[2]: taken.findall(body) for body in bodies}
     start = parents(_DOCKERFILE)
     found: set[str] = set()
     todo = [image]

@@ -1,0 +1,233 @@
+"""Two cold builds of one revision, and which of their layers are the same.
+
+``.venv/bin/python bench/reproduce.py [--backend cpu] [--json]``
+
+The builds have nothing in common but the OS image and the network: no cache of steps, cache
+mounts of their own, checkouts in other folders whose files have other dates and rights, as
+from another day and under another umask. What the first has made is saved to a file and
+removed from the engine before the second begins: an engine writes a layer down in another way
+where it has the same one already (docs/provenance.md). Layers that differ are kept in
+``.cache/bench-reproduce``, told by their entries and, where it is installed, by diffoscope.
+Ends with 1 where any differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import report
+from build import IMAGES, Bench, copy_checkout, prepared
+
+from paddle_stacks.errors import StackError, render
+from paddle_stacks.images import instruction
+
+_KEPT = ROOT / ".cache" / "bench-reproduce"
+_DAYS = 100 * 86_400
+_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A layer of an image, in both builds.
+
+    Args:
+        image: the target.
+        number: from 0, the OS image's first.
+        instruction: the Dockerfile's, shortened.
+        digests: of the layer in each build.
+    """
+
+    image: str
+    number: int
+    instruction: str
+    digests: tuple[str, str]
+
+    @property
+    def same(self) -> bool:
+        """Whether both builds made the same layer."""
+        return self.digests[0] == self.digests[1]
+
+
+def build(bench: Bench, which: str) -> float:
+    """Build the images from nothing; return the seconds."""
+    report.say(f"{which} build, in {bench.root}")
+    namespace = f"--set=*.args.BUILDKIT_CACHE_MOUNT_NS={bench.tag}"
+    seconds, steps = bench.bake("--no-cache", namespace)
+    # A step that several images have is run for one of them.
+    run = {step.instruction for step in steps if step.ran}
+    cached = [s.instruction for s in steps if s.cached and s.instruction not in run]
+    if cached:
+        raise SystemExit(f"these came from the cache, and prove nothing: {cached}")
+    return round(seconds, 1)
+
+
+def make_another_checkout(root: Path) -> None:
+    """Give the files of a checkout the dates and rights that another day and umask would."""
+    for path in (root, *root.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o020)
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - _DAYS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The images of a build in a file, as ``docker save`` writes them.
+
+    Args:
+        path: the file.
+        ids: of the images, in the order of ``IMAGES``.
+        seconds: that the build took.
+    """
+
+    path: Path
+    ids: tuple[str, ...]
+    seconds: float
+
+    def layers(self, image: str) -> list[tuple[str, str, str]]:
+        """Return the digest, the instruction and the member of each layer of an image."""
+        with tarfile.open(self.path) as archive:
+            listed = json.load(_member(archive, "manifest.json"))
+            entry = next(e for e in listed if any(f"/{image}:" in tag for tag in e["RepoTags"]))
+            configuration = json.load(_member(archive, entry["Config"]))
+        steps = [step for step in configuration["history"] if not step.get("empty_layer")]
+        texts = [instruction(step.get("created_by", "")) for step in steps]
+        return list(zip(configuration["rootfs"]["diff_ids"], texts, entry["Layers"], strict=True))
+
+    def entries(self, member: str, kept: Path) -> dict[str, dict[str, Any]]:
+        """Write a layer to a file of its own, and return what is in it."""
+        with tarfile.open(self.path) as archive, kept.open("wb") as stream:
+            shutil.copyfileobj(_member(archive, member), stream)
+        found = {}
+        with tarfile.open(kept) as layer:
+            for item in layer:
+                content = layer.extractfile(item) if item.isfile() else None
+                found[item.name] = {
+                    "date": item.mtime,
+                    "rights": item.mode,
+                    "owner": (item.uid, item.gid),
+                    "kind": item.type,
+                    "target": item.linkname,
+                    "content": hashlib.sha256(content.read()).digest() if content else b"",
+                }
+        return found
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    found = archive.extractfile(name)
+    assert found is not None, name
+    return found
+
+
+def build_and_save(which: str, backend: str, source: Path, *, disturb: bool) -> Saved:
+    """Build the images of a checkout, save them, and remove them and their cache."""
+    path = _KEPT / f"{which}.tar"
+    with prepared(backend, source) as bench:
+        if disturb:
+            make_another_checkout(bench.root)
+        seconds = build(bench, f"the {which}")
+        ids = tuple(str(bench.client.images.get(bench.image(name)).id) for name in IMAGES)
+        names = [bench.image(name) for name in IMAGES]
+        subprocess.run(["docker", "save", "-o", path, *names], check=True)
+    return Saved(path, ids, seconds)
+
+
+def compare(first: Saved, second: Saved) -> tuple[list[Pair], dict[str, list[str]]]:
+    """Return the layers beside each other, and how those differ that do, a line an entry."""
+    pairs: list[Pair] = []
+    why: dict[str, list[str]] = {}
+    for image in IMAGES:
+        both = zip(first.layers(image), second.layers(image), strict=True)
+        for number, ((one, text, a), (other, _, b)) in enumerate(both):
+            pair = Pair(image, number, text, (one, other))
+            pairs.append(pair)
+            if not pair.same:
+                head = _KEPT / f"{image}-{number}"
+                paths = [head.with_suffix(f".{name}.tar") for name in ("first", "second")]
+                found = [first.entries(a, paths[0]), second.entries(b, paths[1])]
+                why[f"{image} {number}"] = [*_differences(*found), *_diffoscope(head, paths)]
+    return pairs, why
+
+
+def _differences(
+    first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    for name in sorted({*first, *second}):
+        one, other = first.get(name), second.get(name)
+        if one is None or other is None:
+            yield f"{name}: only in the {'second' if one is None else 'first'}"
+        elif one != other:
+            yield f"{name}: {', '.join(key for key in one if one[key] != other[key])}"
+
+
+def _diffoscope(head: Path, paths: Sequence[Path]) -> list[str]:
+    if not shutil.which("diffoscope"):
+        return []
+    text = head.with_suffix(".txt")
+    subprocess.run(["diffoscope", "--text", text, *paths], check=False)
+    return [f"diffoscope: {text}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--backend", default="cpu", help="the platform; default: cpu")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(argv)
+    shutil.rmtree(_KEPT, ignore_errors=True)
+    _KEPT.mkdir(parents=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            # Both of what is here now, whatever is edited while they run.
+            source = Path(folder)
+            copy_checkout(ROOT, source)
+            first = build_and_save("first", given.backend, source, disturb=False)
+            second = build_and_save("second", given.backend, source, disturb=True)
+        pairs, why = compare(first, second)
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        return error.status
+    finally:
+        for name in ("first", "second"):
+            (_KEPT / f"{name}.tar").unlink(missing_ok=True)
+    same = [name for name, a, b in zip(IMAGES, first.ids, second.ids, strict=True) if a == b]
+    document = {
+        "machine": report.machine(),
+        "seconds": [first.seconds, second.seconds],
+        "layers": [{**dataclasses.asdict(pair), "same": pair.same} for pair in pairs],
+        "same_images": same,
+        "differences": why,
+    }
+    rows = [
+        (
+            f"{pair.image} {pair.number}",
+            "the same" if pair.same else "differs",
+            f"`{pair.instruction.replace('|', ' ')[:70]}`",
+        )
+        for pair in pairs
+    ]
+    parts = [report.table(("layer", "built twice", "instruction"), rows)]
+    parts.append(f"The same by their ids: {', '.join(same) or 'no image'}.")
+    for name, lines in why.items():
+        parts.append("\n".join([f"{name}: {len(lines)} entries differ", *lines[:_SHOWN]]))
+    report.show(document, "\n\n".join(parts), as_json=given.json)
+    return 1 if why else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
