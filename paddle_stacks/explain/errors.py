@@ -27,6 +27,7 @@ __all__ = ["Entry", "collect", "load", "message_of", "nearest", "who_says"]
 _LEAST_LETTERS = 4
 _CLASSES = {"StackError", "RequestError", "MachineError", "BuildError", "JobError"}
 _FINDINGS = {"error": "3", "warning": "0", "hint": "0"}
+_FAMILY = "paddle_stacks/errors.py"
 _STOPPED = "128+n"
 _SIGNAL = (
     "it was told to stop, by a person or by the system; most jobs go on where they were when "
@@ -136,7 +137,8 @@ def _family(modules: Iterable[Module]) -> dict[str, str]:
 def _entries(
     module: Module, modules: tuple[Module, ...], family: dict[str, str]
 ) -> Iterator[Entry]:
-    if module.path == "paddle_stacks/errors.py":
+    if module.path == _FAMILY:
+        yield from _of_signals(module)
         return
     for name, status in family.items():
         for call in module.calls.get(name, []):
@@ -155,6 +157,15 @@ def _entries(
         for name, status in _FINDINGS.items():
             for call in module.calls.get(name, []):
                 yield from _said(module, call, _word(call, 0, "saw"), status, "finding")
+
+
+def _of_signals(module: Module) -> Iterator[Entry]:
+    """Yield what ``Stopped`` says where nothing else is said."""
+    for node in ast.walk(module.classes["Stopped"]):
+        if isinstance(node, ast.JoinedStr):
+            for text, _ in texts.pairs(node, None, texts.Scope(module, node)):
+                fix = (Template((_SIGNAL,)),)
+                yield Entry(text, fix, _STOPPED, "error", module.path, node.lineno, module.about)
 
 
 def _said(

@@ -533,7 +533,8 @@ def _of_part(part: ast.expr, scope: Scope, depth: int) -> list[Template]:
         if len(found) == 1 or all(len(text.parts) <= 1 for text in found):
             return found
     constant = _constants(scope.module).get(_key(part.value))
-    if isinstance(constant, (ast.Constant, ast.JoinedStr)):
+    # With a format a number looks different, as 0.8 does as 80%.
+    if isinstance(constant, (ast.Constant, ast.JoinedStr)) and part.format_spec is None:
         return _texts(Value(constant, Scope(scope.module, constant)), depth + 1)
     if isinstance(part.value, ast.Name) and depth < _DEPTH and _set_once(part.value.id, scope):
         found = [text for one in _assigned(part.value.id, scope) for text in _made(one, depth + 1)]

@@ -63,6 +63,7 @@ def test_an_error_has_the_status_that_its_class_has() -> None:
     assert status("no docker command") == "3"
     assert status("paddle is not in the lock") == "4"
     assert status("there is no evaluation data") == "5"
+    assert status("stopped by signal 2") == "128+n"
 
 
 @pytest.fixture
@@ -120,6 +121,7 @@ def test_what_is_said_is_found(workshop: Path, fails: object) -> None:
         ('raise RequestError("a" "bcde", where="x")', "abcde", [""]),
         ('raise RequestError(f"no {x.name}, no {y!r} here")', "no {name}, no {y} here", [""]),
         ('MAX = 3\nraise RequestError(f"more than {MAX} lines")', "more than 3 lines", [""]),
+        ('MAX = 0.3\nraise RequestError(f"more than {MAX:.0%} bad")', "more than {max} bad", [""]),
         (
             'def f(a):\n if a:\n  what, fix = "one thing", "do one"\n else:\n'
             '  what = "another"\n  fix = "do two"\n raise RequestError(what, remedy=fix)',
