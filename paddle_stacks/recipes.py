@@ -338,7 +338,7 @@ def _line_faults(path: Path, entry: Any) -> list[Problem]:
     for key in ("documented", "ours"):
         if not isinstance(entry.get(key), str):
             said = f'a [[line]] needs "{key}", a string'
-            problems.append(Problem(said, where, str(entry.get("documented", ""))))
+            problems.append(Problem(said, where, "configs/recipes/ has whole ones to copy"))
     return problems
 
 

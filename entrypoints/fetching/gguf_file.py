@@ -130,7 +130,11 @@ class Gguf:
             value = float(value)
         if type(value) is not kind:
             fault = "is missing" if value is None else f"is {value!r:.60}, not {kind.__name__}"
-            raise RequestError(f"{key} {fault}", where=str(self.path))
+            raise RequestError(
+                f"the metadata's {key} {fault}",
+                where=str(self.path),
+                remedy="get the file again, from where it was made",
+            )
         return value
 
     def _check_extent(self, count: int) -> None:

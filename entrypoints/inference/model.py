@@ -133,7 +133,11 @@ def _configured(folder: Path, key: str) -> int:
             fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
         ) from None
     if not isinstance(number, int) or number < 1:
-        raise RequestError(f"{key} is {number!r}", where=str(path))
+        raise RequestError(
+            f"{key} is {number!r}, not a number from 1",
+            where=str(path),
+            remedy="fetch the model again: ./inv fetch NAME",
+        )
     return number
 
 

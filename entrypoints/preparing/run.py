@@ -198,7 +198,7 @@ class _Writer:
         """Write what became of a block."""
         if made.bad and self._task.fail:
             raise RequestError(
-                [Problem(why, f"{source.path}:{line}") for line, why in made.bad]
+                [Problem(why, f"{source.path}:{line}", "mend the line") for line, why in made.bad]
                 + [Problem("bad records end it", "--on-bad fail", "--on-bad skip counts them")]
             )
         self._tokens.write(made.tokens)

@@ -104,7 +104,11 @@ def work(do: Callable[[str, int], None]) -> int:
             return error.status
         except Exception as error:
             traceback.print_exc()  # into this process's log
-            told = JobError(f"{type(error).__name__}: {error}", where=f"process {rank}")
+            told = JobError(
+                f"{type(error).__name__}: {error}",
+                where=f"process {rank}",
+                remedy="the process's log has the traceback: runs/NAME, and doctor --log reads it",
+            )
             _tell(folder, rank, told)
             return told.status
     return 0

@@ -170,7 +170,11 @@ def _print_bake(root: Path, *names: str) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise BuildError(done.stderr.strip().splitlines()[-1], where="docker-bake.hcl")
+        raise BuildError(
+            done.stderr.strip().splitlines()[-1],
+            where="docker-bake.hcl",
+            remedy="docker buildx bake -f docker-bake.hcl --print says it at length",
+        )
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
 
@@ -211,7 +215,12 @@ def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
     failed = [step for step in steps if step.error and "canceled" not in step.error]
     if not failed:
         told = next((line for line in reversed(plain) if line.strip()), "docker buildx failed")
-        return BuildError(told.removeprefix("ERROR: "), where="docker buildx bake")
+        return BuildError(
+            told.removeprefix("ERROR: "),
+            where="docker buildx bake",
+            remedy="./inv build --plan prints the command to repeat it; ./inv doctor looks at the "
+            "engine",
+        )
     step = failed[0]
     lines = bytes(step.log).decode(errors="replace").strip().splitlines()
     last = "\n         ".join(lines[-5:])

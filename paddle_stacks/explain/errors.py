@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from paddle_stacks import errors
-from paddle_stacks.errors import StackError
+from paddle_stacks.errors import RequestError
 from paddle_stacks.explain import sources, texts
 from paddle_stacks.explain.sources import Function, Module
 from paddle_stacks.explain.templates import Hole, Template, words_in_common
@@ -66,8 +66,16 @@ def load(root: Path) -> tuple[Entry, ...]:
     return collect(sources.load(root), (root / "inv").read_text(encoding="utf-8"))
 
 
-def collect(modules: Iterable[Module], wrapper: str = "") -> tuple[Entry, ...]:
-    """Return what the modules, and the shell script ``inv``, can say; each once for a file."""
+def collect(
+    modules: Iterable[Module], wrapper: str = "", *, least: int = _LEAST_LETTERS
+) -> tuple[Entry, ...]:
+    """Return what the modules, and the shell script ``inv``, can say; each once for a file.
+
+    Args:
+        modules: the programs.
+        wrapper: the text of the shell script.
+        least: how many letters of its own a message has; with fewer it cannot be found again.
+    """
     modules = tuple(modules)
     family = _family(modules)
     found: dict[tuple[str, str], Entry] = {}
@@ -75,6 +83,8 @@ def collect(modules: Iterable[Module], wrapper: str = "") -> tuple[Entry, ...]:
         *(entry for module in modules for entry in _entries(module, modules, family)),
         *_of_wrapper(wrapper),
     ):
+        if entry.what.letters < least:
+            continue
         key = (entry.path, str(entry.what))
         known = found.get(key)
         found[key] = _merged(known, entry) if known else entry
@@ -176,7 +186,9 @@ def _said(
     at = 1 if kind == "finding" else 2
     remedy = _word(call, at, "remedy")
     for text, fixes in texts.pairs(what, remedy, texts.Scope(module, call)):
-        if text.letters >= _LEAST_LETTERS:
+        # Problems that an error carries, and no text.
+        carried = not text.letters and len(call.args) == 1 and not call.keywords
+        if not carried:
             yield Entry(text, fixes, status, kind, module.path, call.lineno, module.about)
 
 
@@ -216,7 +228,8 @@ def _status_around(
             for where, caller in _callers(one, function, modules)
             if caller not in seen
         ]
-    return str(StackError.status)
+    # Carried far away, as what is wrong with a document is: all that are known are requests.
+    return str(RequestError.status)
 
 
 def _raised(function: Function | None, family: dict[str, str]) -> set[str]:

@@ -375,7 +375,8 @@ def _items(value: Value, depth: int) -> list[Value]:
     if isinstance(expression, ast.Name):
         assigned = _assigned(expression.id, scope)
         found = [item for one in assigned for item in _items(one, depth + 1)]
-        return [*found, *_appended(expression.id, scope)]
+        added = [item for one in _added(expression.id, scope) for item in _items(one, depth + 1)]
+        return [*found, *added, *_appended(expression.id, scope)]
     return []
 
 
@@ -397,6 +398,18 @@ def _items_of_call(value: Value, depth: int) -> list[Value]:
         for result in _results(value, also_yielded=True)
         for item in (_items(result, depth + 1) if result.expression is not _NOTHING else [])
     ] + [Value(node.value, scope) for node, scope in _yielded(value) if node.value is not None]
+
+
+def _added(name: str, scope: Scope) -> list[Value]:
+    """Return what ``name += …`` adds to a list, anywhere in the function."""
+    function = scope.module.function_of(scope.node)
+    return [
+        Value(node.value, replace(scope, node=node))
+        for node in (ast.walk(function) if function else ())
+        if isinstance(node, ast.AugAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == name
+    ]
 
 
 def _appended(name: str, scope: Scope) -> list[Value]:
