@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,13 @@ def test_the_report_is_written_twice_under_one_name(
     path = verify.write(tmp_path, document(found))
     assert path.name == "dcu-20250102T030405Z.md"
     assert json.loads(path.with_suffix(".json").read_text())["result"] == verify.tally(found)
+
+
+def test_what_builds_is_no_part_of_a_verification() -> None:
+    root = Path(__file__).parents[2]
+    found = {
+        str(path.relative_to(root))
+        for path in (root / "tests" / "images").rglob("test_*.py")
+        if re.search(r"buildx|compose.*build|build\.build", path.read_text())
+    }
+    assert found == set(verify.BUILDING)
