@@ -23,7 +23,7 @@ ALL += ("--set", "shift=true", "--set", "shift_all_linears=true", "--set", "shif
 
 def quantize(job, workspace: Path, *arguments: str, status: int = 0, model: str = "tiny"):
     line = ["quantize", "--model", model, "--output", "models/q", *SHORT, *arguments]
-    done = job(line, workspace)
+    done = job(line, workspace, 600)
     assert done.status == status, done.stderr
     assert not any(word in done.stderr for word in ("WARNING", "ERROR", "Traceback")), done.stderr
     assert done.stdout == ("" if status else "models/q\n")
