@@ -7,9 +7,15 @@ ARG OS_IMAGE=debian:bookworm-20250520-slim
 # ccr-2vdh3abv-pub.cnc.bj.baidubce.com/paddlepaddle/paddle-dcu with the same tag.
 ARG DTK_IMAGE=registry.baidubce.com/device/paddle-dcu:dtk24.04.1-kylinv10-gcc82
 ARG BACKEND=cpu
+# Debian's packages: of every image, and of the stage that installs Python's. Its stable
+# release moves by security fixes only, so they are not pinned.
+ARG BASE_PACKAGES="ca-certificates libgomp1 python3 tini"
+ARG INSTALLER_PACKAGES=python3-venv
 
-# What a named build context of the same name replaces (docs/building.md): wheels that
-# no index has to be asked for, PaddleNLP's source, headers for compiling its operators.
+# What a named build context of the same name replaces (docs/building.md): Debian's and
+# Python's packages for a build with no network, wheels that no index has to be asked for,
+# PaddleNLP's source, headers for compiling its operators.
+FROM scratch AS packages
 FROM scratch AS wheels
 FROM scratch AS paddlenlp
 
@@ -19,15 +25,15 @@ FROM ${OS_IMAGE} AS base-cpu
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     BASE_PYTHON=/usr/bin/python3
 SHELL ["/bin/sh", "-eu", "-c"]
-# Debian's stable release moves by security fixes only, so its packages are not pinned.
-# hadolint ignore=DL3008
-RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+ARG BASE_PACKAGES
+# hadolint ignore=DL3008,SC2086
+RUN --mount=type=bind,from=packages,target=/srv/packages \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/clean,target=/srv/clean \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     /srv/with-network apt-get update -q && \
-    /srv/with-network apt-get install -yq --no-install-recommends \
-        ca-certificates libgomp1 python3 tini && \
+    /srv/with-network apt-get install -yq --no-install-recommends $BASE_PACKAGES && \
     /srv/clean && /srv/dated
 
 # The DTK's image: Kylin, its compilers, Python 3.10, and an environment that only root's
@@ -38,7 +44,8 @@ ENV BASE_PYTHON=/opt/py310/bin/python
 
 # What stands in for it where there is none of it: Debian's compilers in the DTK's places.
 FROM base-cpu AS dtk-dcu-sim
-RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+RUN --mount=type=bind,from=packages,target=/srv/packages \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/clean,target=/srv/clean \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=bind,source=images/dcu-sim,target=/srv/dcu-sim \
@@ -103,12 +110,14 @@ CMD ["help"]
 # What installs packages, and is in no image.
 FROM base-cpu AS installer
 SHELL ["/bin/sh", "-eu", "-c"]
-# hadolint ignore=DL3008
-RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+ARG INSTALLER_PACKAGES
+# hadolint ignore=DL3008,SC2086
+RUN --mount=type=bind,from=packages,target=/srv/packages \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     /srv/with-network apt-get update -q && \
-    /srv/with-network apt-get install -yq --no-install-recommends python3-venv && \
+    /srv/with-network apt-get install -yq --no-install-recommends $INSTALLER_PACKAGES && \
     python3 -m venv /opt/uv && \
     /srv/with-network /opt/uv/bin/pip install --quiet --require-hashes -r /srv/uv.lock
 
@@ -118,8 +127,10 @@ ARG BACKEND
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/paddle-dcu,target=/srv/paddle-dcu \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
@@ -151,6 +162,7 @@ FROM scratch AS headers-dcu
 ADD --checksum=sha256:9bea4c8066ef4a1c206b2be5a36302f8926f7fdc6087af5d20b417d0cf103ea6 \
     https://github.com/nlohmann/json/releases/download/v3.11.3/json.hpp /nlohmann/json.hpp
 FROM scratch AS headers-dcu-sim
+FROM scratch AS headers-cpu
 # hadolint ignore=DL3006
 FROM headers-${BACKEND} AS headers
 
@@ -160,8 +172,10 @@ ARG BACKEND
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/paddle-dcu,target=/srv/paddle-dcu \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
@@ -221,6 +235,7 @@ FROM ops AS training
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
@@ -239,6 +254,7 @@ FROM training AS training-dcu
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
@@ -273,6 +289,7 @@ FROM infer-${BACKEND} AS serving
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/framework/install,target=/srv/install \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
@@ -294,3 +311,52 @@ RUN --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
     cp -r --no-preserve=timestamps /srv/code/. /opt/paddle-stacks && \
     chmod -R u=rwX,go=rX /opt/paddle-stacks && \
     /srv/dated
+
+# -------------------------------------------------------------------------- bundle
+# What a build takes from a network, for one that has none: the context `packages`, and for
+# a DCU's operators `paddlenlp` and `headers`. `./inv bundle.create` exports it; no image
+# has it.
+# hadolint ignore=DL3006
+FROM ${OS_IMAGE} AS debian-packages
+SHELL ["/bin/sh", "-eu", "-c"]
+ARG BASE_PACKAGES
+ARG INSTALLER_PACKAGES
+# hadolint ignore=SC2086
+RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/carry-debian,target=/srv/carry-debian \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    /srv/with-network /srv/carry-debian /carried $BASE_PACKAGES $INSTALLER_PACKAGES
+
+# uv, by the Python that installs it; all else by the Python that it is for.
+FROM installer AS installer-packages
+RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/carry-python,target=/srv/carry-python \
+    --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=tmpfs,target=/tmp \
+    /srv/with-network /srv/carry-python /opt/uv/bin/python /carried /srv/uv.lock
+
+FROM base AS python-packages
+ARG BACKEND
+ARG LOCK=cpu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/carry-python,target=/srv/carry-python \
+    --mount=type=bind,source=images/framework,target=/srv/images/framework \
+    --mount=type=bind,source=images/train,target=/srv/images/train \
+    --mount=type=bind,source=images/infer,target=/srv/images/infer \
+    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    --mount=type=tmpfs,target=/tmp \
+    UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy \
+        /srv/with-network /mnt/uv venv --quiet --seed --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
+    /srv/with-network /srv/carry-python "$VIRTUAL_ENV/bin/python" /carried \
+        /srv/images/*/*."$LOCK".lock
+
+FROM scratch AS bundle
+COPY --from=debian-packages /carried /packages
+COPY --from=installer-packages /carried /packages
+COPY --from=python-packages /carried /packages
+COPY --from=paddlenlp / /sources/paddlenlp
+COPY --from=headers / /sources/headers

@@ -14,6 +14,9 @@ variable "OS_NAME" { default = "unknown" }
 variable "OS_DIGEST" { default = "unknown" }
 variable "OS_SOURCE" { default = "registry" }
 
+# A folder with all that a build takes from a network otherwise (docs/bundle.md).
+variable "PACKAGES" { default = "" }
+
 # What a DCU's images are made of (configs/backends/); all empty for a CPU. PADDLENLP_SRC,
 # WHEELS and HEADERS are build contexts: a folder, or a git URL with a commit.
 # PADDLENLP_SOURCE is what a label says of the first.
@@ -53,6 +56,7 @@ target "_common" {
     SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH
   }
   contexts = merge(
+    PACKAGES != "" ? { packages = PACKAGES } : {},
     PADDLENLP_SRC != "" ? { paddlenlp = PADDLENLP_SRC } : {},
     WHEELS != "" ? { wheels = WHEELS } : {},
     HEADERS != "" ? { headers = HEADERS } : {},
@@ -114,4 +118,10 @@ target "infer" {
   inherits = ["_common", "_operators"]
   target   = "infer"
   tags     = ["paddle-stacks/infer:${BACKEND}", "paddle-stacks/infer:${VERSION}-${BACKEND}"]
+}
+
+# What a build takes from a network, as a folder; `./inv bundle.create` says where to.
+target "_bundle" {
+  inherits = ["_common"]
+  target   = "bundle"
 }

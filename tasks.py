@@ -20,9 +20,10 @@ GROUPS = (
     "docs",
     "explain",
     "release",
+    "bundle",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
-NAMED = ("cluster", "docs", "images")
+NAMED = ("bundle", "cluster", "docs", "images")
 
 namespace = Collection()
 for group in GROUPS:

@@ -35,6 +35,7 @@ DEBUG_SWITCH = PREFIX + "DEBUG"
 SWITCHES = {
     "DEBUG": "1 shows the traceback of an error, as --debug does.",
     "EVENTS": "1 makes a job tell of itself in events, which the host draws its view from.",
+    "PYTHON": "What ./inv makes .venv with, instead of the first python3 that is new enough.",
     "PARITY_PYTHON": "The tests': a Python that has transformers, to compare with.",
     "TEST_PYTHON": "The tests': a Python that has what the images have, to run jobs without them.",
 }
@@ -50,7 +51,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 """Where the machine itself says a setting: the first that is set wins."""
 
-_FOLDERS = {"workspace", "host_root", "wheels", "headers", "attestations"}
+_FOLDERS = {"workspace", "host_root", "packages", "wheels", "headers", "attestations"}
 _PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
 # The settings that are on or off: true and false in the file, those words elsewhere.
 _ON_OR_OFF = {"require_verified": {"true": True, "false": False, "": False}}
@@ -75,6 +76,8 @@ class Settings:
             folder or a git URL with a commit; empty: the backend's.
         gfx_archs: what a DCU's operators are compiled for, as ``gfx928;gfx936``; empty:
             the backend's.
+        packages: a folder with all that a build takes from mirrors and indexes otherwise,
+            as a bundle has it (docs/bundle.md); empty: none.
         wheels: a folder of wheels for a build that can reach no index; empty: none.
         headers: a folder with ``nlohmann/json.hpp``, likewise; empty: downloaded.
         dcu_index_url: the index of paddlepaddle-dcu; empty: its maker's.
@@ -100,6 +103,7 @@ class Settings:
     dtk_image: str = ""
     paddlenlp_src: str = ""
     gfx_archs: str = ""
+    packages: Path | None = None
     wheels: Path | None = None
     headers: Path | None = None
     dcu_index_url: str = field(default="", repr=False)

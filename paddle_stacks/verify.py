@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.build.variables import revision
 from paddle_stacks.errors import JobError, StackError
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.provenance import attestation
+from paddle_stacks.revision import revision
 from paddle_stacks.settings import PREFIX, Settings
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from paddle_stacks.errors import BuildError, RequestError, did_you_mean
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
 
-__all__ = ["Built", "build", "command", "targets"]
+__all__ = ["Built", "build", "check", "command", "export", "targets"]
 
 _LOGS = Path(".cache") / "build"
 
@@ -104,6 +104,26 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     return built
 
 
+def export(target: str, into: Path, settings: Settings) -> None:
+    """Write the files of a stage of the Dockerfile into a folder.
+
+    Args:
+        target: a target of ``docker-bake.hcl`` that is no image.
+        into: the folder; it is made.
+        settings: backend, mirrors, proxies, the CA bundle.
+
+    Raises:
+        MachineError: no engine answers, or there is no OS image to be had.
+        BuildError: a step failed; the error names its log.
+    """
+    from paddle_stacks import engine
+
+    client = engine.connect()
+    given = variables(settings, resolve(settings, client), resolve_dtk(settings, client))
+    words = ["--set", f"{target}.output=type=local,dest={into}", target]
+    _bake(words, settings, given, _say, Steps())
+
+
 def check(images: Sequence[str], root: Path) -> None:
     """Raise a RequestError for the images that are no targets."""
     known = targets(root)
@@ -150,10 +170,11 @@ def _rounds(images: Sequence[str], root: Path, given: Mapping[str, str]) -> list
     A named context is sent for each target, and BuildKit takes what two targets are
     sent in one call for two things: the operators would be compiled twice.
     """
-    if not given["GFX_ARCHS"]:
+    if not given["GFX_ARCHS"] and not given["PACKAGES"]:
         return [images]
     wanted = _expand(images, root)
-    before = ["ops"] if set(wanted) - {"base", "framework", "ops"} else []
+    compiled = given["GFX_ARCHS"] and set(wanted) - {"base", "framework", "ops"}
+    before = ["ops"] if compiled else []
     return [[name] for name in (*before, *wanted)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from paddle_stacks import __version__
 from paddle_stacks.build.os_image import OsImage
 from paddle_stacks.errors import BuildError, RequestError
 from paddle_stacks.plan.backend import Backend, load
+from paddle_stacks.revision import commit_seconds, revision
 from paddle_stacks.settings import Settings, without_password
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "lock_hash",
     "locked_version",
     "paddle_version",
-    "revision",
     "secrets",
     "variables",
 ]
@@ -50,8 +49,8 @@ def variables(
     platform = load(backend, root)
     start = dtk_image or os_image
     source = _source(settings, platform)
-    seconds = _git(root, "log", "-1", "--format=%ct") or "0"
-    created = datetime.fromtimestamp(int(seconds), timezone.utc)
+    seconds = commit_seconds(root)
+    created = datetime.fromtimestamp(seconds, timezone.utc)
     return {
         "BACKEND": backend,
         "LOCK": platform.lock,
@@ -59,11 +58,12 @@ def variables(
         "GFX_ARCHS": _architectures(settings, platform),
         "PADDLENLP_SRC": source,
         "PADDLENLP_SOURCE": _source_label(root, source),
+        "PACKAGES": str(settings.packages or ""),
         "WHEELS": str(settings.wheels or ""),
         "HEADERS": str(settings.headers or ""),
         "VERSION": __version__,
         "REVISION": revision(root),
-        "SOURCE_DATE_EPOCH": seconds,
+        "SOURCE_DATE_EPOCH": str(seconds),
         "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "OS_IMAGE": os_image.reference,
         "OS_NAME": start.reference,
@@ -184,22 +184,3 @@ def _lock(root: Path, backend: str, name: str) -> Path:
             remedy=f"make it: ./inv lock --backend {backend}",
         )
     return path
-
-
-def revision(root: Path) -> str:
-    """Return the commit of a checkout, with ``-dirty`` where it was edited; or ``unknown``."""
-    commit = _git(root, "rev-parse", "HEAD")
-    if not commit:
-        return "unknown"
-    return commit + ("-dirty" if _git(root, "status", "--porcelain") else "")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Return what git says, or an empty string outside a checkout or without git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["remove_unfinished", "replacing_file", "replacing_folder", "sync_folder", "sync_tree"]
+__all__ = [
+    "exchange",
+    "remove_unfinished",
+    "replacing_file",
+    "replacing_folder",
+    "sync_folder",
+    "sync_tree",
+]
 
 _PART, _OLD = ".part", ".old"
 _RANDOM = "?" * 8  # what tempfile puts between a name's beginning and its end
@@ -60,7 +67,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield part
         part.chmod(0o777 & ~_umask())
         sync_tree(part)
-        _exchange(part, path)
+        exchange(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -106,7 +113,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(part: Path, path: Path) -> None:
+def exchange(part: Path, path: Path) -> None:
     """Give the folder ``part`` the name ``path``, and remove the folder that had it."""
     if not path.exists():
         os.rename(part, path)
