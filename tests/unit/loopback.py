@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+_PIECE = 16 * 1024  # bytes of a file that is sent slowly
+
 
 @dataclass
 class Server:
@@ -20,12 +22,15 @@ class Server:
         etag: of every file; none if empty.
         redirects: addresses by path.
         cut_after: bytes after which a connection is closed, once per entry.
+        cut_at: the same by path.
         stall_after: bytes after which nothing more comes, once per entry.
         stall_at: the same by path.
         statuses: answers to give before anything else, one per request.
         ranges: whether ranges are served.
         content_type: of every file.
         refusal: status and headers of every answer, where nothing is to be had.
+        pause: seconds between one piece of a file and the next.
+        lengths: what is said of files' lengths, once each, whatever they are, by path.
         asked: path and headers of every request.
     """
 
@@ -34,12 +39,15 @@ class Server:
     etag: str = '"one"'
     redirects: dict[str, str] = field(default_factory=dict)
     cut_after: list[int] = field(default_factory=list)
+    cut_at: dict[str, list[int]] = field(default_factory=dict)
     stall_after: list[int] = field(default_factory=list)
     stall_at: dict[str, int] = field(default_factory=dict)
     statuses: list[int] = field(default_factory=list)
     ranges: bool = True
     content_type: str = "application/octet-stream"
     refusal: tuple[int, dict[str, str]] | None = None
+    pause: float = 0.0
+    lengths: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -87,13 +95,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.state.etag:
             self.send_header("ETag", self.state.etag)
         self.send_header("Content-Type", self.state.content_type)
-        self.send_header("Content-Length", str(len(content) - begin))
+        length = self.state.lengths.pop(self.path, len(content) - begin)
+        self.send_header("Content-Length", str(length))
         self.end_headers()
         if self.command == "HEAD":
             return
         body = content[begin:]
-        if self.state.cut_after:
-            self.wfile.write(body[: self.state.cut_after.pop(0)])
+        self.close_connection = length != len(body)
+        cuts = self.state.cut_after or self.state.cut_at.get(self.path)
+        if cuts:
+            self.wfile.write(body[: cuts.pop(0)])
             self.close_connection = True
         elif self.state.stall_after or self.path in self.state.stall_at:
             stalls = self.state.stall_after
@@ -104,7 +115,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.release.wait(30)
             self.close_connection = True
         else:
+            self._write(body)
+
+    def _write(self, body: bytes) -> None:
+        if not self.state.pause:
             self.wfile.write(body)
+            return
+        for begin in range(0, len(body), _PIECE):
+            self.wfile.write(body[begin : begin + _PIECE])
+            self.state.release.wait(self.state.pause)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the test asks what was asked."""

@@ -1,0 +1,71 @@
+"""A hub, workspaces with something small for every job, and the account of all kills."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import scenarios
+from killing import AFTER, Outcomes
+from loopback import Server, serving
+
+from paddle_stacks.settings import PREFIX
+
+SEED_VARIABLE = PREFIX + "FAULTS_SEED"
+_SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
+_OUTCOMES: dict[str, Outcomes] = {}
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The number from which all moments of kills follow."""
+    return _SEED
+
+
+@pytest.fixture(scope="session")
+def outcomes() -> dict[str, Outcomes]:
+    """What became of the kills of each job; shown when all tests have ended."""
+    return _OUTCOMES
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[Server]:
+    """A model hub on this machine's loopback, which sends its files slowly."""
+    with serving() as server:
+        server.pause = 0.01
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fresh(hub: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with what every job starts from; tests copy it."""
+    folder = tmp_path_factory.mktemp("fresh")
+    scenarios.make(folder, hub)
+    return folder
+
+
+def pytest_report_header() -> str:
+    """Say the seed first, for a run that is cut off."""
+    return f"seed of the kills: {_SEED} (the same again: {SEED_VARIABLE}={_SEED})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show how many kills hit which job when, and what followed."""
+    if not _OUTCOMES:
+        return
+    show = terminalreporter.write_line
+    total = Outcomes()
+    terminalreporter.section(f"kills, seed {_SEED}")
+    for name, found in _OUTCOMES.items():
+        show(f"{name:<16} {found.kills:>4} kills: {_shown(found)}")
+        total += found
+    show(f"{'all':<16} {total.kills:>4} kills: {_shown(total)}")
+
+
+def _shown(found: Outcomes) -> str:
+    killed = [f"{n} {when}" for when, n in sorted(found.killed.items()) if when != AFTER]
+    followed = [f"{n} {how}" for how, n in sorted(found.followed.items())]
+    return f"{', '.join(killed)}; then {', '.join(followed)}; {found.killed[AFTER]} came too late"

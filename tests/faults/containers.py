@@ -1,0 +1,87 @@
+"""Start jobs in containers that are hurt, and hurt them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner import Finished, Running
+
+from paddle_stacks.jobs.catalog import JOBS
+
+HERE = Path(__file__).parent
+IMAGE = "paddle-stacks/{}:cpu"
+KILLED = 137
+TIMEOUT = 180  # seconds, for jobs that take three
+
+
+class Stamped(list[str]):
+    """Lines with the time at which each came, in seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def append(self, line: str) -> None:
+        """Add a line that has just come."""
+        self.times.append(time.monotonic())
+        super().append(line)
+
+
+def start(
+    argv: Sequence[str],
+    workspace: Path,
+    *options: str,
+    change: int | None = None,
+    mode: str = "rw",
+    image: str | None = None,
+    docker: Sequence[str] = ("docker",),
+) -> Running:
+    """Begin a job in a container with the rights that a plan gives it.
+
+    Args:
+        argv: the job and its arguments, or another command.
+        workspace: what is mounted.
+        options: more of ``docker run``.
+        change: the change of the file system at which it dies (at_change.py); 0 counts them.
+        mode: ``ro`` where the workspace may only be read.
+        image: another image than the job's.
+        docker: the client, with what leads it to another engine.
+    """
+    job = JOBS[argv[0]].image if argv[0] in JOBS else "train"
+    name = f"paddle-stacks-faults-{uuid.uuid4().hex[:12]}"
+    command = [*docker, "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
+    command += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
+    command += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace:{mode}"]
+    if not any(option.startswith("--network") for option in options):
+        command += ["--network", "none"]
+    line = list(argv)
+    if change is not None:
+        command += ["-v", f"{HERE}:/faults:ro"]
+        line = ["python", "/faults/at_change.py", str(change), *argv]
+    process = subprocess.Popen(
+        [*command, *options, image or IMAGE.format(job), *line],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return Running(process, name, Stamped())
+
+
+def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> Finished:
+    """Run a job to its end, as :func:`start` begins it."""
+    return start(argv, workspace, *options, **more).wait(TIMEOUT)  # type: ignore[arg-type]
+
+
+def hurt(running: Running) -> None:
+    """Kill a container, one that is only just being made too; not one that has ended."""
+    while running.process.poll() is None:
+        command = ["docker", "kill", "--signal", "KILL", str(running.container)]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.01)

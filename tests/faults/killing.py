@@ -1,0 +1,244 @@
+"""Kill a job again and again, and look after each kill at what is there."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from at_change import COUNTED
+from containers import KILLED, Stamped, hurt, run, start
+from runner import Finished
+from scenarios import Scenario
+from whole import left_over
+
+_MORE_OFTEN = 4  # a second of saving gets as many kills as this many of anything else
+_MOST_STARTS = 4  # for each kill that is wanted; some kills come after a job's end
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody hurt.
+
+    Args:
+        complete: what it made, by name.
+        lines: from its start to its first line, from each line to the next, and to its end,
+            in seconds, and whether it was saving then.
+        changes: of the file system.
+    """
+
+    complete: dict[str, str]
+    lines: tuple[tuple[float, bool], ...]
+    changes: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a job is killed: before a change of the file system, or a while after a line.
+
+    Args:
+        change: its number, from 1; 0: at a line.
+        line: how many lines have come.
+        delay: seconds after the last of them.
+    """
+
+    change: int = 0
+    line: int = 0
+    delay: float = 0.0
+
+
+@dataclass
+class Outcomes:
+    """What became of the kills of a job: how often they came when, and what followed."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    followed: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: Outcomes) -> Outcomes:
+        self.killed += other.killed
+        self.followed += other.followed
+        return self
+
+    @property
+    def kills(self) -> int:
+        """Return how many kills hit a job that was there."""
+        return sum(count for when, count in self.killed.items() if when != AFTER)
+
+
+BEFORE, WORKING, SAVING, AFTER = "before its work", "at work", "while saving", "after its end"
+ON, ANEW, KEPT = "went on", "began anew", "was whole"
+
+
+def watch(scenario: Scenario, workspace: Path) -> Undisturbed:
+    """Run a job to its end, and note what it made and when it did what."""
+    began = time.monotonic()
+    running = start([*scenario.argv, *scenario.reference], workspace, *scenario.options, change=0)
+    done = running.wait()
+    ended = time.monotonic()
+    assert done.status == 0, done.stderr
+    assert isinstance(running.lines, Stamped)
+    counted = int(running.lines.pop().removeprefix(COUNTED))
+    times = [began, *running.lines.times[: len(running.lines)], ended]
+    saving = [False, *_saving(running.lines, scenario)]
+    lengths = [later - earlier for earlier, later in itertools.pairwise(times)]
+    return Undisturbed(
+        scenario.complete(workspace), tuple(zip(lengths, saving, strict=True)), counted
+    )
+
+
+def _saving(lines: Sequence[str], scenario: Scenario) -> list[bool]:
+    """Return for each line whether what follows it is saved."""
+    found, phase = [], ""
+    for index, line in enumerate(lines):
+        phase = line.removeprefix("== ").strip() if line.startswith("== ") else phase
+        follows = lines[index + 1] if index + 1 < len(lines) else ""
+        found.append(phase in scenario.saving or follows.startswith("saved "))
+    return found
+
+
+def pick(undisturbed: Undisturbed, chance: random.Random) -> Moment:
+    """Choose a moment: half of them a change of the file system, half of them in time."""
+    if chance.random() < 0.5:
+        return Moment(change=chance.randint(1, undisturbed.changes))
+    weights = [length * (_MORE_OFTEN if saves else 1) for length, saves in undisturbed.lines]
+    [line] = chance.choices(range(len(weights)), weights)
+    return Moment(line=line, delay=chance.uniform(0, undisturbed.lines[line][0]))
+
+
+class Chain:
+    """A job that is killed until one of its runs comes to its end, and then from the start.
+
+    Args:
+        scenario: the job.
+        fresh: the workspace that it starts with, which is copied.
+        folder: where the copies go.
+        undisturbed: a run of it that nobody hurt.
+        chance: chooses the moments.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        fresh: Path,
+        folder: Path,
+        undisturbed: Undisturbed,
+        chance: random.Random,
+    ) -> None:
+        self._scenario = scenario
+        self._fresh = fresh
+        self._folder = folder
+        self._undisturbed = undisturbed
+        self._chance = chance
+        self.outcomes = Outcomes()
+
+    def run(self, kills: int) -> Outcomes:
+        """Kill it so often, and see what follows each kill to its end."""
+        starts = 0
+        while self.outcomes.kills < kills:
+            workspace = self._workspace()
+            older = self._scenario.complete(workspace)
+            was_killed = False
+            while True:
+                starts += 1
+                assert starts <= _MOST_STARTS * kills, f"{self.outcomes}: jobs end before kills"
+                enough = self.outcomes.kills >= kills
+                moment = None if enough else pick(self._undisturbed, self._chance)
+                if not self._start(workspace, moment, older, was_killed):
+                    break
+                was_killed = True
+            shutil.rmtree(workspace)
+        return self.outcomes
+
+    def _workspace(self) -> Path:
+        workspace = self._folder / "workspace"
+        shutil.copytree(self._fresh, workspace)
+        return workspace
+
+    def _start(
+        self, workspace: Path, moment: Moment | None, older: dict[str, str], was_killed: bool
+    ) -> bool:
+        """Start the job once, with what an earlier one left; return whether it was killed."""
+        before = self._scenario.complete(workspace)
+        reached = self._scenario.progress(workspace)
+        done = _until(self._scenario, workspace, moment)
+        told = f"{moment}\n{done.stderr}"
+        after = self._scenario.complete(workspace)
+        if done.status != KILLED:
+            self._ended(workspace, moment, done, before, was_killed)
+            return False
+        assert moment is not None, told
+        self.outcomes.killed[_when(done, workspace, self._scenario)] += 1
+        if was_killed:
+            self.outcomes.followed[_how(done, self._scenario)] += 1
+        for name, found in after.items():
+            wanted = (self._undisturbed.complete.get(name), older.get(name))
+            assert found in wanted, f"{name} is not what it has to be: {told}"
+        lost = {name for name in before if not name.startswith(("step ", "checkpoint-"))}
+        assert not lost - set(after), f"lost {lost - set(after)}: {told}"
+        finished = set(after) & {"model", "corpus", "answers", "adapter"}
+        now = self._scenario.progress(workspace)
+        assert now >= reached or finished, f"from {reached} back to {now}: {told}"
+        return True
+
+    def _ended(
+        self,
+        workspace: Path,
+        moment: Moment | None,
+        done: Finished,
+        before: dict[str, str],
+        was_killed: bool,
+    ) -> None:
+        if moment is not None:
+            self.outcomes.killed[AFTER] += 1
+        told = f"{moment}\n{done.stderr}"
+        if done.status == 2 and "answers" in before:
+            # The documented answer to an output that is there, whole.
+            assert "the output exists" in done.stderr, told
+        elif done.status == 2 and "model" in before and "--force" not in self._scenario.argv:
+            assert "is there already" in done.stderr, told
+        else:
+            assert done.status == 0, told
+        if was_killed:
+            self.outcomes.followed[_how(done, self._scenario)] += 1
+        found = self._scenario.complete(workspace)
+        wanted = self._undisturbed.complete
+        for name in set(wanted) | set(found):
+            if not name.startswith("checkpoint-"):
+                assert found.get(name) == wanted.get(name), f"{name} differs: {told}"
+        assert not left_over(workspace), f"{left_over(workspace)} is left: {told}"
+        assert "Traceback" not in done.stderr, told
+
+
+def _until(scenario: Scenario, workspace: Path, moment: Moment | None) -> Finished:
+    """Run the job to its end, or to the moment."""
+    if moment is None:
+        return run(scenario.argv, workspace, *scenario.options)
+    if moment.change:
+        return run(scenario.argv, workspace, *scenario.options, change=moment.change)
+    running = start(scenario.argv, workspace, *scenario.options)
+    while len(running.lines) < moment.line and running.process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(moment.delay)
+    hurt(running)
+    return running.wait()
+
+
+def _when(done: Finished, workspace: Path, scenario: Scenario) -> str:
+    """Return what a job was doing when it was killed, by what it said and left."""
+    phases = [line[3:] for line in done.stderr.splitlines() if line.startswith("== ")]
+    if not phases:
+        return BEFORE
+    saving = phases[-1] in scenario.saving
+    return SAVING if saving or any(workspace.glob("runs/*/.saving")) else WORKING
+
+
+def _how(done: Finished, scenario: Scenario) -> str:
+    """Return what a job that follows a kill does with what is there, by what it says."""
+    if any(words in done.stderr for words in scenario.goes_on):
+        return ON
+    return KEPT if any(w in done.stderr for w in ("kept", "finished", "exists")) else ANEW

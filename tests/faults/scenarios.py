@@ -1,0 +1,180 @@
+"""The jobs that are killed, each on something small, and what they leave that is complete."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hugging_face_files
+import whole
+from containers import run
+from loopback import Server
+from test_fetch import hub_answers
+from tiny import SYLLABLES
+
+PRETRAIN = {
+    "model_name_or_path": "tiny",
+    "input_dir": "data/small",
+    "split": "90,5,5",
+    "max_seq_length": 32,
+    "continue_training": True,
+    "per_device_train_batch_size": 2,
+    "max_steps": 30,
+    "learning_rate": 3e-3,
+    "min_learning_rate": 3e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 1,
+    "logging_steps": 1,
+    "save_steps": 5,
+    "save_total_limit": 2,
+}
+FINETUNE = {
+    "model_name_or_path": "tiny",
+    "dataset_name_or_path": "data/small-sft",
+    "src_length": 96,
+    "max_length": 128,
+    "per_device_train_batch_size": 4,
+    "max_steps": 30,
+    "learning_rate": 5e-3,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "lora": True,
+}
+ALL_CHECKPOINTS = ("--set", "save_total_limit=100")
+HUB = "huggingface:org/tiny"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A job that is hurt.
+
+    Args:
+        argv: the job and its arguments.
+        kills: how many it gets in the suite.
+        complete: the complete things in a workspace, by name, with a digest.
+        progress: how far an unfinished one is; it never goes back.
+        saving: the phases of the job in which it writes what is final.
+        older: what is under the final name before it starts; made by this argv.
+        reference: more arguments of the run that nobody hurts.
+        options: of ``docker run``.
+        goes_on: what the job says when it goes on from what is there.
+    """
+
+    argv: tuple[str, ...]
+    kills: int
+    complete: Callable[[Path], dict[str, str]]
+    progress: Callable[[Path], int]
+    saving: tuple[str, ...]
+    older: tuple[str, ...] = ()
+    reference: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    goes_on: tuple[str, ...] = field(default=("going on", "resuming from", "are there already"))
+
+
+def nothing(workspace: Path) -> int:
+    """Return the progress of a job that always begins anew."""
+    return 0
+
+
+_EXPORT = ("export", "--model", "tiny", "--adapter", "taught", "--merge")
+_FETCH = ("fetch", whole.NAME, "--from", HUB)
+_PREPARE = ("prepare", "--output", f"data/{whole.NAME}", "--model", "tiny")
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "fetch": Scenario(_FETCH, 44, whole.model, whole.downloaded, ("convert", "verify")),
+    "fetch --force": Scenario(
+        (*_FETCH, "--force"),
+        20,
+        whole.model,
+        nothing,  # the one that is there counts, whatever is on its way
+        ("convert", "verify"),
+        older=("fetch", whole.NAME, "--from", "models/tiny"),
+    ),
+    "prepare": Scenario(
+        (*_PREPARE, "--input", "text.jsonl", "--save-every", "0.02", "--workers", "2"),
+        40,
+        whole.pair,
+        whole.documents,
+        ("write the index",),
+    ),
+    "finetune": Scenario(
+        ("finetune", "--config", "finetune.json", "--name", whole.NAME),
+        28,
+        whole.run,
+        whole.saved_step,
+        ("save",),
+    ),
+    "pretrain": Scenario(
+        ("pretrain", "--config", "pretrain.json", "--name", whole.NAME),
+        26,
+        whole.run,
+        whole.saved_step,
+        ("save",),
+        reference=ALL_CHECKPOINTS,
+    ),
+    "export": Scenario(
+        (*_EXPORT, "--output", f"models/{whole.NAME}"), 18, whole.merged, nothing, ("merge",)
+    ),
+    "export --force": Scenario(
+        (*_EXPORT, "--output", f"models/{whole.NAME}", "--force"),
+        16,
+        whole.merged,
+        nothing,
+        ("merge",),
+        older=("export", "--model", "tiny", "--adapter", "other", "--merge",
+               "--output", f"models/{whole.NAME}"),
+    ),
+    "infer": Scenario(
+        ("infer", "--model", "tiny", "--input", "prompts.jsonl", "--output", f"{whole.NAME}.jsonl",
+         "--decode", "greedy", "--max-new-tokens", "8", "--batch-size", "1"),
+        30,
+        whole.answers,
+        lambda workspace: len(whole.answers(workspace)),
+        ("answer",),
+    ),
+}  # fmt: skip
+
+
+def make(folder: Path, server: Server) -> None:
+    """Fill a folder with what all scenarios start from, and a hub with a model.
+
+    Args:
+        folder: empty; a workspace.
+        server: the hub.
+    """
+    shutil.copy(Path(__file__).parents[1] / "jobs" / "tiny.py", folder)
+    _run(["python", "tiny.py", "models", "sentencepiece"], folder)
+    (folder / "models" / "sentencepiece").rename(folder / "models" / "tiny")
+    pick = random.Random(1)
+    for name, count in (("small", 400), ("text", 12_000)):
+        rows = ({"text": " ".join(pick.choices(SYLLABLES, k=40))} for _ in range(count))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ["prepare", "--input", "small.jsonl", "--output", "data/small", "--model", "tiny"]
+    _run(line, folder)
+    _records(folder / "data" / "small-sft")
+    prompts = ({"id": n, "prompt": "ka lo mi " + "tu " * (n % 5)} for n in range(60))
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    for name, settings in (("finetune", FINETUNE), ("pretrain", PRETRAIN)):
+        (folder / f"{name}.json").write_text(json.dumps(settings))
+    for name, seed in (("taught", 1), ("other", 2)):
+        line = ["finetune", "--config", "finetune.json", "--name", name]
+        _run([*line, "--set", "max_steps=2", "--set", f"seed={seed}"], folder)
+    hugging_face_files.write(folder / "hub", shards=3)
+    hub_answers(server, folder / "hub")
+
+
+def _records(folder: Path) -> None:
+    folder.mkdir()
+    for name, count in (("train", 40), ("dev", 4)):
+        rows = ({"src": f"{n} ka lo", "tgt": "mi tu " * (1 + n % 3)} for n in range(count))
+        (folder / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _run(line: list[str], folder: Path) -> None:
+    done = run(line, folder)
+    assert done.status == 0, done.stderr

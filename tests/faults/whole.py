@@ -1,0 +1,133 @@
+"""What of a job's work is complete, by the project's own judgement, and is what it has to be.
+
+Each function returns the complete things in a workspace, by name, with a digest of what is in
+them. What has a final name and is not whole is an ``AssertionError``, whatever hurt the job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from entrypoints.fetching import checkpoint as models
+from entrypoints.preparing import journal
+from entrypoints.training import checkpoints
+from paddle_stacks.jobs import corpus
+
+WEIGHTS = (".safetensors", ".pdparams", ".pdopt")
+NAME = "x"  # of the model, the corpus, the run or the file that a job makes
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of files, with their names."""
+    found = hashlib.sha256()
+    for path in sorted(paths):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+def model(workspace: Path) -> dict[str, str]:
+    """Return the fetched model, which its manifest vouches for."""
+    folder = workspace / "models" / NAME
+    if not folder.exists():
+        return {}
+    manifest = models.read_manifest(folder)
+    assert manifest is not None, f"{folder} has no manifest that can be read"
+    problems = models.problems_of(folder, manifest)
+    assert not problems, problems
+    return {"model": digest(folder / name for name in manifest.files)}
+
+
+def downloaded(workspace: Path) -> int:
+    """Return how many bytes of a model have been brought; a file that comes again counts once."""
+    sizes: dict[str, int] = {}
+    for path in (workspace / "models" / ".downloads" / NAME).glob("*"):
+        name = path.name.removesuffix(".part")
+        if not name.endswith(".part.json"):
+            sizes[name] = max(sizes.get(name, 0), path.stat().st_size)
+    return sum(sizes.values())
+
+
+def pair(workspace: Path) -> dict[str, str]:
+    """Return the corpus: where there is an index, there is a whole pair with its manifest."""
+    prefix = workspace / "data" / NAME
+    if not corpus.index_path(prefix).exists():
+        return {}
+    corpus.look(prefix)
+    assert json.loads(corpus.manifest_path(prefix).read_text())["documents"]
+    return {"corpus": digest([corpus.tokens_path(prefix), corpus.index_path(prefix)])}
+
+
+def documents(workspace: Path) -> int:
+    """Return how many documents of a corpus are recorded as read."""
+    state = journal.read(corpus.partial_folder(workspace / "data" / NAME))
+    return state.documents if state else 0
+
+
+def answers(workspace: Path) -> dict[str, str]:
+    """Return the file of answers, and each answer, in it or in its unfinished part."""
+    output = workspace / f"{NAME}.jsonl"
+    part = output.with_name(output.name + ".part")
+    found: dict[str, str] = {}
+    if part.exists():
+        # The first line says what the answers depend on, and the last one may be torn.
+        lines = [json.loads(row)["line"] for row in part.read_bytes().split(b"\n")[1:-1]]
+        found |= {f"answer {line['id']}": json.dumps(line) for line in lines}
+    if output.exists():
+        lines = [json.loads(row) for row in output.read_text().splitlines()]
+        found |= {f"answer {line['id']}": json.dumps(line) for line in lines}
+        found["answers"] = digest([output])
+    return found
+
+
+def run(workspace: Path) -> dict[str, str]:
+    """Return a training's checkpoints, its losses, and what was trained."""
+    folder = workspace / "runs" / NAME
+    found = {
+        path.name: _weights(path)
+        for path in checkpoints.found(folder)
+        if not checkpoints.damage(path)
+    }
+    for kind in ("model", "adapter"):
+        if (folder / kind).exists():
+            found[kind] = _weights(folder / kind)
+    if (folder / "result.json").exists():
+        result = json.loads((folder / "result.json").read_text())
+        assert (workspace / result["output"]).is_dir(), "a result without what it names"
+        found["result"] = json.dumps([result["steps"], result["last_loss"]])
+    return found | {f"step {step}": str(loss) for step, loss in losses(folder).items()}
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Return a run's losses by step; the last line may be half there."""
+    path = folder / "metrics.jsonl"
+    rows = path.read_text().split("\n")[:-1] if path.exists() else []
+    entries = [json.loads(row) for row in rows]
+    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+
+
+def saved_step(workspace: Path) -> int:
+    """Return the step of the newest whole checkpoint."""
+    whole = (p for p in checkpoints.found(workspace / "runs" / NAME) if not checkpoints.damage(p))
+    newest = next(whole, None)
+    return 0 if newest is None else checkpoints.open_whole(newest).step
+
+
+def merged(workspace: Path) -> dict[str, str]:
+    """Return the exported model, all of its files."""
+    folder = workspace / "models" / NAME
+    return {"model": digest(folder.iterdir())} if folder.exists() else {}
+
+
+def left_over(workspace: Path) -> list[str]:
+    """Return what an unfinished write has left, which a finished job leaves none of."""
+    ends = (".part", ".old", ".parts", ".partial", ".saving", ".part.json")
+    return sorted(str(p) for p in workspace.rglob("*") if p.name.endswith(ends))
+
+
+def _weights(folder: Path) -> str:
+    paths = [path for path in folder.iterdir() if path.name.endswith(WEIGHTS)]
+    assert paths, f"{folder} has no weights"
+    return digest(paths)
