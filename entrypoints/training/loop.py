@@ -25,6 +25,7 @@ from paddlenlp.transformers.configuration_utils import llmmetaclass
 from entrypoints.console import note, report
 from entrypoints.training import checkpoints, unified
 from entrypoints.training.metrics import Metrics, peak_memory_mib
+from entrypoints.training.saving import operating_system_errors
 from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.schema import Config
@@ -192,7 +193,8 @@ class Loop(Trainer):  # type: ignore[misc]
         with self.once(checkpoints.saving(run, step, self.keeping.data)):
             self.args.output_dir = self.args.output_signal_dir = str(checkpoints.unnamed(run))
             try:
-                super()._save_checkpoint(model, metrics=None)
+                with operating_system_errors():
+                    super()._save_checkpoint(model, metrics=None)
             finally:
                 self.args.output_dir = self.args.output_signal_dir = str(run)
         if self.is_first:

@@ -21,6 +21,7 @@ __all__ = [
     "BASE",
     "copy_companions",
     "fingerprint",
+    "operating_system_errors",
     "save_adapter",
     "save_merged",
     "save_model",
@@ -79,7 +80,7 @@ def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None
 
 def _write_model(network: Any, companions: tuple[Path, ...], part: Path) -> None:
     copy_companions(companions, part)
-    with _operating_system_errors():
+    with operating_system_errors():
         network.save_pretrained(
             str(part), state_dict=_own_weights(network), safe_serialization=True
         )
@@ -138,7 +139,7 @@ def save_spread_adapter(trainer: Any, base: Path, output: Path) -> None:
 def _save_parts(trainer: Any, output: Path, finish: Callable[[Path, Path], None]) -> None:
     """Let all processes write their parts, and the first one make a whole of them."""
     part = output.with_name(f".{output.name}.parts")
-    with trainer.once(_replacing(part, output, finish)), _operating_system_errors():
+    with trainer.once(_replacing(part, output, finish)), operating_system_errors():
         trainer.unified_checkpoint_handler.save_unified_checkpoint(
             trainer.model, trainer.optimizer, str(part)
         )
@@ -201,7 +202,7 @@ def write_merged(network: Any, companions: tuple[Path, ...], part: Path) -> None
 
 
 @contextmanager
-def _operating_system_errors() -> Iterator[None]:
+def operating_system_errors() -> Iterator[None]:
     """Turn what safetensors makes of a full disk back into an ``OSError``."""
     try:
         yield
