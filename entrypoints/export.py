@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.saving import BASE, fingerprint, write_merged
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import pickles, workspace
+from paddle_stacks.jobs import json_files, workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
 
 __all__ = ["main"]
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> int:
     check_arguments(arguments)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
-    pickles.check(model, arguments.allow_pickle)
+    workspace.check_weights(model, arguments.allow_pickle)
     adapter = workspace.find_adapter(arguments.adapter) if arguments.adapter else None
     sources = (model, adapter) if adapter else (model,)
     workspace.check_output(output, sources, force=arguments.force)
@@ -61,15 +60,9 @@ def _check_base(model: Path, adapter: Path) -> None:
     about = adapter / BASE
     if not about.is_file():
         return
-    try:
-        told = json.loads(about.read_text(encoding="utf-8"))
-        name, expected = told["model"], told["weights_sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise RequestError(
-            "it cannot be read",
-            where=str(about),
-            remedy="train the adapter again, or copy the run's folder whole",
-        ) from None
+    again = "train the adapter again, or copy the run's folder whole"
+    told = json_files.read_object(about, remedy=again)
+    name, expected = str(told.get("model")), told.get("weights_sha256")
     if fingerprint(model) != expected:
         raise RequestError(
             f"the adapter was trained on {name}, and the weights of {model} are not the same",

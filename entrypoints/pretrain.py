@@ -20,7 +20,7 @@ from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import corpus, pickles, platforms, pretraining, schema, workspace
+from paddle_stacks.jobs import corpus, platforms, pretraining, schema, workspace
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     phase("check the corpus")
     base, tokenizer, parts = _parts(config)
     if config["continue_training"]:
-        pickles.check(base, arguments.allow_pickle)
+        workspace.check_weights(base, arguments.allow_pickle)
     pretraining.check(config, base, parts, world)
     owner = nodes.rank in (0, None)
     # The nodes of one run share its folder, and each holds a lock of its own.

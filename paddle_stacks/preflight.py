@@ -18,7 +18,6 @@ from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
     corpus,
     models,
-    pickles,
     pretraining,
     prompts,
     quantizing,
@@ -249,7 +248,7 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
 
     def check_model() -> None:
         model = workspace.find_trained(config["model_name_or_path"], here)
-        pickles.check(model, allowed)
+        workspace.check_weights(model, allowed)
         spreading.check(config, model, world)
 
     faults = [
@@ -273,7 +272,7 @@ def _check_pretrain(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
     ]
     if models and config["continue_training"]:
-        faults += _faults(lambda: pickles.check(models[0], arguments.allow_pickle))
+        faults += _faults(lambda: workspace.check_weights(models[0], arguments.allow_pickle))
     if models and parts:
         world = arguments.ranks * (arguments.nnodes or 1)
         faults += _faults(lambda: pretraining.check(config, models[0], parts, world))
@@ -321,7 +320,7 @@ def _check_export(here: Path, plan: Plan, arguments: argparse.Namespace) -> None
 
 def _check_export_model(here: Path, arguments: argparse.Namespace) -> None:
     model = workspace.find_trained(arguments.model, here)
-    pickles.check(model, arguments.allow_pickle)
+    workspace.check_weights(model, arguments.allow_pickle)
     if arguments.merge:
         workspace.check_trainable(model)
 

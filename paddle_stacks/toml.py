@@ -45,6 +45,11 @@ def read(path: Path) -> dict[str, Any]:
             where=where,
             remedy="mend that line: https://toml.io says how it is written",
         ) from error
+    except (RecursionError, ValueError) as error:
+        fault = "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+        raise RequestError(
+            f"{path.name} is not TOML: {fault}", where=str(path), remedy="shorten that value"
+        ) from error
 
 
 def line_of(path: Path, key: str) -> str:

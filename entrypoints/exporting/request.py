@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs import json_files, platforms
 
 __all__ = ["check_architecture", "check_arguments"]
 
@@ -42,14 +41,11 @@ def check_architecture(folder: Path) -> None:
         RequestError: it is no Llama, or one whose activations are in eight bits.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        names, told = config.get("architectures"), dict(config.get("quantization_config") or {})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        fault = f"not a model's configuration: {type(error).__name__}: {error}"
-        raise RequestError(
-            fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
-        ) from None
+    config = json_files.read_object(path, what="not a model's configuration")
+    names, told = config.get("architectures"), config.get("quantization_config") or {}
+    if not isinstance(told, dict):
+        what = f"quantization_config is {told!r:.40}, and no object"
+        raise RequestError(what, where=str(path), remedy="quantize the model again")
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
         raise RequestError(

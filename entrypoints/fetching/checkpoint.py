@@ -7,7 +7,6 @@ that a model that lost a byte is noticed before it is loaded, not after.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.fetching import tensors
-from entrypoints.fetching.llama import write_json
+from entrypoints.fetching.llama import architectures, write_json
 from entrypoints.fetching.progress import in_mib
 from paddle_stacks import __version__
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "seal", "sha256_of"]
 
@@ -84,10 +84,13 @@ def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the folder's manifest, or None where there is none that can be read."""
     try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        if all({"size", "sha256"} <= entry.keys() for entry in manifest.files.values()):
+        manifest = Manifest(**json_files.read_object(folder / MANIFEST))
+        if all(
+            {"size", "sha256"} <= entry.keys() and json_files.is_below(name)
+            for name, entry in manifest.files.items()
+        ):
             return manifest
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (RequestError, TypeError, AttributeError):
         pass  # a manifest that cannot be read vouches for nothing
     return None
 
@@ -140,7 +143,7 @@ def check(folder: Path, *, weights: bool = True) -> None:
     where = str(folder)
     problems: list[Problem] = []
     config = _json(folder / "config.json", problems)
-    if config is not None and "LlamaForCausalLM" not in (config.get("architectures") or []):
+    if config is not None and "LlamaForCausalLM" not in architectures(config):
         kind = config.get("architectures") or config.get("model_type")
         problems.append(
             Problem(
@@ -180,16 +183,10 @@ def _weights_problems(folder: Path, name: str) -> list[Problem]:
     problems: list[Problem] = []
     shards = [name]
     if name.endswith(".index.json"):
-        index = _json(folder / name, problems) or {}
-        shards = sorted({str(shard) for shard in index.get("weight_map", {}).values()})
-        if not shards and not problems:
-            problems.append(
-                Problem(
-                    "the index names no files",
-                    str(folder / name),
-                    "fetch the model again: --force replaces what is there",
-                )
-            )
+        try:
+            shards = sorted(set(json_files.shards(folder / name).values()))
+        except RequestError as error:
+            return list(error.problems)
     for shard in shards:
         path = folder / shard
         if not path.is_file():
@@ -204,32 +201,7 @@ def _weights_problems(folder: Path, name: str) -> list[Problem]:
 
 def _json(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(
-            Problem(
-                "the file is missing",
-                str(path),
-                "fetch the model again: --force replaces what is there",
-            )
-        )
+        return json_files.read_object(path)
+    except RequestError as error:
+        problems += error.problems
         return None
-    except (OSError, ValueError) as error:
-        problems.append(
-            Problem(
-                f"cannot be read as JSON: {error}",
-                str(path),
-                "fetch the model again: --force replaces what is there",
-            )
-        )
-        return None
-    if not isinstance(body, dict):
-        problems.append(
-            Problem(
-                "it is JSON, and no object",
-                str(path),
-                "fetch the model again: --force replaces what is there",
-            )
-        )
-        return None
-    return body

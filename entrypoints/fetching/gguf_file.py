@@ -42,6 +42,8 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+# More than any model has; without a limit a file of zeros would take many times its size.
+_MOST_ENTRIES, _MOST_TENSORS, _MOST_ITEMS = 2**16, 2**18, 2**22
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _SHORTEST_ENTRY = 13  # key length, an empty key, type, one byte
 _SHORTEST_TENSOR = 32  # name length, an empty name, dimensions, one of them, type, offset
@@ -88,6 +90,8 @@ class Gguf:
         cursor = _Cursor(path, mapped)
         tensors, entries = _counts(cursor)
         self.metadata: dict[str, Any] = {}
+        cursor.limit(entries, _MOST_ENTRIES, "metadata entries")
+        cursor.limit(tensors, _MOST_TENSORS, "tensors")
         for _ in range(cursor.sane(entries, _SHORTEST_ENTRY, "metadata entries")):
             key = cursor.string()
             self.metadata[key] = cursor.value(cursor.number("I"))
@@ -179,6 +183,7 @@ class _Cursor:
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self.path, self.offset, self._mapped = path, 0, mapped
+        self._items = 0
 
     def sane(self, count: int, least: int, what: str) -> int:
         """Return ``count`` if so many things of at least ``least`` bytes can still follow."""
@@ -186,6 +191,11 @@ class _Cursor:
         if count * least > left:
             raise self._damaged(f"claims {count} {what}, and {left} bytes are left")
         return count
+
+    def limit(self, count: int, most: int, what: str) -> None:
+        """Refuse more things than any model has."""
+        if count > most:
+            raise self._damaged(f"claims {count} {what}, and {most} are the most")
 
     def take(self, size: int) -> bytes:
         self.sane(size, 1, "bytes")
@@ -212,6 +222,8 @@ class _Cursor:
         raise self._damaged(f"a metadata entry has the unknown type {kind}")
 
     def _array(self, kind: int, count: int) -> list[Any]:
+        self._items += count
+        self.limit(self._items, _MOST_ITEMS, "items of arrays")
         if kind == _STRING:
             return [self.string() for _ in range(self.sane(count, 8, "strings"))]
         if kind not in _SCALARS:

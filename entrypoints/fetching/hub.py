@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 from entrypoints.fetching.download import NotThere, download
 from paddle_stacks.errors import JobError, RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["from_hugging_face", "from_paddlenlp", "token"]
 
 _TOKEN = Path("/run/secrets/hub_token")
 _SUFFIXES = (".safetensors", ".json", "tokenizer.model")
+_ELSEWHERE = "choose another source of the model: this one is not to be trusted"
 _WEIGHT_INDEXES = ("model.safetensors.index.json", "model_state.pdparams.index.json")
 _WHOLE_WEIGHTS = ("model.safetensors", "model_state.pdparams")
 _OPTIONAL = (
@@ -101,7 +102,7 @@ def from_paddlenlp(
     # The hub has no list of files: what PaddleNLP itself would try, in its order.
     for index in _WEIGHT_INDEXES:
         if _if_there(url_of(name, index), folder / index):
-            for file in _shards(folder / index):
+            for file in sorted(set(json_files.shards(folder / index, remedy=_ELSEWHERE).values())):
                 download(url_of(name, file), folder / file)
             return
     for file in _WHOLE_WEIGHTS:
@@ -126,24 +127,6 @@ def _if_there(url: str, target: Path) -> bool:
     except NotThere:
         return False
     return True
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        names = {str(v) for v in json.loads(index.read_text("utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise RequestError(
-            f"not an index of weights: {error!r}",
-            where=str(index),
-            remedy="try again; if it stays so, choose another source of the model",
-        ) from error
-    if any(Path(name).name != name for name in names):
-        raise RequestError(
-            "the index names files outside its folder",
-            where=str(index),
-            remedy="choose another source of the model: this one is not to be trusted",
-        )
-    return sorted(names)
 
 
 def _model_info(name: str, secret: str) -> Any:

@@ -6,7 +6,6 @@ loads without ``convert_from_torch``. One tensor is in memory at a time.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from entrypoints.fetching import tensors
 from entrypoints.fetching.gguf_tokenizer import MODEL_INPUTS, trimmed_template
 from entrypoints.fetching.llama import (
     Shape,
+    architectures,
     paddle_names,
     problems_of,
     write_json,
@@ -25,6 +25,8 @@ from entrypoints.fetching.llama import (
 )
 from entrypoints.fetching.tensors import Stored, Tensor
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.json_files import read_object
 
 __all__ = ["convert", "weight_files"]
 
@@ -42,7 +44,7 @@ def convert(source: Path, folder: Path) -> None:
         RequestError: something is missing from it or truncated, or it is not a
             Llama that PaddleNLP can run as it is; every fault of a kind is named.
     """
-    config = _read(source / "config.json")
+    config = read_object(source / "config.json")
     shape = _check_supported(config, source / "config.json")
     stored = _stored(source)
     tied = bool(config.get("tie_word_embeddings", False))
@@ -69,14 +71,8 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / _INDEX
     if not index.is_file():
         return [p for p in (folder / "model.safetensors",) if p.is_file()]
-    names = sorted({str(name) for name in _read(index).get("weight_map", {}).values()})
-    escaping = [name for name in names if Path(name).name != name]
-    if escaping:
-        raise RequestError(
-            f"files outside the folder: {', '.join(escaping)}",
-            where=str(index),
-            remedy="get the folder from another source: this one is not to be trusted",
-        )
+    remedy = "get the folder from another source: this one is not to be trusted"
+    names = sorted(set(json_files.shards(index, remedy=remedy).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise RequestError(
@@ -116,7 +112,7 @@ def _tensor(name: str, path: Path, entry: Stored) -> Tensor:
 def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
     where = str(path)
     kind = config.get("model_type")
-    if kind != "llama" or "LlamaForCausalLM" not in (config.get("architectures") or []):
+    if kind != "llama" or "LlamaForCausalLM" not in architectures(config):
         raise RequestError(
             f'a model of the type "{kind}", {config.get("architectures")}',
             where=where,
@@ -196,7 +192,7 @@ def _write_configs(source: Path, folder: Path, config: Mapping[str, Any], dtype:
     ours |= {"dtype": dtype, "tie_word_embeddings": bool(config.get("tie_word_embeddings"))}
     write_json(folder / "config.json", ours)
     path = source / "generation_config.json"
-    generation = _read(path) if path.is_file() else {}
+    generation = read_object(path) if path.is_file() else {}
     for key in ("transformers_version", "_from_model_config"):
         generation.pop(key, None)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -208,7 +204,7 @@ def _write_configs(source: Path, folder: Path, config: Mapping[str, Any], dtype:
 def _write_tokenizer(source: Path, folder: Path) -> None:
     """Write the tokenizer: the fast one where there is one, for it gives the same ids anywhere."""
     path = source / "tokenizer_config.json"
-    config = _read(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     for key in _NOT_OURS:
         config.pop(key, None)
     for key in _SPECIAL:
@@ -219,7 +215,7 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
             config[key] = token
     config.setdefault("pad_token", config.get("eos_token"))
     if (source / "tokenizer.json").is_file():
-        _read(source / "tokenizer.json")
+        read_object(source / "tokenizer.json")
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
         config |= {"tokenizer_class": "PretrainedTokenizerFast", "model_input_names": MODEL_INPUTS}
     elif (source / "tokenizer.model").is_file():
@@ -235,25 +231,3 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
     if isinstance(template := config.get("chat_template"), str):
         config["chat_template"] = trimmed_template(template)
     write_json(folder / "tokenizer_config.json", config)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(
-            "the file is missing", where=str(path), remedy="copy it there from the model's source"
-        ) from None
-    except ValueError as error:
-        raise RequestError(
-            f"not JSON: {error}",
-            where=str(path),
-            remedy="get the file again from the model's source",
-        ) from None
-    if not isinstance(body, dict):
-        raise RequestError(
-            "JSON, and no object",
-            where=str(path),
-            remedy="get the file again from the model's source",
-        )
-    return body

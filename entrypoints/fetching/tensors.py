@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["ITEM_SIZES", "Stored", "Tensor", "opened", "read_header", "write"]
 
@@ -34,6 +36,7 @@ ITEM_SIZES = {
 }  # fmt: skip
 """Bytes per element, by the format's names of types."""
 
+_MOST_DIMENSIONS = 32  # NumPy's limit
 _LONGEST_HEADER = 100_000_000  # the reference implementation's own limit
 
 
@@ -94,7 +97,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 remedy="get the file again",
             )
         try:
-            header = json.loads(stream.read(length))
+            header = json_files.parse(stream.read(length))
         except ValueError as error:
             raise RequestError(
                 f"the header of the safetensors file is not JSON: {error}",
@@ -115,9 +118,21 @@ def read_header(path: Path) -> dict[str, Stored]:
             found[name] = _stored(entry, 8 + length, size)
         except (KeyError, TypeError, ValueError) as error:
             problems.append(Problem(f'tensor "{name}": {error}', str(path), "get the file again"))
+    if not problems and (twice := _overlapping(found)):
+        what = f'tensors "{twice[0]}" and "{twice[1]}" lie upon each other'
+        problems.append(Problem(what, str(path), "get the file again"))
     if problems:
         raise RequestError(problems)
     return found
+
+
+def _overlapping(found: dict[str, Stored]) -> tuple[str, str] | None:
+    """Return two tensors that share bytes, which no writer makes, or None."""
+    placed = sorted((s.begin, s.end, name) for name, s in found.items() if s.end > s.begin)
+    for (_, end, name), (begin, _, other) in pairwise(placed):
+        if begin < end:
+            return name, other
+    return None
 
 
 def _stored(entry: Any, start: int, size: int) -> Stored:
@@ -125,8 +140,10 @@ def _stored(entry: Any, start: int, size: int) -> Stored:
     begin, end = entry["data_offsets"]
     if dtype not in ITEM_SIZES:
         raise ValueError(f"unknown type {dtype}")
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ValueError("shape and offsets have to be whole numbers")
+    if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > size:
+        raise ValueError(f"{len(shape)} dimensions, the longest of {max(shape, default=0)}")
     if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
         raise ValueError(f"{end - begin} bytes do not hold {dtype} {list(shape)}")
     if start + end > size:

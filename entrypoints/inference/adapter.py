@@ -8,7 +8,7 @@ costs nothing per token.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from entrypoints.training.saving import BASE, fingerprint
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["Adapter", "check_base"]
 
@@ -40,7 +41,7 @@ def check_base(folder: Path, model: Path) -> None:
     if not path.is_file():
         return
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json_files.read_object(path, what="it does not say what the adapter was trained on")
         name, expected = Path(told["model"]).name, told["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
@@ -92,18 +93,15 @@ class Adapter:
 
 def _scaling(folder: Path) -> np.float32:
     path = folder / _CONFIG
+    config = json_files.read_object(path, what="not an adapter's configuration")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rank, alpha = int(config["r"]), float(config.get("lora_alpha", config["r"]))
+        parts = int(config.get("tensor_parallel_degree", -1))
         if rank < 1:
             raise ValueError(f"r is {rank}")
-    except OSError as error:
-        raise RequestError(
-            f"cannot read it: {error.strerror}",
-            where=str(path),
-            remedy="name the folder of a training's adapter: --adapter runs/NAME",
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not math.isfinite(alpha):
+            raise ValueError(f"lora_alpha is {alpha}")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         fault = f"not an adapter's configuration: {type(error).__name__}: {error}"
         raise RequestError(
             fault,
@@ -117,7 +115,7 @@ def _scaling(folder: Path) -> np.float32:
                 where=str(path),
                 remedy="merge it where it was trained, and fetch the result as a model",
             )
-    if config.get("tensor_parallel_degree", -1) > 1:
+    if parts > 1:
         fault = "the adapter is split for tensor parallelism"
         raise RequestError(fault, where=str(path), remedy="save it with merge_tensor_parallel")
     return np.float32(alpha / (rank**0.5 if config.get("rslora") else rank))

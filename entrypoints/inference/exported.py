@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["FORMAT", "MANIFEST", "PROGRAM", "check"]
 
@@ -33,11 +33,13 @@ def check(folder: Path) -> None:
             remedy=f"./inv export --model {folder.name} --static --output exported/{folder.name},"
             " then --model with that folder",
         )
+    manifest = json_files.read_object(path, what="not an export's manifest", remedy=again)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         version, files = manifest["format"], dict(manifest["files"])
         sums = {name: (int(about["size"]), str(about["sha256"])) for name, about in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if odd := [name for name in sums if not json_files.is_below(name)]:
+            raise ValueError(f"it names files outside of its folder: {odd[0][:80]}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         fault = f"not an export's manifest: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy=again) from None
     if version != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from entrypoints.inference.network import NetworkModel
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms, workspace
+from paddle_stacks.jobs import json_files, platforms, workspace
 
 __all__ = [
     "check_complete",
@@ -125,18 +124,12 @@ def vocabulary_size(folder: Path) -> int:
 def _configured(folder: Path, key: str) -> int:
     """Return a positive number that a model's configuration has to say."""
     path = folder / "config.json"
-    try:
-        number = json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fault = f"not a model's configuration: {type(error).__name__}: {error}"
+    number = json_files.read_object(path, what="not a model's configuration").get(key)
+    if type(number) is not int or not 0 < number < 2**31:
         raise RequestError(
-            fault, where=str(path), remedy="fetch the model again: ./inv fetch NAME"
-        ) from None
-    if not isinstance(number, int) or number < 1:
-        raise RequestError(
-            f"{key} is {number!r}, not a number from 1",
+            f"{key} is {number!r:.40}, not a number from 1",
             where=str(path),
-            remedy="fetch the model again: ./inv fetch NAME",
+            remedy="fetch the model again: ./inv fetch NAME --force",
         )
     return number
 

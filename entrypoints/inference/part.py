@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from entrypoints.training.disk import writing_below
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 
 __all__ = ["Part", "open_part"]
@@ -162,7 +163,7 @@ def _begun_differently(path: Path, begun_with: Any, fingerprint: Mapping[str, st
 
 def _decoded(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = json_files.parse(line)
     except ValueError:
         raise _damaged(path) from None
     if not isinstance(entry, dict):

@@ -16,7 +16,6 @@ eight bits and back: the answers are those of eight bits, the speed is float32's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy.typing as npt
 
 from entrypoints.quantizing.arithmetic import LARGEST
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
@@ -143,21 +143,14 @@ class Rounding:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        fault = f"the scales cannot be read: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(path), remedy=_AGAIN) from None
-    if not isinstance(told, dict):
-        raise RequestError("the scales are no JSON object", where=str(path), remedy=_AGAIN)
-    return told
+    return json_files.read_object(path, what="the scales cannot be read", remedy=_AGAIN)
 
 
 def _positive(value: Any) -> Floats | None:
     """Return numbers as an array; None where they are none, not finite or not above zero."""
     try:
         found = np.array(value)
-    except ValueError:  # lists of unlike lengths
+    except (ValueError, OverflowError):  # lists of unlike lengths, or numbers without end
         return None
     if found.dtype.kind not in "iuf":
         return None

@@ -21,8 +21,19 @@ from entrypoints.inference.decoding import Cache, Model, keep_freed_memory, shar
 from entrypoints.inference.llama import Inputs, Shape, cache_names, rotation_tables
 from entrypoints.inference.model import check_complete, read_config
 from entrypoints.inference.weights import Weights
+from paddle_stacks.errors import RequestError
 
 __all__ = ["Engine", "load"]
+
+# What llama.py makes a graph of. A program is somebody's code: among Paddle's operations are
+# some that write a file (save_combine), load a library or call Python (py_func).
+_OPERATIONS = frozenset(
+    {
+        *("concat", "elementwise_add", "elementwise_mul", "feed", "fetch", "gather"),
+        *("lookup_table_v2", "matmul_v2", "reduce_mean", "reshape2", "roll", "rsqrt", "scale"),
+        *("scatter", "shape", "silu", "softmax", "split", "transpose2"),
+    }
+)
 
 
 class Engine:
@@ -80,6 +91,30 @@ class Engine:
             self._inputs[name].share_external_data(tensor)
 
 
+def _check_operations(path: Path) -> None:
+    """Refuse a program that does something else than compute a step.
+
+    Raises:
+        RequestError: it does, or is no program.
+    """
+    from paddle.base import core
+
+    try:
+        program = core.ProgramDesc(path.read_bytes())
+    except ValueError:
+        raise RequestError(
+            "it is not a program of Paddle's", where=str(path), remedy="export the model again"
+        ) from None
+    blocks = [program.block(number) for number in range(program.num_blocks())]
+    found = {block.op(number).type() for block in blocks for number in range(block.op_size())}
+    if other := sorted(found - _OPERATIONS):
+        raise RequestError(
+            f"the program has operations that no export makes: {', '.join(other)}",
+            where=str(path),
+            remedy="export the model again, with this version",
+        )
+
+
 def load(folder: Path) -> Model:
     """Return the model of an exported folder, for the static engine.
 
@@ -88,6 +123,7 @@ def load(folder: Path) -> Model:
             it are missing or damaged.
     """
     exported.check(folder)
+    _check_operations(folder / exported.PROGRAM)
     config = read_config(folder)
     weights = Weights(folder)
     shape = Shape.of(config)

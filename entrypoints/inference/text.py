@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from entrypoints.tokenizer import load as load_tokenizer
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.prompts import Prompt, listed
 
 __all__ = ["Text", "load"]
@@ -198,15 +198,15 @@ def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
+        found = json_files.read_object(path).get("eos_token_id")
+        numbers = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(number) is int for number in numbers):
             raise RequestError(
-                f"not a JSON object: {error}",
+                f"eos_token_id is {found!r:.40}",
                 where=str(path),
-                remedy="fetch the model again: ./inv fetch NAME",
-            ) from None
-        ends |= {found} if isinstance(found, int) else set(found or ())
+                remedy="fetch the model again: ./inv fetch NAME --force",
+            )
+        ends |= set(numbers)
         if ends:
             break
     if tokenizer.eos_token_id is not None:

@@ -7,7 +7,6 @@ copied; processes share the pages. The mapping is private: what is changed here
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from entrypoints.fetching.tensors import ITEM_SIZES, Stored, Tensor, read_header
 from entrypoints.inference import quantized
 from entrypoints.quantizing.arithmetic import dequantized
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["Weights"]
 
@@ -113,11 +113,7 @@ def _files(folder: Path) -> list[Path]:
             where=str(folder),
             remedy="./inv fetch turns other formats into this one",
         )
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fault = f"the index of the shards is damaged: {type(error).__name__}: {error}"
-        raise RequestError(fault, where=str(index), remedy=_AGAIN) from None
+    names = sorted(set(json_files.shards(index, remedy=_AGAIN).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         fault = f"weights are missing: {', '.join(missing)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.preparing.reading import Place
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import replacing_file
 
 __all__ = ["Growing", "State", "read", "write"]
@@ -82,7 +83,7 @@ def write(folder: Path, state: State) -> None:
 def read(folder: Path) -> State | None:
     """Return the state that was written last, or None if there is none that can be read."""
     try:
-        found = json.loads((folder / _NAME).read_text(encoding="utf-8"))
+        found = json_files.parse((folder / _NAME).read_text(encoding="utf-8"))
         return State(
             **{
                 **found,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import sync_folder, sync_tree
 
 __all__ = [
@@ -69,17 +70,20 @@ def damage(folder: Path) -> str:
     try:
         files = _seal(folder)["files"]
         for name, told in files.items():
+            if not json_files.is_below(name):
+                return f"its {_SEAL} names a file outside of it"
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != told["bytes"]:
+            if path.stat().st_size != int(told["bytes"]):
                 return f"{name} has {path.stat().st_size} bytes, not {told['bytes']}"
             if _sha256(path) != told["sha256"]:
                 return f"{name} is not what was written"
+        open_whole(folder)
     except FileNotFoundError:
         return f"it has no {_SEAL}: it was not written to the end"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its {_SEAL} cannot be read: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return f"its {_SEAL} cannot be read: {type(error).__name__}: {error}"
     return ""
 
 
@@ -131,7 +135,7 @@ def clear(run: Path) -> None:
 
 
 def _seal(folder: Path) -> dict[str, Any]:
-    seal: dict[str, Any] = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+    seal: dict[str, Any] = json_files.parse((folder / _SEAL).read_text(encoding="utf-8"))
     return seal
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import replacing_file
 
 __all__ = ["Metrics", "peak_memory_mib"]
@@ -66,7 +67,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            entry = json.loads(line)
+            entry = json_files.parse(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):

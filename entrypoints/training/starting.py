@@ -14,7 +14,7 @@ from entrypoints.console import note, report, warn
 from entrypoints.training import checkpoints
 from entrypoints.training.request import CONFIG, LIBRARY_LOG, LOSS, METRICS, RESULT
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import workspace
+from paddle_stacks.jobs import json_files, workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 from paddle_stacks.jobs.schema import PARALLEL, Config
 
@@ -143,11 +143,11 @@ def begin(
 
 def _changed(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
     """Return the keys that differ from the run's last start, with the value then and now."""
-    try:
-        before = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (run / CONFIG).is_file():
         return {}
-    except ValueError:
+    try:
+        before = json_files.read_object(run / CONFIG)
+    except RequestError:
         warn(f"{run / CONFIG} cannot be read; it is not compared with this configuration")
         return {}
     now, keys = json.loads(config.to_json()), config.schema.keys

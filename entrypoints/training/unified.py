@@ -8,7 +8,6 @@ none ("unhashable type: 'list'").
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from paddlenlp.trainer.unified_checkpoint.utils import FP32_MASTER, get_expected
 from safetensors.numpy import load_file
 
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["OneProcess", "is_one"]
 
@@ -75,7 +75,7 @@ class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
 
 def _read(folder: Path, index: str) -> dict[str, Any]:
     """Return the arrays that an index names, from all of its files."""
-    files = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+    files = json_files.shards(folder / index)
     found: dict[str, Any] = {}
     for name in sorted(set(files.values())):
         found |= load_file(folder / name)

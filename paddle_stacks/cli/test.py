@@ -23,7 +23,7 @@ SUITES = {
 }
 # What a suite runs: a backend, and folders of tests.
 _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unit": ("cpu", ("tests/unit",)),
+    "unit": ("cpu", ("tests/unit", "tests/fuzz")),
     "images": ("cpu", ("tests/images",)),
     "jobs": ("cpu", ("tests/jobs",)),
     "faults": ("cpu", ("tests/faults",)),

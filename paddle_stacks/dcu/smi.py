@@ -172,7 +172,7 @@ def parse(text: str) -> tuple[Card, ...]:
         words = re.sub(r"\([^)]*\)", " ", line).split() if not headings else line.split()
         if not headings and len(words) > 1 and re.fullmatch(_CARD, words[0]):
             headings = words if words[1].startswith("Temp") else []
-        elif headings and words and words[0].isascii() and words[0].isdigit():
+        elif headings and words and re.fullmatch("[0-9]{1,4}", words[0]):
             card = _row(headings, words, line)
             cards[card.index] = card
     if not headings:
@@ -188,7 +188,7 @@ def parse_memory(text: str) -> dict[int, Memory]:
     """
     found: dict[int, Memory] = {}
     pattern = re.compile(
-        rf"\s*{_CARD}\[(\d+)\]\s*:\s*vram Total (Used )?Memory \((\w+)\):\s*(\d+)\s*$",
+        rf"\s*{_CARD}\[(\d{{1,4}})\]\s*:\s*vram Total (Used )?Memory \((\w+)\):\s*(\d{{1,15}})\s*$",
         re.IGNORECASE | re.ASCII,
     )
     for line in text.splitlines():
@@ -248,14 +248,14 @@ def parse_pids(text: str) -> tuple[Process, ...]:
         if _END.search(line):
             break
         key, _, value = (part.strip() for part in line.partition(":"))
-        numbers = tuple(int(number) for number in re.findall(r"[0-9]+", value))
+        numbers = tuple(int(number) for number in re.findall(r"\b[0-9]{1,15}\b", value))
         if key == "PID" and numbers:
             found.append(Process(numbers[0]))
         elif found and re.fullmatch(f"{_CARD} Index", key):
             found[-1] = replace(found[-1], cards=numbers)
         elif found and key == "VRAM USED(MiB)" and numbers:
             found[-1] = replace(found[-1], vram_mib=numbers[0])
-        elif re.fullmatch(r"[0-9][0-9 ]*", line.strip()):
+        elif re.fullmatch(r"[0-9]{1,15}(?: +[0-9]{1,15})*", line.strip()):
             found += [Process(int(number)) for number in line.split()]
     return tuple(found)
 
@@ -272,7 +272,7 @@ def parse_driver_version(text: str) -> str:
 
 
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
-_JSON_CARD = re.compile(r'"card([0-9]+)"\s*:\s*\{')
+_JSON_CARD = re.compile(r'"card([0-9]{1,4})"\s*:\s*\{')
 # A value is a string, or what stands up to the next delimiter ("41.0C", "80W").
 _JSON_PAIR = re.compile(rf'[\s,]*{_JSON_STRING}\s*:\s*(?:{_JSON_STRING}|([^\s,"{{}}]+))')
 _JSON_CLOSE = re.compile(r"[\s,]*\}")
@@ -333,7 +333,7 @@ def _row(headings: Sequence[str], words: list[str], line: str) -> Card:
 
 
 def _number(text: str, heading: str, line: str) -> float | None:
-    if match := re.fullmatch(r"(-?[0-9]+(?:\.[0-9]*)?)\s*(?:[A-Za-z]*|%|°C)", text):
+    if match := re.fullmatch(r"(-?[0-9]{1,15}(?:\.[0-9]*)?)\s*(?:[A-Za-z]*|%|°C)", text):
         return float(match[1])
     if _unknown(text):
         return None

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from paddle_stacks.jobs import json_files
+
 __all__ = ["ENVIRONMENT_SWITCH", "Event", "parse"]
 
 ENVIRONMENT_SWITCH = "PADDLE_STACKS_EVENTS"
@@ -77,7 +79,7 @@ def parse(line: str) -> Event | None:
     if not line.startswith(_PREFIX):
         return None
     try:
-        body = json.loads(line[len(_PREFIX) :])
+        body = json_files.parse(line[len(_PREFIX) :])
     except ValueError:
         return None
     if not isinstance(body, dict) or not isinstance(body.get("kind"), str):

@@ -250,6 +250,8 @@ def _entry(line: bytes) -> dict[str, Any]:
         _not_json(line, error)
     except RecursionError:
         raise _BadLine("nested too deeply") from None
+    except ValueError:
+        raise _BadLine("a number of more digits than can be read") from None
     if not isinstance(entry, dict):
         raise _BadLine("not a JSON object", _FORMAT)
     return entry

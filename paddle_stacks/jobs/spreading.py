@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import architecture, layout, upstream, workspace
+from paddle_stacks.jobs import architecture, json_files, layout, upstream, workspace
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema import Config
 
@@ -95,16 +94,9 @@ def model_config(base: Path) -> dict[str, Any]:
     """Return a model's ``config.json``.
 
     Raises:
-        RequestError: it is not JSON.
+        RequestError: it is no JSON object.
     """
-    path = base / "config.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RequestError(
-            f"it is not JSON: {error}", where=str(path), remedy="fetch the model again"
-        ) from None
-    return values
+    return json_files.read_object(base / "config.json", remedy="fetch the model again")
 
 
 def _options(config: Config) -> upstream.Options:

@@ -7,14 +7,13 @@ loaded on every card.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import documented
+from paddle_stacks.jobs import documented, json_files
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema.reading import read
 
@@ -215,6 +214,6 @@ def _value(text: str) -> Any:
     if lower in _FALSE - {"0"}:
         return False
     try:
-        return json.loads(text)
+        return json_files.parse(text)
     except ValueError:
         return text

@@ -6,10 +6,11 @@ relative path against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.jobs import json_files, pickles
 
 __all__ = [
     "ADAPTER",
@@ -18,6 +19,7 @@ __all__ = [
     "WEIGHT_SCALES",
     "check_output",
     "check_trainable",
+    "check_weights",
     "find_adapter",
     "find_model",
     "find_run",
@@ -146,6 +148,21 @@ def check_output(output: Path, sources: Iterable[Path], *, force: bool) -> None:
         )
     if output.exists() and not output.is_dir():
         raise RequestError("the output is a file", where=str(output), remedy="name a folder")
+
+
+def check_weights(folder: Path, wanted: Sequence[str] = ()) -> None:
+    """Refuse weights that may not be loaded: pickles, and an index that leads out of the folder.
+
+    Args:
+        folder: the model's.
+        wanted: the names of pickles that are asked for.
+
+    Raises:
+        RequestError: there are such; all are named.
+    """
+    pickles.check(folder, wanted)
+    for index in sorted(folder.glob("*.index.json")):
+        json_files.shards(index)
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:

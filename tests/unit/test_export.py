@@ -63,9 +63,9 @@ def test_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "FileNotFoundError"),
-        ("{", "not a model's configuration: JSONDecodeError"),
-        ("[]", "not a model's configuration: AttributeError"),
+        (None, "the file is missing"),
+        ("{", "not a model's configuration: Expecting"),
+        ("[]", "not a model's configuration: it is no object"),
         ("{}", 'not of "None"'),
         ('{"architectures": []}', 'not of ""'),
         ('{"architectures": ["Qwen2ForCausalLM"]}', 'not of "Qwen2ForCausalLM"'),
@@ -138,9 +138,9 @@ def test_a_whole_export_is_taken(whole: Path) -> None:
     ("damage", "words"),
     [
         (lambda f: (f / exported.MANIFEST).unlink(), "holds no static graph: no static.json"),
-        (lambda f: (f / exported.MANIFEST).write_text("{"), "not an export's manifest: JSON"),
-        (lambda f: (f / exported.MANIFEST).write_bytes(b"\xff"), "manifest: UnicodeDecodeError"),
-        (lambda f: write(f, []), "not an export's manifest: TypeError"),
+        (lambda f: (f / exported.MANIFEST).write_text("{"), "not an export's manifest: Expecting"),
+        (lambda f: (f / exported.MANIFEST).write_bytes(b"\xff"), "manifest: 'utf-8' codec"),
+        (lambda f: write(f, []), "not an export's manifest: it is no object"),
         (lambda f: write(f, {"format": 1}), "not an export's manifest: KeyError: 'files'"),
         (lambda f: changed(f, files=3), "not an export's manifest: TypeError"),
         (lambda f: changed(f, files={"x": {}}), "not an export's manifest: KeyError: 'size'"),

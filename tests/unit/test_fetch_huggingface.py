@@ -159,7 +159,7 @@ def test_an_index_cannot_reach_out_of_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "hf", shards=2)
     index = tmp_path / "hf" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
-    with pytest.raises(RequestError, match="outside the folder"):
+    with pytest.raises(RequestError, match="outside of its folder"):
         folder.recognize(tmp_path / "hf")
 
 

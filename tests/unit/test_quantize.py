@@ -234,7 +234,7 @@ def test_damaged_scales_of_weights(tmp_path: Path, content: object) -> None:
 def test_scales_that_are_not_there(tmp_path: Path) -> None:
     put_model(tmp_path)
     (tmp_path / "weight_scales.json").unlink()
-    with pytest.raises(RequestError, match="the scales cannot be read"):
+    with pytest.raises(RequestError, match="the file is missing"):
         Weights(tmp_path)
 
 

@@ -61,6 +61,9 @@ def read(path: Path) -> Document:
             where=f"{path}:{error.lineno}:{error.colno}",
             remedy=_json_remedy(text, error),
         ) from None
+    except ValueError:
+        what = "a number of more digits than a configuration needs"
+        raise RequestError(what, where=str(path), remedy="shorten it") from None
     except RecursionError:
         raise RequestError(
             "nested too deeply for a configuration",

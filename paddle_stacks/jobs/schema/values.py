@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.schema.keys import Key, Schema
 
 __all__ = ["check_value", "from_override", "unknown_key"]
@@ -62,7 +63,7 @@ def from_override(text: str) -> tuple[str, Any]:
             remedy="for instance --set learning_rate=1e-4",
         )
     try:
-        return name.strip(), json.loads(value)
+        return name.strip(), json_files.parse(value)
     except ValueError:
         return name.strip(), value
 
