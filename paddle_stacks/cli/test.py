@@ -18,6 +18,7 @@ SUITES = {
     "faults": "real jobs, killed, starved and lied to",
     "docs": "the documents' commands, as they are written",
     "isolation": "what a job must not be able to do, tried in real containers",
+    "bundle": "from a folder to a fine-tuned model on a machine without a network",
     "cluster": "jobs on a real Slurm of three machines",
     "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
 }
@@ -29,6 +30,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "faults": ("cpu", ("tests/faults",)),
     "docs": ("cpu", ("tests/docs",)),
     "isolation": ("cpu", ("tests/isolation",)),
+    "bundle": ("cpu", ("tests/bundle",)),
     "cluster": ("cpu", ("tests/cluster",)),
     "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
 }
