@@ -104,14 +104,14 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "finetune": Scenario(
         ("finetune", "--config", "finetune.json", "--name", whole.NAME),
-        28,
+        24,
         whole.run,
         whole.saved_step,
         ("save",),
     ),
     "pretrain": Scenario(
         ("pretrain", "--config", "pretrain.json", "--name", whole.NAME),
-        26,
+        24,
         whole.run,
         whole.saved_step,
         ("save",),
@@ -132,7 +132,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "infer": Scenario(
         ("infer", "--model", "tiny", "--input", "prompts.jsonl", "--output", f"{whole.NAME}.jsonl",
          "--decode", "greedy", "--max-new-tokens", "8", "--batch-size", "1"),
-        30,
+        22,
         whole.answers,
         lambda workspace: len(whole.answers(workspace)),
         ("answer",),

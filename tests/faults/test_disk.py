@@ -68,7 +68,10 @@ def test_a_full_disk_is_said_and_gone_on_after(
             ballast.unlink()
             again = run(scenario.argv, workspace, *scenario.options)
             assert again.status == 0, again.stderr
-            assert scenario.complete(workspace) == wanted
+            found = scenario.complete(workspace)
+            assert found == {thing: wanted[thing] for thing in found}
+            lost = set(wanted) - set(found)
+            assert all(thing.startswith("checkpoint-") for thing in lost), lost
             assert left_over(workspace) == []
             went_on = any(words in again.stderr for words in scenario.goes_on)
             assert went_on or not reached or scenario.argv[0] == "fetch", again.stderr
@@ -80,7 +83,13 @@ def undisturbed(scenario: Scenario, fresh: Path, workspace: Path) -> tuple[dict[
     before = free(workspace)
     done = run(scenario.argv, workspace, *scenario.options)
     assert done.status == 0, done.stderr
-    return scenario.complete(workspace), before - free(workspace)
+    needed = before - free(workspace)
+    if scenario.reference:  # what it made, and removed since
+        shutil.rmtree(workspace)
+        shutil.copytree(fresh, workspace)
+        done = run([*scenario.argv, *scenario.reference], workspace, *scenario.options)
+        assert done.status == 0, done.stderr
+    return scenario.complete(workspace), needed
 
 
 @pytest.mark.parametrize("name", JOBS)

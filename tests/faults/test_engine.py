@@ -139,8 +139,12 @@ def test_the_engine_is_restarted(
         assert found == wanted[name]
     again = infer(engine, workspace)
     _, said = again.communicate(timeout=PATIENCE)
-    assert again.returncode == 0, said
-    assert "answers are there already" in said, said
+    if again.returncode == 2:
+        # A container outlives an engine that dies, and the job may have come to its end.
+        assert signum == signal.SIGKILL and "the output exists" in said, said
+    else:
+        assert again.returncode == 0, said
+        assert "answers are there already" in said, said
     assert whole.answers(workspace) == wanted
     assert len(wanted) > count
     assert whole.left_over(workspace) == []
