@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import docker
 import docker.errors
@@ -124,7 +125,7 @@ def container(
         PLATFORM,
         host=machine,
         user=USER,
-        suffix=f"test-{image}-{built.short_id.rpartition(':')[2]}",
+        suffix=f"test-{image}-{uuid4().hex[:8]}",  # no run's leftover is in another's way
     )
     options = {**container_options(plan, {}), "image": built.id, "command": ["sleep", "infinity"]}
     if "code" not in stages_in(image):
