@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import Any
 
@@ -54,6 +55,24 @@ def test_nothing_is_left_in_tmp(built: Image) -> None:
     command = ["docker", "run", "--rm", "--network=none", "--entrypoint=find", str(built.id)]
     done = subprocess.run([*command, "/tmp", "-mindepth", "1"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+# A pyc file's head: magic number, flags, then the source's date where the flags are 0 (PEP 552).
+STALE = """
+import json, pathlib, struct
+stale = []
+for path in pathlib.Path("/usr/lib").rglob("__pycache__/*.cpython-*.pyc"):
+    flags, date = struct.unpack("<4xII", path.read_bytes()[:12])
+    source = path.parents[1] / (path.name.partition(".cpython-")[0] + ".py")
+    if not flags and source.exists() and int(source.stat().st_mtime) != date:
+        stale.append(str(path))
+print(json.dumps(stale))
+"""
+
+
+def test_no_bytecode_is_compiled_anew_by_every_process(host: Any) -> None:
+    stale = json.loads(host.check_output("$BASE_PYTHON -c %s", STALE))
+    assert stale == []
 
 
 @pytest.mark.parametrize("shell", ["", "sh -c", "sh -lc", "bash -lc", "bash -ic"])
