@@ -2,7 +2,7 @@
 
 A ``.pth`` file imports this module at start-up, so a job, ``docker exec``, a
 notebook and a Kubernetes command all get the same settings. It uses the
-standard library only and costs about a millisecond.
+standard library only and costs a few milliseconds.
 
 Threads. Paddle starts with one thread, and its MKL takes a slow code path on
 CPUs that are not Intel's. Measured on an AMD EPYC with two cores, product of
@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.abc
 import importlib.machinery
-import importlib.metadata
 import os
 import pickle
 import sys
@@ -113,7 +111,7 @@ def _read(path: str, size: int = 4096) -> str:
         return ""
 
 
-class _Imports(importlib.abc.MetaPathFinder):
+class _Imports:
     """Stands before the import of ``paddle`` and ``paddlenlp``."""
 
     def find_spec(
@@ -131,15 +129,22 @@ class _Imports(importlib.abc.MetaPathFinder):
         return spec
 
 
-class _Paddle(importlib.abc.Loader):
+class _Loader:
+    """Stands before a module's own loader. importlib.abc's base class takes 10 ms to import."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Have Python make the module as it makes others."""
+
+
+class _Paddle(_Loader):
     """Imports Paddle without its word on OMP_NUM_THREADS, which is wrong for this wheel.
 
     It warns that more than one thread will fail with OpenBLAS; the wheel has
     MKL. Its advice to install ccache concerns compiling operators.
     """
-
-    def __init__(self, real: importlib.abc.Loader) -> None:
-        self.real = real
 
     def exec_module(self, module: ModuleType) -> None:
         warnings.filterwarnings("ignore", message="No ccache found")
@@ -167,13 +172,12 @@ class _WithoutThreadWarning:
         self.real.flush()
 
 
-class _PaddleNLP(importlib.abc.Loader):
+class _PaddleNLP(_Loader):
     """Gives ``paddlenlp`` a short ``__init__``: its parts are imported when they are used."""
 
-    def __init__(self, real: importlib.abc.Loader) -> None:
-        self.real = real
-
     def exec_module(self, module: ModuleType) -> None:
+        import importlib.metadata  # 10 ms, which most processes need not wait for
+
         paddle = importlib.import_module("paddle")
         module.__dict__["__version__"] = importlib.metadata.version("paddlenlp")
         module.__dict__["__getattr__"] = _attribute
@@ -182,22 +186,16 @@ class _PaddleNLP(importlib.abc.Loader):
         paddle.disable_signal_handler()
 
 
-class _StaticStates(importlib.abc.Loader):
+class _StaticStates(_Loader):
     """Gives the reader of a static graph's state, which has an unpickler of its own, ours."""
-
-    def __init__(self, real: importlib.abc.Loader) -> None:
-        self.real = real
 
     def exec_module(self, module: ModuleType) -> None:
         self.real.exec_module(module)
         module.__dict__["_safe_load_pickle"] = _load_pickle
 
 
-class _TorchWeights(importlib.abc.Loader):
+class _TorchWeights(_Loader):
     """Keeps the reader of PyTorch's weights to tensors: what else they name, it would import."""
-
-    def __init__(self, real: importlib.abc.Loader) -> None:
-        self.real = real
 
     def exec_module(self, module: ModuleType) -> None:
         self.real.exec_module(module)
