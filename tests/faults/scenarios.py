@@ -10,25 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hugging_face_files
+import training
 import whole
 from containers import run
 from loopback import Server
 from test_fetch import hub_answers
 from tiny import SYLLABLES
 
-PRETRAIN = {
-    "model_name_or_path": "tiny",
-    "input_dir": "data/small",
-    "split": "90,5,5",
-    "max_seq_length": 32,
-    "continue_training": True,
-    "per_device_train_batch_size": 2,
+PRETRAIN = training.PRETRAIN | {
+    "gradient_accumulation_steps": 1,
     "max_steps": 30,
-    "learning_rate": 3e-3,
-    "min_learning_rate": 3e-4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 1,
-    "logging_steps": 1,
     "save_steps": 5,
     "save_total_limit": 2,
 }
