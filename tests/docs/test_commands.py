@@ -49,10 +49,12 @@ def run(command: str, folder: Path, status: int = 0) -> str:
     ) as process:
         try:
             said, _ = process.communicate(TYPED, SECONDS)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as ended:
             # As Ctrl-C does, so that ./inv takes its container with it.
             os.killpg(process.pid, signal.SIGINT)
             said, _ = process.communicate()
+            if isinstance(ended, KeyboardInterrupt):
+                raise
     assert process.returncode == status, f"{command}\nstatus {process.returncode}\n{said[-4000:]}"
     return said
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import scenarios
+from containers import STARTED, hurt
 from killing import AFTER, Outcomes
 from loopback import Server, serving
 
@@ -17,6 +18,16 @@ from paddle_stacks.settings import PREFIX
 SEED_VARIABLE = PREFIX + "FAULTS_SEED"
 _SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
 _OUTCOMES: dict[str, Outcomes] = {}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """End what a test that failed has left running."""
+    yield
+    while STARTED:
+        running = STARTED.pop()
+        hurt(running)
+        running.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 IMAGE = "paddle-stacks/{}:cpu"
 KILLED = 137
 TIMEOUT = 180  # seconds, for jobs that take three
+STARTED: list[Running] = []
+"""What the test that is running has begun; conftest.py ends what it leaves."""
 
 
 class Stamped(list[str]):
@@ -39,7 +41,6 @@ def start(
     change: int | None = None,
     mode: str = "rw",
     image: str | None = None,
-    docker: Sequence[str] = ("docker",),
 ) -> Running:
     """Begin a job in a container with the rights that a plan gives it.
 
@@ -50,11 +51,10 @@ def start(
         change: the change of the file system at which it dies (at_change.py); 0 counts them.
         mode: ``ro`` where the workspace may only be read.
         image: another image than the job's.
-        docker: the client, with what leads it to another engine.
     """
     job = JOBS[argv[0]].image if argv[0] in JOBS else "train"
     name = f"paddle-stacks-faults-{uuid.uuid4().hex[:12]}"
-    command = [*docker, "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
+    command = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
     command += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace:{mode}"]
     if not any(option.startswith("--network") for option in options):
@@ -70,7 +70,9 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
-    return Running(process, name, Stamped())
+    running = Running(process, name, Stamped())
+    STARTED.append(running)
+    return running
 
 
 def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> Finished:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from containers import KILLED, hurt, run, start
 from scenarios import SCENARIOS
+from training import cut_back
 from whole import NAME, left_over, losses, saved_step
 from whole import run as complete
 
@@ -80,10 +81,7 @@ def trained(
     done = run(argv, workspace)
     assert done.status == 0, done.stderr
     whole = complete(workspace)
-    for path in (workspace / "runs" / NAME).glob("[!c]*"):
-        if path.name in ("model", "adapter"):
-            shutil.rmtree(path)
-    (workspace / "runs" / NAME / "result.json").unlink()
+    cut_back(workspace / "runs" / NAME, 30)
     return argv, workspace, whole
 
 

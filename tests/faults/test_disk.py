@@ -46,6 +46,7 @@ def leave(disk: Path, room: int) -> Path:
     return ballast
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
 @pytest.mark.parametrize("name", JOBS)
 def test_a_full_disk_is_said_and_gone_on_after(
     name: str, fresh: Path, hub: Server, tmp_path: Path

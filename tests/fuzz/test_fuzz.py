@@ -44,17 +44,20 @@ DEEP = b"[" * 100_000
 
 def check(name: str, raw: bytes) -> None:
     """Read an input; nothing but an error of ours may come of it, in little memory."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as outside:
+        folder = Path(outside, "a", "b")
+        folder.mkdir(parents=True)
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         try:
-            TARGETS[name].run(raw, Path(folder))
+            TARGETS[name].run(raw, folder)
         except StackError as error:
             assert error.problems
             assert all(problem.what.strip() for problem in error.problems), error.problems
         peak = tracemalloc.get_traced_memory()[1] - before
         assert peak < MEMORY + 100 * len(raw), f"{peak} bytes for an input of {len(raw)}"
-        assert not list(Path(folder).parent.glob("x")), "written outside of its folder"
+        written = {*Path(outside).rglob("*")} - {folder.parent, folder, *folder.rglob("*")}
+        assert not written, "written outside of its folder"
 
 
 @pytest.fixture(autouse=True, scope="module")

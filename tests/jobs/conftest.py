@@ -54,3 +54,12 @@ def small_corpus(job: Runner, tiny_models: Path, tmp_path_factory: pytest.TempPa
     made = job([*line, "--append-eos"], workspace)
     assert made.status == 0, made.stderr
     return workspace / "data"
+
+
+@pytest.fixture(scope="session")
+def smollm2(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with ``smollm2-135m-instruct``, for all tests that ask a model that speaks."""
+    workspace = tmp_path_factory.mktemp("smollm2")
+    fetched = job(["fetch", "smollm2-135m-instruct"], workspace, 600)
+    assert fetched.status == 0, fetched.stderr
+    return workspace

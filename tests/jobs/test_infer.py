@@ -343,14 +343,6 @@ def test_an_output_that_exists_is_kept(job, ready: Path) -> None:
     assert (ready / "out.jsonl").read_text() == "mine"
 
 
-@pytest.fixture(scope="module")
-def smollm2(job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("smollm2")
-    fetched = job(["fetch", "smollm2-135m-instruct"], workspace, 600)
-    assert fetched.status == 0, fetched.stderr
-    return workspace
-
-
 def test_the_first_command_of_the_documentation(job, smollm2: Path) -> None:
     line = ["--model", "smollm2-135m-instruct", "--prompt", "What is the capital of France?"]
     done = infer(job, smollm2, *line, "--decode", "greedy", "--max-new-tokens", "32")

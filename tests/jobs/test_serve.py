@@ -261,14 +261,6 @@ def test_an_adapter_answers_as_in_infer_and_as_merged(job, tiny_models, tmp_path
 # ------------------------------------------------------------------------ a model that speaks
 
 
-@pytest.fixture(scope="module")
-def smollm2(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = tmp_path_factory.mktemp("smollm2")
-    fetched = job(["fetch", "smollm2-135m-instruct"], workspace, 600)
-    assert fetched.status == 0, fetched.stderr
-    return workspace
-
-
 def test_the_parity_prompts_are_answered_token_for_token(job, smollm2: Path) -> None:
     # test_parity.py holds the same prompts in PaddleNLP to Hugging Face transformers.
     prompts = json.loads((REPOSITORY / "tests" / "parity" / "prompts.json").read_text("utf-8"))

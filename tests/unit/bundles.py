@@ -48,6 +48,9 @@ class Site:
         self.engine = home / "engine"
         self.settings = Settings(root=self.project, workspace=self.project, backend=BACKEND)
         self.said: list[str] = []
+        # Nobody's own settings of git: names, signatures, hooks.
+        for name in ("GLOBAL", "SYSTEM"):
+            monkeypatch.setenv(f"GIT_CONFIG_{name}", os.devnull)
         self._make_project()
         self._make_engine(monkeypatch)
         monkeypatch.setattr(engine, "connect", lambda: None)

@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body[: stalls.pop(0) if stalls else self.state.stall_at.pop(self.path)]
             )
             self.wfile.flush()
-            self.state.release.wait(30)
+            self.state.release.wait(300)  # longer than any client of ours waits
             self.close_connection = True
         else:
             self._write(body)

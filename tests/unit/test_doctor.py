@@ -353,6 +353,8 @@ def test_the_kernel(tmp_path: Path, name: str, path: str, text: str, severity: s
 
 def test_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = machine(tmp_path)
+    room = SimpleNamespace(free=2**40, total=2**40)
+    monkeypatch.setattr(system.shutil, "disk_usage", lambda path: room)
     here = looked_at.settings.workspace
     for name in ("models", "runs"):
         (here / name).mkdir()
@@ -544,9 +546,11 @@ def test_findings_are_not_worse_than_their_check_says(tmp_path: Path) -> None:
 
 
 def test_fix_makes_the_folders_and_looks_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = machine(tmp_path)
+    room = SimpleNamespace(free=2**40, total=2**40)
+    monkeypatch.setattr(system.shutil, "disk_usage", lambda path: room)
     checks = [each for each in CHECKS if each.name == "workspace"]
     [before] = examine(looked_at, checks)
     assert (before.severity, before.fixed) == ("hint", "") and before.fix
