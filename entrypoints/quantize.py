@@ -10,7 +10,7 @@ from entrypoints.training.lock import locked
 from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.stop import StopSignal
 from entrypoints.upstream import run_with_config
-from paddle_stacks.jobs import platforms, quantizing
+from paddle_stacks.jobs import platforms, quantizing, workspace
 from paddle_stacks.jobs.files import remove_unfinished
 
 __all__ = ["main"]
@@ -28,16 +28,17 @@ def main(argv: list[str]) -> int:
     output = quantizing.output_folder(config)
     with (
         writing_below(output),
-        StopSignal(),
+        StopSignal() as stop,
         locked(output.parent, f".{output.name}.lock"),
     ):
         remove_unfinished(output)
-        quantizing.check(config, force=arguments.force)
+        workspace.check_output(output, (model,), force=arguments.force)
         phase("start PaddlePaddle")
         spare()
         libraries_log_to(None)
         from entrypoints.quantizing.run import quantize
 
+        stop.install()
         made = quantize(config, model, output)
     report("result", output=str(output), perplexity=round(made["perplexity"]["after"], 3))
     print(output)

@@ -21,17 +21,19 @@ def in_mib(what: str, total: int) -> Callable[[int], None]:
         what: the work, for the reader.
         total: bytes; 0 where it is not known.
     """
-    progress = in_units(what, _mib(total), "MiB")
-    return lambda done: progress(_mib(done))
+    return in_units(what, total, "MiB", _mib)
 
 
-def in_units(what: str, total: int, unit: str) -> Callable[[int], None]:
+def in_units(
+    what: str, total: int, unit: str, shown: Callable[[int], int] = int
+) -> Callable[[int], None]:
     """Return a function that takes what is done so far and reports it every two seconds.
 
     Args:
         what: the work, for the reader.
         total: how much there is to do; 0 where it is not known.
-        unit: of both.
+        unit: of what is told.
+        shown: what is told of a number.
     """
     last = time.monotonic()
     begun = False
@@ -41,7 +43,7 @@ def in_units(what: str, total: int, unit: str) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last >= _SECONDS or (begun and done == total):
             last, begun = now, True
-            console.report("progress", what=what, done=done, total=total, unit=unit)
+            console.report("progress", what=what, done=shown(done), total=shown(total), unit=unit)
 
     return progress
 

@@ -129,16 +129,21 @@ class Rounding:
     """
 
     def __init__(self, scales: Mapping[str, Floats]) -> None:
+        import paddle
+
         self._scales = dict(scales)
+        # Once, and not for every product of every token.
+        self._steps = {
+            name: paddle.to_tensor(scale / np.float32(LARGEST)) for name, scale in scales.items()
+        }
 
     def __call__(self, name: str, tensor: Any) -> Any:
         """Return the tensor in eight bits; as it is where there is no scale of that name."""
         import paddle
 
-        scale = self._scales.get(name)
-        if scale is None:
+        step = self._steps.get(name)
+        if step is None:
             return tensor
-        step = paddle.to_tensor(scale / np.float32(LARGEST))
         return paddle.clip(paddle.round(tensor / step), -LARGEST - 1, LARGEST) * step
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from entrypoints.fetching.progress import in_units
 from entrypoints.inference import dynamic
 from entrypoints.inference.decoding import Model
-from entrypoints.inference.llama import Shape
+from entrypoints.inference.llama import Shape, Tap
 from entrypoints.inference.quantized import CACHES, WRAPPED
 from entrypoints.quantizing import arithmetic
 from entrypoints.quantizing.observing import (
@@ -31,7 +31,7 @@ from entrypoints.quantizing.text import Rows
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 from paddle_stacks.jobs.schema import Config
 
-__all__ = ["Calibration", "Scales", "pieces"]
+__all__ = ["Calibration", "Scales", "pieces", "split"]
 
 _PIECE = 256  # tokens that are read at once: bounds memory
 
@@ -132,8 +132,11 @@ class Calibration:
             see(name, tensor.numpy()[0])
             return tensor
 
-        model = Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
-        _read_row(model, row)
+        _read_row(self._model(tap), row)
+
+    def _model(self, tap: Tap) -> Model:
+        """Return the model as it is by now, with something that looks at its products."""
+        return Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
 
     def _places(self, *, all_linears: bool) -> list[str]:
         return [
@@ -158,7 +161,7 @@ class Calibration:
                 observer.see(tensor.numpy()[0])
             return tensor
 
-        model = Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
+        model = self._model(tap)
         assert self._rows is not None
         steps = list(
             self._rows.steps(
@@ -176,7 +179,7 @@ class Calibration:
             progress(number)
 
     def _shift(self, name: str, middle: Floats) -> None:
-        layer, first = _split(name)
+        layer, first = split(name)
         for member in GROUPS[first]:
             weight = self.weights[f"{layer}.{member}.weight"]
             self._add(f"{layer}.{member}.bias", middle @ weight)
@@ -186,7 +189,7 @@ class Calibration:
             self._add(f"{layer}.{_NORMS[first]}.bias", -middle)
 
     def _smooth(self, name: str, activations: Floats) -> None:
-        layer, first = _split(name)
+        layer, first = split(name)
         members = [f"{layer}.{member}.weight" for member in GROUPS[first]]
         rows = [np.abs(self.weights[member]).max(axis=1) for member in members]
         factors = arithmetic.smoothing(activations, np.max(rows, axis=0))
@@ -216,7 +219,7 @@ class Calibration:
         self.weights[name] = values if before is None else before + values
 
 
-def _split(name: str) -> tuple[str, str]:
+def split(name: str) -> tuple[str, str]:
     """Return a layer's name and a projection's: of ``llama.layers.0.mlp.down_proj``."""
     parts = name.split(".")
     return ".".join(parts[:3]), ".".join(parts[3:])

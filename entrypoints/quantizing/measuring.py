@@ -13,7 +13,7 @@ import numpy.typing as npt
 from entrypoints.fetching.progress import in_units
 from entrypoints.inference.decoding import Model
 from entrypoints.quantizing import arithmetic
-from entrypoints.quantizing.calibration import Calibration, Scales, pieces
+from entrypoints.quantizing.calibration import Calibration, Scales, pieces, split
 from entrypoints.quantizing.text import Rows
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 
@@ -128,17 +128,20 @@ def errors_of_products(
     sums: dict[str, _Errors] = {}
 
     def see(name: str, values: Floats) -> None:
-        layer, first = name.rsplit(".", 2)[0], ".".join(name.rsplit(".", 2)[1:])
+        layer, first = split(name)
+        entering = values
+        if name in scales.activations:
+            entering = arithmetic.fake_quantized(values, scales.activations[name])
         for member in GROUPS.get(first, ()):
-            weight_name = f"{layer}.{member}.weight"
+            product = f"{layer}.{member}"
+            weight_name = f"{product}.weight"
             if weight_name not in weight_scales:
                 continue
-            entering = values
-            if name in scales.activations:
-                entering = arithmetic.fake_quantized(values, scales.activations[name])
-            weight, scale = calibration.weights[weight_name], weight_scales[weight_name]
-            found = sums.setdefault(f"{layer}.{member}", _Errors.of_weight(weight, scale))
-            found.add(values @ weight, entering @ arithmetic.fake_quantized(weight, scale))
+            weight = calibration.weights[weight_name]
+            rounded = arithmetic.fake_quantized(weight, weight_scales[weight_name])
+            if product not in sums:
+                sums[product] = _Errors.of_weight(weight, rounded)
+            sums[product].add(values @ weight, entering @ rounded)
 
     calibration.watched(row, see)
     return [{"name": name, **errors.described()} for name, errors in sums.items()]
@@ -154,8 +157,8 @@ class _Errors:
     outputs: float = 0.0
 
     @classmethod
-    def of_weight(cls, weight: Floats, scale: Floats) -> _Errors:
-        missed = np.linalg.norm(arithmetic.fake_quantized(weight, scale) - weight)
+    def of_weight(cls, weight: Floats, rounded: Floats) -> _Errors:
+        missed = np.linalg.norm(rounded - weight)
         return cls(_ratio(float(missed), float(np.linalg.norm(weight))))
 
     def add(self, right: Floats, found: Floats) -> None:

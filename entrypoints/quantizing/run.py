@@ -19,11 +19,13 @@ from entrypoints import tokenizer
 from entrypoints.console import note, phase
 from entrypoints.inference import model as models
 from entrypoints.inference.decoding import Model
+from entrypoints.inference.llama import Shape
 from entrypoints.inference.weights import Weights
 from entrypoints.quantizing import room, text, writing
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.measuring import agreement, errors_of_products, measure
 from entrypoints.training.saving import fingerprint
+from paddle_stacks.jobs import workspace
 from paddle_stacks.jobs.files import replacing_folder
 from paddle_stacks.jobs.quantizing import REPORT, Method
 from paddle_stacks.jobs.schema import Config
@@ -58,14 +60,15 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
     clock = _Clock()
     with clock.timed("load"):
         phase("load the model")
+        shape = Shape.of(models.read_config(folder))
+        room.check(output.parent, shape.sizes, shape.tied, method)
         before: Any = models.load(folder)
         assert isinstance(before, Model)
         source = Weights(folder)
-        room.check(output.parent, before.shape.sizes, before.shape.tied, method)
     with clock.timed("text"):
         phase("read the text")
         told = config["tokenizer_name_or_path"]
-        tokens = tokenizer.load(Path(told) if told else folder)
+        tokens = tokenizer.load(workspace.find_model(told) if told else folder)
         texts = text.read(config, tokens, models.context_length(folder))
         for what, rows in (("calibrate on", texts.calibration), ("measure on", texts.held_out)):
             if rows:

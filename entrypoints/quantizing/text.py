@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,15 @@ def read(config: Config, tokenizer: Any, context: int) -> Texts:
         return _of_text(name, tokenizer, length, wanted, held_out, config["seed"])
     folder = Path(name)
     encoder = Encoder(tokenizer, min(config["src_length"], length - 1), length)
-    held_out = _of_records(encoder, folder, "dev")
-    rows = _of_records(encoder, folder, calibration_split(folder)) if wanted else []
-    random.Random(config["seed"]).shuffle(rows)
+    split = calibration_split(folder)
+    # Records are shuffled, and not rows, so that only those are tokenized that are wanted.
+    chosen = list(records.read(folder, split)) if wanted else []
+    random.Random(config["seed"]).shuffle(chosen)
+    rows = list(islice(_encoded(encoder, chosen), wanted))
+    rest = _encoded(encoder, records.read(folder, "dev"))
     return Texts(
-        _rows(_source(folder, calibration_split(folder)), rows[:wanted]) if wanted else None,
-        _rows(_source(folder, "dev"), held_out[:evaluated] if evaluated > 0 else held_out),
+        _rows(_source(folder, split), rows) if wanted else None,
+        _rows(_source(folder, "dev"), list(islice(rest, evaluated if evaluated > 0 else None))),
     )
 
 
@@ -104,15 +108,13 @@ def _source(folder: Path, split: str) -> str:
     return ", ".join(map(str, records.files(folder, split)))
 
 
-def _of_records(encoder: Encoder, folder: Path, split: str) -> list[tuple[int, ...]]:
-    rows = []
-    for record in records.read(folder, split):
+def _encoded(encoder: Encoder, found: Iterable[records.Record]) -> Iterator[tuple[int, ...]]:
+    for record in found:
         example, _ = encoder.encode(record)
         # Its last label is the token behind its last one.
         row = (*example.input_ids, *example.labels[-1:])
         if len(row) >= _LEAST and row[-1] >= 0:
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _of_text(

@@ -16,7 +16,7 @@ from entrypoints.inference.llama import Shape
 from entrypoints.inference.quantized import spelt
 from entrypoints.inference.weights import Weights
 from entrypoints.quantizing import arithmetic
-from entrypoints.quantizing.calibration import Scales
+from entrypoints.quantizing.calibration import Scales, split
 from entrypoints.training.saving import copy_companions
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE, GROUPS, Method
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
@@ -69,9 +69,10 @@ def write(
     named = {name.removesuffix(".weight"): scale for name, scale in by_name.items()}
     _write_scales(folder / WEIGHT_SCALES, _spelt(named, "weight_quanter", method))
     entering = {
-        f"{name.rsplit('.', 2)[0]}.{member}": scale
+        f"{layer}.{member}": scale
         for name, scale in scales.activations.items()
-        for member in GROUPS[".".join(name.rsplit(".", 2)[1:])]
+        for layer, first in [split(name)]
+        for member in GROUPS[first]
     }
     _write_scales(folder / ACTIVATIONS, _spelt(entering, "activation_quanter", method))
     # Upstream repeats keys and values for each query before it looks at them, and its
@@ -91,7 +92,7 @@ def _tensors(
     for name, values in weights.items():
         if name in by_name:
             found.append(_in_eight_bits(name, values, by_name[name]))
-        elif name in source and np.shares_memory(values, source[name]):
+        elif name in source and np.array_equal(values, source[name]):
             found.append(source.as_stored(name))
         else:
             # Upstream's reader looks for one of the wrapped layers' biases in the wrapped one.

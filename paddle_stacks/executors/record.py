@@ -22,6 +22,7 @@ LOG = "run.log"
 PLAN = "plan.json"
 
 _PART = f".{PLAN}.part"
+_MOST_WAITING = 10_000  # lines; a job could print for ever with a link in the log's place
 # A pipe in a file's place would otherwise make this process wait for a reader.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,6 +60,7 @@ class RunRecord:
                 with _appended(folder, self._user) as stream:
                     stream.write("".join(f"{text}\n" for text in self._waiting))
         except (FileNotFoundError, NotADirectoryError, _NotOurs):
+            del self._waiting[:-_MOST_WAITING]
             return
         self._waiting.clear()
 

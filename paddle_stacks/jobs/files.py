@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,14 +94,11 @@ def remove_unfinished(path: Path) -> None:
     begun = f".{glob.escape(path.name)}.{_RANDOM}"
     for old in path.parent.glob(begun + _OLD):
         if path.exists():
-            shutil.rmtree(old)
+            _remove(old)
         else:
             old.rename(path)
     for part in path.parent.glob(begun + _PART):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
+        _remove(part)
 
 
 def sync_folder(folder: Path) -> None:
@@ -119,7 +116,7 @@ def exchange(part: Path, path: Path) -> None:
         os.rename(part, path)
         return
     if _change_places(part, path):
-        shutil.rmtree(part, ignore_errors=True)
+        _remove(part, ignore_errors=True)
         return
     old = part.with_suffix(_OLD)
     os.rename(path, old)
@@ -128,7 +125,16 @@ def exchange(part: Path, path: Path) -> None:
     except OSError:
         os.rename(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old, ignore_errors=True)
+
+
+def _remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a file, a link or a folder; of a link not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    with suppress(*([OSError] if ignore_errors else [])):
+        path.unlink()
 
 
 def _change_places(one: Path, other: Path) -> bool:

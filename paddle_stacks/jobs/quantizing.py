@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import records, schema, texts, workspace
+from paddle_stacks.jobs import json_files, records, schema, texts, workspace
 from paddle_stacks.jobs.arguments import PARSERS
 
 __all__ = [
@@ -94,11 +94,6 @@ class Method:
     def cache(self) -> bool:
         """Whether keys and values are in eight bits."""
         return self.quant_type == "a8w8c8"
-
-    @property
-    def reads(self) -> bool:
-        """Whether it needs text to calibrate on."""
-        return self.activations or self.shift or self.smooth
 
     def takes(self, projection: str) -> bool:
         """Return whether a projection is quantized."""
@@ -185,12 +180,12 @@ def _model(config: schema.Config, folder: Path) -> Path:
     model = workspace.find_trained(config["model_name_or_path"], folder)
     workspace.check_trainable(model)
     path = model / "config.json"
-    try:
-        names = json.loads(path.read_text(encoding="utf-8")).get("architectures")
-    except (OSError, ValueError, AttributeError) as error:
-        fault = f"not a model's configuration: {type(error).__name__}: {error}"
-        remedy = "fetch the model again: ./inv fetch NAME --force"
-        raise RequestError(fault, where=str(path), remedy=remedy) from None
+    about = json_files.read_object(
+        path,
+        what="not a model's configuration",
+        remedy="fetch the model again: ./inv fetch NAME --force",
+    )
+    names = about.get("architectures")
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
         what = f'a CPU quantizes LlamaForCausalLM, not "{shown}"'

@@ -99,3 +99,28 @@ def test_a_file_that_is_not_written_to_its_end_is_not_there(tmp_path: Path) -> N
         stream.write("new")
         raise RuntimeError
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
+
+
+def test_a_link_in_the_place_of_a_folder_is_replaced_and_what_it_leads_to_is_not(
+    tmp_path: Path,
+) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "output"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    path.symlink_to(elsewhere)
+    for content in ("one", "two"):
+        remove_unfinished(path)
+        with replacing_folder(path) as part:
+            (part / "made").write_text(content)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["elsewhere", "output"]
+    assert (path / "made").read_text() == "two" and not path.is_symlink()
+    assert (elsewhere / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("suffix", [".part", ".old"])
+def test_a_link_that_was_left_is_removed(tmp_path: Path, suffix: str) -> None:
+    path, left = tmp_path / "output", tmp_path / f".output.12345678{suffix}"
+    path.mkdir()
+    left.symlink_to(tmp_path)
+    remove_unfinished(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["output"]

@@ -403,7 +403,6 @@ _QUANTIZATION = (
     Key("model_name_or_path", str),
     Key("tokenizer_name_or_path", str),
     Key("dataset_name_or_path", str),
-    Key("chat_template", str),
     Key("src_length", int, 256, low=1),
     Key("max_length", int, 512, low=2),
     Key("output_dir", str),
@@ -449,6 +448,7 @@ _REFUSED_IN_QUANTIZE = tuple(
 _INERT_IN_QUANTIZE = tuple(
     Key(name, kind, default, inert=reason)
     for name, kind, default, reason in (
+        ("chat_template", str, None, "the template is the tokenizer's own"),
         ("do_eval", bool, False, "this job always measures the perplexity"),
         ("greedy_zero_padding", bool, False, "there is no padding"),
         ("pad_to_multiple_of", int, None, "there is no padding"),
@@ -548,9 +548,7 @@ def _pretrain_keys() -> list[Key]:
 
 def _quantize_keys() -> list[Key]:
     """Return the keys of ``quantize`` on a CPU: of a fine-tuning, what it does not use is inert."""
-    own = (*_REFUSED_IN_QUANTIZE, *_INERT_IN_QUANTIZE)
-    named = {key.name for key in own}
-    own = (*own, *(key for key in _QUANTIZATION if key.name not in named))
+    own = (*_REFUSED_IN_QUANTIZE, *_INERT_IN_QUANTIZE, *_QUANTIZATION)
     named = {key.name for key in own}
     checked = {"fp16", "bf16", "fp16_opt_level", "weight_quantize_algo", *FUSED_KEYS}
     others = {key.name: key for key in (*_finetune_keys(), *_INERT_IN_PRETRAIN)}
