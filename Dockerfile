@@ -20,14 +20,26 @@ FROM scratch AS wheels
 FROM scratch AS paddlenlp
 
 # ---------------------------------------------------------------------------- base
+# BuildKit mounts two files of its own in /etc, and where an image has none to mount them on
+# each step makes and removes them, so that /etc would be in every layer; or in none, on an
+# engine that has the layer below of another build. For the same reason steps mount what they
+# read below a file system of their own, in /srv, and write nothing in /run.
+# hadolint ignore=DL3006
+FROM ${OS_IMAGE} AS mount-points
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    mkdir -p /made/etc && touch /made/etc/hosts /made/etc/resolv.conf && /srv/dated
+
 # hadolint ignore=DL3006
 FROM ${OS_IMAGE} AS base-cpu
+COPY --from=mount-points /made /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     BASE_PYTHON=/usr/bin/python3
 SHELL ["/bin/sh", "-eu", "-c"]
 ARG BASE_PACKAGES
 # hadolint ignore=DL3008,SC2086
-RUN --mount=type=bind,from=packages,target=/srv/packages \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/clean,target=/srv/clean \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
@@ -40,11 +52,13 @@ RUN --mount=type=bind,from=packages,target=/srv/packages \
 # login shell has.
 # hadolint ignore=DL3006
 FROM ${DTK_IMAGE} AS dtk-dcu
+COPY --from=mount-points /made /
 ENV BASE_PYTHON=/opt/py310/bin/python
 
 # What stands in for it where there is none of it: Debian's compilers in the DTK's places.
 FROM base-cpu AS dtk-dcu-sim
-RUN --mount=type=bind,from=packages,target=/srv/packages \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/clean,target=/srv/clean \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
@@ -68,7 +82,8 @@ ENV PATH=$ROCM_PATH/bin:$ROCM_PATH/llvm/bin:$ROCM_PATH/hip/bin:$ROCM_PATH/hip/bi
     C_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include \
     CPLUS_INCLUDE_PATH=$ROCM_PATH/include:$HYHAL_PATH/include:$ROCM_PATH/llvm/include
 # Kylin has no tini.
-RUN --mount=type=bind,from=base-cpu,source=/usr/bin/tini-static,target=/srv/tini \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=base-cpu,source=/usr/bin/tini-static,target=/srv/tini \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     install -m 0755 /srv/tini /usr/bin/tini && \
     test -x "$ROCM_PATH/bin/hipcc" && test -d "$HYHAL_PATH" && \
@@ -94,7 +109,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # A login shell begins by setting the distribution's PATH, which would hide the environment.
-RUN --mount=type=bind,source=images/base/entry,target=/srv/entry \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/base/entry,target=/srv/entry \
     --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     install -m 0755 /srv/entry /usr/local/bin/entry && \
@@ -125,7 +141,8 @@ RUN --mount=type=bind,from=packages,target=/srv/packages \
 FROM base AS framework
 ARG BACKEND
 ARG LOCK=cpu
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
@@ -134,14 +151,15 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=tmpfs,target=/tmp \
     /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
     /srv/with-network /srv/install /srv/lock && \
     /srv/dated
-RUN --mount=type=bind,source=images/framework/paddle_stacks_startup.py,target=/srv/startup.py \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/framework/paddle_stacks_startup.py,target=/srv/startup.py \
     --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=bind,source=images/framework/check_framework.py,target=/srv/check_framework.py \
@@ -179,7 +197,7 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
     --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
     /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
@@ -187,17 +205,19 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
 ARG GFX_ARCHS=notset
 RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
     --mount=type=bind,from=headers,target=/srv/headers \
-    --mount=type=bind,source=images/ops,target=/srv/ops \
+    --mount=type=bind,source=images/ops/build_operators.py,target=/srv/build_operators.py \
+    --mount=type=bind,source=images/ops/include,target=/srv/include \
     --mount=type=tmpfs,target=/tmp \
-    python /srv/ops/build_operators.py /srv/paddlenlp /opt/operators --archs "$GFX_ARCHS" \
-        --include /srv/ops/include --include /srv/headers
+    python /srv/build_operators.py /srv/paddlenlp /opt/operators --archs "$GFX_ARCHS" \
+        --include /srv/include --include /srv/headers
 
 FROM framework AS ops-cpu
 
 FROM framework AS ops-dcu
 # Upstream's own programs are with the operators, for what only a DCU's kernels can run.
 # Nobody may change them.
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=operators,source=/opt/operators,target=/srv/operators \
     --mount=type=bind,source=images/ops,target=/srv/ops \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
@@ -205,7 +225,8 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     /srv/ops/install /srv/operators && \
     python /srv/ops/check_operators.py /srv/operators/*.json && \
     /srv/dated
-RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
     --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     install -d /opt/PaddleNLP && \
@@ -233,7 +254,8 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash .
 # --------------------------------------------------------------------------- train
 FROM ops AS training
 ARG LOCK=cpu
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
@@ -241,7 +263,7 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/train/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
     /srv/with-network /srv/install /srv/lock && \
@@ -252,7 +274,8 @@ FROM training AS training-cpu
 # What quantizing adds, for which a DCU has the kernels.
 FROM training AS training-dcu
 ARG LOCK=cpu
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
@@ -260,7 +283,7 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/train/quantize.${LOCK}.lock,target=/srv/lock \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
     /srv/with-network /srv/install /srv/lock && \
@@ -269,11 +292,13 @@ FROM training-dcu AS training-dcu-sim
 
 # hadolint ignore=DL3006
 FROM training-${BACKEND} AS train
-RUN --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     python /srv/licences.py && \
     /srv/dated
-RUN --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     cp -r --no-preserve=timestamps /srv/code/. /opt/paddle-stacks && \
     chmod -R u=rwX,go=rX /opt/paddle-stacks && \
@@ -287,7 +312,8 @@ FROM training-dcu AS infer-dcu-sim
 # hadolint ignore=DL3006
 FROM infer-${BACKEND} AS serving
 ARG LOCK=cpu
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
+    --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
@@ -295,18 +321,20 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
     --mount=type=bind,source=images/infer/requirements.${LOCK}.lock,target=/srv/lock \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
     /srv/with-network /srv/install /srv/lock && \
     /srv/dated
 
 FROM serving AS infer
-RUN --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/base/licences.py,target=/srv/licences.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     python /srv/licences.py && \
     /srv/dated
-RUN --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=code,source=/opt/paddle-stacks,target=/srv/code \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     cp -r --no-preserve=timestamps /srv/code/. /opt/paddle-stacks && \
     chmod -R u=rwX,go=rX /opt/paddle-stacks && \
@@ -343,13 +371,16 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=bind,from=wheels,target=/srv/wheels \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/carry-python,target=/srv/carry-python \
-    --mount=type=bind,source=images/framework,target=/srv/images/framework \
+    --mount=type=bind,source=images/framework/paddle-dcu,target=/srv/images/framework/paddle-dcu \
+    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/images/framework/build-constraints.txt \
+    --mount=type=bind,source=images/framework/requirements.in,target=/srv/images/framework/requirements.in \
+    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/images/framework/requirements.${LOCK}.lock \
     --mount=type=bind,source=images/train,target=/srv/images/train \
     --mount=type=bind,source=images/infer,target=/srv/images/infer \
-    --mount=type=cache,target=/var/cache/uv \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
     --mount=type=tmpfs,target=/tmp \
-    UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy \
+    UV_CACHE_DIR=/srv/cache UV_LINK_MODE=copy \
         /srv/with-network /mnt/uv venv --quiet --seed --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
     /srv/with-network /srv/carry-python "$VIRTUAL_ENV/bin/python" /carried \
         /srv/images/*/*."$LOCK".lock

@@ -5,8 +5,7 @@
 The builds have nothing in common but the OS image and the network: no cache of steps, cache
 mounts of their own, checkouts in other folders whose files have other dates and rights, as
 from another day and under another umask. What the first has made is saved to a file and
-removed from the engine before the second begins: an engine writes a layer down in another way
-where it has the same one already (docs/provenance.md). Layers that differ are kept in
+removed from the engine before the second begins. Layers that differ are kept in
 ``.cache/bench-reproduce``, told by their entries and, where it is installed, by diffoscope.
 Ends with 1 where any differs.
 """

@@ -95,7 +95,7 @@ def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> 
 def _start_paddle() -> None:
     phase("start PaddlePaddle")
     libraries_log_to(None)
-    signal.signal(signal.SIGTERM, _stop)  # now: importing Paddle takes the signal for itself
+    signal.signal(signal.SIGTERM, _stop)
 
 
 def _standard_input() -> str:

@@ -76,7 +76,6 @@ def _prepare(
     from entrypoints.tokenizer import load as load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    stop.install()
     if arguments.append_eos and tokenizer.eos_token_id is None:
         raise RequestError(
             "the tokenizer has no end token",

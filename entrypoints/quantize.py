@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     output = quantizing.output_folder(config)
     with (
         writing_below(output),
-        StopSignal() as stop,
+        StopSignal(),
         locked(output.parent, f".{output.name}.lock"),
     ):
         remove_unfinished(output)
@@ -38,7 +38,6 @@ def main(argv: list[str]) -> int:
         libraries_log_to(None)
         from entrypoints.quantizing.run import quantize
 
-        stop.install()
         made = quantize(config, model, output)
     report("result", output=str(output), perplexity=round(made["perplexity"]["after"], 3))
     print(output)

@@ -167,6 +167,7 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
             _remember(answer, part, url)
         for chunk in answer.iter_raw():  # as it comes: what is gathered would be lost in a cut
             stream.write(chunk)
+            stream.flush()  # a slow line gathers a buffer for minutes, and a kill loses it
             done += len(chunk)
             report(done)
     if total and done != total:

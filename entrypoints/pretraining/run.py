@@ -37,7 +37,6 @@ def train(request: Request, stop: StopSignal) -> Path:
         Stopped: a signal came; there is a checkpoint.
     """
     began = time.monotonic()
-    stop.install()
     phase("load the model")
     trainer = _trainer(request, stop)
     phase("train")

@@ -31,7 +31,6 @@ def train(request: Request, stop: StopSignal) -> Path:
         Stopped: a signal came; there is a checkpoint.
     """
     began = time.monotonic()
-    stop.install()
     config = request.config
     tokenizer = model.load_tokenizer(
         request.tokenizer,

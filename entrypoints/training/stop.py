@@ -43,14 +43,10 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._before = {signum: signal.getsignal(signum) for signum in (*_SIGNALS, signal.SIGALRM)}
-        self.install()
-        return self
-
-    def install(self) -> None:
-        """Take the signals, again if need be: importing Paddle takes SIGTERM for itself."""
         for signum in _SIGNALS:
             signal.signal(signum, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_alarm)
+        return self
 
     def __exit__(
         self,

@@ -10,6 +10,10 @@ two 1536 x 1536 matrices, GFLOPS: 26 as it comes, 95 with two threads, 221 with
 the AVX2 path (``MKL_DEBUG_CPU_TYPE=5``), 368 with the AVX-512 path (``=7``).
 What the user has set is left alone.
 
+Signals. ``import paddle`` takes SIGTERM and others for handlers that print a trace and end
+the process; PaddleNLP gives them back to the system's. Here they are given back to who had
+them, and one that comes in between waits.
+
 PaddleNLP. ``import paddlenlp`` runs an ``__init__`` that imports every part of
 the package and with it pandas, pyarrow, datasets and scikit-learn: six seconds
 and 400 MB of packages that inference never uses. Here its parts are imported
@@ -30,7 +34,7 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import IO, Any
 
@@ -149,8 +153,28 @@ class _Paddle(_Loader):
     def exec_module(self, module: ModuleType) -> None:
         warnings.filterwarnings("ignore", message="No ccache found")
         warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
-        with contextlib.redirect_stderr(_WithoutThreadWarning()):  # type: ignore[type-var]
+        with (
+            _termination_kept(module),
+            contextlib.redirect_stderr(_WithoutThreadWarning()),  # type: ignore[type-var]
+        ):
             self.real.exec_module(module)
+
+
+@contextlib.contextmanager
+def _termination_kept(paddle: ModuleType) -> Iterator[None]:
+    """Leave SIGTERM, which a container is stopped by, to the handler that it has."""
+    import signal
+    import threading
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+        paddle.__dict__["disable_signal_handler"]()
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _WithoutThreadWarning:
@@ -178,12 +202,11 @@ class _PaddleNLP(_Loader):
     def exec_module(self, module: ModuleType) -> None:
         import importlib.metadata  # 10 ms, which most processes need not wait for
 
-        paddle = importlib.import_module("paddle")
+        importlib.import_module("paddle")
         module.__dict__["__version__"] = importlib.metadata.version("paddlenlp")
         module.__dict__["__getattr__"] = _attribute
         # First, as upstream has it: data and transformers import each other.
         importlib.import_module("paddlenlp.data")
-        paddle.disable_signal_handler()
 
 
 class _StaticStates(_Loader):

@@ -165,13 +165,20 @@ def test_describe(
 
 PACKAGES = {
     "paddle/__init__.py": """
-        import sys, warnings
+        import ctypes, os, sys, warnings
+        from signal import SIGTERM
         print("WARNING: OMP_NUM_THREADS set to 2, not 1.", file=sys.stderr)
         print("something else", file=sys.stderr)
         warnings.warn("No ccache found. Please be aware")
         warnings.warn("worth reading")
         def disable_signal_handler():
             print("signals left alone")
+            C.signal(SIGTERM, 0)
+        # As Paddle's core, past Python: getsignal() does not see it. 1: ignore, 0: the default.
+        C = ctypes.CDLL(None)
+        C.signal(SIGTERM, 1)
+        if os.environ.get("STOPPED_IN_THE_IMPORT"):
+            os.kill(os.getpid(), SIGTERM)
     """,
     "paddlenlp/__init__.py": "raise AssertionError('upstream imports everything here')",
     "paddlenlp/data.py": "print('data')",
@@ -227,12 +234,50 @@ def test_paddlenlps_parts_are_imported_when_they_are_used(python: Python) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "data",
         "signals left alone",
+        "data",
         "3 False",
         "prompt",
         "trainer Taskflow",
     ]
+
+
+KILLED_BY_SIGTERM = -15
+STOP = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: print('stopped'))
+"""
+
+
+@pytest.mark.parametrize("module", ["paddle", "paddlenlp"])
+def test_a_handler_stays_when_paddle_is_imported(python: Python, module: str) -> None:
+    done = python(f"{STOP}\nimport {module}\nos.kill(os.getpid(), signal.SIGTERM)\nprint('on')")
+    assert done.stdout.splitlines()[-2:] == ["stopped", "on"], done.stderr
+    assert done.returncode == 0
+
+
+def test_a_signal_that_comes_while_paddle_is_imported_is_not_lost(python: Python) -> None:
+    done = python(f"{STOP}\nimport paddle\nprint('on')", STOPPED_IN_THE_IMPORT="yes")
+    assert done.stdout.splitlines() == ["signals left alone", "stopped", "on"], done.stderr
+    assert done.returncode == 0
+
+
+def test_where_no_handler_is_a_signal_ends_the_process(python: Python) -> None:
+    for when in ("", "yes"):
+        done = python(
+            "import paddle, os\nos.kill(os.getpid(), 15)\nprint('on')", STOPPED_IN_THE_IMPORT=when
+        )
+        assert done.returncode == KILLED_BY_SIGTERM
+        assert "on" not in done.stdout.splitlines()
+
+
+def test_paddle_is_imported_in_another_thread(python: Python) -> None:
+    done = python(
+        "import threading\n"
+        "t = threading.Thread(target=lambda: print(__import__('paddle').__name__))\n"
+        "t.start(); t.join()"
+    )
+    assert done.stdout.splitlines() == ["signals left alone", "paddle"], done.stderr
 
 
 def test_a_part_that_does_not_exist_is_an_attribute_error(python: Python) -> None:
