@@ -196,6 +196,7 @@ def attest(
     folder = attestation.folder(settings)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     ids = {image.name: image.id for image in after}
+    commit = revision(settings.root)
     lines = []
     for image in before:
         if not any(outcome.image == image.name for outcome in found):
@@ -212,7 +213,7 @@ def attest(
             image.id,
             image.tags[0],
             when,
-            revision(settings.root),
+            commit,
             names["passed"],
             (*names["failed"], *names["error"]),
             names["skipped"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
@@ -45,10 +46,10 @@ def read(folder: Path) -> tuple[Manifest, list[Piece]]:
     sums = read_sums(folder / SUMS)
     path = folder / MANIFEST
     outside = [_outside(folder, name, sums) for name in OUTSIDE]
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    if digest_of(path.open("rb"))[1] != sums[MANIFEST]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sums[MANIFEST]:
         raise RequestError(f"{MANIFEST} is damaged", where=str(path), remedy=AGAIN)
-    manifest = Manifest.from_json(text, str(path))
+    manifest = Manifest.from_json(content.decode("utf-8", errors="replace"), str(path))
     pieces = [*outside, *(piece for file in manifest.files for piece in file.pieces)]
     named = {piece.path: piece.sha256 for piece in pieces}
     if len(named) != len(pieces):

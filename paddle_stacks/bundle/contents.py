@@ -7,16 +7,18 @@ parts; :func:`open_joined` reads it as if it were whole.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import MachineError, RequestError
 
 __all__ = [
     "AGAIN",
@@ -36,6 +38,7 @@ __all__ = [
     "digest_of",
     "open_joined",
     "read_sums",
+    "telling_of_room",
     "write_sums",
 ]
 
@@ -253,6 +256,21 @@ def read_sums(path: Path) -> dict[str, str]:
 def write_sums(sums: Mapping[str, str]) -> str:
     """Return the text of ``SHA256SUMS``."""
     return "".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items()))
+
+
+@contextmanager
+def telling_of_room(folder: Path) -> Iterator[None]:
+    """Make a disk that is full while ``folder`` grows a MachineError with what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise MachineError(
+            "no room left on the device",
+            where=str(folder),
+            remedy="make room, then start again: it goes on from here",
+        ) from error
 
 
 class _Joined(io.RawIOBase):

@@ -7,7 +7,6 @@ they are, models are copied when they changed.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -34,6 +33,7 @@ from paddle_stacks.bundle.contents import (
     Manifest,
     check_name,
     digest_of,
+    telling_of_room,
     write_sums,
 )
 from paddle_stacks.bundle.load import PROJECT
@@ -117,17 +117,16 @@ def create(order: Order, settings: Settings, say: Callable[[str], None]) -> Mani
     from paddle_stacks import engine
 
     client = engine.connect()
-    models, folders = _check(order, settings)
+    wanted_folders = _check(order, settings)
     wanted = saving.find(order.images, order.rebuild, settings, client)
     part = _begin(order)
-    try:
-        _require_room(part, wanted, [*models, *folders])
+    with telling_of_room(part):
+        _require_room(part, wanted, wanted_folders.values())
         carried, held = saving.save(part, wanted, order.split, say)
         held |= _pack_project(part, settings.root)
-        for kind, found in (("models", models), ("data", folders)):
-            for folder in found:
-                say(f"{kind}/{folder.name}")
-                held |= _copy_folder(part, folder, f"{kind}/{folder.name}", order.split)
+        for name, folder in wanted_folders.items():
+            say(name)
+            held |= _copy_folder(part, folder, name, order.split)
         say(f"environment: for Python {', '.join(order.pythons)}")
         held |= downloads.environment(part, order.pythons, settings)
         if order.rebuild:
@@ -141,14 +140,6 @@ def create(order: Order, settings: Settings, say: Callable[[str], None]) -> Mani
             signature.sign(part, order.key)
         sync_tree(part)
         exchange(part, order.output)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise MachineError(
-            "no room left on the device",
-            where=str(part),
-            remedy="make room, then start again: it goes on from here",
-        ) from error
     size = sum(file.size for file in manifest.files)
     say(f"{order.output}: {len(manifest.files)} files, {size / 1e9:.2f} GB")
     return manifest
@@ -171,19 +162,25 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _check(order: Order, settings: Settings) -> tuple[list[Path], list[Path]]:
-    """Return the folders of the models and the data, after checking all that is asked for."""
+def _check(order: Order, settings: Settings) -> dict[str, Path]:
+    """Return the folders of models and data by their names in the bundle, or all that is wrong."""
     problems: list[Problem] = []
-    found: dict[str, list[Path]] = {"model": [], "data": []}
+    found: dict[str, Path] = {}
     for kind, names, find in (
-        ("model", order.models, find_model),
+        ("models", order.models, find_model),
         ("data", order.data, _find_data),
     ):
         for name in names:
             try:
-                found[kind].append(find(name, settings.workspace).resolve())
+                folder = find(name, settings.workspace).resolve()
             except RequestError as error:
                 problems += error.problems
+                continue
+            # As it was called: a run's model is in a folder "model", whatever the run.
+            inside = f"{kind}/{Path(name).name or folder.name}"
+            if found.setdefault(inside, folder) != folder:
+                what = f"{inside} would be this folder and {found[inside]}"
+                problems.append(Problem(what, str(folder), "rename one of the two"))
     for version in order.pythons:
         if version not in downloads.PYTHONS:
             what = f"requirements.lock has no wheels for Python {version}"
@@ -203,7 +200,7 @@ def _check(order: Order, settings: Settings) -> tuple[list[Path], list[Path]]:
         problems.append(Problem(what, str(order.output), "name a new folder with --output"))
     if problems:
         raise RequestError(problems)
-    return found["model"], found["data"]
+    return found
 
 
 def _find_data(name: str, workspace: Path) -> Path:
@@ -280,7 +277,7 @@ def _begin(order: Order) -> Path:
     return part
 
 
-def _require_room(part: Path, wanted: Sequence[saving.Wanted], folders: Sequence[Path]) -> None:
+def _require_room(part: Path, wanted: Sequence[saving.Wanted], folders: Iterable[Path]) -> None:
     """Raise a MachineError where what is known of the bundle's size does not fit."""
     size = sum(saving.own_size(image, wanted) for image in wanted)
     size += sum(path.stat().st_size for f in folders for path in f.rglob("*") if path.is_file())
@@ -303,8 +300,8 @@ def _finish(part: Path, order: Order, settings: Settings, carried: tuple[Image, 
         version=__version__,
         revision=revision(settings.root),
         backend=settings.backend,
-        models=tuple(sorted({file.path.split("/")[1] for file in _below(files, "models")})),
-        data=tuple(sorted({file.path.split("/")[1] for file in _below(files, "data")})),
+        models=_names(files, "models"),
+        data=_names(files, "data"),
         pythons=order.pythons,
         rebuild=order.rebuild,
         images=carried,
@@ -321,8 +318,10 @@ def _finish(part: Path, order: Order, settings: Settings, carried: tuple[Image, 
     return manifest
 
 
-def _below(files: Iterable[File], folder: str) -> list[File]:
-    return [file for file in files if file.path.startswith(f"{folder}/")]
+def _names(files: Iterable[File], kind: str) -> tuple[str, ...]:
+    """Return the names of the models or of the data that files are of."""
+    parts = [file.path.split("/") for file in files]
+    return tuple(sorted({path[1] for path in parts if path[0] == kind}))
 
 
 def _write_program(path: Path) -> None:

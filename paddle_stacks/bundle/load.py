@@ -7,7 +7,6 @@ model when all its files are, an image when the engine has all of it.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
@@ -30,9 +29,10 @@ from paddle_stacks.bundle.contents import (
     check_name,
     digest_of,
     open_joined,
+    telling_of_room,
 )
 from paddle_stacks.errors import JobError, MachineError, Problem, RequestError
-from paddle_stacks.jobs.files import replacing_file, sync_tree
+from paddle_stacks.jobs.files import remove_unfinished, replacing_file, sync_tree
 from paddle_stacks.revision import revision
 
 __all__ = ["CARRIED", "PROJECT", "load"]
@@ -99,15 +99,21 @@ def load(
         MachineError: no engine, no room, no Python that fits.
         JobError: a step failed; the same command goes on from there.
     """
+    with telling_of_room(to):
+        return _load(folder, to, say, allowed_signers, verify)
+
+
+def _load(
+    folder: Path,
+    to: Path,
+    say: Callable[[str], None],
+    allowed_signers: Path | None,
+    verify: bool,
+) -> Manifest:
     root = images.require_engine()
     if allowed_signers:
         say(f"signed by {signature.check(folder, allowed_signers)}")
     state = _claim(folder, to)
-    state.whole = {
-        path: stamp
-        for path, stamp in state.whole.items()
-        if (folder / path).is_file() and check.stamp(folder / path) == stamp
-    }
     _require_python(check.read(folder)[0], to)
     manifest = check.verify(folder, say, state.whole, state.found_whole)
     _require_room(manifest, to, root)
@@ -118,12 +124,8 @@ def load(
         _unpack(folder, manifest, to)
         state.project = True
         state.save()
-    for name in manifest.models:
-        _lay(folder, manifest.below(f"models/{name}"), f"models/{name}", to / "models" / name, say)
-    for name in manifest.data:
-        _lay(folder, manifest.below(f"data/{name}"), f"data/{name}", to / "data" / name, say)
-    for name in ("environment", "packages", "sources"):
-        _lay(folder, manifest.below(name), name, to / CARRIED / name, say)
+    for name, target in _folders(manifest, to).items():
+        _lay(folder, manifest.below(name), name, target, say)
     _write_settings(manifest, to, say)
     say("environment: .venv, from the wheels of the bundle")
     _inv(to, "--list", quiet=True)
@@ -196,7 +198,7 @@ def _require_room(manifest: Manifest, to: Path, engine: Path) -> None:
     """Raise a MachineError where the disks have no room, as far as is known before."""
     blobs = {Path(file.path).name: file.size for file in manifest.below(images.BLOBS)}
     layers = {layer for image in images.missing(manifest) for layer in image.layers}
-    wanted = {to: sum(f.size for f in manifest.files if not _laid(f, to))}
+    wanted = {to: _missing(manifest, to)}
     if not (to / ".venv").is_dir():
         wanted[to] += _UNPACKED * sum(file.size for file in manifest.below("environment"))
     if engine.is_dir():  # it may run elsewhere
@@ -214,15 +216,28 @@ def _require_room(manifest: Manifest, to: Path, engine: Path) -> None:
         raise MachineError(problems)
 
 
-def _laid(file: File, to: Path) -> bool:
-    """Whether a file needs no more room in the project: it is there, or goes elsewhere."""
-    top, _, rest = file.path.partition("/")
-    if top == images.FOLDER:
-        return True
-    place = to if top in ("models", "data") else to / CARRIED
-    name, _, inside = rest.partition("/") if place == to else (top, "", rest)
-    within = place / top if place == to else place
-    return (within / name / inside).is_file() or (within / f".{name}.part" / inside).is_file()
+def _folders(manifest: Manifest, to: Path) -> dict[str, Path]:
+    """Return where each folder of the bundle's goes in the project."""
+    whole = ("environment", "packages", "sources")
+    named = [f"models/{name}" for name in manifest.models]
+    named += [f"data/{name}" for name in manifest.data]
+    return {name: to / name for name in named} | {name: to / CARRIED / name for name in whole}
+
+
+def _part(target: Path) -> Path:
+    """Return where a folder grows; the same the next time, which goes on with what is there."""
+    return target.with_name(f".{target.name}.part")
+
+
+def _missing(manifest: Manifest, to: Path) -> int:
+    """Return the bytes that are still to be laid into the project."""
+    missing = sum(file.size for file in manifest.below("project"))
+    for name, target in _folders(manifest, to).items():
+        for file in manifest.below(name):
+            inside = file.path.removeprefix(f"{name}/")
+            if not any((place / inside).is_file() for place in (target, _part(target))):
+                missing += file.size
+    return missing
 
 
 def _unpack(folder: Path, manifest: Manifest, to: Path) -> None:
@@ -243,21 +258,15 @@ def _unpack(folder: Path, manifest: Manifest, to: Path) -> None:
                 )
             _write(content, target)
             if member.mode & 0o100:
-                target.chmod(target.stat().st_mode | 0o111 & ~_umask())
+                rights = target.stat().st_mode
+                target.chmod(rights | (rights & 0o444) >> 2)  # by whom it may be read
 
 
 def _write(content: IO[bytes], target: Path) -> None:
     """Write a file that is whole under its name, and clear what a killed run left beside it."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        left.unlink()
+    remove_unfinished(target)
     with replacing_file(target, "wb") as stream:
         shutil.copyfileobj(content, stream, CHUNK)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _lay(
@@ -275,8 +284,7 @@ def _lay(
         say(f"{name}: is there")
         return
     say(f"{name}: {len(files)} files, {sum(file.size for file in files) / 1e6:.1f} MB")
-    # Its name is the same the next time: what is whole in it is not copied again.
-    part = target.with_name(f".{target.name}.part")
+    part = _part(target)
     for file in files:
         into = part / file.path.removeprefix(f"{name}/")
         if into.is_file() and into.stat().st_size == file.size:

@@ -67,8 +67,8 @@ def find(
         RequestError: no such target.
         MachineError: an image is not built.
     """
-    targets = tuple(chosen) or tuple(_targets(settings))
-    build.check(targets, settings.root)
+    build.check(tuple(chosen), settings.root)
+    targets = _targets(settings) if not chosen or "all" in chosen else chosen
     wanted: dict[str, tuple[str, ...]] = {}
     for target in targets:
         name = image_name(target, settings.backend)
@@ -166,8 +166,7 @@ def _look(client: docker.DockerClient, reference: str, tags: Sequence[str]) -> W
         found = client.images.get(reference)
     except ImageNotFound:
         return None
-    same = [tag for tag in tags if tag not in (reference, tags[0])]
-    kept = [tags[0], *(tag for tag in same if tag in found.tags)]
+    kept = [tags[0], *(tag for tag in tags[1:] if tag in found.tags)]
     layers = tuple(found.attrs["RootFS"].get("Layers") or ())
     return Wanted(reference, tuple(kept), str(found.id), layers, found.attrs["Size"])
 

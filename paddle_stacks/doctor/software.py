@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from paddle_stacks.dcu import host
 from paddle_stacks.doctor.finding import Finding, Fix, error, hint, ok, skipped, warning
 from paddle_stacks.doctor.machine import Machine
 from paddle_stacks.errors import BuildError, MachineError
+from paddle_stacks.revision import revision
 
 if TYPE_CHECKING:
     from docker.models.images import Image
@@ -96,11 +96,11 @@ def images(machine: Machine) -> Finding:
         image: str(entry.get("org.opencontainers.image.revision", "unknown"))
         for image, entry in labels.items()
     }
-    shown = ", ".join(f"{image} {revision[:12]}" for image, revision in revisions.items())
-    head = _head(machine.settings.root)
-    if head and any(not revision.startswith(head) for revision in revisions.values()):
+    shown = ", ".join(f"{image} {built[:12]}" for image, built in revisions.items())
+    head = revision(machine.settings.root).removesuffix("-dirty")
+    if head != "unknown" and any(not built.startswith(head) for built in revisions.values()):
         return hint(f"{shown}; this checkout is {head[:12]}", f"{rebuild}, if that matters")
-    dirty = any(revision.endswith("-dirty") for revision in revisions.values())
+    dirty = any(built.endswith("-dirty") for built in revisions.values())
     return ok(f"{shown}{', with changes that are not committed' if dirty else ''}")
 
 
@@ -226,17 +226,3 @@ def _text(output: str | bytes) -> str:
 
 def _rebuild(machine: Machine) -> str:
     return f"build it anew: ./inv build --backend {machine.backend.name}"
-
-
-def _head(root: Path) -> str:
-    """Return the commit of the checkout; empty where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -10,7 +10,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 __all__ = ["FOLDERS", "Function", "Module", "abouts", "called", "load"]
@@ -106,6 +106,7 @@ def called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
+@cache
 def load(root: Path) -> tuple[Module, ...]:
     """Return the modules of the project's programs, by their paths."""
     return tuple(

@@ -179,7 +179,8 @@ def read(client: docker.DockerClient, references: Sequence[str]) -> list[Content
             layers, documents = _read_archive(save.stdout)
         except tarfile.TarError as error:
             save.kill()
-            what = f"the images cannot be read: {error}"
+            said = save.stderr.read().decode(errors="replace").strip()
+            what = f"the images cannot be read: {said or error}"
             raise MachineError(what, where="docker save", remedy=_SAVE) from error
         message = save.stderr.read().decode(errors="replace").strip()
     if save.returncode:

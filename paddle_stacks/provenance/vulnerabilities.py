@@ -15,6 +15,7 @@ import datetime
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -419,7 +420,10 @@ def _from_archive(path: Path) -> Iterator[dict[str, Any]]:
                     with archive.open(member) as stream:
                         content = stream.read(_LONGEST_ADVISORY + 1)
                     yield _advisory(content, f"{path}:{member.filename}")
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, OSError, EOFError),
+        *(RuntimeError, NotImplementedError),  # a password, a way to compress
+    ) as error:
         raise RequestError(
             f"the archive of advisories is damaged: {error}",
             where=str(path),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import scenarios
 from containers import STARTED, hurt
-from killing import AFTER, Outcomes
+from killing import AFTER, Account, Outcomes
 from loopback import Server, serving
 
 from paddle_stacks.settings import PREFIX
 
 SEED_VARIABLE = PREFIX + "FAULTS_SEED"
 _SEED = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
-_OUTCOMES: dict[str, Outcomes] = {}
+_OUTCOMES: Account = {signal.SIGKILL: {}, signal.SIGTERM: {}}
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,8 @@ def seed() -> int:
 
 
 @pytest.fixture(scope="session")
-def outcomes() -> dict[str, Outcomes]:
-    """What became of the kills of each job; shown when all tests have ended."""
+def outcomes() -> Account:
+    """What became of the signals to each job; shown when all tests have ended."""
     return _OUTCOMES
 
 
@@ -64,19 +65,20 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show how many kills hit which job when, and what followed."""
-    if not _OUTCOMES:
-        return
+    """Show how many signals hit which job when, and what followed."""
     show = terminalreporter.write_line
-    total = Outcomes()
-    terminalreporter.section(f"kills, seed {_SEED}")
-    for name, found in _OUTCOMES.items():
-        show(f"{name:<16} {found.kills:>4} kills: {_shown(found)}")
-        total += found
-    show(f"{'all':<16} {total.kills:>4} kills: {_shown(total)}")
+    for by, outcomes in _OUTCOMES.items():
+        if not outcomes:
+            continue
+        terminalreporter.section(f"{by.name}, seed {_SEED}")
+        total = Outcomes()
+        for name, found in outcomes.items():
+            show(f"{name:<16} {found.hits:>4}: {_shown(found)}")
+            total += found
+        show(f"{'all':<16} {total.hits:>4}: {_shown(total)}")
 
 
 def _shown(found: Outcomes) -> str:
-    killed = [f"{n} {when}" for when, n in sorted(found.killed.items()) if when != AFTER]
+    hit = [f"{n} {when}" for when, n in sorted(found.hit.items()) if when != AFTER]
     followed = [f"{n} {how}" for how, n in sorted(found.followed.items())]
-    return f"{', '.join(killed)}; then {', '.join(followed)}; {found.killed[AFTER]} came too late"
+    return f"{', '.join(hit)}; then {', '.join(followed)}; {found.hit[AFTER]} came too late"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 import uuid
@@ -15,7 +16,9 @@ from paddle_stacks.jobs.catalog import JOBS
 
 HERE = Path(__file__).parent
 IMAGE = "paddle-stacks/{}:cpu"
-KILLED = 137
+STATUS = {signal.SIGKILL: 137, signal.SIGTERM: 143}
+"""What a job ends with that a signal ended."""
+KILLED = STATUS[signal.SIGKILL]
 TIMEOUT = 180  # seconds, for jobs that take three
 STARTED: list[Running] = []
 """What the test that is running has begun; conftest.py ends what it leaves."""
@@ -80,10 +83,10 @@ def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> 
     return start(argv, workspace, *options, **more).wait(TIMEOUT)  # type: ignore[arg-type]
 
 
-def hurt(running: Running) -> None:
-    """Kill a container, one that is only just being made too; not one that has ended."""
+def hurt(running: Running, by: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a container, one that is only just being made too; not one that has ended."""
     while running.process.poll() is None:
-        command = ["docker", "kill", "--signal", "KILL", str(running.container)]
+        command = ["docker", "kill", "--signal", by.name, str(running.container)]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return
         time.sleep(0.01)

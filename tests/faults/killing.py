@@ -1,10 +1,11 @@
-"""Kill a job again and again, and look after each kill at what is there."""
+"""Signal a job again and again, and look each time at what is there."""
 
 from __future__ import annotations
 
 import itertools
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from at_change import COUNTED
-from containers import KILLED, Stamped, hurt, run, start
+from containers import STATUS, Stamped, hurt, run, start
 from runner import Finished
 from scenarios import Scenario
 from whole import left_over
@@ -54,21 +55,24 @@ class Moment:
 
 @dataclass
 class Outcomes:
-    """What became of the kills of a job: how often they came when, and what followed."""
+    """What became of the signals to a job: how often they came when, and what followed."""
 
-    killed: Counter[str] = field(default_factory=Counter)
+    hit: Counter[str] = field(default_factory=Counter)
     followed: Counter[str] = field(default_factory=Counter)
 
     def __iadd__(self, other: Outcomes) -> Outcomes:
-        self.killed += other.killed
+        self.hit += other.hit
         self.followed += other.followed
         return self
 
     @property
-    def kills(self) -> int:
-        """Return how many kills hit a job that was there."""
-        return sum(count for when, count in self.killed.items() if when != AFTER)
+    def hits(self) -> int:
+        """Return how many signals hit a job that was there."""
+        return sum(count for when, count in self.hit.items() if when != AFTER)
 
+
+Account = dict[signal.Signals, dict[str, Outcomes]]
+"""What became of all signals, by the signal and the job."""
 
 BEFORE, WORKING, SAVING, AFTER = "before its work", "at work", "while saving", "after its end"
 ON, ANEW, KEPT = "went on", "began anew", "was whole"
@@ -101,9 +105,9 @@ def _saving(lines: Sequence[str], scenario: Scenario) -> list[bool]:
     return found
 
 
-def pick(undisturbed: Undisturbed, chance: random.Random) -> Moment:
-    """Choose a moment: half of them a change of the file system, half of them in time."""
-    if chance.random() < 0.5:
+def pick(undisturbed: Undisturbed, chance: random.Random, *, by: signal.Signals) -> Moment:
+    """Choose a moment in time, or, for half of all kills, a change of the file system."""
+    if by == signal.SIGKILL and chance.random() < 0.5:
         return Moment(change=chance.randint(1, undisturbed.changes))
     weights = [length * (_MORE_OFTEN if saves else 1) for length, saves in undisturbed.lines]
     [line] = chance.choices(range(len(weights)), weights)
@@ -111,7 +115,7 @@ def pick(undisturbed: Undisturbed, chance: random.Random) -> Moment:
 
 
 class Chain:
-    """A job that is killed until one of its runs comes to its end, and then from the start.
+    """A job that is signalled until one of its runs comes to its end, and then from the start.
 
     Args:
         scenario: the job.
@@ -119,6 +123,7 @@ class Chain:
         folder: where the copies go.
         undisturbed: a run of it that nobody hurt.
         chance: chooses the moments.
+        by: the signal.
     """
 
     def __init__(
@@ -128,29 +133,31 @@ class Chain:
         folder: Path,
         undisturbed: Undisturbed,
         chance: random.Random,
+        by: signal.Signals,
     ) -> None:
         self._scenario = scenario
         self._fresh = fresh
         self._folder = folder
         self._undisturbed = undisturbed
         self._chance = chance
+        self._by = by
         self.outcomes = Outcomes()
 
     def run(self, kills: int) -> Outcomes:
-        """Kill it so often, and see what follows each kill to its end."""
+        """Hurt it so often, and see what follows each time to its end."""
         starts = 0
-        while self.outcomes.kills < kills:
+        while self.outcomes.hits < kills:
             workspace = self._workspace()
             older = self._scenario.complete(workspace)
-            was_killed = False
+            was_hurt = False
             while True:
                 starts += 1
                 assert starts <= _MOST_STARTS * kills, f"{self.outcomes}: jobs end before kills"
-                enough = self.outcomes.kills >= kills
-                moment = None if enough else pick(self._undisturbed, self._chance)
-                if not self._start(workspace, moment, older, was_killed):
+                enough = self.outcomes.hits >= kills
+                moment = None if enough else pick(self._undisturbed, self._chance, by=self._by)
+                if not self._start(workspace, moment, older, was_hurt):
                     break
-                was_killed = True
+                was_hurt = True
             shutil.rmtree(workspace)
         return self.outcomes
 
@@ -160,22 +167,27 @@ class Chain:
         return workspace
 
     def _start(
-        self, workspace: Path, moment: Moment | None, older: dict[str, str], was_killed: bool
+        self, workspace: Path, moment: Moment | None, older: dict[str, str], was_hurt: bool
     ) -> bool:
-        """Start the job once, with what an earlier one left; return whether it was killed."""
+        """Start the job once, with what an earlier one left; return whether it was hurt."""
         before = self._scenario.complete(workspace)
         reached = self._scenario.progress(workspace)
-        done = _until(self._scenario, workspace, moment)
+        done = _until(self._scenario, workspace, moment, self._by)
         told = f"{moment}\n{done.stderr}"
         after = self._scenario.complete(workspace)
-        if done.status != KILLED:
-            self._ended(workspace, moment, done, before, was_killed)
+        assert "Traceback" not in done.stderr, told
+        if done.status != STATUS[self._by]:
+            self._ended(workspace, moment, done, before, was_hurt)
             return False
         assert moment is not None, told
-        self.outcomes.killed[_when(done, workspace, self._scenario)] += 1
-        if was_killed:
+        self.outcomes.hit[_when(done, workspace, self._scenario)] += 1
+        if was_hurt:
             self.outcomes.followed[_how(done, self._scenario)] += 1
         for name, found in after.items():
+            if self._by == signal.SIGTERM and name not in self._undisturbed.complete:
+                # Saved because it was told to stop; the run that goes on from it tells.
+                assert name.startswith("checkpoint-"), f"{name}: {told}"
+                continue
             wanted = (self._undisturbed.complete.get(name), older.get(name))
             assert found in wanted, f"{name} is not what it has to be: {told}"
         lost = {name for name in before if not name.startswith(("step ", "checkpoint-"))}
@@ -191,10 +203,10 @@ class Chain:
         moment: Moment | None,
         done: Finished,
         before: dict[str, str],
-        was_killed: bool,
+        was_hurt: bool,
     ) -> None:
         if moment is not None:
-            self.outcomes.killed[AFTER] += 1
+            self.outcomes.hit[AFTER] += 1
         told = f"{moment}\n{done.stderr}"
         if done.status == 2 and "answers" in before:
             # The documented answer to an output that is there, whole.
@@ -203,7 +215,7 @@ class Chain:
             assert "is there already" in done.stderr, told
         else:
             assert done.status == 0, told
-        if was_killed:
+        if was_hurt:
             self.outcomes.followed[_how(done, self._scenario)] += 1
         found = self._scenario.complete(workspace)
         wanted = self._undisturbed.complete
@@ -211,10 +223,11 @@ class Chain:
             if not name.startswith("checkpoint-"):
                 assert found.get(name) == wanted.get(name), f"{name} differs: {told}"
         assert not left_over(workspace), f"{left_over(workspace)} is left: {told}"
-        assert "Traceback" not in done.stderr, told
 
 
-def _until(scenario: Scenario, workspace: Path, moment: Moment | None) -> Finished:
+def _until(
+    scenario: Scenario, workspace: Path, moment: Moment | None, by: signal.Signals
+) -> Finished:
     """Run the job to its end, or to the moment."""
     if moment is None:
         return run(scenario.argv, workspace, *scenario.options)
@@ -224,7 +237,7 @@ def _until(scenario: Scenario, workspace: Path, moment: Moment | None) -> Finish
     while len(running.lines) < moment.line and running.process.poll() is None:
         time.sleep(0.002)
     time.sleep(moment.delay)
-    hurt(running)
+    hurt(running, by)
     return running.wait()
 
 

@@ -1,4 +1,4 @@
-"""The jobs that are killed, each on something small, and what they leave that is complete."""
+"""The jobs that are hurt, each on something small, and what they leave that is complete."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Scenario:
     Args:
         argv: the job and its arguments.
         kills: how many it gets in the suite.
+        stops: how many requests to stop it gets.
         complete: the complete things in a workspace, by name, with a digest.
         progress: how far an unfinished one is; it never goes back.
         saving: the phases of the job in which it writes what is final.
@@ -58,6 +59,7 @@ class Scenario:
 
     argv: tuple[str, ...]
     kills: int
+    stops: int
     complete: Callable[[Path], dict[str, str]]
     progress: Callable[[Path], int]
     saving: tuple[str, ...]
@@ -77,10 +79,11 @@ _FETCH = ("fetch", whole.NAME, "--from", HUB)
 _PREPARE = ("prepare", "--output", f"data/{whole.NAME}", "--model", "tiny")
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "fetch": Scenario(_FETCH, 44, whole.model, whole.downloaded, ("convert", "verify")),
+    "fetch": Scenario(_FETCH, 40, 6, whole.model, whole.downloaded, ("convert", "verify")),
     "fetch --force": Scenario(
         (*_FETCH, "--force"),
         20,
+        4,
         whole.model,
         nothing,  # the one that is there counts, whatever is on its way
         ("convert", "verify"),
@@ -88,7 +91,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "prepare": Scenario(
         (*_PREPARE, "--input", "text.jsonl", "--save-every", "0.02", "--workers", "2"),
-        40,
+        34,
+        8,
         whole.pair,
         whole.documents,
         ("write the index",),
@@ -96,6 +100,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "finetune": Scenario(
         ("finetune", "--config", "finetune.json", "--name", whole.NAME),
         24,
+        8,
         whole.run,
         whole.saved_step,
         ("save",),
@@ -103,17 +108,19 @@ SCENARIOS: Mapping[str, Scenario] = {
     "pretrain": Scenario(
         ("pretrain", "--config", "pretrain.json", "--name", whole.NAME),
         24,
+        8,
         whole.run,
         whole.saved_step,
         ("save",),
         reference=ALL_CHECKPOINTS,
     ),
     "export": Scenario(
-        (*_EXPORT, "--output", f"models/{whole.NAME}"), 18, whole.merged, nothing, ("merge",)
+        (*_EXPORT, "--output", f"models/{whole.NAME}"), 16, 4, whole.merged, nothing, ("merge",)
     ),
     "export --force": Scenario(
         (*_EXPORT, "--output", f"models/{whole.NAME}", "--force"),
-        16,
+        14,
+        4,
         whole.merged,
         nothing,
         ("merge",),
@@ -123,10 +130,20 @@ SCENARIOS: Mapping[str, Scenario] = {
     "infer": Scenario(
         ("infer", "--model", "tiny", "--input", "prompts.jsonl", "--output", f"{whole.NAME}.jsonl",
          "--decode", "greedy", "--max-new-tokens", "8", "--batch-size", "1"),
-        22,
+        20,
+        6,
         whole.answers,
         lambda workspace: len(whole.answers(workspace)),
         ("answer",),
+    ),
+    "quantize": Scenario(
+        ("quantize", "--model", "tiny", "--output", f"models/{whole.NAME}",
+         "--set", "quant_type=weight_only_int8", "--set", "max_length=64", "--set", "ptq_step=4"),
+        12,
+        4,
+        whole.quantized,
+        nothing,
+        ("write the model",),
     ),
 }  # fmt: skip
 

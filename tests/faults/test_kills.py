@@ -1,18 +1,19 @@
-"""SIGKILL, at moments that nobody chose: what was complete stays, and the rest is made."""
+"""SIGKILL and SIGTERM, when nobody chose: what was complete stays, and the rest is made."""
 
 from __future__ import annotations
 
 import random
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from containers import run
 from hubs import reaching
-from killing import Chain, Outcomes, watch
+from killing import Account, Chain, Outcomes, watch
 from loopback import Server
-from scenarios import SCENARIOS, Scenario
+from scenarios import SCENARIOS
 
 _AT_ONCE = 2  # chains, as many as CI's machine has cores
 WANTED = 200
@@ -23,40 +24,29 @@ def test_there_are_enough_kills() -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_killed_at_any_moment(
-    name: str, seed: int, fresh: Path, hub: Server, outcomes: dict[str, Outcomes], tmp_path: Path
+def test_killed_and_told_to_stop_at_any_moment(
+    name: str, seed: int, fresh: Path, hub: Server, outcomes: Account, tmp_path: Path
 ) -> None:
     scenario = reaching(SCENARIOS[name], hub)
-    outcomes[name] = Outcomes()
-    hurt(scenario, scenario.kills, f"{seed} {name}", fresh, tmp_path, outcomes[name])
-    assert outcomes[name].kills >= scenario.kills
-
-
-def hurt(
-    scenario: Scenario,
-    times: int,
-    seed: str,
-    fresh: Path,
-    tmp_path: Path,
-    outcomes: Outcomes,
-) -> None:
-    """Hurt a job so often, in several chains at once, and add up what became of it."""
     undisturbed = watch(scenario, copied(fresh, tmp_path / "undisturbed"))
     start = copied(fresh, tmp_path / "start")
     if scenario.older:
         assert run(scenario.older, start).status == 0
-    chains = []
-    for index in range(_AT_ONCE):
-        (tmp_path / str(index)).mkdir()
-        chance = random.Random(f"{seed} {index}")
-        chain = Chain(scenario, start, tmp_path / str(index), undisturbed, chance)
-        chains.append(chain)
-    try:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda chain: chain.run(times // _AT_ONCE), chains))
-    finally:
-        for chain in chains:
-            outcomes += chain.outcomes
+    for by, times in ((signal.SIGKILL, scenario.kills), (signal.SIGTERM, scenario.stops)):
+        chains = []
+        for index in range(_AT_ONCE):
+            folder = tmp_path / f"{by.name} {index}"
+            folder.mkdir()
+            chance = random.Random(f"{seed} {name} {by.name} {index}")
+            chains.append(Chain(scenario, start, folder, undisturbed, chance, by))
+        found = outcomes[by][name] = Outcomes()
+        try:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda chain, n=times // _AT_ONCE: chain.run(n), chains))
+        finally:
+            for chain in chains:
+                found += chain.outcomes
+        assert found.hits >= times
 
 
 def copied(fresh: Path, workspace: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from entrypoints.fetching import checkpoint as models
 from entrypoints.preparing import journal
 from entrypoints.training import checkpoints
-from paddle_stacks.jobs import corpus
+from paddle_stacks.jobs import corpus, quantizing
 
 WEIGHTS = (".safetensors", ".pdparams", ".pdopt")
 NAME = "x"  # of the model, the corpus, the run or the file that a job makes
@@ -119,6 +119,15 @@ def merged(workspace: Path) -> dict[str, str]:
     """Return the exported model, all of its files."""
     folder = workspace / "models" / NAME
     return {"model": digest(folder.iterdir())} if folder.exists() else {}
+
+
+def quantized(workspace: Path) -> dict[str, str]:
+    """Return the quantized model, all of its files but the report, which has times."""
+    folder = workspace / "models" / NAME
+    if not folder.exists():
+        return {}
+    assert json.loads((folder / quantizing.REPORT).read_text())["perplexity"]
+    return {"model": digest(p for p in folder.iterdir() if p.name != quantizing.REPORT)}
 
 
 def left_over(workspace: Path) -> list[str]:

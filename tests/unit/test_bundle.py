@@ -1,6 +1,7 @@
 """Bundles: made, cut at any moment, carried, damaged, split, signed and loaded. No engine."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -113,6 +114,34 @@ def test_a_model_that_changed_is_copied_again(site: Site) -> None:
     site.create()
     assert (site.bundle / MODEL).read_bytes() == b"new"
     verify(old)
+
+
+def _finished_run(site: Site, name: str) -> Path:
+    """Make a run of a model that ``tiny`` has become."""
+    made = site.project / "runs" / name / "model"
+    shutil.copytree(site.project / "models" / "tiny", made)
+    (made / "model.safetensors").write_bytes(name.encode())
+    return made
+
+
+def test_a_runs_model_and_a_link_keep_the_names_that_they_were_called_by(site: Site) -> None:
+    for name in ("a", "b"):
+        _finished_run(site, name)
+    link = site.project / "models" / "link"
+    link.symlink_to(site.project / "models" / "tiny")
+    site.create(models=("runs/a", "runs/b", "link", "tiny"), allow_dirty=True)
+    assert verify(site.bundle).models == ("a", "b", "link", "tiny")
+    for name in ("a", "b"):
+        assert (site.bundle / "models" / name / "model.safetensors").read_text() == name
+    assert not (site.bundle / "models" / "link").is_symlink()
+
+
+def test_two_models_of_one_name_are_refused(site: Site) -> None:
+    _finished_run(site, "tiny")
+    with pytest.raises(RequestError, match="models/tiny would be this folder and") as caught:
+        site.create(models=("tiny", "runs/tiny"), allow_dirty=True)
+    assert caught.value.problems[0].where.endswith("runs/tiny/model")
+    assert not site.bundle.exists()
 
 
 def _flip(path: Path) -> None:
@@ -525,3 +554,14 @@ def test_the_program_needs_nothing_but_the_standard_library(site: Site) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     ours = {"paddle_stacks"}
     assert set(done.stdout.split()) - set(sys.stdlib_module_names) - {"__main__"} == ours
+
+
+def test_a_disk_that_is_full_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MachineError, match="no room left on the device") as caught,
+        contents.telling_of_room(tmp_path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "/x")
+    assert "it goes on from here" in caught.value.problems[0].remedy
+    with pytest.raises(PermissionError), contents.telling_of_room(tmp_path):
+        raise PermissionError(errno.EACCES, "no", "/x")

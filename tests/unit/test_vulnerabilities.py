@@ -306,6 +306,18 @@ def test_a_bad_database(database: Path, name: str, content: bytes, words: str) -
     assert name in caught.value.problems[0].where
 
 
+def test_an_archive_with_a_damaged_member(database: Path) -> None:
+    path = database / "bad.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", json.dumps(PYPI))
+    content = bytearray(path.read_bytes())
+    begin = 30 + len("a.json")  # the local header, and what follows it
+    content[begin : begin + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="the archive of advisories is damaged"):
+        found(database, deb("2.37"), pypi("66"))
+
+
 def test_an_archive_that_fills_the_memory_is_refused(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
