@@ -70,14 +70,14 @@ class Bench:
         """Return the reference of an image of this run."""
         return f"paddle-stacks-bench/{name}:{self.tag}"
 
-    def bake(self, *options: str) -> tuple[float, list[Step]]:
-        """Build the project's images; return the seconds and the Dockerfile's steps.
+    def bake(self, *options: str, images: Sequence[str] = IMAGES) -> tuple[float, list[Step]]:
+        """Build images of the project; return the seconds and the Dockerfile's steps.
 
         Raises:
             BuildError: a step failed.
         """
-        tags = [f"--set={name}.tags={self.image(name)}" for name in IMAGES]
-        return self._run([*command(IMAGES), *tags, *options])
+        tags = [f"--set={name}.tags={self.image(name)}" for name in images]
+        return self._run([*command(images), *tags, *options])
 
     def build(self, name: str) -> float:
         """Build ``bench/<name>.Dockerfile`` without a cache; return the seconds."""
