@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import select
 import signal
 import sys
 import traceback
@@ -23,10 +24,13 @@ from invoke.parser.argument import Argument
 from paddle_stacks import settings
 from paddle_stacks.errors import STATUSES, StackError, Stopped, render
 
-__all__ = ["ROOT", "StackTask", "colour", "finish", "task"]
+__all__ = ["NOBODY_READS", "ROOT", "StackTask", "colour", "finish", "nobody_reads", "task"]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's root: where ``configs/`` and ``paddle-stacks.toml`` are."""
+
+NOBODY_READS = 128 + signal.SIGPIPE
+"""The exit status of a task whose output nobody reads to its end, as other programs have it."""
 
 
 class StackTask(invoke.tasks.Task[Any]):
@@ -58,6 +62,8 @@ class StackTask(invoke.tasks.Task[Any]):
         except Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, BrokenPipeError) and nobody_reads():
+                raise Exit(code=NOBODY_READS) from error
             if debug:
                 traceback.print_exc()
             told = _told(error)
@@ -83,6 +89,20 @@ def finish(status: int) -> None:
     """End with the exit status of something that has told about itself already."""
     if status:
         raise Exit(code=status)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output was closed by its reader, as ``… | head`` does; then drop the rest.
+
+    The interpreter would complain about the same pipe once more when it flushes at its end.
+    """
+    output = sys.stdout.fileno()
+    ends = select.poll()
+    ends.register(output, 0)
+    if not any(event & select.POLLERR for _, event in ends.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _told(error: BaseException) -> StackError:

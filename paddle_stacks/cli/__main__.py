@@ -9,7 +9,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from paddle_stacks import __version__, completion
-from paddle_stacks.cli import colour
+from paddle_stacks.cli import NOBODY_READS, colour, nobody_reads
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
 from paddle_stacks.jobs import documented
 
@@ -81,7 +81,15 @@ def _job(context: Any) -> str:
 
 def main() -> None:
     """Run the program; it exits with the task's status."""
-    StackProgram(version=__version__, name="paddle-stacks", binary="./inv").run()
+    try:
+        try:
+            StackProgram(version=__version__, name="paddle-stacks", binary="./inv").run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        sys.exit(NOBODY_READS)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""The tasks that say why something is there, what a message means, and which errors there are."""
+"""The tasks that say why something is there, what a message means, which errors and keys are."""
 
 from __future__ import annotations
 
 import json as jsons
+import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from paddle_stacks.cli import ROOT, task
 
 if TYPE_CHECKING:
     from paddle_stacks.explain.commands import Option
+    from paddle_stacks.explain.configuration import KeyRow
 
-__all__ = ["errors", "explain", "tasks_and_options"]
+__all__ = ["errors", "explain", "keys", "tasks_and_options"]
 
 
 @task(
@@ -78,3 +84,33 @@ def errors(context: Any, json: bool = False, markdown: bool = False) -> None:
     else:
         for entry in found:
             print(f"{entry.path}: {entry.what}")
+
+
+@task(
+    help={
+        "json": "Print one JSON document.",
+        "markdown": "Print the page docs/keys.md.",
+    }
+)
+def keys(context: Any, json: bool = False, markdown: bool = False) -> None:
+    """List the keys of configurations, with what they mean."""
+    from paddle_stacks.explain import configuration, page
+
+    rows = list(configuration.key_rows(ROOT))
+    if json:
+        print(jsons.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+    elif markdown:
+        print(page.keys_as_markdown(rows), end="")
+    else:
+        _show_keys(rows)
+
+
+def _show_keys(rows: Sequence[KeyRow]) -> None:
+    width = shutil.get_terminal_size().columns
+    for group, found in groupby(rows, key=lambda row: row.group):
+        print(f"{group}")
+        for row in found:
+            said = f"{row.says} Default: {row.default}."
+            lines = textwrap.wrap(said, max(width - 4, 40))
+            print("\n".join([f"  {row.name}", *(f"    {line}" for line in lines)]))
+        print()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from paddle_stacks import settings, toml
@@ -16,20 +16,59 @@ from paddle_stacks.jobs.schema.keys import OURS, SCHEMAS, Key
 from paddle_stacks.plan import backend
 from paddle_stacks.plan.backend import Backend
 
-__all__ = ["topics"]
+__all__ = ["MEANINGS", "KeyRow", "key_rows", "topics"]
+
+MEANINGS = "configs/keys.toml"
+"""What keys mean, by their names."""
 
 _LIMITS = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
 
 
+@dataclass(frozen=True)
+class KeyRow:
+    """A key of a configuration that has an effect in a job.
+
+    Args:
+        group: what it and its neighbours are about.
+        name: as upstream spells it.
+        says: what it means.
+        jobs: in which it has an effect.
+        kind: which values it takes, in words.
+        default: as JSON.
+    """
+
+    group: str
+    name: str
+    says: str
+    jobs: tuple[str, ...]
+    kind: str
+    default: str
+
+
+def key_rows(root: Path) -> Iterator[KeyRow]:
+    """Yield the keys in the order of ``configs/keys.toml``."""
+    meanings = toml.read(root / MEANINGS)
+    for line in lines(root / MEANINGS, groups=True):
+        name = line.code.partition(" =")[0]
+        acting = {
+            job: key
+            for job, schema in SCHEMAS.items()
+            if (key := schema.keys.get(name)) and not key.refused and not key.inert
+        }
+        key = next(iter(acting.values()))
+        default = json.dumps(key.default, ensure_ascii=False)
+        yield KeyRow(line.why, name, meanings[name], tuple(acting), _kind(key), default)
+
+
 def topics(root: Path) -> Iterator[Topic]:
     """Yield the keys of configurations, the settings, the platforms, and the variables."""
-    yield from _keys()
+    yield from _keys(toml.read(root / MEANINGS))
     yield from _settings()
     yield from _backends(root)
     yield from _variables(root)
 
 
-def _keys() -> Iterator[Topic]:
+def _keys(meanings: Mapping[str, str]) -> Iterator[Topic]:
     found: dict[str, dict[str, Key]] = {}
     old: dict[str, set[str]] = {}
     for job, schema in SCHEMAS.items():
@@ -39,8 +78,8 @@ def _keys() -> Iterator[Topic]:
             old.setdefault(right, set()).add(wrong)
     for name, jobs in found.items():
         key = next(iter(jobs.values()))
-        whose = "Ours" if name in OURS else "Upstream's, with its meaning there"
-        says = [f"{whose}: a key of the JSON that --config names."]
+        says = [meanings[name]] if name in meanings else []
+        says.append("A key of the JSON that --config names" + _whose(name))
         says += dict.fromkeys(
             f"In {job}: {reason}."
             for job, one in jobs.items()
@@ -51,6 +90,10 @@ def _keys() -> Iterator[Topic]:
         facts.append(("default", json.dumps(key.default, ensure_ascii=False)))
         facts += [("also called", ", ".join(sorted(old[name])))] if name in old else []
         yield Topic("key", name, " ".join(says), tuple(facts))
+
+
+def _whose(name: str) -> str:
+    return "; upstream does not have it." if name in OURS else ", as upstream calls it."
 
 
 def _kind(key: Key) -> str:

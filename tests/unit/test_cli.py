@@ -31,6 +31,18 @@ def inv(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_reader_that_goes_away_ends_a_list_quietly() -> None:
+    for words in ("errors", "keys --json", "--list"):
+        line = f"{sys.executable} -m paddle_stacks.cli {words} | head -n 1 | cut -c 1-20"
+        done = subprocess.run(
+            ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) in ((0, ""), (141, "")), words
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "my.json"

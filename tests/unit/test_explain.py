@@ -12,13 +12,14 @@ import pytest
 from pages import blocks
 
 import tasks
-from paddle_stacks import settings
+from paddle_stacks import settings, toml
 from paddle_stacks.cli import explain as command
 from paddle_stacks.doctor import CHECKS, logs
 from paddle_stacks.errors import RequestError, StackError
-from paddle_stacks.explain import answers, errors, page, pins, sources
+from paddle_stacks.explain import answers, configuration, errors, page, pins, sources
 from paddle_stacks.explain.templates import Hole, Template
 from paddle_stacks.jobs import corpus, models, prompts, records, schema, workspace
+from paddle_stacks.jobs.schema.keys import SCHEMAS
 from paddle_stacks.plan import backend
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,12 @@ def test_the_page_is_made_from_the_sources() -> None:
     made = page.as_markdown(INDEX, abouts, CHECKS, logs.known())
     there = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert there == made, "./inv errors --markdown > docs/errors.md"
+
+
+def test_the_page_of_keys_is_made_from_the_sources() -> None:
+    made = page.keys_as_markdown(configuration.key_rows(ROOT))
+    there = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
+    assert there == made, "./inv keys --markdown > docs/keys.md"
 
 
 def test_the_page_has_every_check_and_every_known_failure() -> None:
@@ -330,7 +337,8 @@ def test_what_is_pinned_is_in_the_locks_that_it_is_for() -> None:
         ("urllib3", "package", "another package"),
         ("--devices", "option", "cards"),
         ("learning-rate", "key", "--config"),
-        ("merge", "key", "Ours"),
+        ("lora_rank", "key", "The rank of LoRA's matrices"),
+        ("merge", "key", "upstream does not have it"),
         ("ca_bundle", "setting", "certificates"),
         ("PADDLE_STACKS_DEBUG", "variable", "traceback"),
         ("HSA_FORCE_FINE_GRAIN_PCIE", "variable", "hangs"),
@@ -395,10 +403,11 @@ def test_every_task_has_a_sentence() -> None:
     assert [f"{o.task} {o.name}" for o in options if not o.help] == []
 
 
-def test_the_commands_of_the_page_are_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["errors.md", "keys.md"])
+def test_the_commands_of_the_page_are_run(tmp_path: Path, name: str) -> None:
     message = tmp_path / "message.txt"
     message.write_text('error: no backend is named "gpu"\n   at: x\n')
-    (block,) = blocks(ROOT / "docs" / "errors.md")
+    (block,) = blocks(ROOT / "docs" / name)
     inv = f"{sys.executable} -m paddle_stacks.cli"
     for line in block.commands:
         done = subprocess.run(
@@ -410,3 +419,12 @@ def test_the_commands_of_the_page_are_run(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+def test_every_key_that_has_an_effect_has_a_meaning_and_no_other() -> None:
+    meanings = toml.read(ROOT / configuration.MEANINGS)
+    keys = [key for schema in SCHEMAS.values() for key in schema.keys.values()]
+    acting = {key.name for key in keys if not key.refused and not key.inert}
+    assert set(meanings) == acting
+    for name, said in meanings.items():
+        assert said[0].isupper() and said.endswith("."), name
