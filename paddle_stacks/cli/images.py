@@ -63,9 +63,9 @@ def _sbom(
     found = settings.load(ROOT, {"backend": backend})
     folder = Path(output) if output else ROOT / ".cache" / "sbom"
     client = engine.connect()
-    for item in images.inspect_all(client, found.backend, image):
-        for path in sbom.write(client, item, format or sbom.FORMATS, folder):
-            print(path)
+    chosen = images.inspect_all(client, found.backend, image)
+    for path in sbom.write_all(client, chosen, format or sbom.FORMATS, folder):
+        print(path)
 
 
 @task(

@@ -19,7 +19,7 @@ from paddle_stacks.provenance import contents
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["FORMATS", "check_formats", "write"]
+__all__ = ["FORMATS", "check_formats", "write_all"]
 
 MANIFEST = "manifest"
 FORMATS = ("spdx-json", "cyclonedx-json", MANIFEST)
@@ -38,28 +38,37 @@ def check_formats(names: Sequence[str]) -> None:
             )
 
 
-def write(
-    client: docker.DockerClient, image: Image, formats: Sequence[str], folder: Path
+def write_all(
+    client: docker.DockerClient, images: Sequence[Image], formats: Sequence[str], folder: Path
 ) -> list[Path]:
-    """Write the lists of an image; return their files.
+    """Write the lists of images; return their files. A layer that they share is read once.
 
     They are named for the image's id, of which they tell.
 
     Args:
-        client: of the engine that has the image.
-        image: whose.
+        client: of the engine that has the images.
+        images: whose.
         formats: of :data:`FORMATS`.
         folder: which gets the files.
 
     Raises:
         JobError: syft failed.
-        MachineError: the engine cannot save the image.
+        MachineError: the engine cannot save the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    ids = [image.id for image in images] if MANIFEST in formats else []
+    found = dict(zip(ids, contents.read(client, ids), strict=True)) if ids else {}
+    return [
+        path for image in images for path in _write(image, formats, folder, found.get(image.id))
+    ]
+
+
+def _write(
+    image: Image, formats: Sequence[str], folder: Path, found: contents.Contents | None
+) -> list[Path]:
     head = f"{image.tags[0].rpartition('/')[2].replace(':', '-')}-{image.id[7:19]}"
     written = {name: folder / f"{head}.{name.removesuffix('-json')}.json" for name in formats}
-    if MANIFEST in written:
-        (found,) = contents.read(client, [image.id])
+    if found is not None:
         with replacing_file(written[MANIFEST]) as stream:
             json.dump({**found.to_json(), "reference": image.tags[0]}, stream, indent=1)
     if by_syft := {name: path for name, path in written.items() if name != MANIFEST}:

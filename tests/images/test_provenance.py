@@ -120,7 +120,7 @@ def test_syft_lists_the_same_packages(
     engine: docker.DockerClient, read: dict[str, Contents], tmp_path: Path
 ) -> None:
     (base,) = images.inspect_all(engine, BACKEND, "base")
-    paths = sbom.write(engine, base, ("spdx-json", "cyclonedx-json", "manifest"), tmp_path)
+    paths = sbom.write_all(engine, [base], ("spdx-json", "cyclonedx-json", "manifest"), tmp_path)
     assert sorted(path.name.split(".", 1)[1] for path in tmp_path.iterdir()) == sorted(
         path.name.split(".", 1)[1] for path in paths
     )
