@@ -12,6 +12,9 @@ ARG BACKEND=cpu
 ARG BASE_PACKAGES="ca-certificates libgomp1 python3 tini"
 ARG INSTALLER_PACKAGES=python3-venv
 
+# Of stages that begin with the same one, those that are in no image stand first: BuildKit
+# writes the later one's history over the earlier one's (0.13, which Docker 26 has).
+
 # What a named build context of the same name replaces (docs/building.md): Debian's and
 # Python's packages for a build with no network, wheels that no index has to be asked for,
 # PaddleNLP's source, headers for compiling its operators.
@@ -47,6 +50,20 @@ RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/run \
     /srv/with-network apt-get update -q && \
     /srv/with-network apt-get install -yq --no-install-recommends $BASE_PACKAGES && \
     /srv/clean && /srv/dated
+
+# What installs packages, and is in no image.
+FROM base-cpu AS installer
+SHELL ["/bin/sh", "-eu", "-c"]
+ARG INSTALLER_PACKAGES
+# hadolint ignore=DL3008,SC2086
+RUN --mount=type=bind,from=packages,target=/srv/packages \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    /srv/with-network apt-get update -q && \
+    /srv/with-network apt-get install -yq --no-install-recommends $INSTALLER_PACKAGES && \
+    python3 -m venv /opt/uv && \
+    /srv/with-network /opt/uv/bin/pip install --quiet --require-hashes -r /srv/uv.lock
 
 # The DTK's image: Kylin, its compilers, Python 3.10, and an environment that only root's
 # login shell has.
@@ -123,19 +140,42 @@ WORKDIR /workspace
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/entry"]
 CMD ["help"]
 
-# What installs packages, and is in no image.
-FROM base-cpu AS installer
-SHELL ["/bin/sh", "-eu", "-c"]
-ARG INSTALLER_PACKAGES
-# hadolint ignore=DL3008,SC2086
-RUN --mount=type=bind,from=packages,target=/srv/packages \
+# ----------------------------------------------------------------------- operators
+# nlohmann/json, which PaddleNLP includes, and neither Paddle's wheel nor the DTK has.
+FROM scratch AS headers-dcu
+ADD --checksum=sha256:9bea4c8066ef4a1c206b2be5a36302f8926f7fdc6087af5d20b417d0cf103ea6 \
+    https://github.com/nlohmann/json/releases/download/v3.11.3/json.hpp /nlohmann/json.hpp
+FROM scratch AS headers-dcu-sim
+FROM scratch AS headers-cpu
+# hadolint ignore=DL3006
+FROM headers-${BACKEND} AS headers
+
+# What compiles the operators, and is in no image: the same Paddle, with its headers.
+FROM base AS operators
+ARG BACKEND
+ARG LOCK=cpu
+RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
+    --mount=type=bind,from=wheels,target=/srv/wheels \
+    --mount=type=bind,from=packages,target=/srv/packages \
     --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
-    --mount=type=bind,source=images/base/uv.lock,target=/srv/uv.lock \
+    --mount=type=bind,source=images/framework/install,target=/srv/install \
+    --mount=type=bind,source=images/framework/paddle-dcu,target=/srv/paddle-dcu \
+    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
+    --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
+    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
+    --mount=type=cache,target=/srv/cache \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
-    /srv/with-network apt-get update -q && \
-    /srv/with-network apt-get install -yq --no-install-recommends $INSTALLER_PACKAGES && \
-    python3 -m venv /opt/uv && \
-    /srv/with-network /opt/uv/bin/pip install --quiet --require-hashes -r /srv/uv.lock
+    --mount=type=tmpfs,target=/tmp \
+    /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
+    /srv/with-network /srv/install /srv/lock whole
+ARG GFX_ARCHS=notset
+RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
+    --mount=type=bind,from=headers,target=/srv/headers \
+    --mount=type=bind,source=images/ops/build_operators.py,target=/srv/build_operators.py \
+    --mount=type=bind,source=images/ops/include,target=/srv/include \
+    --mount=type=tmpfs,target=/tmp \
+    python /srv/build_operators.py /srv/paddlenlp /opt/operators --archs "$GFX_ARCHS" \
+        --include /srv/include --include /srv/headers
 
 # ----------------------------------------------------------------------- framework
 FROM base AS framework
@@ -174,43 +214,17 @@ RUN --mount=type=tmpfs,target=/srv \
     python /srv/licences.py && \
     /srv/dated
 
+# ---------------------------------------------------------------------------- code
+# The project's own part of every image: small, and the last layer.
+FROM framework AS code
+WORKDIR /opt/paddle-stacks
+COPY entrypoints /opt/paddle-stacks/entrypoints
+COPY paddle_stacks/__init__.py paddle_stacks/errors.py /opt/paddle-stacks/paddle_stacks/
+COPY paddle_stacks/jobs /opt/paddle-stacks/paddle_stacks/jobs
+COPY configs/models /opt/paddle-stacks/configs/models
+RUN python -m compileall -q --invalidation-mode unchecked-hash .
+
 # ----------------------------------------------------------------------------- ops
-# nlohmann/json, which PaddleNLP includes, and neither Paddle's wheel nor the DTK has.
-FROM scratch AS headers-dcu
-ADD --checksum=sha256:9bea4c8066ef4a1c206b2be5a36302f8926f7fdc6087af5d20b417d0cf103ea6 \
-    https://github.com/nlohmann/json/releases/download/v3.11.3/json.hpp /nlohmann/json.hpp
-FROM scratch AS headers-dcu-sim
-FROM scratch AS headers-cpu
-# hadolint ignore=DL3006
-FROM headers-${BACKEND} AS headers
-
-# What compiles the operators, and is in no image: the same Paddle, with its headers.
-FROM base AS operators
-ARG BACKEND
-ARG LOCK=cpu
-RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
-    --mount=type=bind,from=wheels,target=/srv/wheels \
-    --mount=type=bind,from=packages,target=/srv/packages \
-    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
-    --mount=type=bind,source=images/framework/install,target=/srv/install \
-    --mount=type=bind,source=images/framework/paddle-dcu,target=/srv/paddle-dcu \
-    --mount=type=bind,source=images/framework/build-constraints.txt,target=/srv/build-constraints.txt \
-    --mount=type=bind,source=images/framework/requirements.in,target=/srv/requirements.in \
-    --mount=type=bind,source=images/framework/requirements.${LOCK}.lock,target=/srv/lock \
-    --mount=type=cache,target=/srv/cache \
-    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
-    --mount=type=tmpfs,target=/tmp \
-    /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
-    /srv/with-network /srv/install /srv/lock whole
-ARG GFX_ARCHS=notset
-RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
-    --mount=type=bind,from=headers,target=/srv/headers \
-    --mount=type=bind,source=images/ops/build_operators.py,target=/srv/build_operators.py \
-    --mount=type=bind,source=images/ops/include,target=/srv/include \
-    --mount=type=tmpfs,target=/tmp \
-    python /srv/build_operators.py /srv/paddlenlp /opt/operators --archs "$GFX_ARCHS" \
-        --include /srv/include --include /srv/headers
-
 FROM framework AS ops-cpu
 
 FROM framework AS ops-dcu
@@ -241,15 +255,6 @@ FROM ops-dcu AS ops-dcu-sim
 
 # hadolint ignore=DL3006
 FROM ops-${BACKEND} AS ops
-
-# The project's own part of every image: small, and the last layer.
-FROM framework AS code
-WORKDIR /opt/paddle-stacks
-COPY entrypoints /opt/paddle-stacks/entrypoints
-COPY paddle_stacks/__init__.py paddle_stacks/errors.py /opt/paddle-stacks/paddle_stacks/
-COPY paddle_stacks/jobs /opt/paddle-stacks/paddle_stacks/jobs
-COPY configs/models /opt/paddle-stacks/configs/models
-RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # --------------------------------------------------------------------------- train
 FROM ops AS training

@@ -39,3 +39,17 @@ def stages_in(image: str) -> set[str]:
             found.add(stage)
             todo += [start[stage], *copies[stage]]
     return found
+
+
+def instructions_of(image: str) -> list[str]:
+    """Return the words that the instructions of an image's stages begin with, the first first."""
+    bodies = {body.split()[2]: body for body in re.split(r"^FROM ", _DOCKERFILE, flags=re.M)[1:]}
+    start = parents(_DOCKERFILE)
+    found: list[str] = []
+    stage = image
+    while stage in start:
+        # Of its own lines, not of those that go on an instruction; FROM's own is cut off.
+        text = re.sub(r"\\\n", " ", bodies[stage].partition("\n")[2])
+        found = [*re.findall(r"^([A-Z]+) ", text, flags=re.M), *found]
+        stage = start[stage]
+    return found

@@ -10,7 +10,7 @@ import docker.errors
 import pytest
 from docker.models.images import Image
 from locked import locked
-from stages import BACKEND, PLATFORM, ROOT
+from stages import BACKEND, PLATFORM, ROOT, instructions_of
 
 from paddle_stacks import __version__
 from paddle_stacks.build.os_image import BOOTSTRAPPED
@@ -76,3 +76,13 @@ def test_the_size_is_within_its_budget(built: Image, image: str) -> None:
 def layers(image: Image) -> list[Any]:
     found: list[Any] = image.attrs["RootFS"]["Layers"]
     return found
+
+
+def test_the_history_has_the_steps_of_the_image_and_no_others(built: Image, image: str) -> None:
+    steps = [step["CreatedBy"].partition(" ")[0] for step in reversed(built.history())]
+    wanted = instructions_of(image)
+    assert steps[-len(wanted) :] == wanted
+    # Where it has fewer steps than layers, the engine adds one, with the time of the build.
+    dates = {step["Created"] for step in built.history()[: len(wanted)]}
+    told = datetime.strptime(built.labels["org.opencontainers.image.created"], "%Y-%m-%dT%H:%M:%SZ")
+    assert dates == {int(told.replace(tzinfo=timezone.utc).timestamp())}
