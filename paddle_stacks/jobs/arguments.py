@@ -138,13 +138,20 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
         arguments: of ``quantize``.
 
     Raises:
-        RequestError: there is no configuration, or a ``--set`` is not KEY=VALUE.
+        RequestError: there is no configuration, a ``--set`` is not KEY=VALUE, or upstream's
+            program has no such option.
     """
     if arguments.config is None:
         raise RequestError(
             "upstream's program needs a configuration",
             where="--config",
             remedy="--config configs/jobs/dcu/quantize-a8w8.json, or --recipe NAME",
+        )
+    if arguments.force:
+        raise RequestError(
+            "upstream's program writes over what is there, and has no such option",
+            where="--force",
+            remedy="leave it out, and move away what has to stay",
         )
     changes: list[str] = []
     given = {"model_name_or_path": arguments.model, "output_dir": arguments.output}
@@ -385,7 +392,7 @@ examples:
   quantize --config configs/jobs/dcu/quantize-a8w8.json     (on a card)
 
 On a CPU the program is ours, and makes a folder for infer, serve and export. On a card it is
-upstream's, which takes the options below "--force" too.
+upstream's: it has no --force, and writes over what is there.
 """
 
 

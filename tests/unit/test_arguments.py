@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.arguments import PARSERS, parser, words
+from paddle_stacks.jobs.arguments import PARSERS, as_upstream, parser, words
 from paddle_stacks.jobs.catalog import JOBS
 
 
@@ -56,3 +56,13 @@ def test_an_abbreviation_is_refused_with_a_guess() -> None:
     with pytest.raises(RequestError) as caught:
         parser("finetune").parse_args(["--config", "a.json", "--resum", "auto"])
     assert 'did you mean "--resume"?' in caught.value.problems[0].remedy
+
+
+def test_upstreams_program_is_not_told_to_replace_what_it_writes_over_anyway() -> None:
+    line = ["--config", "x.json", "--set", "ptq_step=4"]
+    given = parser("quantize").parse_args(line)
+    wanted = ["run_finetune.py", "x.json", "--ptq_step", "4"]
+    assert as_upstream("run_finetune.py", given) == wanted
+    with pytest.raises(RequestError, match="writes over what is there") as caught:
+        as_upstream("run_finetune.py", parser("quantize").parse_args([*line, "--force"]))
+    assert caught.value.problems[0].where == "--force"
