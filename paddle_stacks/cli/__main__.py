@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from invoke.exceptions import Exit, ParseError
@@ -19,8 +21,13 @@ class StackProgram(Program):
 
     def parse_tasks(self) -> None:
         """Parse the tasks and their options; a fault in them ends with status 2."""
-        try:
+        with self._told():
             super().parse_tasks()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except ParseError as error:
             print(render(self._fault(error), colour=colour()), file=sys.stderr)
             raise Exit(code=RequestError.status) from error
@@ -39,7 +46,8 @@ class StackProgram(Program):
     def parse_cleanup(self) -> None:
         """Print what can stand at the cursor if a shell asks; else list tasks, or show help."""
         if not self.args.complete.value:
-            super().parse_cleanup()
+            with self._told():
+                super().parse_cleanup()
             return
         from paddle_stacks.cli.completion import known
 
@@ -79,11 +87,22 @@ def _job(context: Any) -> str:
     return str(context.args["job"].value or "") if "job" in context.args else str(context.name)
 
 
+def _asking_for_help(argv: list[str]) -> list[str]:
+    """Return a command line on which ``TASK --help`` is help for any task.
+
+    Invoke takes what follows a task with an argument of its own for that argument.
+    """
+    if len(argv) == len(("inv", "TASK", "--help")) and argv[2] in ("--help", "-h"):
+        return [argv[0], "--help", argv[1]]
+    return argv
+
+
 def main() -> None:
     """Run the program; it exits with the task's status."""
     try:
         try:
-            StackProgram(version=__version__, name="paddle-stacks", binary="./inv").run()
+            program = StackProgram(version=__version__, name="paddle-stacks", binary="./inv")
+            program.run(_asking_for_help(sys.argv))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

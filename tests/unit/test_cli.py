@@ -31,6 +31,21 @@ def inv(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("task", ["build", "plan", "explain", "images.diff"])
+def test_help_may_follow_the_task(task: str) -> None:
+    done = inv(task, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == inv("--help", task).stdout
+    assert f"{task} [--options]" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("buidl",), ("buidl", "--help"), ("--help", "buidl")])
+def test_an_unknown_task_is_told_what_is_near(words: tuple[str, ...]) -> None:
+    done = inv(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'did you mean "build"?' in done.stderr
+
+
 def test_a_reader_that_goes_away_ends_a_list_quietly() -> None:
     for words in ("errors", "keys --json", "--list"):
         line = f"{sys.executable} -m paddle_stacks.cli {words} | head -n 1 | cut -c 1-20"
