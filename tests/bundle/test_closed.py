@@ -147,6 +147,13 @@ def test_a_model_is_fine_tuned_and_answers(machine: Machine, loaded: Path, home:
     assert result["steps"] == 5
 
 
+def test_the_demo_teaches_a_model_there(machine: Machine, loaded: Path) -> None:
+    said = machine.run("./inv", "demo", cwd=loaded).stdout
+    found = json.loads((loaded / "runs" / "demo" / "summary.json").read_text())
+    assert found["exact_match"]["before"] < 0.1 < 0.8 <= found["exact_match"]["after"]
+    assert "right answers" in said
+
+
 def test_a_python_without_pip_and_venv_will_do(machine: Machine, loaded: Path) -> None:
     """Debian's python3 alone, as the image base has it."""
     copy = loaded.with_name("again")
