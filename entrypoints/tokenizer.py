@@ -2,27 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["load"]
+
+_CONFIG, _WHOLE = "tokenizer_config.json", "tokenizer.json"
+_VOCABULARY = "vocab.json"
+_FILES = (_CONFIG, "special_tokens_map.json", "added_tokens.json", _WHOLE)
+
+# Characters. What looks for special tokens in a text is made in minutes for one of 100,000
+# (tokenizers 0.19); models have some of thirty.
+_LONGEST = 1024
+
+# Loading takes whatever a configuration says; some of it fails when it is used.
+_TRIAL = "a 1\n"
 
 
 def load(folder: Path) -> Any:
     """Return PaddleNLP's tokenizer of a model.
 
     Raises:
-        RequestError: its files are missing or damaged.
+        RequestError: its files are missing or damaged, a special token is too long, or a
+            token's number is none.
     """
     from paddlenlp.transformers import AutoTokenizer
 
-    if not (folder / "tokenizer_config.json").is_file():
+    if not (folder / _CONFIG).is_file():
         remedy = "get the model again: ./inv fetch NAME --force"
         raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
+    _check_special_tokens(folder)
+    _check_vocabulary(folder / _VOCABULARY)
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer.decode(tokenizer(_TRIAL)["input_ids"])
+        return tokenizer
     except Exception as error:  # every tokenizer's library has errors of its own
         fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
+
+
+def _check_special_tokens(folder: Path) -> None:
+    for path in (folder / name for name in _FILES):
+        if not path.is_file():
+            continue
+        document = json_files.read_object(path)
+        if path.name == _WHOLE:
+            document = {"added_tokens": document.get("added_tokens")}
+        elif path.name == _CONFIG:
+            document = {key: value for key, value in document.items() if "token" in key}
+        longest = max(map(len, _texts(document)), default=0)
+        if longest > _LONGEST:
+            raise RequestError(
+                f"a special token of {longest:,} characters, and {_LONGEST:,} are the most",
+                where=str(path),
+                remedy="fetch the model again",
+            )
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Check what would fail only when a text has the token in question."""
+    if not path.is_file():
+        return
+    if any(type(number) is not int for number in json_files.read_object(path).values()):
+        raise RequestError(
+            "the number of a token is no whole number",
+            where=str(path),
+            remedy="fetch the model again",
+        )
+
+
+def _texts(document: Any) -> Iterator[str]:
+    """Yield the keys and texts in a JSON document."""
+    todo = [document]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            todo += value
