@@ -92,9 +92,7 @@ def _asking_for_help(argv: list[str]) -> list[str]:
 
     Invoke takes what follows a task with an argument of its own for that argument.
     """
-    if len(argv) == len(("inv", "TASK", "--help")) and argv[2] in ("--help", "-h"):
-        return [argv[0], "--help", argv[1]]
-    return argv
+    return [argv[0], "--help", argv[1]] if argv[2:] in (["--help"], ["-h"]) else argv
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def key_rows(root: Path) -> Iterator[KeyRow]:
         acting = {
             job: key
             for job, schema in SCHEMAS.items()
-            if (key := schema.keys.get(name)) and not key.refused and not key.inert
+            if (key := schema.keys.get(name)) and key.acts
         }
         key = next(iter(acting.values()))
         default = json.dumps(key.default, ensure_ascii=False)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from paddle_stacks import changelog, release, verify
+from paddle_stacks.cli import release as command
 from paddle_stacks.cli.test import suites_of
 from paddle_stacks.errors import BuildError, JobError, RequestError
 from paddle_stacks.verify import Outcome
@@ -306,3 +307,11 @@ def test_contributing_names_what_there_is() -> None:
     known = [name for name in named if "NAME" not in name and "VERSION" not in name]
     assert len(known) > 8
     assert [name for name in known if not (ROOT / name).exists()] == []
+
+
+def test_images_whose_tests_ended_badly_are_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "write", lambda *_: None)
+    for status in (0, 1):
+        found = (status, {"verified": True})
+        monkeypatch.setattr(verify, "check_images", lambda _, found=found: found)
+        assert command._verify("cpu")["verified"] == (status == 0)

@@ -49,6 +49,11 @@ class Key:
     refused: str = ""
     inert: str = ""
 
+    @property
+    def acts(self) -> bool:
+        """Whether another value than the default is accepted and has an effect."""
+        return not self.refused and not self.inert
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -555,9 +560,7 @@ def _quantize_keys() -> list[Key]:
     return [
         *own,
         *(
-            key
-            if key.name in checked or key.refused or key.inert
-            else replace(key, inert=_NO_TRAINING)
+            key if key.name in checked or not key.acts else replace(key, inert=_NO_TRAINING)
             for name, key in others.items()
             if name not in named
         ),
