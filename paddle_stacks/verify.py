@@ -6,6 +6,7 @@ images and what their labels say, the doctor's findings, and every test with its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -133,7 +134,7 @@ def _record_path(root: Path, backend: str, folder: str) -> Path:
 
 
 def run_tests(
-    root: Path, backend: str, arguments: Sequence[str], record: Path
+    root: Path, backend: str, arguments: Sequence[str], record: Path, log: Path | None = None
 ) -> tuple[int, list[Outcome]]:
     """Run pytest for a backend; return its exit status and how each test ended.
 
@@ -142,12 +143,17 @@ def run_tests(
         backend: the platform whose images are looked into.
         arguments: folders and options of pytest.
         record: the file that pytest writes its outcomes to.
+        log: the file that it speaks into, instead of this program's output.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *arguments, f"--junitxml={record}"]
     environment = {**os.environ, f"{PREFIX}BACKEND": backend}
-    status = subprocess.run(command, cwd=root, env=environment, check=False).returncode
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else None
+        status = subprocess.run(
+            command, cwd=root, env=environment, stdout=output, stderr=output, check=False
+        ).returncode
     return status, outcomes(record) if record.is_file() else []
 
 

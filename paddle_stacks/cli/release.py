@@ -6,9 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from paddle_stacks import __version__
+from paddle_stacks import __version__, suites
 from paddle_stacks.cli import ROOT, task
-from paddle_stacks.cli.test import suites_of
 
 __all__ = ["release"]
 
@@ -28,7 +27,7 @@ def release(
     from paddle_stacks import release as releasing
 
     backends = backend or ["cpu"]
-    made = releasing.check(ROOT, version, __version__, suites_of())
+    made = releasing.check(ROOT, version, __version__, suites.folders())
     if dry_run:
         print(f"would build and verify the images of {', '.join(backends)}, and tag")
         print(f"{made.commit} as {made.tag}, with these notes:\n")

@@ -7,34 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from paddle_stacks import suites
 from paddle_stacks.cli import ROOT, finish, task
 from paddle_stacks.errors import JobError, RequestError, did_you_mean
 
-SUITES = {
-    "lint": "linters and types",
-    "unit": "no engine, seconds",
-    "images": "testinfra against the built images",
-    "jobs": "real jobs in real containers",
-    "faults": "real jobs, killed, starved and lied to",
-    "docs": "the documents' commands, as they are written",
-    "isolation": "what a job must not be able to do, tried in real containers",
-    "bundle": "from a folder to a fine-tuned model on a machine without a network",
-    "cluster": "jobs on a real Slurm of three machines",
-    "dcu-sim": "the DCU's stages, images and jobs on a simulated DCU",
-}
-# What a suite runs: a backend, and folders of tests.
-_RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unit": ("cpu", ("tests/unit", "tests/fuzz")),
-    "images": ("cpu", ("tests/images",)),
-    "jobs": ("cpu", ("tests/jobs",)),
-    "faults": ("cpu", ("tests/faults",)),
-    "docs": ("cpu", ("tests/docs",)),
-    "isolation": ("cpu", ("tests/isolation",)),
-    "bundle": ("cpu", ("tests/bundle",)),
-    "cluster": ("cpu", ("tests/cluster",)),
-    "dcu-sim": ("dcu-sim", ("tests/images", "tests/dcu_sim")),
-}
-_RECORDS = Path(".cache", "test")
+LINT = "lint"
+SUITES = (LINT, *suites.SUITES)
 
 
 @task(help={"suite": f"One of {', '.join(SUITES)}. Default: all.", "only": "pytest's -k."})
@@ -45,47 +23,14 @@ def test(context: Any, suite: str | None = None, only: str | None = None) -> Non
         raise RequestError(
             f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(SUITES)}".strip()
         )
-    suites = [suite] if suite else list(SUITES)
-    for backend in sorted({_RUNS[name][0] for name in suites if name not in ("lint", "unit")}):
+    names = [suite] if suite else list(SUITES)
+    wanted = {name: found for name, found in suites.SUITES.items() if name in names}
+    for backend in sorted({found.backend for name, found in wanted.items() if name != "unit"}):
         _build(backend)
-    if "lint" in suites:
+    if LINT in names:
         _lint()
-    runs: dict[str, list[str]] = {}
-    for name in suites:
-        if name in _RUNS:
-            backend, folders = _RUNS[name]
-            runs.setdefault(backend, []).extend(folders)
-    if runs:
-        finish(_run_all(runs, ["-k", only] if only else []))
-
-
-def suites_of() -> dict[str, list[str]]:
-    """Return the folders of all suites, for each backend that they are run on."""
-    found: dict[str, list[str]] = {}
-    for backend, folders in _RUNS.values():
-        found.setdefault(backend, []).extend(folders)
-    return found
-
-
-def _run_all(runs: dict[str, list[str]], selected: list[str]) -> int:
-    """Run pytest once for each backend, say the sum, and return the first bad exit status."""
-    from paddle_stacks import verify
-
-    statuses, found = [], []
-    for backend, folders in runs.items():
-        record = ROOT / _RECORDS / f"{backend}.xml"
-        status, outcomes = verify.run_tests(ROOT, backend, [*folders, *selected], record)
-        if not selected:
-            verify.write_records(ROOT, backend, folders, status, outcomes)
-        # 5: nothing was selected, which is no fault of a run among others.
-        statuses.append(0 if status == _NOTHING_SELECTED and len(runs) > 1 else status)
-        found += outcomes
-    if len(runs) > 1:
-        print(f"{', '.join(runs)}: {verify.tally(found)}")
-    return next((status for status in statuses if status), 0)
-
-
-_NOTHING_SELECTED = 5
+    if wanted:
+        finish(suites.run(ROOT, wanted, ["-k", only] if only else []))
 
 
 @task(

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from paddle_stacks import changelog, release, verify
+from paddle_stacks import changelog, release, suites, verify
 from paddle_stacks.cli import release as command
-from paddle_stacks.cli.test import suites_of
 from paddle_stacks.errors import BuildError, JobError, RequestError
 from paddle_stacks.verify import Outcome
 
@@ -258,7 +257,7 @@ def test_the_projects_changelog_is_read() -> None:
 
 
 def test_every_suite_has_to_be_run_for_a_release() -> None:
-    wanted = {folder for folders in suites_of().values() for folder in folders}
+    wanted = {folder for folders in suites.folders().values() for folder in folders}
     assert {"tests/unit", "tests/images", "tests/jobs", "tests/dcu_sim"} <= wanted
 
 
@@ -291,7 +290,7 @@ def test_a_dry_run_says_what_would_be_done(
 
     monkeypatch.setattr(command, "ROOT", checkout)
     monkeypatch.setattr(command, "__version__", "0.2.0")
-    monkeypatch.setattr(command, "suites_of", lambda: SUITES)
+    monkeypatch.setattr(command.suites, "folders", lambda: SUITES)
     command.release.body(None, "0.2.0", ["cpu", "dcu"], dry_run=True)
     said = capsys.readouterr().out
     assert "would build and verify the images of cpu, dcu, and tag" in said
