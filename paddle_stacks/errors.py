@@ -106,8 +106,13 @@ class Stopped(StackError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean "x"?`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """Return ``did you mean "x"?`` for the nearest known word, or an empty string.
+
+    A word of which only the beginning was given (``smollm2``) is near, however long it is.
+    """
+    words = sorted(known, key=len)
+    begun = [found for found in words if len(word) > 2 and found.startswith(word)]
+    near = begun or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 
 

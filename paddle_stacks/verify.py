@@ -148,7 +148,8 @@ def run_tests(
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *arguments, f"--junitxml={record}"]
-    environment = {**os.environ, f"{PREFIX}BACKEND": backend}
+    # Unbuffered, so that who waits can follow a log.
+    environment = {**os.environ, f"{PREFIX}BACKEND": backend, "PYTHONUNBUFFERED": "1"}
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
         status = subprocess.run(

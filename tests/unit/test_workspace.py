@@ -49,6 +49,7 @@ def test_models(place: Path, name: str, folder: str) -> None:
     ("name", "words"),
     [
         ("smal", 'did you mean "small"?'),
+        ("who", 'did you mean "whole"?'),
         ("nothing", "./inv fetch nothing"),
         ("broken", "it has no config.json"),
         ("runs/lora", "--adapter runs/lora"),
