@@ -1,19 +1,21 @@
 """Benchmark of inference against Hugging Face transformers and the memory's bandwidth.
 
-``.venv/bin/python bench/infer.py [--part speed] [--part start] [--rounds N] [--json]``
+``.venv/bin/python bench/infer.py [--part speed] [--part start] [--rounds N] [--json] [--write]``
 
 Both sides have the same weights (SmolLM2-135M-Instruct, float32), the same random prompts
 and the same threads, choose the likeliest token, and run in a container of the training
 image, taking turns. Ours is ``infer --benchmark``, with both engines; the other is
 ``hf_side.py``, a loop over transformers' model. The digests of the tokens show that the
 work is the same. ``start`` is the time from the command line to the first token: a
-``docker run`` against the same program in a container that runs already.
+``docker run`` against the same program in a container that runs already. ``--write`` puts
+the tables into ``docs/performance.md``, and a picture beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -41,7 +43,6 @@ EXPORTED = "exported/bench"
 GOALS = {1: 1.2, 8: 1.0, "bandwidth": 0.5, "start": 1.15}
 BATCHES, SOURCES = (1, 8), (32, 512, 2048)
 ENGINES = {"dynamic": MODEL, "static": EXPORTED}
-_MOST_TOKENS = 8 * 512  # of a batch's prompts; beyond them a round takes a minute
 
 
 def prepare(found: settings.Settings, packages: Path, threads: int) -> Plan:
@@ -81,10 +82,9 @@ def theirs(plan: Plan, packages: Path, threads: int, *arguments: str) -> Any:
 
 def speed(plan: Plan, packages: Path, rounds: int, output: int, threads: int) -> dict[str, Any]:
     """Return the medians of each side for each batch and length, and the bandwidth."""
-    cases = [(b, s) for b in BATCHES for s in SOURCES if b * s <= _MOST_TOKENS]
     rows = []
     bandwidths = []
-    for batch, source in cases:
+    for batch, source in itertools.product(BATCHES, SOURCES):
         seen: dict[str, list[dict[str, Any]]] = {}
         for number in range(1, rounds + 1):
             report.say(f"batch {batch}, source {source}, round {number}, load {report.load()}")
@@ -210,8 +210,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="into docs/: tables, and a picture")
     arguments = parser.parse_args()
     parts = arguments.part or ["speed", "start"]
+    if arguments.write and arguments.part:
+        parser.error("--write takes both parts")
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     WORKSPACE.mkdir(parents=True, exist_ok=True)
     found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
@@ -224,6 +227,10 @@ def main() -> int:
     if "start" in parts:
         document["start"] = start(plan, arguments.rounds, arguments.threads)
     report.show(document, tables(document), as_json=arguments.json)
+    if arguments.write:
+        text = f"{tables(document)}\n\n{report.measured_on(document)}"
+        report.write("performance.md", "infer.py", text)
+        report.picture("infer", document)
     return 0
 
 

@@ -38,11 +38,9 @@ from paddle_stacks.launch import make_plan
 from paddle_stacks.memory import Layout, Work, plan
 
 WORKSPACE = ROOT / ".cache" / "bench-memory"
-PAGE = ROOT / "docs" / "memory.md"
 GOAL = 0.10  # of the measured peak
 SEQUENCE, RANK = 512, 8
 _MIB = 2**20
-_MARKS = ("<!-- bench/memory.py -->", "<!-- end -->")
 
 SIZES: dict[str, tuple[int, dict[str, int]]] = {  # rows of a batch, config.json
     "tiny": (
@@ -204,12 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(render(error), file=sys.stderr)
         return error.status
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(_MARKS[0])
-        after = rest.split(_MARKS[1])[1]
         on = document["machine"]
         text = f"{table(document)} {on['cpu']}, {on['cores']} cores, {on['date']}."
-        PAGE.write_text(f"{before}{_MARKS[0]}\n\n{text}\n\n{_MARKS[1]}{after}", encoding="utf-8")
+        report.write("memory.md", "memory.py", text)
     report.show(document, table(document), as_json=given.json)
     return 5 if any(abs(run["off"]) > GOAL for run in document["runs"]) else 0
 

@@ -1,4 +1,4 @@
-"""What both benchmarks print: the machine, tables in Markdown, one JSON document."""
+"""What benchmarks print and write: the machine, tables and pictures, one JSON document."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import platform
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load", "machine", "say", "show", "spread", "table"]
+from paddle_stacks.errors import JobError
+from paddle_stacks.jobs.files import replacing_file
+
+__all__ = ["load", "machine", "measured_on", "picture", "say", "show", "spread", "table", "write"]
+
+_BENCH = Path(__file__).resolve().parent
+_DOCS = _BENCH.parent / "docs"
+_END = "<!-- end -->"
 
 
 def machine() -> dict[str, Any]:
@@ -58,8 +66,56 @@ def show(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=2))
         return
+    print(f"{text}\n\n{measured_on(document)}")
+
+
+def measured_on(document: dict[str, Any]) -> str:
+    """Return the line below a table that says on what, when and how it was measured."""
     on = document["machine"]
-    print(
-        f"{text}\n\n{on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, "
+    return (
+        f"{on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, "
         f"load {on['load']} at the start; {on['date']}; `{on['command']}`"
     )
+
+
+def write(page: str, name: str, text: str) -> None:
+    """Put a benchmark's tables into a page of the documents, between the benchmark's marks.
+
+    Args:
+        page: in docs/.
+        name: the benchmark's file, which stands in its first mark.
+        text: the tables.
+
+    Raises:
+        JobError: the page has no such marks, or several.
+    """
+    path = _DOCS / page
+    begin = f"<!-- bench/{name} -->"
+    made, count = re.subn(
+        f"{re.escape(begin)}.*?{re.escape(_END)}",
+        lambda _: f"{begin}\n\n{text}\n\n{_END}",
+        path.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise JobError(f"the page has {count} places for them: {begin}", where=str(path))
+    with replacing_file(path) as stream:
+        stream.write(made)
+
+
+def picture(name: str, document: dict[str, Any]) -> None:
+    """Draw a benchmark's document as ``docs/pictures/bench-<name>.svg``, by ``draw.py``.
+
+    It runs in the training image, which has matplotlib for the plots of trainings.
+
+    Raises:
+        JobError: it cannot be drawn.
+    """
+    line = ["docker", "run", "--rm", "--interactive", "--network=none", "--read-only"]
+    line += ["--tmpfs=/tmp", f"--mount=type=bind,readonly,source={_BENCH},target=/bench"]
+    line += ["paddle-stacks/train:cpu", "python", "/bench/draw.py", name]
+    done = subprocess.run(line, input=json.dumps(document).encode(), capture_output=True)
+    if done.returncode:
+        raise JobError(done.stderr.decode(errors="replace").strip(), where="bench/draw.py")
+    with replacing_file(_DOCS / "pictures" / f"bench-{name}.svg", "wb") as stream:
+        stream.write(done.stdout)

@@ -6,7 +6,8 @@ The server runs in a container of the inference image, with SmolLM2-135M-Instruc
 defaults. Every client asks again as soon as it is answered: greedy, streamed, one of twelve
 prompts of 30 to 700 tokens, for 16 to 64 tokens. Each prompt was answered before by the
 server to one client alone; an answer under load that is another one is counted, and so is
-one that does not come. ``--write`` puts the tables into ``docs/performance.md``.
+one that does not come. ``--write`` puts the tables into ``docs/performance.md``, and a
+picture beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import subprocess
 import sys
 import time
@@ -36,8 +36,6 @@ from paddle_stacks.jobs.workspace import find_model
 
 MODEL = "smollm2-135m-instruct"
 IMAGE = "paddle-stacks/infer:cpu"
-PAGE = ROOT / "docs" / "performance.md"
-MARKS = ("<!-- bench/serve.py -->", "<!-- end -->")
 WARM_UP = 2  # rounds of all prompts, before anything is counted
 
 SHORT = (
@@ -156,13 +154,19 @@ async def answers_alone(url: str) -> dict[str, str]:
 
 
 class Server:
-    """The server in its container."""
+    """The server in its container.
 
-    def __init__(self, workspace: Path) -> None:
+    Args:
+        workspace: has the model.
+        options: more of ``docker run``.
+    """
+
+    def __init__(self, workspace: Path, *options: str) -> None:
         self.name = f"paddle-stacks-bench-{uuid.uuid4().hex[:8]}"
         command = ["docker", "run", "--rm", "--detach", "--name", self.name, "--read-only"]
         command += ["--tmpfs", "/tmp", "--cap-drop", "ALL", "--user", "0:0"]
         command += ["--publish", "127.0.0.1::8000", "--volume", f"{workspace}:/workspace"]
+        command += options
         self._run([*command, IMAGE, "serve", "--model", MODEL, "--published"])
         port = self._run(["docker", "port", self.name, "8000"]).split(":")[-1].strip()
         self.url = f"http://127.0.0.1:{port}"
@@ -181,11 +185,16 @@ class Server:
     def __exit__(self, *_: object) -> None:
         subprocess.run(["docker", "rm", "--force", self.name], check=False, capture_output=True)
 
-    def memory_mib(self) -> float:
-        """Return the resident memory of the server's process."""
-        program = "import psutil; print(max(p.memory_info().rss for p in psutil.process_iter()))"
+    def seen(self) -> dict[str, Any]:
+        """Return the resident memory of the server's process, its threads and open files."""
+        program = (
+            "import json, psutil\n"
+            "p = max(psutil.process_iter(), key=lambda p: p.memory_info().rss)\n"
+            "print(json.dumps([p.memory_info().rss, p.num_threads(), p.num_fds()]))"
+        )
         found = self._run(["docker", "exec", self.name, "python", "-c", program])
-        return round(int(found) / 2**20, 1)
+        memory, threads, files = json.loads(found)
+        return {"memory_mib": round(memory / 2**20, 1), "threads": threads, "files": files}
 
     def failed(self) -> list[str]:
         """Return the lines of its log that tell of an answer that did not end well."""
@@ -222,6 +231,8 @@ def measured(seen: Seen, seconds: float) -> dict[str, Any]:
         "first_token": percentiles(seen.first),
         "between_tokens": percentiles(seen.between),
         "whole": percentiles(seen.whole),
+        "every_whole": sorted(round(value, 3) for value in seen.whole),
+        "every_first": sorted(round(value, 3) for value in seen.first),
     }
 
 
@@ -257,18 +268,6 @@ def tables(document: dict[str, Any]) -> str:
     )
 
 
-def write(text: str) -> None:
-    """Put the tables into the page, between its marks."""
-    page = PAGE.read_text(encoding="utf-8")
-    begin, end = (re.escape(mark) for mark in MARKS)
-    made, count = re.subn(
-        f"{begin}.*?{end}", lambda _: f"{MARKS[0]}\n\n{text}\n\n{MARKS[1]}", page, flags=re.DOTALL
-    )
-    if count != 1:
-        raise JobError(f"the page has no place for them: {MARKS[0]}", where=str(PAGE))
-    PAGE.write_text(made, encoding="utf-8")
-
-
 def main() -> None:
     """Measure, and print what was measured."""
     parser = argparse.ArgumentParser(description="The server under load.")
@@ -276,7 +275,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--alone-seconds", type=float, default=30.0)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="into docs/: tables, and a picture")
     given = parser.parse_args()
     find_model(MODEL, ROOT)
     on = report.machine()
@@ -285,18 +284,18 @@ def main() -> None:
         alone = asyncio.run(answers_alone(server.url))
         report.say(f"one client for {given.alone_seconds:g} s")
         one, seconds = asyncio.run(load(server.url, 1, given.alone_seconds, dict(alone)))
-        found = {"one": {**measured(one, seconds), "memory_mib": server.memory_mib()}}
+        found = {"one": {**measured(one, seconds), **server.seen()}}
         report.say(f"{given.clients} clients for {given.seconds:g} s")
         many, seconds = asyncio.run(load(server.url, given.clients, given.seconds, dict(alone)))
-        found["many"] = {**measured(many, seconds), "memory_mib": server.memory_mib()}
+        found["many"] = {**measured(many, seconds), **server.seen()}
         lost = [*many.lost, *server.failed()]
     document = {"machine": on, "clients": given.clients, **found, "faults": lost}
     report.show(document, tables(document), as_json=given.json)
     if given.write:
-        write(
-            tables(document) + f"\n\n{on['cpu']}, {on['cores']} cores, load {on['load']} at "
-            f"the start; {on['date']}."
+        report.write(
+            "performance.md", "serve.py", f"{tables(document)}\n\n{report.measured_on(document)}"
         )
+        report.picture("serve", document)
     if lost:
         raise JobError(f"{len(lost)} answers were lost", where=lost[0])
 
