@@ -1,0 +1,160 @@
+"""The server for an hour: whole answers, clients that go away, wrong requests. Does it grow?
+
+``.venv/bin/python bench/soak.py [--minutes M] [--clients N] [--gently] [--json] [--write]``
+
+The server is that of ``serve.py``. Each client asks again and again: most requests are read
+to the end, every fifth is left in the middle of its answer, every tenth is refused with 400.
+Twice a minute it is seen how much memory the process has, and how many threads and open
+files. The second half of the time may not take more than the first, by ``GOAL``: what is
+needed once has been needed by then. ``--gently`` gives other programs the processor first,
+which makes the requests fewer and is no matter for the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import httpx
+import report
+from serve import MODEL, Seen, Server, ask, prompts, stream
+
+from paddle_stacks.errors import JobError, StackError, render
+from paddle_stacks.jobs.workspace import find_model
+
+GOAL = 0.02  # of the first half's most
+EVERY = 30.0  # seconds between two looks
+GENTLY = ("--cpu-shares=2",)
+WRONG = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": "many"}
+PIECES_BEFORE_LEAVING = 3
+
+
+async def request(client: httpx.AsyncClient, pick: random.Random) -> str:
+    """Ask in one of three ways, and return which.
+
+    Raises:
+        StackError, httpx.HTTPError: the server did not do what it has to.
+    """
+    prompt, count = pick.choice(prompts())
+    kind = pick.choices(("whole", "left", "refused"), (7, 2, 1))[0]
+    if kind == "whole":
+        await ask(client, prompt, count, Seen())
+    elif kind == "left":
+        pieces = stream(client, prompt, count)
+        async for number in _counted(pieces):
+            if number == PIECES_BEFORE_LEAVING:
+                break
+        await pieces.aclose()
+    else:
+        answer = await client.post("/v1/chat/completions", json=WRONG)
+        if answer.status_code != 400:
+            raise JobError(f"a wrong request got {answer.status_code}, not 400")
+    return kind
+
+
+async def _counted(pieces: Any) -> Any:
+    number = 0
+    async for _ in pieces:
+        yield (number := number + 1)
+
+
+async def run(server: Server, clients: int, seconds: float) -> dict[str, Any]:
+    """Have the clients ask for so long; return what was seen of the server meanwhile."""
+    done: Counter[str] = Counter()
+    lost: list[str] = []
+    samples: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(
+        base_url=server.url, timeout=600, limits=limits, trust_env=False
+    ) as client:
+
+        async def ask_on(number: int) -> None:
+            pick = random.Random(number)
+            while time.monotonic() - begun < seconds:
+                try:
+                    done[await request(client, pick)] += 1
+                except (httpx.HTTPError, StackError) as error:
+                    lost.append(f"{type(error).__name__}: {error}")
+
+        async def look() -> None:
+            for number in itertools.count(1):
+                seen = await asyncio.to_thread(server.seen)
+                at = time.monotonic() - begun
+                samples.append({"seconds": round(at), "requests": done.total(), **seen})
+                report.say(json.dumps(samples[-1]))
+                if at >= seconds:
+                    return
+                await asyncio.sleep(max(0.0, min(number * EVERY, seconds) - at))
+
+        await asyncio.gather(look(), *(ask_on(number) for number in range(clients)))
+    return {"samples": samples, "requests": dict(done), "lost": lost}
+
+
+def growth(samples: list[dict[str, Any]]) -> float:
+    """Return by what part the second half's most memory is above the first half's."""
+    middle = samples[-1]["seconds"] / 2
+    first = max(sample["memory_mib"] for sample in samples if sample["seconds"] <= middle)
+    second = max(sample["memory_mib"] for sample in samples if sample["seconds"] > middle)
+    return round(second / first - 1, 4)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return what was seen at a few moments, as a table, and what was asked."""
+    samples = found["samples"]
+    last = samples[-1]["seconds"]
+    moments = [1 / 12, 1 / 4, 1 / 2, 3 / 4, 1]
+    rows = []
+    for part in moments:
+        sample = min(samples, key=lambda seen, at=part * last: abs(seen["seconds"] - at))
+        shown = (f"{sample['seconds'] / 60:.0f}", sample["requests"], sample["memory_mib"])
+        rows.append((*shown, sample["threads"], sample["files"]))
+    heading = ("minutes", "requests", "resident memory, MiB", "threads", "open files")
+    asked = found["requests"]
+    return (
+        f"{report.table(heading, rows)}\n\n{asked.get('whole', 0)} answers were read to the end, "
+        f"{asked.get('left', 0)} clients went away, {asked.get('refused', 0)} wrong requests got "
+        f"400, {len(found['lost'])} were lost. The most memory of the second half is "
+        f"{found['growth']:+.1%} of the first half's (goal: at the most {GOAL:+.0%})."
+    )
+
+
+def main() -> int:
+    """Measure, print what was measured, and return 5 where the server grows or loses one."""
+    parser = argparse.ArgumentParser(description="The server for an hour.")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--gently", action="store_true", help="after all other programs")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="into docs/: the table, and a picture")
+    given = parser.parse_args()
+    find_model(MODEL, ROOT)
+    document: dict[str, Any] = {"machine": report.machine()}
+    with Server(ROOT, *(GENTLY if given.gently else ())) as server:
+        document.update(asyncio.run(run(server, given.clients, given.minutes * 60)))
+    document["growth"] = growth(document["samples"])
+    report.show(document, table(document), as_json=given.json)
+    if given.write:
+        text = f"{table(document)}\n\n{report.measured_on(document)}"
+        report.write("performance.md", "soak.py", text)
+        report.picture("soak", document)
+    return 5 if document["lost"] or document["growth"] > GOAL else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        sys.exit(error.status)
