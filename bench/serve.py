@@ -94,7 +94,10 @@ async def stream(client: httpx.AsyncClient, prompt: str, count: int) -> AsyncIte
             raise JobError(f"status {response.status_code}: {(await response.aread())[:200]!r}")
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
-                yield json.loads(line[6:])
+                found = json.loads(line[6:])
+                if "error" in found:  # the last event of a stream that cannot go on
+                    raise JobError(f"the stream ended with {found['error']}")
+                yield found
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) -> str:

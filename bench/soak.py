@@ -6,8 +6,8 @@ The server is that of ``serve.py``. Each client asks again and again: most reque
 to the end, every fifth is left in the middle of its answer, every tenth is refused with 400.
 Twice a minute it is seen how much memory the process has, and how many threads and open
 files. The second half of the time may not take more than the first, by ``GOAL``: what is
-needed once has been needed by then. ``--gently`` gives other programs the processor first,
-which makes the requests fewer and is no matter for the memory.
+needed once has been needed by then. ``--gently`` leaves the server a third of a core, for
+other work beside it: that makes the requests fewer, and is no matter for the memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from paddle_stacks.jobs.workspace import find_model
 
 GOAL = 0.02  # of the first half's most
 EVERY = 30.0  # seconds between two looks
-GENTLY = ("--cpu-shares=2",)
+GENTLY = ("--cpus=0.35",)
 WRONG = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": "many"}
 PIECES_BEFORE_LEAVING = 3
 
@@ -135,7 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The server for an hour.")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--gently", action="store_true", help="after all other programs")
+    parser.add_argument("--gently", action="store_true", help="with a third of a core")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="into docs/: the table, and a picture")
     given = parser.parse_args()
