@@ -125,8 +125,8 @@ def table(found: dict[str, Any]) -> str:
     return (
         f"{report.table(heading, rows)}\n\n{asked.get('whole', 0)} answers were read to the end, "
         f"{asked.get('left', 0)} clients went away, {asked.get('refused', 0)} wrong requests got "
-        f"400, {len(found['lost'])} were lost. The most memory of the second half is "
-        f"{found['growth']:+.1%} of the first half's (goal: at the most {GOAL:+.0%})."
+        f"400, {len(found['lost'])} were lost. Beside the first half's most memory the second "
+        f"half's is {found['growth']:+.1%} (goal: at the most {GOAL:+.0%})."
     )
 
 
