@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import Finished, Running
+from runner import SHARING, Finished, Running
 
 from paddle_stacks.jobs.catalog import JOBS
 
@@ -58,6 +58,7 @@ def start(
     job = JOBS[argv[0]].image if argv[0] in JOBS else "train"
     name = f"paddle-stacks-faults-{uuid.uuid4().hex[:12]}"
     command = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
+    command += SHARING
     command += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
     command += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace:{mode}"]
     if not any(option.startswith("--network") for option in options):

@@ -23,6 +23,9 @@ REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
 TIMEOUT = 180  # seconds, for jobs that take ten
 SERVE_PORT = 8000
+# A thread that waits for work leaves its core after a millisecond, and not after 200: other
+# jobs of the tests want it, and two at once take a quarter less time.
+SHARING = ("--env", "KMP_BLOCKTIME=1")
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
     image = JOBS[argv[0]].image if argv[0] in JOBS else "train"
     name = f"paddle-stacks-test-{uuid.uuid4().hex[:12]}"
     docker = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
+    docker += SHARING
     docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
     docker += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace"]
     if argv[0] == "fetch":
