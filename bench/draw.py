@@ -2,7 +2,7 @@
 
 ``python draw.py infer|serve|soak < document.json > picture.svg``
 
-It runs in the training image (``report.picture``). The same document gives the same bytes.
+It runs in the training image (``report.publish``). The same document gives the same bytes.
 """
 
 from __future__ import annotations

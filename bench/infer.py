@@ -228,9 +228,7 @@ def main() -> int:
         document["start"] = start(plan, arguments.rounds, arguments.threads)
     report.show(document, tables(document), as_json=arguments.json)
     if arguments.write:
-        text = f"{tables(document)}\n\n{report.measured_on(document)}"
-        report.write("performance.md", "infer.py", text)
-        report.picture("infer", document)
+        report.publish("infer", document, tables(document))
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.files import replacing_file
 
-__all__ = ["load", "machine", "measured_on", "picture", "say", "show", "spread", "table", "write"]
+__all__ = ["load", "machine", "publish", "say", "show", "spread", "table", "write"]
 
 _BENCH = Path(__file__).resolve().parent
 _DOCS = _BENCH.parent / "docs"
@@ -66,10 +66,25 @@ def show(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=2))
         return
-    print(f"{text}\n\n{measured_on(document)}")
+    print(f"{text}\n\n{_measured_on(document)}")
 
 
-def measured_on(document: dict[str, Any]) -> str:
+def publish(name: str, document: dict[str, Any], text: str) -> None:
+    """Put a benchmark's tables into ``docs/performance.md``, and a picture of it beside them.
+
+    Args:
+        name: the benchmark's, without its ending.
+        document: what it measured.
+        text: its tables.
+
+    Raises:
+        JobError: the page has no place for them, or it cannot be drawn.
+    """
+    write("performance.md", f"{name}.py", f"{text}\n\n{_measured_on(document)}")
+    _draw(name, document)
+
+
+def _measured_on(document: dict[str, Any]) -> str:
     """Return the line below a table that says on what, when and how it was measured."""
     on = document["machine"]
     return (
@@ -103,7 +118,7 @@ def write(page: str, name: str, text: str) -> None:
         stream.write(made)
 
 
-def picture(name: str, document: dict[str, Any]) -> None:
+def _draw(name: str, document: dict[str, Any]) -> None:
     """Draw a benchmark's document as ``docs/pictures/bench-<name>.svg``, by ``draw.py``.
 
     It runs in the training image, which has matplotlib for the plots of trainings.

@@ -295,10 +295,7 @@ def main() -> None:
     document = {"machine": on, "clients": given.clients, **found, "faults": lost}
     report.show(document, tables(document), as_json=given.json)
     if given.write:
-        report.write(
-            "performance.md", "serve.py", f"{tables(document)}\n\n{report.measured_on(document)}"
-        )
-        report.picture("serve", document)
+        report.publish("serve", document, tables(document))
     if lost:
         raise JobError(f"{len(lost)} answers were lost", where=lost[0])
 

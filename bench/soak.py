@@ -146,9 +146,7 @@ def main() -> int:
     document["growth"] = growth(document["samples"])
     report.show(document, table(document), as_json=given.json)
     if given.write:
-        text = f"{table(document)}\n\n{report.measured_on(document)}"
-        report.write("performance.md", "soak.py", text)
-        report.picture("soak", document)
+        report.publish("soak", document, table(document))
     return 5 if document["lost"] or document["growth"] > GOAL else 0
 
 

@@ -1,8 +1,8 @@
 """The suites of tests, and running several of them beside each other.
 
-Most tests wait: for a container, for a library's imports, for one thread of a job. So two
-suites at once take little more than half of the time. Each is a pytest of its own, whose
-words come in one piece when it has ended.
+Many tests wait: for a container, for a library's imports, for one thread of a job. Another
+suite has the core meanwhile. Each is a pytest of its own, whose words come in one piece when
+it has ended.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["AT_ONCE", "SUITES", "Suite", "folders", "run"]
 
 AT_ONCE = 2
-"""Suites that run beside each other. More do not end sooner on the two cores of CI's machine,
-and a test that waits for a busy machine gives up some time."""
+"""Suites that run beside each other: as many as CI's machine has cores."""
 
 _RECORDS = Path(".cache", "test")
 _NOTHING_SELECTED = 5  # pytest's exit status
@@ -67,12 +66,11 @@ SUITES: Mapping[str, Suite] = {
 
 @dataclass(frozen=True)
 class _Ended:
-    """A suite that has ended: pytest's status and words, how each test ended, and seconds."""
+    """A suite that has ended: pytest's status, how each test ended, and seconds."""
 
     status: int
     outcomes: list[Outcome]
     seconds: float
-    log: Path
 
 
 def folders() -> dict[str, list[str]]:
@@ -114,16 +112,17 @@ def _run_beside(
     root: Path, suites: Mapping[str, Suite], selected: Sequence[str]
 ) -> dict[str, _Ended]:
     ended: dict[str, _Ended] = {}
+    logs = {name: root / _RECORDS / f"{name}.log" for name in suites}
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         running = {
-            pool.submit(_run, root, name, suite, selected, root / _RECORDS / f"{name}.log"): name
+            pool.submit(_run, root, name, suite, selected, logs[name]): name
             for name, suite in suites.items()
         }
         for done in as_completed(running):
             name = running[done]
             ended[name] = done.result()
-            words = ended[name].log.read_text(encoding="utf-8", errors="replace")
+            words = logs[name].read_text(encoding="utf-8", errors="replace")
             print(f"== {name}\n{words}", flush=True)
     finally:
         # After Ctrl-C, which the pytests have had too, none begins any more.
@@ -142,7 +141,7 @@ def _run(root: Path, name: str, suite: Suite, selected: Sequence[str], log: Path
     status, outcomes = verify.run_tests(root, suite.backend, arguments, record, log)
     if not selected:
         verify.write_records(root, suite.backend, suite.folders, status, outcomes)
-    return _Ended(status, outcomes, time.monotonic() - began, log or record)
+    return _Ended(status, outcomes, time.monotonic() - began)
 
 
 def _minutes(seconds: float) -> str:

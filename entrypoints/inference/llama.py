@@ -17,7 +17,7 @@ differs from PaddleNLP's own network is what its operations cost on a CPU with P
   cheaper side;
 * squares are products: ``pow`` calls libm. Paddle has one kernel for all of a norm, five
   times as fast with 8 texts, but of AVX-512's instructions alone: it would end the process
-  on most laptops, and on the processors of DCU servers;
+  on every processor that has none;
 * the head is the left factor: ``[vocabulary, hidden]`` times 8 texts is at the memory's
   speed, the other way round at a third of it.
 

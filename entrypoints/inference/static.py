@@ -53,7 +53,7 @@ class Engine:
         keep_freed_memory()
         # By itself Paddle's executor has another thread free every result as soon as it is
         # used, which wakes that thread 1500 times in a step, and has it spin in between
-        # where the products want the core: half of the time on two cores.
+        # where the products want the core: a third of a step on two cores.
         paddle.set_flags({"FLAGS_eager_delete_tensor_gb": _GARBAGE_GB})
         config = inference.Config()
         config.set_prog_file(str(program))
