@@ -86,7 +86,7 @@ def prepare(found: settings.Settings) -> None:
     """Make the models and the data in the workspace."""
     for name in ("configs", "data/long", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
-    for file in ("bench/random_llama.py", "bench/memory_probe.py", "tests/jobs/tiny.py"):
+    for file in ("bench/random_llama.py", "bench/memory_probe.py", "tests/support/tiny.py"):
         shutil.copy(ROOT / file, WORKSPACE)
     record = json.dumps({"src": "ka lo", "tgt": " ".join(["mitunesa"] * 2000)})  # is cut
     for split, count in (("train", 16), ("dev", 1)):

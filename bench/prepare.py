@@ -56,7 +56,7 @@ def main() -> None:
         parser.error("--upstream names upstream's llm folder; --memory does without")
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "data").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "jobs" / "tiny.py", WORK)
+    shutil.copy(ROOT / "tests" / "support" / "tiny.py", WORK)
     run(None, "python", "tiny.py", "models", *MODELS)
     (show_memory if asked.memory else show_speed)(asked)
     shutil.rmtree(WORK)

@@ -22,10 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT), str(HERE), str(ROOT / "tests" / "jobs")]
+sys.path[:0] = [str(ROOT), str(HERE)]
 
-import own_image
 import terminal
+
+from tests.support import own_image
 
 RECORDINGS = ROOT / ".cache" / "pictures"
 COLUMNS, ROWS = 96, 26

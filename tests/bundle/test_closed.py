@@ -1,7 +1,7 @@
 """From a folder to a fine-tuned model where there is no network, by the words of the page.
 
 The blocks of docs/bundle.md that name this file are run as they stand, the first here and
-the others on a closed machine (closed.py), whose engine has nothing but what they load.
+the others on a closed machine (offline_host.py), whose engine has nothing but what they load.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from closed import Machine, closed_machine
-from pages import ROOT, blocks
+
+from tests.support.doc_pages import ROOT, blocks
+from tests.support.offline_host import Machine, closed_machine
 
 THIS = "tests/bundle/test_closed.py"
 PAGE = ROOT / "docs" / "bundle.md"

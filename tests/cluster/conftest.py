@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import ROOT, SlurmCluster, call, image
+
+from tests.support.slurm_cluster import ROOT, SlurmCluster, call, image
 
 WORDS = ["kalo", "mitu", "nesa", "rovi", "bedo", "fagu", "hijo", "ka", "lo", "mi"]
 
@@ -36,7 +37,7 @@ def slurm(machines: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and the tokens of a text, made as a user makes them."""
     folder = tmp_path_factory.mktemp("corpus")
-    shutil.copy(ROOT / "tests" / "jobs" / "tiny.py", folder)
+    shutil.copy(ROOT / "tests" / "support" / "tiny.py", folder)
     pick = random.Random(1)
     lines = (" ".join(pick.choices(WORDS, k=30)) for _ in range(2000))
     (folder / "text.txt").write_text("\n\n".join(lines))

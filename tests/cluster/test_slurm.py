@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import ROOT, SlurmCluster, wait_for
 
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.executors import cluster
@@ -21,6 +20,7 @@ from paddle_stacks.executors.slurm import Slurm
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Device, backend, make
 from paddle_stacks.settings import Settings
+from tests.support.slurm_cluster import ROOT, SlurmCluster, wait_for
 
 DCU = backend.load("dcu", ROOT)
 STEPS = 40

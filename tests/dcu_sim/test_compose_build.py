@@ -6,9 +6,9 @@ import subprocess
 
 import docker
 import pytest
-from stages import BACKEND, ROOT
 
 from paddle_stacks import build, settings
+from tests.support.stages import BACKEND, ROOT
 
 pytestmark = pytest.mark.skipif(BACKEND != "dcu-sim", reason="needs the images of dcu-sim")
 

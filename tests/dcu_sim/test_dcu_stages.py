@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stages import BACKEND, ROOT
 
 from paddle_stacks import settings
 from paddle_stacks.build.os_image import BOOTSTRAPPED, default_reference
 from paddle_stacks.build.variables import paddle_version, secrets
+from tests.support.stages import BACKEND, ROOT
 
 pytestmark = pytest.mark.skipif(BACKEND != "dcu-sim", reason="needs the images of dcu-sim")
 

@@ -53,7 +53,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (folder, *folder.rglob("*")):
         os.chown(path, 1000, 1000)
     made = docker(
-        *("--user", USER, "--volume", f"{ROOT}/tests/jobs/tiny.py:/tiny.py:ro"),
+        *("--user", USER, "--volume", f"{ROOT}/tests/support/tiny.py:/tiny.py:ro"),
         *("--volume", f"{folder}:/workspace", TRAIN),
         *("python", "/tiny.py", "/workspace/models", "sentencepiece"),
     )

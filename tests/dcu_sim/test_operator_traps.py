@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stages import BACKEND, ROOT
 
 from paddle_stacks import build, settings
 from paddle_stacks.errors import BuildError
+from tests.support.stages import BACKEND, ROOT
 
 pytestmark = pytest.mark.skipif(
     BACKEND != "dcu-sim", reason="operators are compiled for the simulated DCU only"

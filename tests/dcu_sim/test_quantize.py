@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "paddle-stacks/train:dcu-sim"
-SCRIPTS = (ROOT / "tests" / "jobs" / "tiny.py", ROOT / "tests" / "dcu_sim" / "slim.py")
+SCRIPTS = (ROOT / "tests" / "support" / "tiny.py", ROOT / "tests" / "dcu_sim" / "slim.py")
 
 
 def test_paddleslim_finds_the_same(tmp_path: Path) -> None:

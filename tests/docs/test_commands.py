@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pages import ROOT, Block, Command, blocks, pages
+
+from tests.support.doc_pages import ROOT, Block, Command, blocks, pages
 
 THIS = "tests/docs/test_commands.py"
 SECONDS = 3600  # for one command, which hangs then; the demo takes 3 minutes on two free cores

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import own_image
 import pytest
-from pages import ROOT
 
 from paddle_stacks import site
+from tests.support import own_image
+from tests.support.doc_pages import ROOT
 
 IMAGE = "paddle-stacks-test/browser"
 HERE = Path(__file__).parent

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import scenarios
-from containers import STARTED, hurt
-from killing import AFTER, Account, Outcomes
-from loopback import Server, serving
-from runner import REPOSITORY as ROOT
 
 from paddle_stacks.revision import revision
 from paddle_stacks.settings import PREFIX
+from tests.support import scenarios
+from tests.support.job_containers import STARTED, hurt
+from tests.support.killing import AFTER, Account, Outcomes
+from tests.support.loopback import Server, serving
+from tests.support.runner import REPOSITORY as ROOT
 
 SEED_VARIABLE = PREFIX + "FAULTS_SEED"
 # Of the commit: it is tried in the same way by everybody, and the next one in another way.

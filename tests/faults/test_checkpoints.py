@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from containers import KILLED, hurt, run, start
-from scenarios import SCENARIOS
-from training import cut_back
-from whole import NAME, left_over, losses, saved_step
-from whole import run as complete
+
+from tests.support.completeness import NAME, left_over, losses, saved_step
+from tests.support.completeness import run as complete
+from tests.support.job_containers import KILLED, hurt, run, start
+from tests.support.scenarios import SCENARIOS
+from tests.support.training import cut_back
 
 
 def newest_of(run: Path) -> Path:

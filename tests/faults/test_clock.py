@@ -6,13 +6,14 @@ import shutil
 import time
 from pathlib import Path
 
-import own_image
 import pytest
-from containers import HERE, KILLED, hurt, run, start
-from hubs import reaching
-from loopback import Server
-from scenarios import SCENARIOS
-from whole import left_over
+
+from tests.support import own_image
+from tests.support.completeness import left_over
+from tests.support.job_containers import HERE, KILLED, hurt, run, start
+from tests.support.loopback import Server
+from tests.support.scenarios import SCENARIOS
+from tests.support.slow_hub import reaching
 
 IMAGE = "paddle-stacks-test/clock"
 LIBRARY = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from containers import run
-from hubs import reaching
-from loopback import Server
-from scenarios import SCENARIOS, Scenario
-from whole import left_over
+
+from tests.support.completeness import left_over
+from tests.support.job_containers import run
+from tests.support.loopback import Server
+from tests.support.scenarios import SCENARIOS, Scenario
+from tests.support.slow_hub import reaching
 
 JOBS = [name for name in SCENARIOS if "--force" not in name]
 SHARES = (0.02, 0.35, 0.8)  # of what the job writes, there is room for

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import whole
-from containers import HERE, IMAGE
+
+from tests.support import completeness
+from tests.support.job_containers import IMAGE, ROOT
 
 LINE = (
-    "infer", "--model", "tiny", "--input", "prompts.jsonl", "--output", f"{whole.NAME}.jsonl",
+    "infer", "--model", "tiny", "--input", "prompts.jsonl",
+    "--output", f"{completeness.NAME}.jsonl",
     "--decode", "greedy", "--max-new-tokens", "100", "--batch-size", "1",
 )  # fmt: skip
 PATIENCE = 120  # seconds
@@ -92,7 +94,7 @@ def infer(engine: Engine, workspace: Path) -> subprocess.Popen[str]:
     """Run the job as a user does, on that engine."""
     return subprocess.Popen(
         [sys.executable, "-m", "paddle_stacks.cli", *LINE],
-        cwd=HERE.parents[1],
+        cwd=ROOT,
         env={
             **os.environ,
             "DOCKER_HOST": engine.address,
@@ -107,7 +109,7 @@ def infer(engine: Engine, workspace: Path) -> subprocess.Popen[str]:
 def under_way(process: subprocess.Popen[str], workspace: Path) -> int:
     """Wait until some answers are there, and return how many."""
     end = time.monotonic() + PATIENCE
-    while (count := len(whole.answers(workspace))) < 3:
+    while (count := len(completeness.answers(workspace))) < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "no answers came"
         time.sleep(0.02)
@@ -124,7 +126,7 @@ def test_the_engine_is_restarted(
     first = infer(engine, undisturbed)
     _, said = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, said
-    wanted = whole.answers(undisturbed)
+    wanted = completeness.answers(undisturbed)
 
     job = infer(engine, workspace)
     count = under_way(job, workspace)
@@ -136,7 +138,7 @@ def test_the_engine_is_restarted(
     assert "Traceback" not in said, said
     if job.returncode == 3:
         assert "fix: " in said, said
-    for name, found in whole.answers(workspace).items():
+    for name, found in completeness.answers(workspace).items():
         assert found == wanted[name]
     again = infer(engine, workspace)
     _, said = again.communicate(timeout=PATIENCE)
@@ -146,6 +148,6 @@ def test_the_engine_is_restarted(
     else:
         assert again.returncode == 0, said
         assert "answers are there already" in said, said
-    assert whole.answers(workspace) == wanted
+    assert completeness.answers(workspace) == wanted
     assert len(wanted) > count
-    assert whole.left_over(workspace) == []
+    assert completeness.left_over(workspace) == []

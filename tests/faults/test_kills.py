@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from containers import run
-from hubs import reaching
-from killing import Account, Chain, Outcomes, watch
-from loopback import Server
-from scenarios import SCENARIOS
+
+from tests.support.job_containers import run
+from tests.support.killing import Account, Chain, Outcomes, watch
+from tests.support.loopback import Server
+from tests.support.scenarios import SCENARIOS
+from tests.support.slow_hub import reaching
 
 _AT_ONCE = 2  # chains, as many as CI's machine has cores
 WANTED = 200

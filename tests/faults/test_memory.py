@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import KILLED, run, start
-from hubs import reaching
-from loopback import Server
-from runner import Running
-from scenarios import SCENARIOS
-from whole import left_over
+
+from tests.support.completeness import left_over
+from tests.support.job_containers import KILLED, run, start
+from tests.support.loopback import Server
+from tests.support.runner import Running
+from tests.support.scenarios import SCENARIOS
+from tests.support.slow_hub import reaching
 
 JOBS = [name for name in SCENARIOS if "--force" not in name]
 MIB = 2**20

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from containers import KILLED, hurt, run, start
-from hubs import options
-from loopback import Server, serving
-from scenarios import SCENARIOS
-from test_fetch import hub_answers
-from whole import NAME, downloaded, left_over, model
+
+from tests.support.completeness import NAME, downloaded, left_over, model
+from tests.support.job_containers import KILLED, hurt, run, start
+from tests.support.loopback import Server, serving
+from tests.support.scenarios import SCENARIOS
+from tests.support.slow_hub import options
+from tests.unit.test_fetch import hub_answers
 
 ARGV = SCENARIOS["fetch"].argv
 FILE = "/org/tiny/resolve/abc/model-00001-of-00003.safetensors"

@@ -24,13 +24,12 @@ GIB = 2**30
 _READER = """
 import resource, sys, tempfile
 from pathlib import Path
-for folder in sys.argv[1:4]:
-    sys.path.insert(0, folder)
-from targets import TARGETS
+sys.path.insert(0, sys.argv[1])
+from tests.support.fuzz_targets import TARGETS
 from paddle_stacks.errors import StackError
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
-name, path = sys.argv[4:]
+name, path = sys.argv[2:]
 place = Path(tempfile.mkdtemp())
 try:
     TARGETS[name].run(Path(path).read_bytes(), place)
@@ -41,9 +40,8 @@ except StackError as error:
 
 def read(name: str, path: Path) -> str:
     """Return what is said of a file in a process with limits."""
-    places = [str(HERE), str(ROOT / "tests" / "unit"), str(ROOT)]
     done = subprocess.run(
-        [sys.executable, "-c", _READER, *places, name, str(path)],
+        [sys.executable, "-c", _READER, str(ROOT), name, str(path)],
         capture_output=True,
         text=True,
         check=False,

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from targets import TARGETS, examples
 
 from paddle_stacks.errors import StackError
+from tests.support.fuzz_targets import TARGETS, examples
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 MEMORY = 48 * 2**20  # bytes above the input's own, a hundredfold

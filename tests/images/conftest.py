@@ -22,7 +22,6 @@ import pytest
 import testinfra
 from docker.models.containers import Container
 from docker.models.images import Image
-from stages import BACKEND, IMAGES, PLATFORM, ROOT, is_stage, stages_in
 
 from paddle_stacks.dcu.host import Host, look
 from paddle_stacks.executors.docker import container_options
@@ -30,6 +29,7 @@ from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import image_name, make
 from paddle_stacks.settings import Settings
 from paddle_stacks.simulated.hosts import make as make_host
+from tests.support.stages import BACKEND, IMAGES, PLATFORM, ROOT, is_stage, stages_in
 
 # No entry in the image's passwd: what a cluster or a shared machine may give.
 USER = "4242:4242"

@@ -9,13 +9,13 @@ import docker
 import docker.errors
 import pytest
 from docker.models.images import Image
-from locked import locked
-from stages import BACKEND, PLATFORM, ROOT, instructions_of
 
 from paddle_stacks import __version__
 from paddle_stacks.build.os_image import BOOTSTRAPPED
 from paddle_stacks.build.variables import lock_hash, paddle_version
 from paddle_stacks.revision import commit_seconds, git, revision
+from tests.support.locked_packages import locked
+from tests.support.stages import BACKEND, PLATFORM, ROOT, instructions_of
 
 # The largest an image may be, in MB (10**6 bytes) as `docker images` counts: what it was when
 # this was written, and 3 % for Debian's updates.

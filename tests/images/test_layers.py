@@ -19,12 +19,12 @@ import docker
 import pytest
 from docker.models.containers import Container
 from docker.models.images import Image
-from leaks import Secrets, certificates, leaks
-from stages import BACKEND, IMAGES, ROOT
 
 from paddle_stacks import settings
 from paddle_stacks.build.variables import secrets as build_secrets
 from paddle_stacks.plan import image_name
+from tests.support.leaks import Secrets, certificates, leaks
+from tests.support.stages import BACKEND, IMAGES, ROOT
 
 # In a file that the Dockerfile's framework stage makes.
 LINE = b"import paddle_stacks_startup"

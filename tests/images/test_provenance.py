@@ -12,12 +12,12 @@ import docker
 import docker.errors
 import pytest
 from docker.models.images import Image
-from stages import BACKEND, IMAGES
 
 from paddle_stacks import images
 from paddle_stacks.plan import image_name
 from paddle_stacks.provenance import contents, licences, sbom
 from paddle_stacks.provenance.contents import Contents
+from tests.support.stages import BACKEND, IMAGES
 
 # As images/base/dated has it: nothing that a step of the Dockerfile wrote is younger.
 DATE = "@1747699200"

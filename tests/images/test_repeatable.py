@@ -15,11 +15,11 @@ from pathlib import Path
 
 import docker
 import pytest
-from stages import BACKEND, ROOT
 
 from paddle_stacks import settings
 from paddle_stacks.build.os_image import resolve
 from paddle_stacks.build.variables import secrets
+from tests.support.stages import BACKEND, ROOT
 
 pytestmark = pytest.mark.skipif(BACKEND != "cpu", reason="the stages are the same for a DCU")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import docker
 import pytest
-from stages import BACKEND
 
 from paddle_stacks import build, settings
 from paddle_stacks.build.os_image import resolve
 from paddle_stacks.build.variables import secrets, variables
+from tests.support.stages import BACKEND
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ("infer", "train")

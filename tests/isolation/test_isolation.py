@@ -1,4 +1,4 @@
-"""Every attempt of attempts.py, from inside the containers that plans and Compose make."""
+"""Try every attempt of isolation_attempts.py inside the containers of plans and Compose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from typing import Any
 
 import docker
 import pytest
-from attempts import ATTEMPTS
 
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import JobError
@@ -26,6 +25,7 @@ from paddle_stacks.executors.docker import container_options, execute
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Backend, Plan, Secret, backend, make
 from paddle_stacks.settings import Settings
+from tests.support.isolation_attempts import ATTEMPTS
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

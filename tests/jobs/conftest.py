@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runner import Runner
-from tiny import SYLLABLES
+
+from tests.support import tiny
+from tests.support.runner import Runner
+from tests.support.tiny import SYLLABLES
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,7 @@ def job() -> Iterator[Runner]:
 def tiny_models(job: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``tiny`` and ``tiny-<kind>``: random models of two layers (see tiny.py)."""
     workspace = tmp_path_factory.mktemp("tiny")
-    shutil.copy(Path(__file__).with_name("tiny.py"), workspace)
+    shutil.copy(Path(tiny.__file__), workspace)
     kinds = ["sentencepiece", "plain", "deep", "bytes", "merged", "fast", "qwen2"]
     made = job(["python", "tiny.py", "models", *kinds], workspace)
     assert made.status == 0, made.stderr

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_infer import adapted, infer, ready, write_prompts
+
+from tests.jobs.test_infer import adapted, infer, ready, write_prompts
 
 __all__ = ["adapted", "ready"]
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from runner import Runner
+from tests.support.runner import Runner
 
 
 def test_a_sentencepiece_vocabulary_gives_the_same_ids(job: Runner, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from training import losses, metrics
 
 from paddle_stacks.jobs import schema
+from tests.support.training import losses, metrics
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "ne", "sa", "ro", "vi", "be", "do", "fa", "gu"]
 SETTINGS = {

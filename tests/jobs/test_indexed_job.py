@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runner
 import yaml
 
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import backend, make
 from paddle_stacks.plan.kubernetes import Placement, as_kubernetes
 from paddle_stacks.settings import Settings
+from tests.support import runner
 
 ROOT = runner.REPOSITORY
 NODES = 2

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from training import PRETRAIN, configure, cut_back, losses, metrics, train
+
+from tests.support.training import PRETRAIN, configure, cut_back, losses, metrics, train
 
 TENSOR = ("--set", "tensor_parallel_degree=2")
 PIPELINE = ("--set", "pipeline_parallel_degree=2")

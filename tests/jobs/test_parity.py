@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runner import Runner
 
 from paddle_stacks.jobs import models
+from tests.support.runner import Runner
 
 pytestmark = pytest.mark.parity
 

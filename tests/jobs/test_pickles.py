@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_finetune import SETTINGS, write_records
-from training import PRETRAIN, cut_back
+
+from tests.jobs.test_finetune import SETTINGS, write_records
+from tests.support.training import PRETRAIN, cut_back
 
 MARK = "a-pickle-ran"
 ADAPTER = "lora_model_state.pdparams"

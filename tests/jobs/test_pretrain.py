@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from training import PRETRAIN, configure, losses, metrics, train
+
+from tests.support.training import PRETRAIN, configure, losses, metrics, train
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_infer import answers, infer, write_prompts
-from test_serve import client_of, end, served
+
+from tests.jobs.test_infer import answers, infer, write_prompts
+from tests.jobs.test_serve import client_of, end, served
 
 SHORT = ("--set", "max_length=64", "--set", "ptq_step=4", "--set", "smooth_step=4")
 ALL = ("--set", "smooth=true", "--set", "smooth_all_linears=true")

@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from runner import PYTHON, REPOSITORY, Runner, Running
+
+from tests.support.runner import PYTHON, REPOSITORY, Runner, Running
 
 CHATS = "/v1/chat/completions"
 

@@ -11,9 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import own_image
 import pytest
-from served import serving
+
+from tests.support import own_image
+from tests.support.served import serving
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "tests" / "page"

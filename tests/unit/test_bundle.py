@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundles import KILL, LAYERS, PYTHON, Site, killed_at
 
 from paddle_stacks.bundle import check, contents, create, downloads
 from paddle_stacks.errors import BuildError, MachineError, RequestError
 from paddle_stacks.revision import commit_seconds, revision
+from tests.support.bundles import KILL, LAYERS, PYTHON, Site, killed_at
 
 # Before a site puts something else in its place.
 PIP_DOWNLOAD = downloads._pip_download

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from pages import COMMANDS, ROOT, blocks, pages
 
 from paddle_stacks import site
 from paddle_stacks.errors import BuildError
+from tests.support.doc_pages import COMMANDS, ROOT, blocks, pages
 
 PAGES = pages()
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"

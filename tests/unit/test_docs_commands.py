@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 from invoke.exceptions import Exit
-from pages import COMMANDS, LANGUAGES, NEEDS, ROOT, Block, blocks, inline, pages
 
 import tasks
 from paddle_stacks import recipes
@@ -17,6 +16,7 @@ from paddle_stacks.cli.jobs import words_of
 from paddle_stacks.errors import StackError
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS
+from tests.support.doc_pages import COMMANDS, LANGUAGES, NEEDS, ROOT, Block, blocks, inline, pages
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 TYPED = [block for block in BLOCKS if block.language in COMMANDS]

@@ -14,7 +14,6 @@ from typing import Any
 
 import docker.errors
 import pytest
-from doctor_machines import ROOT, Engine, Image, cards, commands, machine, run, write
 
 from paddle_stacks import doctor
 from paddle_stacks.build.variables import lock_hash
@@ -39,6 +38,7 @@ from paddle_stacks.doctor import (
 )
 from paddle_stacks.errors import MachineError
 from paddle_stacks.plan import backend
+from tests.support.doctor_machines import ROOT, Engine, Image, cards, commands, machine, run, write
 
 IMAGES = ("train", "infer")
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_machines import OF_THE_HOST, ROOT, machine, run
 
 from paddle_stacks.dcu import smi
 from paddle_stacks.doctor import Machine, checks_for, preflight, problems
 from paddle_stacks.doctor.machine import command
 from paddle_stacks.simulated import hosts
+from tests.support.doctor_machines import OF_THE_HOST, ROOT, machine, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made by root only")
 

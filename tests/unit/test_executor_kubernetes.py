@@ -17,10 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_rules as rules
-import kubernetes_server as server
 import pytest
-from kubernetes_server import RESET, VOLCANO, Cluster
 
 from paddle_stacks import settings
 from paddle_stacks.dcu.host import look
@@ -31,6 +28,9 @@ from paddle_stacks.executors.kubernetes_api import Api, connect
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Plan, backend, make
 from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement
+from tests.support import kubernetes_rules as rules
+from tests.support import kubernetes_server as server
+from tests.support.kubernetes_server import RESET, VOLCANO, Cluster
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "configs" / "cluster" / "kubernetes-role.yaml"

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import blocks
 
 import tasks
 from paddle_stacks import settings, toml
@@ -21,6 +20,7 @@ from paddle_stacks.explain.templates import Hole, Template
 from paddle_stacks.jobs import corpus, models, prompts, records, schema, workspace
 from paddle_stacks.jobs.schema.keys import SCHEMAS
 from paddle_stacks.plan import backend
+from tests.support.doc_pages import blocks
 
 ROOT = Path(__file__).parents[2]
 INDEX = errors.load(ROOT)

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf_files
-import hugging_face_files
 import pytest
-from loopback import Server, serving
 
 from entrypoints import fetch
 from entrypoints.fetching import checkpoint, hub, package
 from paddle_stacks.errors import MachineError, Problem, RequestError
+from tests.support import gguf_files, hugging_face_files
+from tests.support.loopback import Server, serving
 
 REPOSITORY = Path(__file__).parents[2]
 NO_PROXY = {"http_proxy": "", "https_proxy": "", "HTTP_PROXY": "", "HTTPS_PROXY": ""}

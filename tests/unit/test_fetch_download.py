@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import Server, serving
 
 from entrypoints.fetching import download as fetching
 from entrypoints.fetching.download import NotThere, download, trust_bundle
 from paddle_stacks.errors import JobError, MachineError, RequestError
+from tests.support.loopback import Server, serving
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_files import HIDDEN
-from hugging_face_files import save, write
 
 from entrypoints.fetching import checkpoint, folder, huggingface, tensors
 from paddle_stacks.errors import RequestError
+from tests.support.gguf_files import HIDDEN
+from tests.support.hugging_face_files import save, write
 
 
 def convert(source: Path, target: Path) -> Path:

@@ -11,11 +11,11 @@ import gguf as upstream
 import numpy as np
 import numpy.typing as npt
 import pytest
-from gguf_files import KEY_VALUE_HEADS, TOKENS, write
 from tokenizers import Tokenizer
 
 from entrypoints.fetching import checkpoint, gguf, gguf_file, tensors
 from paddle_stacks.errors import RequestError
+from tests.support.gguf_files import KEY_VALUE_HEADS, TOKENS, write
 
 
 def convert(source: Path, folder: Path) -> Path:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attempts
-import kubernetes_rules as rules
 import pytest
 import yaml
 
@@ -18,6 +16,8 @@ from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Plan, backend, make
 from paddle_stacks.plan.kubernetes import Placement, as_kubernetes
 from paddle_stacks.settings import Settings
+from tests.support import isolation_attempts
+from tests.support import kubernetes_rules as rules
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +43,7 @@ def documents(
 def missing(found: list[dict[str, Any]]) -> list[str]:
     """Return the attempts that a pod is not kept from."""
     pod = rules.pod_of(found[0])
-    rows = [row for row in attempts.ATTEMPTS if row.holds is not None]
+    rows = [row for row in isolation_attempts.ATTEMPTS if row.holds is not None]
     return [row.name for row in rows if not row.holds(pod, found)]
 
 
@@ -72,7 +72,7 @@ def test_what_fetches_reaches_the_network() -> None:
 
 def test_the_documented_profile_is_kept_from_little() -> None:
     found = missing(documents("dcu", "finetune", profile="doc"))
-    possible = {row.name for row in attempts.ATTEMPTS if row.root and row.holds}
+    possible = {row.name for row in isolation_attempts.ATTEMPTS if row.root and row.holds}
     assert possible <= set(found)
 
 
@@ -106,10 +106,10 @@ def test_the_rows_see_what_a_pod_is_given(spoil: Spoil) -> None:
 
 def test_the_table_of_the_page_is_the_tests() -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    assert attempts.table() in page, "print(attempts.table()) makes it anew"
+    assert isolation_attempts.table() in page, "print(isolation_attempts.table()) makes it anew"
 
 
 def test_every_row_is_tried() -> None:
     probe = (ROOT / "tests" / "isolation" / "probe.py").read_text()
-    for row in attempts.ATTEMPTS:
+    for row in isolation_attempts.ATTEMPTS:
         assert f"def {row.name.replace(' ', '_')}(" in probe or row.name == "take all of the memory"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kubernetes_rules as rules
 import pytest
 import yaml
 
@@ -18,6 +17,7 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Plan, backend, make
 from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement, as_kubernetes
+from tests.support import kubernetes_rules as rules
 
 ROOT = Path(__file__).parents[2]
 Documents = list[dict[str, Any]]

@@ -10,17 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from fake_model import FakeNetwork, FakeTokenizer
-from served import Served, serving
 
 from entrypoints.serving.service import as_api_error
 from entrypoints.serving.work import Failure
+from tests.support.fake_model import FakeNetwork, FakeTokenizer
+from tests.support.served import ROOT, Served, serving
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
 FOREVER = {**CHAT, "messages": [{"role": "user", "content": "forever"}]}
@@ -558,10 +557,10 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 
 def test_a_port_that_is_taken_is_the_machines_fault(server: Served) -> None:
-    program = Path(__file__).with_name("fake_server.py")
+    program = ROOT / "tests" / "support" / "fake_server.py"
     done = subprocess.run(
         [sys.executable, program, "0", "--port", str(server.address[1])],
-        env={"PYTHONPATH": f"{program.parents[2]}:{program.parent}"},
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from served import Served, serving
+
+from tests.support.served import Served, serving
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}

@@ -6,10 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import fake_model
 import numpy as np
 import pytest
-from fake_model import FakeNetwork
 
 from entrypoints.inference.generate import Asked, Limits, answer_all
 from entrypoints.inference.sampling import Sampling
@@ -18,6 +16,8 @@ from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.scheduler import Scheduler, Space
 from entrypoints.serving.work import Failure, Piece, Work
+from tests.support import fake_model
+from tests.support.fake_model import FakeNetwork
 
 SPACE = Space(places=4, cache_tokens=16384, prefill_tokens=64, waiting=100)
 GREEDY = Sampling()

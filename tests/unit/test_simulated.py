@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from doctor_machines import OF_THE_HOST
 
 from paddle_stacks.dcu import driver, host, smi
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.simulated import hosts
 from paddle_stacks.simulated.hosts import VARIATIONS, Variation
+from tests.support.doctor_machines import OF_THE_HOST
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cluster import CPU, ROOT, order
-from test_run_profile import STAND_INS, host, of_docker_words, plan, run_slurm, words
 
 from paddle_stacks.errors import MachineError, RequestError, StackError
 from paddle_stacks.executors import cluster
 from paddle_stacks.executors.slurm import Slurm
 from paddle_stacks.plan import Device, Secret, backend
 from paddle_stacks.plan.slurm import Container, as_slurm
+from tests.unit.test_cluster import CPU, ROOT, order
+from tests.unit.test_run_profile import STAND_INS, host, of_docker_words, plan, run_slurm, words
 
 DCU = backend.load("dcu", ROOT)
 SIF = Container("apptainer", Path("/images/train.sif"))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 from docker.models.images import Image
-from stages import BACKEND, PLATFORM
 
 from paddle_stacks.dcu.host import Host
 from paddle_stacks.dcu.smi import parse
+from tests.support.stages import BACKEND, PLATFORM
 
 NODES = ("/dev/kfd", "/dev/dri/renderD128")
 

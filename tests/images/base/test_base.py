@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 from docker.models.images import Image
-from stages import BACKEND, PLATFORM
+
+from tests.support.stages import BACKEND, PLATFORM
 
 
 def test_tini_is_the_first_process_and_starts_the_entry(host: Any, built: Image) -> None:

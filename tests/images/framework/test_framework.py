@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from docker.models.images import Image
-from locked import locked
 from packaging.version import Version
-from stages import ROOT
 
 from paddle_stacks.build.variables import paddle_version
+from tests.support.locked_packages import locked
+from tests.support.stages import ROOT
 
 DESCRIBE = "import paddle_stacks_startup as startup; print(startup.describe())"
 

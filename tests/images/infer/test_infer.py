@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from locked import locked
-from stages import PLATFORM
+
+from tests.support.locked_packages import locked
+from tests.support.stages import PLATFORM
 
 
 @pytest.mark.skipif(bool(PLATFORM.architectures), reason="upstream's predictor imports them")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from docker.models.images import Image
-from stages import PLATFORM, ROOT
 
 from paddle_stacks.dcu.host import Host
+from tests.support.stages import PLATFORM, ROOT
 
 LIBRARIES = ("paddlenlp_ops", "fused_ln")
 OURS = "tests/paddlenlp"

@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf_files
-import hugging_face_files
 import numpy as np
 
 from entrypoints.fetching import checkpoint, gguf, huggingface, package, tensors
@@ -38,6 +36,7 @@ from paddle_stacks.jobs import (
 )
 from paddle_stacks.live import PlainView
 from paddle_stacks.plan import backend
+from tests.support import gguf_files, hugging_face_files
 
 __all__ = ["TARGETS", "Target", "examples"]
 
@@ -365,6 +364,6 @@ TARGETS: dict[str, Target] = {
 
 def examples(name: str) -> list[bytes]:
     """Return whole inputs of a target, and those that once were its undoing."""
-    folder = Path(__file__).with_name("corpus") / name
+    folder = ROOT / "tests" / "fuzz" / "corpus" / name
     kept = [path.read_bytes() for path in sorted(folder.glob("*"))]
     return [*TARGETS[name].examples(), *kept]

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 
-import fake_model
-
 from entrypoints.serving import arguments, guard, server
 from entrypoints.serving.connection import Connection
 from entrypoints.serving.parts import Model, Tokenizers, put_together
 from paddle_stacks.errors import StackError, render
+from tests.support import fake_model
 
 NAME = "fake"
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import kubernetes_rules as rules
 import yaml
+
+from tests.support import kubernetes_rules as rules
 
 Object = dict[str, Any]
 Key = tuple[str, str, str, str]  # group and version, plural, namespace, name

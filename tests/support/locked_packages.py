@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from stages import PLATFORM, ROOT, stages_in
-
 from paddle_stacks.build.variables import paddle_version
+from tests.support.stages import PLATFORM, ROOT, stages_in
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 

@@ -71,7 +71,7 @@ class Served:
 def serving(*arguments: str, step_seconds: float = 0.0, hasty: bool = False) -> Iterator[Served]:
     """Start a server; a hasty one waits a second where another waits half a minute."""
     program = [sys.executable, str(Path(__file__).with_name("fake_server.py"))]
-    path = f"{ROOT}:{ROOT / 'tests' / 'unit'}"
+    path = str(ROOT)
     process = subprocess.Popen(
         [*program, str(step_seconds), "--port", "0", *arguments],
         env={**os.environ, "PYTHONPATH": path, **({"HASTY": "1"} if hasty else {})},

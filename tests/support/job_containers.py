@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import SHARING, Finished, Running
-
 from paddle_stacks.jobs.catalog import JOBS
+from tests.support.runner import SHARING, Finished, Running
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 IMAGE = "paddle-stacks/{}:cpu"
 STATUS = {signal.SIGKILL: 137, signal.SIGTERM: 143}
 """What a job ends with that a signal ended."""
@@ -51,7 +51,7 @@ def start(
         argv: the job and its arguments, or another command.
         workspace: what is mounted.
         options: more of ``docker run``.
-        change: the change of the file system at which it dies (at_change.py); 0 counts them.
+        change: the change of the file system at which it dies (kill_at_change.py); 0 counts them.
         mode: ``ro`` where the workspace may only be read.
         image: another image than the job's.
     """
@@ -66,7 +66,7 @@ def start(
     line = list(argv)
     if change is not None:
         command += ["-v", f"{HERE}:/faults:ro"]
-        line = ["python", "/faults/at_change.py", str(change), *argv]
+        line = ["python", "/faults/kill_at_change.py", str(change), *argv]
     process = subprocess.Popen(
         [*command, *options, image or IMAGE.format(job), *line],
         stdin=subprocess.DEVNULL,

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from at_change import COUNTED
-from containers import STATUS, Stamped, hurt, run, start
-from runner import Finished
-from scenarios import Scenario
-from whole import left_over
+from tests.support.completeness import left_over
+from tests.support.job_containers import STATUS, Stamped, hurt, run, start
+from tests.support.kill_at_change import COUNTED
+from tests.support.runner import Finished
+from tests.support.scenarios import Scenario
 
 _MORE_OFTEN = 4  # a second of saving gets as many kills as this many of anything else
 _MOST_STARTS = 4  # for each kill that is wanted; some kills come after a job's end

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf_files import HEADS, HIDDEN, INTERMEDIATE, KEY_VALUE_HEADS, LAYERS, TOKENS, weights
+
+from tests.support.gguf_files import (
+    HEADS,
+    HIDDEN,
+    INTERMEDIATE,
+    KEY_VALUE_HEADS,
+    LAYERS,
+    TOKENS,
+    weights,
+)
 
 TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 

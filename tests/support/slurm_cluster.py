@@ -15,12 +15,11 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import own_image
-
 from paddle_stacks import settings
+from tests.support import own_image
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
+HERE = ROOT / "tests" / "cluster"
 IMAGE = "paddle-stacks-test/slurm"
 SOCKET = Path("/var/run/docker.sock")
 NODES = ("n1", "n2")

@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import hugging_face_files
-import training
-import whole
-from containers import run
-from loopback import Server
-from test_fetch import hub_answers
-from tiny import SYLLABLES
+from tests.support import completeness, hugging_face_files, training
+from tests.support.job_containers import run
+from tests.support.loopback import Server
+from tests.support.tiny import SYLLABLES
+from tests.unit.test_fetch import hub_answers
 
 PRETRAIN = training.PRETRAIN | {
     "gradient_accumulation_steps": 1,
@@ -75,73 +73,81 @@ def nothing(workspace: Path) -> int:
 
 
 _EXPORT = ("export", "--model", "tiny", "--adapter", "taught", "--merge")
-_FETCH = ("fetch", whole.NAME, "--from", HUB)
-_PREPARE = ("prepare", "--output", f"data/{whole.NAME}", "--model", "tiny")
+_FETCH = ("fetch", completeness.NAME, "--from", HUB)
+_PREPARE = ("prepare", "--output", f"data/{completeness.NAME}", "--model", "tiny")
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "fetch": Scenario(_FETCH, 40, 6, whole.model, whole.downloaded, ("convert", "verify")),
+    "fetch": Scenario(
+        _FETCH, 40, 6, completeness.model, completeness.downloaded, ("convert", "verify")
+    ),
     "fetch --force": Scenario(
         (*_FETCH, "--force"),
         20,
         4,
-        whole.model,
+        completeness.model,
         nothing,  # the one that is there counts, whatever is on its way
         ("convert", "verify"),
-        older=("fetch", whole.NAME, "--from", "models/tiny"),
+        older=("fetch", completeness.NAME, "--from", "models/tiny"),
     ),
     "prepare": Scenario(
         (*_PREPARE, "--input", "text.jsonl", "--save-every", "0.02", "--workers", "2"),
         34,
         8,
-        whole.pair,
-        whole.documents,
+        completeness.pair,
+        completeness.documents,
         ("write the index",),
     ),
     "finetune": Scenario(
-        ("finetune", "--config", "finetune.json", "--name", whole.NAME),
+        ("finetune", "--config", "finetune.json", "--name", completeness.NAME),
         24,
         8,
-        whole.run,
-        whole.saved_step,
+        completeness.run,
+        completeness.saved_step,
         ("save",),
     ),
     "pretrain": Scenario(
-        ("pretrain", "--config", "pretrain.json", "--name", whole.NAME),
+        ("pretrain", "--config", "pretrain.json", "--name", completeness.NAME),
         24,
         8,
-        whole.run,
-        whole.saved_step,
+        completeness.run,
+        completeness.saved_step,
         ("save",),
         reference=ALL_CHECKPOINTS,
     ),
     "export": Scenario(
-        (*_EXPORT, "--output", f"models/{whole.NAME}"), 16, 4, whole.merged, nothing, ("merge",)
+        (*_EXPORT, "--output", f"models/{completeness.NAME}"),
+        16,
+        4,
+        completeness.merged,
+        nothing,
+        ("merge",),
     ),
     "export --force": Scenario(
-        (*_EXPORT, "--output", f"models/{whole.NAME}", "--force"),
+        (*_EXPORT, "--output", f"models/{completeness.NAME}", "--force"),
         14,
         4,
-        whole.merged,
+        completeness.merged,
         nothing,
         ("merge",),
         older=("export", "--model", "tiny", "--adapter", "other", "--merge",
-               "--output", f"models/{whole.NAME}"),
+               "--output", f"models/{completeness.NAME}"),
     ),
     "infer": Scenario(
-        ("infer", "--model", "tiny", "--input", "prompts.jsonl", "--output", f"{whole.NAME}.jsonl",
+        ("infer", "--model", "tiny", "--input", "prompts.jsonl",
+         "--output", f"{completeness.NAME}.jsonl",
          "--decode", "greedy", "--max-new-tokens", "8", "--batch-size", "1"),
         20,
         6,
-        whole.answers,
-        lambda workspace: len(whole.answers(workspace)),
+        completeness.answers,
+        lambda workspace: len(completeness.answers(workspace)),
         ("answer",),
     ),
     "quantize": Scenario(
-        ("quantize", "--model", "tiny", "--output", f"models/{whole.NAME}",
+        ("quantize", "--model", "tiny", "--output", f"models/{completeness.NAME}",
          "--set", "quant_type=weight_only_int8", "--set", "max_length=64", "--set", "ptq_step=4"),
         12,
         4,
-        whole.quantized,
+        completeness.quantized,
         nothing,
         ("write the model",),
     ),
@@ -155,7 +161,7 @@ def make(folder: Path, server: Server) -> None:
         folder: empty; a workspace.
         server: the hub.
     """
-    shutil.copy(Path(__file__).parents[1] / "jobs" / "tiny.py", folder)
+    shutil.copy(Path(__file__).with_name("tiny.py"), folder)
     _run(["python", "tiny.py", "models", "sentencepiece"], folder)
     (folder / "models" / "sentencepiece").rename(folder / "models" / "tiny")
     pick = random.Random(1)

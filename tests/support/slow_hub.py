@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from loopback import Server
-from scenarios import Scenario
+from tests.support.loopback import Server
+from tests.support.scenarios import Scenario
 
 
 def options(hub: Server) -> tuple[str, ...]:

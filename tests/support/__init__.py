@@ -1,0 +1,1 @@
+"""What tests share: workspaces, fakes named as such, containers, and runs of jobs."""
