@@ -9,9 +9,9 @@ from invoke.collection import Collection
 
 from paddle_stacks import completion, settings
 from paddle_stacks.cli import ROOT
-from paddle_stacks.cli.test import SUITES
 from paddle_stacks.errors import StackError
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.testing.suites import NAMES as SUITES
 
 __all__ = ["known"]
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from paddle_stacks import __version__, suites
+from paddle_stacks import __version__
 from paddle_stacks.cli import ROOT, task
+from paddle_stacks.testing import suites
 
 __all__ = ["release"]
 

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from paddle_stacks import suites
 from paddle_stacks.cli import ROOT, finish, task
-from paddle_stacks.errors import JobError, RequestError, did_you_mean
+from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.testing import lint as linters
+from paddle_stacks.testing.suites import FAST, LINT, NAMES, SUITES, Suite
 
-LINT = "lint"
-SUITES = (LINT, *suites.SUITES)
 
-
-@task(help={"suite": f"One of {', '.join(SUITES)}. Default: all.", "only": "pytest's -k."})
-def test(context: Any, suite: str | None = None, only: str | None = None) -> None:
+@task(
+    help={
+        "all": "Run all tests. Default: those that take ten minutes together.",
+        "suite": f"All tests of one suite: {', '.join(NAMES)}.",
+        "only": "The tests that match: an expression of pytest's -k, or a test's id.",
+        "failed": "Repeat the tests that failed last.",
+    }
+)
+def test(
+    context: Any,
+    all: bool = False,
+    suite: str | None = None,
+    only: str | None = None,
+    failed: bool = False,
+) -> None:
     """Run the tests; what they need is installed, started and built first."""
-    if suite is not None and suite not in SUITES:
-        hint = did_you_mean(suite, SUITES)
-        raise RequestError(
-            f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(SUITES)}".strip()
-        )
-    names = [suite] if suite else list(SUITES)
-    wanted = {name: found for name, found in suites.SUITES.items() if name in names}
-    for backend in sorted({found.backend for name, found in wanted.items() if name != "unit"}):
-        _build(backend)
+    from paddle_stacks.testing.progress import progress_for
+    from paddle_stacks.testing.runner import TestSession, failed_last
+
+    ids = failed_last(ROOT) if failed else {}
+    names = list(ids) if failed else _selected(suite)
+    if failed and not ids:
+        print("no test failed when it was last run", file=sys.stderr)
+        return
+    suites = {name: SUITES[name] for name in names if name in SUITES}
+    if LINT in names or any(wanted.images for wanted in suites.values()):
+        _ensure_engine()
     if LINT in names:
-        _lint()
-    if wanted:
-        finish(suites.run(ROOT, wanted, ["-k", only] if only else []))
+        print(linters.run(ROOT), file=sys.stderr)
+    if not suites:
+        return
+    is_everything = (all or suite is not None) and not (only or failed)
+    arguments = [] if all or suite or failed else [*FAST]
+    if only and "::" in only:
+        ids = {name: [only] for name in suites}
+    elif only:
+        arguments += ["-k", only]
+    session = TestSession(ROOT, progress_for(), arguments, is_complete=is_everything)
+    # What needs no images does not wait for them.
+    session.run({name: one for name, one in suites.items() if not one.images}, ids)
+    with_images = {name: one for name, one in suites.items() if one.images}
+    _build_images(with_images)
+    session.run(with_images, ids)
+    finish(session.finish())
 
 
 @task(
     help={
         "image": "One image. Default: all that are built.",
-        "backend": "The platform: a file in configs/backends/.",
+        "backend": "The backend: a file in configs/backends/.",
     }
 )
 def verify(context: Any, image: str | None = None, backend: str | None = None) -> None:
@@ -52,65 +76,33 @@ def verify(context: Any, image: str | None = None, backend: str | None = None) -
 @task()
 def lint(context: Any) -> None:
     """Run ruff, mypy, shellcheck, hadolint, and check the Compose and bake files."""
-    _lint()
+    print(linters.run(ROOT), file=sys.stderr)
 
 
-def _build(backend: str) -> None:
-    from paddle_stacks import build, engine, settings
+def _selected(suite: str | None) -> list[str]:
+    """Return the names of the suites to run.
+
+    Raises:
+        RequestError: there is no such suite.
+    """
+    if suite is None:
+        return list(NAMES)
+    if suite not in NAMES:
+        hint = did_you_mean(suite, NAMES)
+        raise RequestError(
+            f'there is no suite "{suite}"', remedy=f"{hint} suites: {', '.join(NAMES)}".strip()
+        )
+    return [suite]
+
+
+def _ensure_engine() -> None:
+    from paddle_stacks import engine
 
     engine.ensure()
-    build.build(["all"], settings.load(ROOT, {"backend": backend}))
 
 
-def _lint() -> None:
-    checks = (
-        ("ruff", ["check", "--quiet", "."]),
-        ("ruff", ["format", "--check", "--quiet", "."]),
-        ("mypy", ["--no-error-summary"]),
-        ("shellcheck", [*_shell_scripts()]),
-        ("hadolint", ["Dockerfile"]),
-    )
-    failed = [name for name, arguments in checks if _run(name, arguments)]
-    for command in (
-        ["compose", "config", "--quiet"],
-        ["buildx", "bake", "-f", "docker-bake.hcl", "--print", "all"],
-    ):
-        done = subprocess.run(
-            ["docker", *command], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            failed.append(f"docker {command[0]}")
-    if failed:
-        raise JobError(f"{', '.join(failed)}: see above", remedy="./inv lint runs them again")
-    print(
-        "lint: ruff, mypy, shellcheck, hadolint, compose config, bake: no finding", file=sys.stderr
-    )
+def _build_images(suites: dict[str, Suite]) -> None:
+    from paddle_stacks import build, settings
 
-
-def _run(tool: str, arguments: list[str]) -> int:
-    program = Path(sys.executable).parent / tool
-    return subprocess.run([str(program), *arguments], cwd=ROOT, check=False).returncode
-
-
-def _shell_scripts() -> list[str]:
-    """Return the project's files that start as a shell script does."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    return [
-        name
-        for name in listed
-        if _first_line(ROOT / name).startswith(("#!/bin/sh", "#!/usr/bin/env bash"))
-    ]
-
-
-def _first_line(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        return stream.readline(80).decode("ascii", errors="replace")
+    for backend in sorted({suite.backend for suite in suites.values()}):
+        build.build(["all"], settings.load(ROOT, {"backend": backend}))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import own_image
 from tests.support.completeness import left_over
-from tests.support.job_containers import HERE, KILLED, hurt, run, start
+from tests.support.job_containers import KILLED, hurt, run, start
 from tests.support.loopback import Server
 from tests.support.scenarios import SCENARIOS
 from tests.support.slow_hub import reaching
@@ -41,7 +41,7 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    own_image.build(HERE / "Dockerfile", IMAGE)
+    own_image.build(Path(__file__).with_name("Dockerfile"), IMAGE)
     return IMAGE
 
 

@@ -1,7 +1,9 @@
-"""Run a job as a container does, or with a local Python while developing.
+"""Run jobs in ``paddle-stacks/<image>:cpu``: in a warm container's fork, or with ``docker run``.
 
-``PADDLE_STACKS_TEST_PYTHON`` names an interpreter that has what the images have;
-without it every job runs in ``paddle-stacks/<image>:cpu``.
+A fork (warm.py) saves a container's start and the import of Paddle. What is tested of the start,
+of signals to the first process, of rights or of limits takes ``docker run``.
+``PADDLE_STACKS_TEST_PYTHON`` names an interpreter that has what the images have; jobs then run
+with it and without a container, for development.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddle_stacks import settings
 from paddle_stacks.jobs.catalog import JOBS
+from tests.support import warm
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
@@ -39,7 +42,7 @@ class Finished:
 class Running:
     """A job under way: its log as it comes, and a way to signal it."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | warm.WarmProcess
     container: str | None
     lines: list[str] = field(default_factory=list)
     stdout: list[str] = field(default_factory=list)
@@ -73,7 +76,7 @@ class Running:
 
     def send(self, signum: int) -> None:
         if self.container is None:
-            self.process.send_signal(signum)
+            self.process.send_signal(signum)  # to a fork, or a process of this machine
             return
         name = signal.Signals(signum).name
         subprocess.run(["docker", "kill", "--signal", name, self.container], check=True)
@@ -101,9 +104,15 @@ class Running:
 
 
 class Runner:
-    """``job(argv, workspace)`` runs a job to its end, ``job.start`` begins one."""
+    """``job(argv, workspace)`` runs a job to its end, ``job.start`` begins one.
 
-    def __init__(self) -> None:
+    Args:
+        forks: whether jobs run in warm containers where that is possible, or each in a
+            container of its own.
+    """
+
+    def __init__(self, *, forks: bool = True) -> None:
+        self._forks = forks
         self._started: list[Running] = []
 
     def __call__(
@@ -117,18 +126,23 @@ class Runner:
 
     def start(self, argv: Sequence[str], workspace: Path, stdin: str | None = None) -> Running:
         """Begin a job; without ``stdin`` its standard input is closed."""
-        command, container = _container(argv, workspace) if PYTHON is None else _local(argv)
-        if container is not None and stdin is not None:
-            command.insert(2, "--interactive")
-        process = subprocess.Popen(
-            command,
-            cwd=workspace,
-            env=_environment(),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        container = None
+        process: subprocess.Popen[str] | warm.WarmProcess
+        if PYTHON is None and self._forks and is_warm(argv, workspace):
+            process = fork(argv, workspace, with_stdin=stdin is not None)
+        else:
+            command, container = _container(argv, workspace) if PYTHON is None else _local(argv)
+            if container is not None and stdin is not None:
+                command.insert(2, "--interactive")
+            process = subprocess.Popen(
+                command,
+                cwd=workspace,
+                env=_environment(),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         if process.stdin is not None and stdin is not None:
             with process.stdin:
                 process.stdin.write(stdin)
@@ -142,8 +156,34 @@ class Runner:
                 running.process.wait()
 
 
+def image_of(argv: Sequence[str]) -> str:
+    """Return the image that a job, or another command of the tests, runs in."""
+    return JOBS[argv[0]].image if argv[0] in JOBS else "train"
+
+
+def is_warm(argv: Sequence[str], workspace: Path) -> bool:
+    """Return whether a fork can run it: a server's port is published by its own container."""
+    is_script = argv[0] == "python" and argv[1].endswith(".py")
+    if argv[0] == "serve" or not (is_script or argv[0] in JOBS):
+        return False
+    return warm.is_reachable(workspace)
+
+
+def fork(
+    argv: Sequence[str],
+    workspace: Path,
+    *,
+    with_stdin: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> warm.WarmProcess:
+    """Start a job in a fork; a download has this machine's network, any other job none."""
+    container = warm.container(image_of(argv), options=[*SHARING, *_trusted()])
+    network = argv[0] == "fetch"
+    return container.start(argv, workspace, with_stdin=with_stdin, network=network, environ=environ)
+
+
 def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
-    image = JOBS[argv[0]].image if argv[0] in JOBS else "train"
+    image = image_of(argv)
     name = f"paddle-stacks-test-{uuid.uuid4().hex[:12]}"
     docker = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
     docker += SHARING

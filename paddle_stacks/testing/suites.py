@@ -1,0 +1,82 @@
+"""The suites of tests, and the two tiers that they are run in.
+
+The fast tier, ``./inv test``, has every test that is not marked ``slow``. ``./inv test --all``
+has all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["CORES", "FAST", "LINT", "NAMES", "SUITES", "Suite", "folders"]
+
+CORES = len(os.sched_getaffinity(0))
+FAST = ("-m", "not slow")
+"""Pytest's arguments that select the fast tier."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests that are run together, by one pytest.
+
+    Args:
+        about: what they prove, in a few words.
+        folders: of the tests.
+        backend: the backend whose images they need.
+        images: whether they need its images at all.
+        is_parallel: whether its tests may run beside each other, on all cores.
+    """
+
+    about: str
+    folders: tuple[str, ...]
+    backend: str = "cpu"
+    images: bool = True
+    is_parallel: bool = False
+
+    @property
+    def workers(self) -> int:
+        """Return how many processes run the suite's tests."""
+        return CORES if self.is_parallel else 1
+
+
+# In the order in which they start: what fails fastest first, then the longest.
+SUITES: Mapping[str, Suite] = {
+    "unit": Suite(
+        "host and container code, without an engine",
+        ("tests/unit", "tests/fuzz"),
+        images=False,
+        is_parallel=True,
+    ),
+    "images": Suite("testinfra on the built images", ("tests/images",)),
+    "jobs": Suite("real jobs in real containers", ("tests/jobs",), is_parallel=True),
+    "bundle": Suite(
+        "from a folder to a fine-tuned model on a machine without a network", ("tests/bundle",)
+    ),
+    "faults": Suite(
+        "jobs that are killed, starved and lied to", ("tests/faults",), is_parallel=True
+    ),
+    "dcu-sim": Suite(
+        "the DCU's build stages, images and jobs on a simulated DCU",
+        ("tests/images", "tests/dcu_sim"),
+        "dcu-sim",
+    ),
+    "docs": Suite("the documentation's commands, as written", ("tests/docs",)),
+    "cluster": Suite("jobs on a real Slurm of three machines", ("tests/cluster",)),
+    "isolation": Suite(
+        "what a job must not be able to do, in real containers", ("tests/isolation",)
+    ),
+}
+
+LINT = "lint"
+"""What runs before the suites, and can be asked for like one."""
+NAMES = (LINT, *SUITES)
+
+
+def folders() -> dict[str, list[str]]:
+    """Return the folders of all suites, for each backend that they are run on."""
+    by_backend: dict[str, list[str]] = {}
+    for suite in SUITES.values():
+        by_backend.setdefault(suite.backend, []).extend(suite.folders)
+    return by_backend
