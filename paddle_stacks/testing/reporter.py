@@ -1,8 +1,9 @@
 """A pytest plugin that writes what happens to a file, for a program that shows it.
 
 Each line is a JSON object: ``{"collected": [ID, …]}`` once, then ``{"id", "outcome", "seconds",
-"text"}`` at the end of each test; ``text`` is the failure as pytest shows it, or the reason of
-a skip. The file's name is in the environment.
+"text", "notes"}`` at the end of each test. ``text`` is the failure as pytest shows it, or the
+reason of a skip; ``notes`` are what the test recorded for the summary
+(``record_property("note", …)``). The file's name is in the environment.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Reporter:
         del self._phases[report.nodeid]
         outcome, text = min(map(_outcome, phases), key=lambda pair: _ORDER.index(pair[0]))
         seconds = round(sum(phase.duration for phase in phases), 3)
-        self._write(id=report.nodeid, outcome=outcome, seconds=seconds, text=text)
+        notes = [value for name, value in report.user_properties if name == "note"]
+        self._write(id=report.nodeid, outcome=outcome, seconds=seconds, text=text, notes=notes)
 
 
 def _outcome(phase: pytest.TestReport) -> tuple[str, str]:

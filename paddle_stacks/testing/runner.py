@@ -237,6 +237,8 @@ class TestSession:
         slowest = sorted(tests, key=lambda pair: -pair[0]["seconds"])[:_SLOWEST]
         lines += ["", "slowest tests, in seconds"]
         lines += [f"{test['seconds']:>7.1f}  {test['id']}" for test, _ in slowest]
+        notes = [note for test, _ in tests for note in test.get("notes", ())]
+        lines += ["", *notes] if notes else []
         failures = [(test, name) for test, name in tests if test["outcome"] in ("failed", "error")]
         if failures:
             lines += ["", "failed; ./inv test --failed repeats them"]

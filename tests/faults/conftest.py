@@ -1,10 +1,9 @@
-"""A hub, workspaces with something small for every job, and the account of all kills."""
+"""A hub, workspaces with something small for every job, and the seed of all kills."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from paddle_stacks.revision import revision
 from paddle_stacks.settings import PREFIX
 from tests.support import scenarios
 from tests.support.job_containers import STARTED, hurt
-from tests.support.killing import AFTER, Account, Outcomes
 from tests.support.loopback import Server, serving
 from tests.support.runner import REPOSITORY as ROOT
+from tests.unit.test_fetch import hub_answers
 
 SEED_VARIABLE = PREFIX + "FAULTS_SEED"
 # Of the commit: it is tried in the same way by everybody, and the next one in another way.
 _SEED = int(os.environ.get(SEED_VARIABLE) or random.Random(revision(ROOT)).randrange(10**6))
-_OUTCOMES: Account = {signal.SIGKILL: {}, signal.SIGTERM: {}}
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +39,6 @@ def seed() -> int:
 
 
 @pytest.fixture(scope="session")
-def outcomes() -> Account:
-    """What became of the signals to each job; shown when all tests have ended."""
-    return _OUTCOMES
-
-
-@pytest.fixture(scope="session")
 def hub() -> Iterator[Server]:
     """A model hub on this machine's loopback, which sends its files slowly."""
     with serving() as server:
@@ -58,30 +50,11 @@ def hub() -> Iterator[Server]:
 def fresh(hub: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with what every job starts from; tests copy it."""
     folder = tmp_path_factory.mktemp("fresh")
-    scenarios.make(folder, hub)
+    scenarios.make(folder)
+    hub_answers(hub, folder / "hub")
     return folder
 
 
 def pytest_report_header() -> str:
     """Say the seed first, for a run that is cut off."""
     return f"seed of the kills: {_SEED} (the same again: {SEED_VARIABLE}={_SEED})"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show how many signals hit which job when, and what followed."""
-    show = terminalreporter.write_line
-    for by, outcomes in _OUTCOMES.items():
-        if not outcomes:
-            continue
-        terminalreporter.section(f"{by.name}, seed {_SEED}")
-        total = Outcomes()
-        for name, found in outcomes.items():
-            show(f"{name:<16} {found.hits:>4}: {_shown(found)}")
-            total += found
-        show(f"{'all':<16} {total.hits:>4}: {_shown(total)}")
-
-
-def _shown(found: Outcomes) -> str:
-    hit = [f"{n} {when}" for when, n in sorted(found.hit.items()) if when != AFTER]
-    followed = [f"{n} {how}" for how, n in sorted(found.followed.items())]
-    return f"{', '.join(hit)}; then {', '.join(followed)}; {found.hit[AFTER]} came too late"

@@ -133,7 +133,7 @@ def test_a_damaged_one_does_not_count_as_one_that_is_kept(
             shutil.rmtree(path)
     truncate(newest_of(folder))
     line = [*argv, "--set", "save_total_limit=1"]
-    running = start(line, workspace)
+    running = start(line, workspace, hold_at="saved checkpoint-15")
     running.wait_for("saved checkpoint-15")
     hurt(running)
     assert running.wait().status == KILLED

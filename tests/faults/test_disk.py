@@ -60,7 +60,7 @@ def test_a_full_disk_is_said_and_gone_on_after(
             shutil.rmtree(workspace)
             shutil.copytree(fresh, workspace)
             ballast = leave(disk, int(share * needed))
-            done = run(scenario.argv, workspace, *scenario.options)
+            done = run(scenario.argv, workspace, environ=scenario.environ)
             assert done.status == 3, f"{share}: {done.status} {done.stderr}"
             assert "No space left on device" in done.stderr, done.stderr
             assert "Traceback" not in done.stderr, done.stderr
@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_and_gone_on_after(
                 assert found == wanted[thing], f"{share}: {thing}: {done.stderr}"
             reached = scenario.progress(workspace)
             ballast.unlink()
-            again = run(scenario.argv, workspace, *scenario.options)
+            again = run(scenario.argv, workspace, environ=scenario.environ)
             assert again.status == 0, again.stderr
             found = scenario.complete(workspace)
             assert found == {thing: wanted[thing] for thing in found}
@@ -94,13 +94,13 @@ def undisturbed(scenario: Scenario, fresh: Path, workspace: Path) -> tuple[dict[
     """Return what a job makes where there is room, and how many bytes stay of it."""
     shutil.copytree(fresh, workspace)
     before = free(workspace)
-    done = run(scenario.argv, workspace, *scenario.options)
+    done = run(scenario.argv, workspace, environ=scenario.environ)
     assert done.status == 0, done.stderr
     needed = before - free(workspace)
     if scenario.reference:  # what it made, and removed since
         shutil.rmtree(workspace)
         shutil.copytree(fresh, workspace)
-        done = run([*scenario.argv, *scenario.reference], workspace, *scenario.options)
+        done = run([*scenario.argv, *scenario.reference], workspace, environ=scenario.environ)
         assert done.status == 0, done.stderr
     return scenario.complete(workspace), needed
 
@@ -113,7 +113,7 @@ def test_a_disk_that_may_only_be_read_is_said(
     workspace = tmp_path / "workspace"
     shutil.copytree(fresh, workspace)
     before = sorted(workspace.rglob("*"))
-    done = run(scenario.argv, workspace, *scenario.options, mode="ro")
+    done = run(scenario.argv, workspace, environ=scenario.environ, mode="ro")
     assert done.status == 3, f"{done.status} {done.stderr}"
     assert "Read-only file system" in done.stderr, done.stderr
     assert "fix: " in done.stderr and "Traceback" not in done.stderr, done.stderr

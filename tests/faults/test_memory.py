@@ -50,10 +50,10 @@ def test_a_limit_that_does_not_suffice(name: str, fresh: Path, hub: Server, tmp_
     scenario = reaching(SCENARIOS[name], hub)
     workspace = shutil.copytree(fresh, tmp_path / "workspace")
     limit = limited(LIMITS.get(name, MOST))
-    done = run(scenario.argv, workspace, *scenario.options, *limit)
+    done = run(scenario.argv, workspace, *limit, environ=scenario.environ)
     assert done.status == KILLED, done.stderr
     assert not {"model", "corpus", "adapter", "answers"} & set(scenario.complete(workspace))
-    done = run(scenario.argv, workspace, *scenario.options, *limited(SUFFICES))
+    done = run(scenario.argv, workspace, *limited(SUFFICES), environ=scenario.environ)
     assert done.status == 0, done.stderr
     assert left_over(workspace) == []
 
@@ -65,7 +65,8 @@ def test_memory_that_runs_out_at_work(name: str, fresh: Path, tmp_path: Path) ->
     assert run([*scenario.argv, *scenario.reference], workspace).status == 0
     wanted = scenario.complete(workspace)
     workspace = shutil.copytree(fresh, tmp_path / "workspace")
-    running = start(scenario.argv, workspace, *limited(SUFFICES), FIRST_TO_GO)
+    options = (*limited(SUFFICES), FIRST_TO_GO)
+    running = start(scenario.argv, workspace, *options, hold_at=AT_WORK[name])
     running.wait_for(AT_WORK[name])
     eat(running)
     done = running.wait()

@@ -13,7 +13,7 @@ from tests.support.completeness import NAME, downloaded, left_over, model
 from tests.support.job_containers import KILLED, hurt, run, start
 from tests.support.loopback import Server, serving
 from tests.support.scenarios import SCENARIOS
-from tests.support.slow_hub import options
+from tests.support.slow_hub import environ
 from tests.unit.test_fetch import hub_answers
 
 ARGV = SCENARIOS["fetch"].argv
@@ -31,7 +31,7 @@ def own_hub(fresh: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def wanted(fresh: Path, hub: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     workspace = tmp_path_factory.mktemp("wanted")
-    done = run(ARGV, workspace, *options(hub))
+    done = run(ARGV, workspace, environ=environ(hub))
     assert done.status == 0, done.stderr
     return model(workspace)
 
@@ -45,7 +45,7 @@ def test_it_stalls_and_the_job_is_killed(
 ) -> None:
     own_hub.stall_at = {FILE: 3000}
     part = tmp_path / "models" / ".downloads" / NAME / (Path(FILE).name + ".part")
-    running = start(ARGV, tmp_path, *options(own_hub))
+    running = start(ARGV, tmp_path, environ=environ(own_hub))
     end = time.monotonic() + 60
     while not (part.is_file() and part.stat().st_size == 3000):
         assert time.monotonic() < end and running.process.poll() is None, running.lines
@@ -53,7 +53,7 @@ def test_it_stalls_and_the_job_is_killed(
     hurt(running)
     assert running.wait().status == KILLED
     assert (model(tmp_path), downloaded(tmp_path) > 3000) == ({}, True)
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 0, done.stderr
     assert ranges(own_hub) == [None, "bytes=3000-"]
     assert model(tmp_path) == wanted
@@ -64,7 +64,7 @@ def test_it_stalls_and_the_job_waits_no_longer_than_a_minute(
     own_hub: Server, wanted: dict[str, str], tmp_path: Path
 ) -> None:
     own_hub.stall_at = {FILE: 3000}
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 0, done.stderr
     assert "trying again" in done.stderr
     assert ranges(own_hub) == [None, "bytes=3000-"]
@@ -73,7 +73,7 @@ def test_it_stalls_and_the_job_waits_no_longer_than_a_minute(
 
 def test_it_cuts(own_hub: Server, wanted: dict[str, str], tmp_path: Path) -> None:
     own_hub.cut_at = {FILE: [10, 100, 1000]}
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 0, done.stderr
     assert done.stderr.count("the connection broke") == 3
     assert ranges(own_hub)[1:] == ["bytes=10-", "bytes=110-", "bytes=1110-"]
@@ -82,12 +82,12 @@ def test_it_cuts(own_hub: Server, wanted: dict[str, str], tmp_path: Path) -> Non
 
 def test_it_cuts_every_time(own_hub: Server, wanted: dict[str, str], tmp_path: Path) -> None:
     own_hub.cut_at = {FILE: [0] * 50}
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 5, done.stderr
     assert "it goes on where it stopped" in done.stderr
     assert model(tmp_path) == {}
     own_hub.cut_at = {}
-    assert run(ARGV, tmp_path, *options(own_hub)).status == 0
+    assert run(ARGV, tmp_path, environ=environ(own_hub)).status == 0
     assert model(tmp_path) == wanted
 
 
@@ -96,11 +96,11 @@ def test_it_lies_about_a_length(
     own_hub: Server, wanted: dict[str, str], tmp_path: Path, by: int
 ) -> None:
     own_hub.lengths = {FILE: len(own_hub.files[FILE]) + by}
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     if done.status:
         assert done.status in (2, 5), done.stderr
         assert "fix: " in done.stderr and model(tmp_path) == {}, done.stderr
-        done = run(ARGV, tmp_path, *options(own_hub))
+        done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 0, done.stderr
     assert own_hub.lengths == {}, "it has lied"
     assert model(tmp_path) == wanted
@@ -110,20 +110,20 @@ def test_it_lies_about_a_length(
 def test_it_sends_something_else(own_hub: Server, wanted: dict[str, str], tmp_path: Path) -> None:
     true = own_hub.files[FILE]
     own_hub.files[FILE] = true[:-1] + bytes([true[-1] ^ 1])
-    done = run(ARGV, tmp_path, *options(own_hub))
+    done = run(ARGV, tmp_path, environ=environ(own_hub))
     assert done.status == 2, done.stderr
     assert "sha256" in done.stderr and "is wanted" in done.stderr
     assert model(tmp_path) == {}
     folder = tmp_path / "models" / ".downloads" / NAME
     assert not [path for path in folder.iterdir() if path.name.startswith(Path(FILE).name)]
     own_hub.files[FILE] = true
-    assert run(ARGV, tmp_path, *options(own_hub)).status == 0
+    assert run(ARGV, tmp_path, environ=environ(own_hub)).status == 0
     assert model(tmp_path) == wanted
 
 
 def test_nobody_is_there(fresh: Path, tmp_path: Path) -> None:
     with serving() as gone:
-        nowhere = options(gone)
+        nowhere = environ(gone)
     done = run(ARGV, tmp_path, *nowhere)
     assert done.status == 5, done.stderr
     assert "fix: " in done.stderr

@@ -132,7 +132,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
     )
     whole = finetune(job, ready, "--name", "whole")
     assert whole.status == 0, whole.stderr
-    stopped = job.start(["finetune", "--config", "my.json", "--name", "parts"], ready)
+    line = ["finetune", "--config", "my.json", "--name", "parts"]
+    stopped = job.start(line, ready, hold_at="step 20/300")
     stopped.wait_for("step 20/300")
     stopped.send(signal.SIGTERM)
     end = stopped.wait()
@@ -155,7 +156,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
 
 def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(job, ready: Path) -> None:
     configure(ready, max_steps=200, save_steps=5, lora=False)
-    killed = job.start(["finetune", "--config", "my.json", "--name", "killed"], ready)
+    line = ["finetune", "--config", "my.json", "--name", "killed"]
+    killed = job.start(line, ready, hold_at="saved checkpoint-40")
     killed.wait_for("saved checkpoint-40")
     killed.send(signal.SIGKILL)
     killed.wait()
@@ -178,10 +180,11 @@ def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(job, ready: Path) -
 
 
 def test_two_jobs_do_not_write_to_one_run(job, ready: Path) -> None:
-    configure(ready, max_steps=3000, save_strategy="no")
-    first = job.start(["finetune", "--config", "my.json", "--name", "busy"], ready)
+    configure(ready, max_steps=30, save_strategy="no")
+    line = ["finetune", "--config", "my.json", "--name", "busy"]
+    first = job.start(line, ready, hold_at="step 1/")
     first.wait_for("step 1/")
-    second = job(["finetune", "--config", "my.json", "--name", "busy"], ready)
+    second = job(line, ready)
     first.send(signal.SIGTERM)
     assert second.status == 2
     assert "another job is writing here: process" in second.stderr

@@ -96,7 +96,7 @@ def test_a_killed_run_is_gone_on_with(job, ready: Path) -> None:
     write_prompts(ready / "in.jsonl", 60)
     line = ["--model", "tiny", "--input", "in.jsonl", "--output", "out.jsonl"]
     line += ["--batch-size", "1", "--max-new-tokens", "40"]
-    running = job.start(["infer", *line], ready)
+    running = job.start(["infer", *line], ready, hold_at="answers: 3/60")
     running.wait_for("answers: 3/60")
     running.send(signal.SIGKILL)
     assert running.wait().status == 128 + signal.SIGKILL
@@ -113,7 +113,7 @@ def test_a_killed_run_is_gone_on_with(job, ready: Path) -> None:
 def test_a_stopped_run_says_so_and_is_gone_on_with(job, ready: Path) -> None:
     write_prompts(ready / "in.jsonl", 60)
     line = ["--model", "tiny", "--input", "in.jsonl", "--output", "out.jsonl", "--batch-size", "1"]
-    running = job.start(["infer", *line], ready)
+    running = job.start(["infer", *line], ready, hold_at="answers: 2/60")
     running.wait_for("answers: 2/60")
     running.send(signal.SIGTERM)
     stopped = running.wait()

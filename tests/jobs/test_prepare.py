@@ -159,13 +159,13 @@ def test_killed_while_its_files_get_their_names(job, workspace: Path) -> None:
 
 
 def test_what_a_killed_one_left_is_verified(job, workspace: Path) -> None:
-    write_lines(workspace / "data" / "in.jsonl", 30_000)
-    line = ["--input", "data/in.jsonl", "--save-every", "0.05"]
+    write_lines(workspace / "data" / "in.jsonl", 6_000)
+    line = ["--input", "data/in.jsonl", "--save-every", "0.001"]
     command = ["prepare", "--output", "data/out", "--model", "tiny", *line]
     partial = workspace / "data" / ".out.partial"
-    running = job.start(command, workspace)
-    while not (partial / "journal.json").exists() and running.process.poll() is None:
-        time.sleep(0.01)
+    moment = "rename 2 journal.json"
+    running = job.start(command, workspace, hold_at=moment)
+    running.wait_for(moment)
     running.send(signal.SIGKILL)
     assert running.wait().status == 137
     tokens = partial / "tokens"
@@ -180,7 +180,8 @@ def test_what_a_killed_one_left_is_verified(job, workspace: Path) -> None:
 def test_stopped_it_says_so_and_goes_on(job, workspace: Path) -> None:
     write_lines(workspace / "data" / "in.jsonl", 40_000)
     command = ["prepare", "--output", "data/out", "--model", "tiny", "--input", "data/in.jsonl"]
-    running = job.start([*command, "--save-every", "0.05"], workspace)
+    command += ["--save-every", "0.05"]
+    running = job.start(command, workspace, hold_at="read and make tokens")
     running.wait_for("read and make tokens")
     running.send(signal.SIGTERM)
     assert running.wait().status == 143

@@ -98,7 +98,7 @@ def test_killed_and_resumed_it_has_the_curve_of_one_that_was_not(
 def test_told_to_stop_it_saves_and_goes_on_from_there(job, ready: Path) -> None:
     configure(ready, PRETRAIN, max_steps=300, save_steps=300)
     line = ["pretrain", "--config", "my.json", "--name", "stopped"]
-    running = job.start(line, ready)
+    running = job.start(line, ready, hold_at="step 3/300")
     running.wait_for("step 3/300")
     running.send(signal.SIGTERM)
     done = running.wait()

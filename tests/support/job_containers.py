@@ -1,4 +1,4 @@
-"""Start jobs in containers that are hurt, and hurt them."""
+"""Start jobs that are hurt: in a fork, or in a container of their own where that is hurt."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from paddle_stacks.jobs.catalog import JOBS
-from tests.support.runner import SHARING, Finished, Running
+from tests.support import runner, warm
+from tests.support.runner import HERE, SHARING, SUPPORT, Finished, Running
 
-HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMAGE = "paddle-stacks/{}:cpu"
 STATUS = {signal.SIGKILL: 137, signal.SIGTERM: 143}
@@ -41,42 +40,62 @@ def start(
     argv: Sequence[str],
     workspace: Path,
     *options: str,
+    environ: Mapping[str, str] | None = None,
     change: int | None = None,
+    hold_at: str | None = None,
     mode: str = "rw",
     image: str | None = None,
+    forks: bool = False,
 ) -> Running:
-    """Begin a job in a container with the rights that a plan gives it.
+    """Start a job with the rights that a plan gives it.
 
     Args:
         argv: the job and its arguments, or another command.
         workspace: what is mounted.
         options: more of ``docker run``.
+        environ: variables of a job that has this machine's network; others have none.
         change: the change of the file system at which it dies (kill_at_change.py); 0 counts them.
+        hold_at: the line of its log at which it waits (hold_at.py).
         mode: ``ro`` where the workspace may only be read.
         image: another image than the job's.
+        forks: whether it may be a fork in a warm container, and not a container of its own.
     """
-    job = JOBS[argv[0]].image if argv[0] in JOBS else "train"
-    name = f"paddle-stacks-faults-{uuid.uuid4().hex[:12]}"
-    command = ["docker", "run", "--rm", "--name", name, "--read-only", "--tmpfs", "/tmp"]
-    command += SHARING
-    command += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
-    command += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace:{mode}"]
-    if not any(option.startswith("--network") for option in options):
-        command += ["--network", "none"]
     line = list(argv)
     if change is not None:
-        command += ["-v", f"{HERE}:/faults:ro"]
-        line = ["python", "/faults/kill_at_change.py", str(change), *argv]
-    process = subprocess.Popen(
-        [*command, *options, image or IMAGE.format(job), *line],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running = Running(process, name, Stamped())
+        line = ["python", f"{SUPPORT}/kill_at_change.py", str(change), *argv]
+    if hold_at is not None:
+        line = runner.holding(argv, hold_at)
+    container = None
+    process: subprocess.Popen[str] | warm.WarmProcess
+    if forks:
+        assert not options and image is None and mode == "rw", "a fork cannot have these"
+        process = runner.fork(line, workspace, image=runner.image_of(argv), environ=environ)
+    else:
+        container = f"paddle-stacks-faults-{uuid.uuid4().hex[:12]}"
+        command = ["docker", "run", "--rm", "--name", container, "--read-only", "--tmpfs", "/tmp"]
+        command += [*SHARING, *network_options(environ)]
+        command += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
+        command += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace:{mode}"]
+        command += ["-v", f"{HERE}:{SUPPORT}:ro"]
+        command += [*options, image or IMAGE.format(runner.image_of(argv)), *line]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    running = Running(process, container, Stamped())
     STARTED.append(running)
     return running
+
+
+def network_options(environ: Mapping[str, str] | None) -> list[str]:
+    """Return what ``docker run`` gets for a job with these variables."""
+    if not environ:
+        return ["--network", "none"]
+    variables = [word for name, value in environ.items() for word in ("-e", f"{name}={value}")]
+    return ["--network", "host", *variables]
 
 
 def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> Finished:
@@ -85,9 +104,12 @@ def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> 
 
 
 def hurt(running: Running, by: signal.Signals = signal.SIGKILL) -> None:
-    """Signal a container, one that is only just being made too; not one that has ended."""
+    """Signal a job, one that is only just being made too; not one that has ended."""
     while running.process.poll() is None:
-        command = ["docker", "kill", "--signal", by.name, str(running.container)]
+        if running.container is None:
+            running.send(by)
+            return
+        command = ["docker", "kill", "--signal", by.name, running.container]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return
         time.sleep(0.01)

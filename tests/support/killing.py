@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.completeness import left_over
-from tests.support.job_containers import STATUS, Stamped, hurt, run, start
+from tests.support.job_containers import STATUS, TIMEOUT, Stamped, hurt, start
 from tests.support.kill_at_change import COUNTED
 from tests.support.runner import Finished
 from tests.support.scenarios import Scenario
 
 _MORE_OFTEN = 4  # a second of saving gets as many kills as this many of anything else
 _MOST_STARTS = 4  # for each kill that is wanted; some kills come after a job's end
+# Every eighth start is a container of its own, which Docker signals; the others are forks.
+_CONTAINER_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,36 @@ class Moment:
 
 @dataclass
 class Outcomes:
-    """What became of the signals to a job: how often they came when, and what followed."""
+    """What became of the signals to a job: how often they came when, and what followed.
+
+    Args:
+        hit: signals by what the job was doing.
+        followed: runs after a kill by what they did with what was there.
+        containers: the signals that went to a container of its own.
+    """
 
     hit: Counter[str] = field(default_factory=Counter)
     followed: Counter[str] = field(default_factory=Counter)
+    containers: int = 0
 
     def __iadd__(self, other: Outcomes) -> Outcomes:
         self.hit += other.hit
         self.followed += other.followed
+        self.containers += other.containers
         return self
+
+    def __str__(self) -> str:
+        hit = [f"{n} {when}" for when, n in sorted(self.hit.items()) if when != AFTER]
+        followed = [f"{n} {how}" for how, n in sorted(self.followed.items())]
+        late = f"{self.hit[AFTER]} came too late"
+        containers = f"{self.containers} of containers"
+        return f"{', '.join(hit)} ({containers}); then {', '.join(followed)}; {late}"
 
     @property
     def hits(self) -> int:
         """Return how many signals hit a job that was there."""
         return sum(count for when, count in self.hit.items() if when != AFTER)
 
-
-Account = dict[signal.Signals, dict[str, Outcomes]]
-"""What became of all signals, by the signal and the job."""
 
 BEFORE, WORKING, SAVING, AFTER = "before its work", "at work", "while saving", "after its end"
 ON, ANEW, KEPT = "went on", "began anew", "was whole"
@@ -81,7 +95,8 @@ ON, ANEW, KEPT = "went on", "began anew", "was whole"
 def watch(scenario: Scenario, workspace: Path) -> Undisturbed:
     """Run a job to its end, and note what it made and when it did what."""
     began = time.monotonic()
-    running = start([*scenario.argv, *scenario.reference], workspace, *scenario.options, change=0)
+    argv = [*scenario.argv, *scenario.reference]
+    running = start(argv, workspace, environ=scenario.environ, change=0, forks=True)
     done = running.wait()
     ended = time.monotonic()
     assert done.status == 0, done.stderr
@@ -142,17 +157,18 @@ class Chain:
         self._chance = chance
         self._by = by
         self.outcomes = Outcomes()
+        self._starts = 0
 
     def run(self, kills: int) -> Outcomes:
         """Hurt it so often, and see what follows each time to its end."""
-        starts = 0
         while self.outcomes.hits < kills:
             workspace = self._workspace()
             older = self._scenario.complete(workspace)
             was_hurt = False
             while True:
-                starts += 1
-                assert starts <= _MOST_STARTS * kills, f"{self.outcomes}: jobs end before kills"
+                assert self._starts < _MOST_STARTS * kills, (
+                    f"{self.outcomes}: jobs end before kills"
+                )
                 enough = self.outcomes.hits >= kills
                 moment = None if enough else pick(self._undisturbed, self._chance, by=self._by)
                 if not self._start(workspace, moment, older, was_hurt):
@@ -172,7 +188,9 @@ class Chain:
         """Start the job once, with what an earlier one left; return whether it was hurt."""
         before = self._scenario.complete(workspace)
         reached = self._scenario.progress(workspace)
-        done = _until(self._scenario, workspace, moment, self._by)
+        self._starts += 1
+        forks = self._starts % _CONTAINER_EVERY != 0
+        done = _until(self._scenario, workspace, moment, self._by, forks)
         told = f"{moment}\n{done.stderr}"
         after = self._scenario.complete(workspace)
         assert "Traceback" not in done.stderr, told
@@ -181,6 +199,7 @@ class Chain:
             return False
         assert moment is not None, told
         self.outcomes.hit[_when(done, workspace, self._scenario)] += 1
+        self.outcomes.containers += not forks
         if was_hurt:
             self.outcomes.followed[_how(done, self._scenario)] += 1
         for name, found in after.items():
@@ -226,14 +245,14 @@ class Chain:
 
 
 def _until(
-    scenario: Scenario, workspace: Path, moment: Moment | None, by: signal.Signals
+    scenario: Scenario, workspace: Path, moment: Moment | None, by: signal.Signals, forks: bool
 ) -> Finished:
     """Run the job to its end, or to the moment."""
-    if moment is None:
-        return run(scenario.argv, workspace, *scenario.options)
-    if moment.change:
-        return run(scenario.argv, workspace, *scenario.options, change=moment.change)
-    running = start(scenario.argv, workspace, *scenario.options)
+    change = moment.change if moment is not None and moment.change else None
+    environ = scenario.environ
+    running = start(scenario.argv, workspace, environ=environ, change=change, forks=forks)
+    if moment is None or change:
+        return running.wait(TIMEOUT)
     while len(running.lines) < moment.line and running.process.poll() is None:
         time.sleep(0.002)
     time.sleep(moment.delay)

@@ -26,9 +26,14 @@ REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
 TIMEOUT = 180  # seconds, for jobs that take ten
 SERVE_PORT = 8000
+HERE = Path(__file__).parent
+SUPPORT = "/srv/support"
+"""Where containers of the tests have the programs of this folder."""
 # A thread that waits for work leaves its core after a millisecond, and not after 200: other
 # jobs of the tests want it, and two at once take a quarter less time.
 SHARING = ("--env", "KMP_BLOCKTIME=1")
+# The models of most tests are too small for two threads to gain anything.
+FORKS_SHARING = (*SHARING, "--env", "OMP_NUM_THREADS=1")
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,23 @@ class Runner:
     ) -> Finished:
         return self.start(argv, workspace, stdin).wait(timeout)
 
-    def start(self, argv: Sequence[str], workspace: Path, stdin: str | None = None) -> Running:
-        """Begin a job; without ``stdin`` its standard input is closed."""
+    def start(
+        self,
+        argv: Sequence[str],
+        workspace: Path,
+        stdin: str | None = None,
+        hold_at: str | None = None,
+    ) -> Running:
+        """Start a job.
+
+        Args:
+            argv: the job and its arguments, or ``python FILE ARGUMENT …``.
+            workspace: what it has as ``/workspace``.
+            stdin: its standard input, which is closed without it.
+            hold_at: the line of its log at which it waits to be signalled (hold_at.py).
+        """
+        if hold_at is not None:
+            argv = holding(argv, hold_at)
         container = None
         process: subprocess.Popen[str] | warm.WarmProcess
         if PYTHON is None and self._forks and is_warm(argv, workspace):
@@ -158,7 +178,14 @@ class Runner:
 
 def image_of(argv: Sequence[str]) -> str:
     """Return the image that a job, or another command of the tests, runs in."""
+    argv = argv[3:] if argv[:2] == ["python", f"{SUPPORT}/hold_at.py"] else argv
     return JOBS[argv[0]].image if argv[0] in JOBS else "train"
+
+
+def holding(argv: Sequence[str], text: str) -> list[str]:
+    """Return the command that runs a job and holds it at a line of its log."""
+    folder = SUPPORT if PYTHON is None else str(HERE)
+    return ["python", f"{folder}/hold_at.py", text, *argv]
 
 
 def is_warm(argv: Sequence[str], workspace: Path) -> bool:
@@ -173,12 +200,22 @@ def fork(
     argv: Sequence[str],
     workspace: Path,
     *,
+    image: str | None = None,
     with_stdin: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> warm.WarmProcess:
-    """Start a job in a fork; a download has this machine's network, any other job none."""
-    container = warm.container(image_of(argv), options=[*SHARING, *_trusted()])
-    network = argv[0] == "fetch"
+    """Start a job in a fork.
+
+    Args:
+        argv: the job and its arguments, or ``python FILE ARGUMENT …``.
+        workspace: what it has as ``/workspace``.
+        image: the name of the image, if it is not the job's.
+        with_stdin: whether its standard input is a pipe, or closed.
+        environ: variables beyond the image's. A job that has any, and a download, has this
+            machine's network; any other has a loopback of its own.
+    """
+    container = warm.container(image or image_of(argv), options=[*FORKS_SHARING, *_trusted()])
+    network = argv[0] == "fetch" or bool(environ)
     return container.start(argv, workspace, with_stdin=with_stdin, network=network, environ=environ)
 
 
@@ -189,6 +226,7 @@ def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
     docker += SHARING
     docker += ["--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL"]
     docker += ["--security-opt", "no-new-privileges", "-v", f"{workspace}:/workspace"]
+    docker += ["-v", f"{HERE}:{SUPPORT}:ro"]
     if argv[0] == "fetch":
         docker += _trusted()
     if argv[0] == "serve":

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from tests.support import completeness, hugging_face_files, training
 from tests.support.job_containers import run
-from tests.support.loopback import Server
 from tests.support.tiny import SYLLABLES
-from tests.unit.test_fetch import hub_answers
 
 PRETRAIN = training.PRETRAIN | {
     "gradient_accumulation_steps": 1,
@@ -51,7 +49,7 @@ class Scenario:
         saving: the phases of the job in which it writes what is final.
         older: what is under the final name before it starts; made by this argv.
         reference: more arguments of the run that nobody hurts.
-        options: of ``docker run``.
+        environ: variables of a job that has this machine's network; others have none.
         goes_on: what the job says when it goes on from what is there.
     """
 
@@ -63,7 +61,7 @@ class Scenario:
     saving: tuple[str, ...]
     older: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
     goes_on: tuple[str, ...] = field(default=("going on", "resuming from", "are there already"))
 
 
@@ -154,13 +152,8 @@ SCENARIOS: Mapping[str, Scenario] = {
 }  # fmt: skip
 
 
-def make(folder: Path, server: Server) -> None:
-    """Fill a folder with what all scenarios start from, and a hub with a model.
-
-    Args:
-        folder: empty; a workspace.
-        server: the hub.
-    """
+def make(folder: Path) -> None:
+    """Fill an empty workspace with what all scenarios start from; ``hub`` is a hub's model."""
     shutil.copy(Path(__file__).with_name("tiny.py"), folder)
     _run(["python", "tiny.py", "models", "sentencepiece"], folder)
     (folder / "models" / "sentencepiece").rename(folder / "models" / "tiny")
@@ -179,7 +172,6 @@ def make(folder: Path, server: Server) -> None:
         line = ["finetune", "--config", "finetune.json", "--name", name]
         _run([*line, "--set", "max_steps=2", "--set", f"seed={seed}"], folder)
     hugging_face_files.write(folder / "hub", shards=3)
-    hub_answers(server, folder / "hub")
 
 
 def _records(folder: Path) -> None:
@@ -190,5 +182,5 @@ def _records(folder: Path) -> None:
 
 
 def _run(line: list[str], folder: Path) -> None:
-    done = run(line, folder)
+    done = run(line, folder, forks=True)
     assert done.status == 0, done.stderr
