@@ -35,7 +35,10 @@ def test(
     if failed and not ids:
         print("no test failed when it was last run", file=sys.stderr)
         return
+    is_fast = not (all or suite or failed)
     suites = {name: SUITES[name] for name in names if name in SUITES}
+    if is_fast:
+        suites = {name: one for name, one in suites.items() if one.in_fast_tier}
     if LINT in names or any(wanted.images for wanted in suites.values()):
         _ensure_engine()
     if LINT in names:
@@ -43,7 +46,7 @@ def test(
     if not suites:
         return
     is_everything = (all or suite is not None) and not (only or failed)
-    arguments = [] if all or suite or failed else [*FAST]
+    arguments = [*FAST] if is_fast else []
     if only and "::" in only:
         ids = {name: [only] for name in suites}
     elif only:

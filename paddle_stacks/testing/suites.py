@@ -1,7 +1,7 @@
 """The suites of tests, and the two tiers that they are run in.
 
-The fast tier, ``./inv test``, has every test that is not marked ``slow``. ``./inv test --all``
-has all of them.
+The fast tier, ``./inv test``, has every test that is not marked ``slow`` (tests/conftest.py).
+``./inv test --all`` has all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Suite:
         folders: of the tests.
         backend: the backend whose images they need.
         images: whether they need its images at all.
+        in_fast_tier: whether some of them belong to the fast tier.
         is_parallel: whether its tests may run beside each other, on all cores.
     """
 
@@ -33,6 +34,7 @@ class Suite:
     folders: tuple[str, ...]
     backend: str = "cpu"
     images: bool = True
+    in_fast_tier: bool = True
     is_parallel: bool = False
 
     @property
@@ -52,20 +54,29 @@ SUITES: Mapping[str, Suite] = {
     "images": Suite("testinfra on the built images", ("tests/images",)),
     "jobs": Suite("real jobs in real containers", ("tests/jobs",), is_parallel=True),
     "bundle": Suite(
-        "from a folder to a fine-tuned model on a machine without a network", ("tests/bundle",)
+        "from a folder to a fine-tuned model on a machine without a network",
+        ("tests/bundle",),
+        in_fast_tier=False,
     ),
     "faults": Suite(
-        "jobs that are killed, starved and lied to", ("tests/faults",), is_parallel=True
+        "jobs that are killed, starved and lied to",
+        ("tests/faults",),
+        in_fast_tier=False,
+        is_parallel=True,
     ),
     "dcu-sim": Suite(
         "the DCU's build stages, images and jobs on a simulated DCU",
         ("tests/images", "tests/dcu_sim"),
         "dcu-sim",
     ),
-    "docs": Suite("the documentation's commands, as written", ("tests/docs",)),
-    "cluster": Suite("jobs on a real Slurm of three machines", ("tests/cluster",)),
+    "docs": Suite("the documentation's commands, as written", ("tests/docs",), in_fast_tier=False),
+    "cluster": Suite(
+        "jobs on a real Slurm of three machines", ("tests/cluster",), in_fast_tier=False
+    ),
     "isolation": Suite(
-        "what a job must not be able to do, in real containers", ("tests/isolation",)
+        "what a job must not be able to do, in real containers",
+        ("tests/isolation",),
+        in_fast_tier=False,
     ),
 }
 

@@ -30,10 +30,8 @@ HERE = Path(__file__).parent
 SUPPORT = "/srv/support"
 """Where containers of the tests have the programs of this folder."""
 # A thread that waits for work leaves its core after a millisecond, and not after 200: other
-# jobs of the tests want it, and two at once take a quarter less time.
-SHARING = ("--env", "KMP_BLOCKTIME=1")
-# The models of most tests are too small for two threads to gain anything.
-FORKS_SHARING = (*SHARING, "--env", "OMP_NUM_THREADS=1")
+# jobs of the tests want it. The models of most tests are too small for two threads to help.
+SHARING = ("--env", "KMP_BLOCKTIME=1", "--env", "OMP_NUM_THREADS=1")
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def fork(
         environ: variables beyond the image's. A job that has any, and a download, has this
             machine's network; any other has a loopback of its own.
     """
-    container = warm.container(image or image_of(argv), options=[*FORKS_SHARING, *_trusted()])
+    container = warm.container(image or image_of(argv), options=[*SHARING, *_trusted()])
     network = argv[0] == "fetch" or bool(environ)
     return container.start(argv, workspace, with_stdin=with_stdin, network=network, environ=environ)
 
