@@ -93,6 +93,7 @@ def docker(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.fast
 def test_a_model_is_fine_tuned_and_answers(inv: Inv, workspace: Path) -> None:
     trained = inv("finetune", "--config", "tiny.json", "--devices", "0")
     assert trained.returncode == 0, trained.stderr
@@ -112,6 +113,7 @@ def test_a_model_is_fine_tuned_and_answers(inv: Inv, workspace: Path) -> None:
     assert answered.stdout.strip()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("variation", "words"),
     [("no-kfd", "/dev/kfd"), ("no-hyhal", "/opt/hyhal"), ("driver-6.3", "24.04")],

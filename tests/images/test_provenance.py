@@ -22,6 +22,8 @@ from tests.support.stages import BACKEND, IMAGES
 # As images/base/dated has it: nothing that a step of the Dockerfile wrote is younger.
 DATE = "@1747699200"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def read(engine: docker.DockerClient) -> dict[str, Contents]:

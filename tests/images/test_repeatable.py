@@ -21,7 +21,10 @@ from paddle_stacks.build.os_image import resolve
 from paddle_stacks.build.variables import secrets
 from tests.support.stages import BACKEND, ROOT
 
-pytestmark = pytest.mark.skipif(BACKEND != "cpu", reason="the stages are the same for a DCU")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BACKEND != "cpu", reason="the stages are the same for a DCU"),
+]
 
 CONTEXT = ("Dockerfile", ".dockerignore", "configs", "entrypoints", "images", "paddle_stacks")
 

@@ -15,7 +15,10 @@ from tests.support.stages import BACKEND
 ROOT = Path(__file__).parents[2]
 IMAGES = ("infer", "train")
 
-pytestmark = pytest.mark.skipif(BACKEND != "cpu", reason="bake's and Compose's own is the CPU")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BACKEND != "cpu", reason="bake's and Compose's own is the CPU"),
+]
 
 
 @pytest.fixture

