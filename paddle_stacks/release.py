@@ -219,13 +219,13 @@ def _record_problems(
     record: verify.Record | None, backend: str, folder: str, commit: str
 ) -> list[Problem]:
     where = f"{folder} on {backend}"
-    again = "run ./inv test on this very commit"
+    again = "run ./inv test --all on this commit"
     if record is None:
         return [Problem("the tests were not run here", where, again)]
     if record.revision != commit:
         return [Problem(f"the tests were run on {record.revision}", where, again)]
     if not record.passed:
-        return [Problem(f"the tests failed: {record.result}", where, "mend it, and ./inv test")]
+        return [Problem(f"the tests failed: {record.result}", where, "fix it, then ./inv test --all")]
     return []
 
 
@@ -235,7 +235,7 @@ def _check_report(report: Mapping[str, Any], release: Release) -> None:
         raise JobError(
             f"the images of {backend} failed their tests: {report['result']}",
             where=f"./inv verify --backend {backend}",
-            remedy="mend it on main, ./inv test, and release again; nothing was tagged",
+            remedy="fix it on main, run ./inv test --all, and release again; nothing was tagged",
         )
     for image in report["images"]:
         found = image["labels"].get("org.opencontainers.image.revision", "unknown")
