@@ -225,7 +225,9 @@ def _record_problems(
     if record.revision != commit:
         return [Problem(f"the tests were run on {record.revision}", where, again)]
     if not record.passed:
-        return [Problem(f"the tests failed: {record.result}", where, "fix it, then ./inv test --all")]
+        return [
+            Problem(f"the tests failed: {record.result}", where, "fix it, then ./inv test --all")
+        ]
     return []
 
 

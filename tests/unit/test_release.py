@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from paddle_stacks import changelog, release, suites, verify
+from paddle_stacks import changelog, release, verify
 from paddle_stacks.cli import release as command
 from paddle_stacks.errors import BuildError, JobError, RequestError
+from paddle_stacks.testing import suites
 from paddle_stacks.verify import Outcome
 
 ROOT = Path(__file__).parents[2]
