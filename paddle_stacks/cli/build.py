@@ -49,12 +49,18 @@ def build(
     print(building.plan_text(wanted, found, resolve(found, engine.connect()), start))
 
 
-@task(help={"backend": "Whose locks: cpu or dcu. Default: cpu."})
-def lock(context: Any, backend: str = "cpu") -> None:
+@task(
+    iterable=["package"],
+    help={
+        "backend": "Whose locks: cpu or dcu. Default: cpu.",
+        "package": "Upgrade this package only, within its pin; can be repeated.",
+    },
+)
+def lock(context: Any, package: list[str], backend: str = "cpu") -> None:
     """Resolve the requirements of the images and of .venv anew; say what changed."""
     from paddle_stacks import locks
 
-    for line in locks.relock(ROOT, backend):
+    for line in locks.relock(ROOT, backend, package):
         print(line, file=sys.stderr)
 
 
