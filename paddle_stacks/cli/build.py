@@ -15,6 +15,7 @@ _BACKEND = {"backend": "The platform: a file in configs/backends/."}
     help={
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
+        "record-hash": "Accept other digests of what the build starts from, and record them.",
         "archs": "What a DCU's operators are compiled for: 'gfx928;gfx936'.",
         "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
         **_BACKEND,
@@ -27,6 +28,7 @@ def build(
     paddlenlp_src: str | None = None,
     archs: str | None = None,
     plan: bool = False,
+    record_hash: bool = False,
 ) -> None:
     """Build the images, telling of each step, its log, and why it was run."""
     from paddle_stacks import build as building
@@ -40,7 +42,7 @@ def build(
     check_request(found)
     if not plan:
         engine.ensure()
-        building.build(wanted, found)
+        building.build(wanted, found, record=record_hash)
         return
     building.check(wanted, ROOT)
     dtk = dtk_reference(found)
