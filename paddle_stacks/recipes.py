@@ -333,9 +333,7 @@ def _instead_faults(path: Path, recipe: Recipe, found: Mapping[str, Recipe]) -> 
         what = f'[{recipe.name}] "unsupported" requires "instead"'
         return [Problem(what, where, "name the recipe that works in its place")]
     if other and recipe.benchmark and not other.benchmark:
-        what = (
-            f'[{recipe.name}] has a benchmark, and "{other.name}", which is used instead, has none'
-        )
+        what = f'[{recipe.name}] has a benchmark, but "{other.name}", its replacement, has none'
         where = _key_line(path, recipe.name, "instead")
         return [Problem(what, where, f'"benchmark = true" in [{other.name}]')]
     return []

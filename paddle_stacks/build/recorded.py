@@ -1,8 +1,8 @@
 """Digests of what a build starts from: recorded at first sight, and compared from then on.
 
-``configs/recorded.toml`` has those that the project knows. What it does not know is kept in
-``.cache/recorded.json`` of the checkout when it is met first. A record of the checkout counts
-before the project's: whoever writes one with ``--record-hash`` has decided.
+``configs/recorded.toml`` has those that the project knows. Other digests are kept in
+``.cache/recorded.json`` of the checkout when a build sees them first. A record of the checkout
+takes precedence over the project's, because only ``--record-hash`` replaces a known digest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def known(root: Path, name: str) -> tuple[str, ...]:
-    """Return the digests that are right for a name; none where it was never met.
+    """Return the digests that are right for a name; none if no build has seen it.
 
     Args:
         root: the checkout.
@@ -45,12 +45,12 @@ def compare(root: Path, name: str, digests: tuple[str, ...], *, record: bool = F
     Args:
         root: the checkout.
         name: of an image, or ``PACKAGE==VERSION``.
-        digests: what it got; one of them has to be recorded. None: it says none, as an image
-            that was loaded from a file, and nothing is compared.
-        record: whether this becomes the record, whatever was recorded.
+        digests: those of what it got, one of which has to be recorded. Nothing is compared if
+            there are none, as for an image that was loaded from a file.
+        record: whether to record it even if another digest is recorded.
 
     Raises:
-        BuildError: it is another one than is recorded.
+        BuildError: another digest is recorded.
         RequestError: a file of records cannot be read.
     """
     right = known(root, name)
@@ -60,8 +60,8 @@ def compare(root: Path, name: str, digests: tuple[str, ...], *, record: bool = F
         raise BuildError(
             f"{name} has the digest {digests[0]}, expected {' or '.join(right)}",
             where=str(LOCAL if name in _local(root) else FILE),
-            remedy="find out who changed it; if it is meant to be another one: ./inv build"
-            " --record-hash, with the same options",
+            remedy="find out what changed; to accept it, run ./inv build --record-hash with the"
+            " same options",
         )
     path = root / LOCAL
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def _local(root: Path) -> dict[str, str]:
         message = "a digest is sha256: and 64 digits"
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         message = str(error)
-    remedy = "remove it: the next build records what it meets"
-    raise RequestError(f"this is no list of digests: {message}", where=str(path), remedy=remedy)
+    remedy = "remove it: the next build records the digests anew"
+    raise RequestError(f"not a list of digests: {message}", where=str(path), remedy=remedy)
 
 
 def _ours(root: Path) -> Mapping[str, tuple[str, ...]]:
@@ -97,8 +97,8 @@ def _ours(root: Path) -> Mapping[str, tuple[str, ...]]:
         if not isinstance(digests, list) or not all(
             isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests
         ):
-            what = f'["{name}"] requires "digests", a list of sha256:…'
-            problems.append(Problem(what, str(path), 'digests = ["sha256:…"]'))
+            message = f'["{name}"] requires "digests", a list of sha256:…'
+            problems.append(Problem(message, str(path), 'digests = ["sha256:…"]'))
             continue
         records[name] = tuple(digests)
     if problems:

@@ -52,12 +52,12 @@ def _check(
 
 @task(help={"database": "Advisories on this machine: an OSV archive, or a folder."})
 def _update(context: Any, database: str | None = None) -> None:
-    """Write configs/advisories.json anew: the advisories of OSV.dev about the pinned packages."""
+    """Renew configs/advisories.json from the advisories of OSV.dev about the pinned packages."""
     from paddle_stacks import settings
     from paddle_stacks.provenance import advisories
 
-    found = settings.load(ROOT, {})
-    snapshot = advisories.update(ROOT, found, Path(database) if database else None)
+    current = settings.load(ROOT, {})
+    snapshot = advisories.update(ROOT, current, Path(database) if database else None)
     count = len(snapshot.advisories)
     print(f"{count} advisories, complete until {snapshot.complete_until}", file=sys.stderr)
     print(advisories.SNAPSHOT)
@@ -65,7 +65,7 @@ def _update(context: Any, database: str | None = None) -> None:
 
 def collection() -> Collection:
     """Return the tasks: ``advisories``, which checks the pins, and ``advisories.update``."""
-    made = Collection("advisories")
-    made.add_task(_check, name="check", default=True)
-    made.add_task(_update, name="update")
-    return made
+    tasks = Collection("advisories")
+    tasks.add_task(_check, name="check", default=True)
+    tasks.add_task(_update, name="update")
+    return tasks

@@ -15,7 +15,7 @@ _BACKEND = {"backend": "The platform: a file in configs/backends/."}
     help={
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
-        "record-hash": "Accept other digests of what the build starts from, and record them.",
+        "record-hash": "Accept and record different digests of the build's inputs.",
         "archs": "What a DCU's operators are compiled for: 'gfx928;gfx936'.",
         "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
         **_BACKEND,

@@ -94,7 +94,7 @@ def _diff(context: Any, before: str, after: str, files: bool = False, json: bool
         " Default: configs/advisories.json, which is about Python's packages only.",
         "policy": "The exceptions. Default: configs/vulnerabilities.toml.",
         "fixable": "Fail only for what has a fixed version.",
-        "manifest": "What is in an image, as images.sbom wrote it; repeatable. Instead of --image.",
+        "manifest": "A manifest written by images.sbom, instead of --image; can be repeated.",
         **_HELP,
         **_ONE,
     },
@@ -119,10 +119,10 @@ def _scan(
     if manifest:
         read = [contents.open_manifest(Path(name)) for name in manifest]
     else:
-        found = settings.load(ROOT, {"backend": backend})
+        current = settings.load(ROOT, {"backend": backend})
         client = engine.connect()
-        known = images.inspect_all(client, found.backend, image)
-        read = contents.read(client, [item.tags[0] for item in known])
+        built = images.inspect_all(client, current.backend, image)
+        read = contents.read(client, [item.tags[0] for item in built])
     path = Path(database) if database else ROOT / advisories.SNAPSHOT
     only = () if database else (advisories.ECOSYSTEM,)
     reports = vulnerabilities.scan(read, path, accepted, datetime.date.today(), only)

@@ -36,83 +36,83 @@ _A8W8_RECIPE = "./inv infer --backend dcu --recipe infer-block-a8w8"
 
 
 def problems(
-    found: Options, workspace: Path, *, on_dcu: bool, gpu: bool = True, instead: str = ""
+    options: Options, workspace: Path, *, on_dcu: bool, gpu: bool = True, instead: str = ""
 ) -> list[Problem]:
     """Return the reasons why upstream's inference program cannot work with these options.
 
     Args:
-        found: the options; those of other scripts have no problems here.
+        options: the options; those of other scripts have no problems here.
         workspace: where models are.
         on_dcu: whether it runs on a DCU or a simulated one.
         gpu: whether a DCU computes, and not the CPU of a simulated one.
         instead: the command that does the same and works; empty if the caller knows none.
     """
-    if not found.script.endswith(PREDICT):
+    if not options.script.endswith(PREDICT):
         return []
-    config = _config(found, workspace)
-    told: list[Problem] = []
-    if on_dcu and found.on("inference_model"):
-        told += _missing_kernels(found, config, gpu=gpu, instead=instead)
-    if found.on("block_attn") and _is_zero(found.values.get("temperature")):
-        what = "--temperature 0 with --block_attn divides by zero in upstream's sampling"
+    config = _config(options, workspace)
+    faults: list[Problem] = []
+    if on_dcu and options.on("inference_model"):
+        faults += _missing_kernels(options, config, gpu=gpu, instead=instead)
+    if options.on("block_attn") and _is_zero(options.values.get("temperature")):
+        message = "--temperature 0 with --block_attn divides by zero in upstream's sampling"
         remedy = "for the most likely token: --temperature 1.0 --top_p 0.01"
-        told.append(Problem(what, found.where("temperature"), remedy))
-    return told + _too_long(found, config, workspace)
+        faults.append(Problem(message, options.where("temperature"), remedy))
+    return faults + _too_long(options, config, workspace)
 
 
 def _missing_kernels(
-    found: Options, config: Mapping[str, Any], *, gpu: bool, instead: str
+    options: Options, config: Mapping[str, Any], *, gpu: bool, instead: str
 ) -> list[Problem]:
-    if not found.on("block_attn"):
-        what = (
+    if not options.on("block_attn"):
+        message = (
             "--inference_model without --block_attn cannot run on a DCU: Paddle 3.0.0b2 has no "
             "ROCm kernel for variable_length_memory_efficient_attention, and its "
             "masked_multihead_attention computes nothing there"
         )
         remedy = instead or f"add --block_attn, as {_BLOCK_RECIPE} does"
-        return [Problem(what, found.where("inference_model"), remedy)]
-    told = []
-    quantized = found.text("quant_type") or _quant_type(config)
+        return [Problem(message, options.where("inference_model"), remedy)]
+    faults = []
+    quantized = options.text("quant_type") or _quant_type(config)
     if quantized.startswith("weight_only"):
-        what = f"quant_type {quantized} cannot run on a DCU: Paddle has no ROCm kernel for it"
+        message = f"quant_type {quantized} cannot run on a DCU: Paddle has no ROCm kernel for it"
         remedy = f"8 bits on a DCU are a8w8: {_A8W8_RECIPE}"
-        told.append(Problem(what, found.where("quant_type"), remedy))
-    if gpu and found.text("dtype") == "float32":
-        what = "--block_attn with float32 cannot run on a DCU: its kernels are for float16"
-        told.append(Problem(what, found.where("dtype"), "write --dtype float16"))
-    return told
+        faults.append(Problem(message, options.where("quant_type"), remedy))
+    if gpu and options.text("dtype") == "float32":
+        message = "--block_attn with float32 cannot run on a DCU: its kernels are for float16"
+        faults.append(Problem(message, options.where("dtype"), "write --dtype float16"))
+    return faults
 
 
-def _too_long(found: Options, config: Mapping[str, Any], workspace: Path) -> list[Problem]:
-    source, target = (found.number(key, _LENGTH) for key in ("src_length", "max_length"))
-    positions = _positions(found, config, workspace)
+def _too_long(options: Options, config: Mapping[str, Any], workspace: Path) -> list[Problem]:
+    source, target = (options.number(key, _LENGTH) for key in ("src_length", "max_length"))
+    positions = _positions(options, config, workspace)
     if not positions or source + target <= positions:
         return []
-    what = (
+    message = (
         f"--src_length {source} plus --max_length {target} is {source + target} tokens, and the "
         f"model has {positions} positions"
     )
     half = positions // 2
-    key = "src_length" if "src_length" in found.values else "max_length"
+    key = "src_length" if "src_length" in options.values else "max_length"
     remedy = f"for instance --src_length {positions - half} --max_length {half}"
-    return [Problem(what, found.where(key), remedy)]
+    return [Problem(message, options.where(key), remedy)]
 
 
-def _positions(found: Options, config: Mapping[str, Any], workspace: Path) -> int:
+def _positions(options: Options, config: Mapping[str, Any], workspace: Path) -> int:
     """Return how many positions the model has; 0 if that is not known."""
     for key in _POSITIONS:
         if (value := config.get(key)) is not None:
             return value if type(value) is int and value > 0 else 0
-    name = Path(str(found.values.get("model_name_or_path", ""))).name.lower()
+    name = Path(str(options.values.get("model_name_or_path", ""))).name.lower()
     try:
         return models.find(name, workspace=workspace).context if name else 0
     except RequestError:
         return 0
 
 
-def _config(found: Options, workspace: Path) -> dict[str, Any]:
-    """Return the model's ``config.json``; empty if there is none that can be read."""
-    name = str(found.values.get("model_name_or_path", ""))
+def _config(options: Options, workspace: Path) -> dict[str, Any]:
+    """Return the model's ``config.json``; empty if it cannot be read."""
+    name = str(options.values.get("model_name_or_path", ""))
     try:
         config = json.loads((workspace / name / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

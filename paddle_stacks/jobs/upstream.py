@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 PREDICT = ("predictor.py", "export_model.py")
-"""How the names of upstream's inference programs end."""
+"""The endings of the names of upstream's inference programs."""
 
 
 _TRUE, _FALSE = {"true", "yes", "t", "y", "1"}, {"false", "no", "f", "n", "0"}

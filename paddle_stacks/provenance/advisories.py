@@ -1,8 +1,8 @@
 """Known vulnerabilities of the pinned packages, from a snapshot of advisories in the repository.
 
 ``configs/advisories.json`` has the advisories of the packages that the locks name, in the OSV
-format without the fields that nobody reads here, and the day until which it is complete. The
-check needs no network; :func:`update` writes the snapshot anew.
+format, reduced to the fields that the check reads, and the day until which it is complete. The
+check needs no network; :func:`update` renews the snapshot.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 SNAPSHOT = Path("configs", "advisories.json")
 ECOSYSTEM = "PyPI"
 URL = f"{vulnerabilities.DOWNLOAD}/{ECOSYSTEM}/all.zip"
-"""Where OSV.dev has all advisories of the ecosystem."""
+"""The archive of OSV.dev with all advisories of the ecosystem."""
 
 _TIMEOUT = 60
 _LARGEST_DOWNLOAD = 2**30
@@ -76,7 +76,7 @@ def read(path: Path) -> Snapshot:
     """Return a snapshot.
 
     Raises:
-        RequestError: it cannot be read, or is none.
+        RequestError: it cannot be read, or is not a snapshot.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -84,9 +84,9 @@ def read(path: Path) -> Snapshot:
         return Snapshot(until, str(values["source"]), tuple(values["advisories"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(
-            f"this is no snapshot of advisories: {error}",
+            f"not a snapshot of advisories: {error}",
             where=str(path),
-            remedy="./inv advisories.update writes one, with a network",
+            remedy="./inv advisories.update writes one; it needs a network",
         ) from error
 
 
@@ -144,7 +144,7 @@ def _contents(root: Path, path: Path) -> Contents:
 
 
 def update(root: Path, settings: Settings, database: Path | None = None) -> Snapshot:
-    """Write the snapshot anew and return it.
+    """Renew the snapshot and return it.
 
     Args:
         root: the checkout.

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 DOWNLOAD = "https://osv-vulnerabilities.storage.googleapis.com"
-"""Where OSV.dev has an archive for each ecosystem."""
+"""The folder of OSV.dev with an archive for each ecosystem."""
 
 # An advisory is some kilobytes; what is larger is none, and would only fill the memory.
 _LONGEST_ADVISORY = 16 * 2**20

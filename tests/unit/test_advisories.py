@@ -201,7 +201,7 @@ def test_without_a_network_the_update_says_what_to_do(tmp_path: Path) -> None:
 def test_a_damaged_snapshot(tmp_path: Path, text: str) -> None:
     path = tmp_path / "advisories.json"
     path.write_text(text)
-    with pytest.raises(RequestError, match="no snapshot of advisories"):
+    with pytest.raises(RequestError, match="not a snapshot of advisories"):
         advisories.read(path)
 
 

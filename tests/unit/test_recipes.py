@@ -378,7 +378,7 @@ GOOD = '[a]\njob = "infer"\nsummary = "x"\nscript = "s.py"\n'
         (GOOD + 'unsupported = "x"\n', '"unsupported" requires "instead"', ":5"),
         (
             GOOD + 'benchmark = true\ninstead = "b"\n' + GOOD.replace("[a]", "[b]"),
-            '"b", which is used instead, has none',
+            '"b", its replacement, has none',
             ":6",
         ),
         (GOOD + 'config = "no.json"\n', "there is no no.json", ":5"),

@@ -76,7 +76,7 @@ def test_what_has_no_digest_is_not_compared(root: Path) -> None:
 def test_a_damaged_record_is_told(root: Path, text: str) -> None:
     (root / ".cache").mkdir()
     (root / recorded.LOCAL).write_text(text)
-    with pytest.raises(RequestError, match="no list of digests"):
+    with pytest.raises(RequestError, match="not a list of digests"):
         recorded.known(root, NAME)
 
 
