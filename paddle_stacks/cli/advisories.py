@@ -41,6 +41,8 @@ def _check(
         if not database:
             snapshot = advisories.read(path)
             print(f"the advisories are complete until {snapshot.complete_until}: {snapshot.source}")
+            if names := advisories.uncovered(ROOT, snapshot):
+                print(f"not in the snapshot: {', '.join(names)}; ./inv advisories.update")
     if faults := {line for report in reports for line in report.faults()}:
         raise JobError(
             f"{len(faults)} known vulnerabilities or expired exceptions: "

@@ -38,6 +38,7 @@ __all__ = [
     "lines",
     "lock_files",
     "read",
+    "uncovered",
     "update",
 ]
 
@@ -57,11 +58,13 @@ class Snapshot:
     Args:
         complete_until: the day until which no advisory is missing.
         source: where they come from.
+        packages: the packages whose advisories it has, also those without any.
         advisories: in the OSV format.
     """
 
     complete_until: datetime.date
     source: str
+    packages: tuple[str, ...]
     advisories: tuple[Mapping[str, Any], ...]
 
 
@@ -81,7 +84,8 @@ def read(path: Path) -> Snapshot:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         until = datetime.date.fromisoformat(values["complete_until"])
-        return Snapshot(until, str(values["source"]), tuple(values["advisories"]))
+        packages = tuple(map(str, values["packages"]))
+        return Snapshot(until, str(values["source"]), packages, tuple(values["advisories"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(
             f"not a snapshot of advisories: {error}",
@@ -163,12 +167,21 @@ def update(root: Path, settings: Settings, database: Path | None = None) -> Snap
         return _write(root, archive, URL)
 
 
-def _write(root: Path, database: Path, source: str) -> Snapshot:
-    names = {
+def uncovered(root: Path, snapshot: Snapshot) -> list[str]:
+    """Return the pinned packages that the snapshot was not made for."""
+    return sorted(_names(root) - set(snapshot.packages))
+
+
+def _names(root: Path) -> set[str]:
+    return {
         str(canonicalize_name(name))
         for path in lock_files(root)
         for name in locks.versions(path.read_text(encoding="utf-8"))
     }
+
+
+def _write(root: Path, database: Path, source: str) -> Snapshot:
+    names = _names(root)
     newest, chosen = "", {}
     for advisory in vulnerabilities.advisories(database):
         newest = max(newest, str(advisory.get("modified", "")))
@@ -181,10 +194,12 @@ def _write(root: Path, database: Path, source: str) -> Snapshot:
             remedy=f"{URL} has them",
         )
     until = datetime.date.fromisoformat(newest[:10])
-    snapshot = Snapshot(until, source, tuple(chosen[key] for key in sorted(chosen)))
+    ordered = tuple(chosen[key] for key in sorted(chosen))
+    snapshot = Snapshot(until, source, tuple(sorted(names)), ordered)
     lines = ",\n".join(json.dumps(each, ensure_ascii=False) for each in snapshot.advisories)
     with replacing_file(root / SNAPSHOT) as stream:
         stream.write(f'{{\n"complete_until": "{until}",\n"source": {json.dumps(source)},\n')
+        stream.write(f'"packages": {json.dumps(snapshot.packages)},\n')
         stream.write(f'"advisories": [\n{lines}\n]\n}}\n')
     return snapshot
 

@@ -172,6 +172,11 @@ def test_the_snapshot_has_what_a_check_reads(tmp_path: Path, osv: Path) -> None:
     ]
     lock = "images/train/requirements.cpu.lock"
     assert found(root, root / advisories.SNAPSHOT) == {lock: ["A-1"]} == found(root, osv)
+    assert snapshot.packages == ("idna", "jinja2", "wheel")
+    assert advisories.uncovered(root, snapshot) == []
+    (root / "requirements.lock").write_text("idna==3.20 \\\nNew_One==1 \\\n")
+    assert advisories.uncovered(root, snapshot) == ["new-one"]
+    (root / "requirements.lock").write_text("idna==3.20 \\\n")
     before = (root / advisories.SNAPSHOT).read_bytes()
     advisories.update(root, Settings(root=root, workspace=root), osv)
     assert (root / advisories.SNAPSHOT).read_bytes() == before
@@ -196,7 +201,11 @@ def test_without_a_network_the_update_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"complete_until": "x", "source": "", "advisories": []}', "[" * 100_000],
+    [
+        *("", "[]", "{}", "[" * 100_000),
+        '{"complete_until": "x", "source": "", "packages": [], "advisories": []}',
+        '{"complete_until": "2026-01-01", "source": "", "advisories": []}',
+    ],
 )
 def test_a_damaged_snapshot(tmp_path: Path, text: str) -> None:
     path = tmp_path / "advisories.json"
