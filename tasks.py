@@ -11,6 +11,7 @@ GROUPS = (
     "recipes",
     "build",
     "images",
+    "advisories",
     "test",
     "simulated",
     "top",
@@ -23,7 +24,7 @@ GROUPS = (
     "bundle",
 )
 # Those whose tasks are called by the group's name too, as cluster.status.
-NAMED = ("bundle", "cluster", "docs", "images")
+NAMED = ("advisories", "bundle", "cluster", "docs", "images")
 
 namespace = Collection()
 for group in GROUPS:

@@ -32,7 +32,7 @@ from entrypoints.launching import (
 from entrypoints.training.disk import writing_below
 from entrypoints.training.lock import locked
 from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import documented, platforms, upstream
+from paddle_stacks.jobs import documented, fused, platforms, upstream
 from paddle_stacks.jobs.arguments import as_upstream
 from paddle_stacks.jobs.files import replacing_file
 
@@ -197,8 +197,12 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
 
     world = arguments.ranks * nodes.count
     problems = upstream.faults(found, own, world=world, declares=declares)
+    backend = platforms.current()
+    problems += fused.problems(
+        found, Path(), on_dcu=backend != "cpu", gpu=platforms.device(backend) == "gpu"
+    )
     wanted = upstream.wants_bf16(found)
-    if wanted and platforms.current() == "dcu" and not arguments.allow_bf16:
+    if wanted and backend == "dcu" and not arguments.allow_bf16:
         right = "--dtype float16" if wanted == "dtype" else "--bf16 false --fp16 true"
         problems.append(
             Problem(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paddle_stacks.dcu import fit
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import documented, upstream
+from paddle_stacks.jobs import documented, fused, upstream
 from paddle_stacks.jobs.schema import Config
 from paddle_stacks.plan import Backend
 from paddle_stacks.settings import Settings
@@ -103,6 +103,13 @@ def check_upstream(
         problems += documented.key_problems(
             [key for key in found.values if not found.where(key).startswith("--")], found.where
         )
+    problems += fused.problems(
+        found,
+        settings.workspace,
+        on_dcu=bool(platform.devices),
+        gpu=platform.device == "gpu",
+        instead=instead,
+    )
     problems += _picked_faults(picked, arguments.ranks)
     if platform.device == "gpu":
         if arguments.allow_bf16:

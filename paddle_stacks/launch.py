@@ -378,7 +378,9 @@ def _plan_of_recipe(
         for key in ("ranks", "nnodes", "master", "rank", "wait"):
             line += [f"--{key}", given[key]] if given.get(key) else []
         parsed = parser(recipe.job).parse_args(line)
-        return _plan_of_training(recipe.job, parsed, settings, platform, choices, _instead(recipe))
+        return _plan_of_training(
+            recipe.job, parsed, settings, platform, choices, _instead(recipe, platform)
+        )
     nnodes = int(given.get("nnodes") or recipe.nodes)
     if nnodes > 1 and not given.get("master"):
         raise RequestError(
@@ -396,7 +398,9 @@ def _plan_of_recipe(
     line += ["--allow-bf16"] if given.get("allow_bf16") else []
     line += [recipe.script, *([recipe.config] if recipe.config else [])]
     line += _options(_changed(recipe, choices.changes, given.get("name") or recipe.name))
-    return _plan_of_upstream(recipe.job, line, settings, platform, choices, _instead(recipe))
+    return _plan_of_upstream(
+        recipe.job, line, settings, platform, choices, _instead(recipe, platform)
+    )
 
 
 def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, str]:
@@ -510,8 +514,11 @@ def _fetch_step(model: str, settings: Settings, platform: Backend) -> Step | Non
     return None
 
 
-def _instead(recipe: Recipe) -> str:
-    return f"./inv {recipe.job} --recipe {recipe.instead}" if recipe.instead else ""
+def _instead(recipe: Recipe, platform: Backend) -> str:
+    """Return the command of the recipe that works in the place of another; empty if none."""
+    if not recipe.instead:
+        return ""
+    return f"./inv {recipe.job} --backend {platform.name} --recipe {recipe.instead}"
 
 
 def check_files(plan: Plan) -> None:

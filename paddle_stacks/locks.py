@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from paddle_stacks.errors import BuildError, RequestError
+from paddle_stacks.errors import BuildError, RequestError, did_you_mean
 
-__all__ = ["changes", "relock", "versions"]
+__all__ = ["PIN", "changes", "relock", "versions"]
+
+PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
+"""A line of a lock: the package and its version."""
 
 # The Python of each backend's images, and the platform its wheels are for.
 _PYTHON = {
@@ -30,11 +34,16 @@ _UV_TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux
 _COMMON = ("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
 
 
-def relock(root: Path, backend: str) -> list[str]:
+def relock(root: Path, backend: str, packages: Sequence[str] = ()) -> list[str]:
     """Resolve all locks anew and return what changed, a line each.
 
+    Args:
+        root: the checkout.
+        backend: whose locks.
+        packages: if given, only these packages may get newer versions.
+
     Raises:
-        RequestError: a backend that has no locks.
+        RequestError: a backend that has no locks, or a package that no lock has.
         BuildError: the requirements cannot be met; nothing is changed then.
     """
     if backend not in _PYTHON:
@@ -51,6 +60,10 @@ def relock(root: Path, backend: str) -> list[str]:
     build = ["--build-constraints", str(framework / "build-constraints.txt")]
     name = f"requirements.{backend}.lock"
     jobs = (
+        (
+            framework / "build-constraints.txt",
+            [framework / "build-constraints.in", *_UV_TARGET],
+        ),
         (
             train / name,
             [train / "requirements.in", "--overrides", train / "overrides.txt", *build, *target],
@@ -98,14 +111,24 @@ def relock(root: Path, backend: str) -> list[str]:
         ),
     )
     before = {path: path.read_text() if path.is_file() else "" for path, _ in jobs}
+    locked = {package for text in before.values() for package in versions(text)}
+    if unknown := [package for package in packages if package not in locked]:
+        hint = did_you_mean(unknown[0], sorted(locked))
+        raise RequestError(
+            f"no lock has {', '.join(unknown)}",
+            where="--package",
+            remedy=hint or "name a package as the locks write it: small letters and hyphens",
+        )
+    upgrades = [word for package in packages for word in ("--upgrade-package", package)]
     try:
         for path, arguments in jobs:
-            path.unlink(missing_ok=True)  # or uv would keep what is locked
-            if backend != _TESTED and path.name == name:
-                # The versions that CI tests, as far as this Python can have them.
-                tested = path.with_name(f"requirements.{_TESTED}.lock")
-                path.write_text(tested.read_text())
-            _compile(root, path, [str(argument) for argument in arguments])
+            if not packages:
+                path.unlink(missing_ok=True)  # or uv would keep what is locked
+                if backend != _TESTED and path.name == name:
+                    # The versions that CI tests, as far as this Python can have them.
+                    tested = path.with_name(f"requirements.{_TESTED}.lock")
+                    path.write_text(tested.read_text())
+            _compile(root, path, [*upgrades, *(str(argument) for argument in arguments)])
     except BuildError:
         for path, text in before.items():
             path.write_text(text)
@@ -119,7 +142,7 @@ def relock(root: Path, backend: str) -> list[str]:
 
 def versions(lock: str) -> dict[str, str]:
     """Return the version of each package in the text of a lock."""
-    return dict(re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", lock, re.MULTILINE))
+    return dict(PIN.findall(lock))
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:

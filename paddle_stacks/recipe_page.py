@@ -26,7 +26,10 @@ def as_markdown(
             continue
         documented = "<br>".join(map(_code, recipe.documented)) or "none"
         ours = _code(f"./inv {recipe.job} --backend {backend} --recipe {recipe.name}")
-        rows.append(_row(documented, ours, "; ".join(recipe.differs) or "nothing"))
+        differs = "; ".join(recipe.differs) or "nothing"
+        if recipe.unsupported:
+            differs = f"**refused on a DCU**: {recipe.unsupported}; use {_code(recipe.instead)}"
+        rows.append(_row(documented, ours, differs))
     rows += ["", "## Everything else", ""]
     rows += [_row("the instructions' line", "ours", "what differs, and why"), "|---|---|---|"]
     for line in lines:
@@ -49,7 +52,10 @@ def show(known: Mapping[str, Recipe], backend: str) -> None:
             continue
         cards = str(recipe.cards) if recipe.nodes == 1 else f"{recipe.nodes}x{recipe.cards}"
         before = f" (after {', '.join(recipe.before)})" if recipe.before else ""
-        table.add_row(recipe.name, recipe.job, cards, recipe.model, recipe.summary + before)
+        what = recipe.summary + before
+        if recipe.unsupported:
+            what = f"{recipe.summary}: refused, use {recipe.instead}"
+        table.add_row(recipe.name, recipe.job, cards, recipe.model, what)
     # In a pipe a line is a recipe, however long it is.
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -53,6 +53,8 @@ class Recipe:
         dtype: what is computed in.
         benchmark: whether there is a variant ``NAME-benchmark`` that measures.
         instead: the recipe to use where this one cannot work; empty if none.
+        unsupported: why it cannot work on the backend as it stands; empty if it can. It is
+            refused before anything starts, by a check of its options.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Recipe:
     dtype: str = ""
     benchmark: bool = False
     instead: str = ""
+    unsupported: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a value that JSON can hold."""
@@ -213,6 +216,7 @@ def _with_benchmark(recipe: Recipe) -> list[Recipe]:
         summary=f"{recipe.summary}, measured: batch 1, 3072 tokens in, 1024 out",
         arguments={**recipe.arguments, **_BENCHMARK_ARGUMENTS},
         benchmark=False,
+        instead=recipe.instead + BENCHMARK if recipe.instead else "",
         documented=(),
         differs=(),
     )
@@ -222,7 +226,11 @@ def _with_benchmark(recipe: Recipe) -> list[Recipe]:
 _STRING, _STRINGS = ("a string", str), ("a list of strings", list)
 _TYPES: dict[str, tuple[str, type]] = {
     **dict.fromkeys(
-        ("config", "dtype", "instead", "job", "model", "produces", "script", "summary"), _STRING
+        (
+            *("config", "dtype", "instead", "job", "model", "produces", "script", "summary"),
+            "unsupported",
+        ),
+        _STRING,
     ),
     **dict.fromkeys(("before", "differs", "documented"), _STRINGS),
     **dict.fromkeys(("cards", "nodes"), ("a whole number above 0", int)),
@@ -295,6 +303,7 @@ def _wrong_references(
             elif key == "before" and name in found and not found[name].produces:
                 what = f'[{recipe.name}] "{name}" goes before it and says not what it makes'
                 problems.append(Problem(what, where, f'add "produces" to [{name}]'))
+        problems += _instead_faults(path, recipe, found)
         if not problems and _is_circle(recipe.name, found):
             what = f"[{recipe.name}] would have to be run before itself"
             problems.append(
@@ -315,6 +324,19 @@ def _wrong_references(
                 )
             )
     return problems
+
+
+def _instead_faults(path: Path, recipe: Recipe, found: Mapping[str, Recipe]) -> list[Problem]:
+    other = found.get(recipe.instead)
+    if recipe.unsupported and not recipe.instead:
+        where = _key_line(path, recipe.name, "unsupported")
+        what = f'[{recipe.name}] "unsupported" requires "instead"'
+        return [Problem(what, where, "name the recipe that works in its place")]
+    if other and recipe.benchmark and not other.benchmark:
+        what = f'[{recipe.name}] has a benchmark, but "{other.name}", its replacement, has none'
+        where = _key_line(path, recipe.name, "instead")
+        return [Problem(what, where, f'"benchmark = true" in [{other.name}]')]
+    return []
 
 
 def _is_circle(name: str, found: Mapping[str, Recipe]) -> bool:

@@ -26,7 +26,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         problems.append(Problem("there is no adapter to merge", "export", remedy))
     if arguments.static and platforms.device(platforms.current()) != "cpu":
         what = "--static makes the graph of the static engine, which is a CPU's"
-        remedy = "upstream's for a card: ./inv export --backend dcu --recipe export-fp16"
+        remedy = "upstream's for a card: ./inv export --backend dcu --recipe export-block-fp16"
         problems.append(Problem(what, "export", remedy))
     if not arguments.output.strip():
         problems.append(Problem("--output is empty", "export", "--output models/NAME"))
@@ -59,5 +59,5 @@ def check_architecture(folder: Path) -> None:
             "a static graph has whole numbers in its weights alone, and is neither shifted nor "
             f"smoothed before other products than those behind norms; this is {told}",
             where=str(path),
-            remedy="infer --engine dynamic and serve run it; on a card: --recipe export-a8w8",
+            remedy="infer --engine dynamic and serve run it; on a card: --recipe export-block-a8w8",
         )

@@ -129,9 +129,9 @@ def _wrong_engine(found: argparse.Namespace) -> list[Problem]:
     """Return what is wrong with the engine: some are upstream's, and run by recipes."""
     on_cpu = platforms.device(platforms.current()) == "cpu"
     recipes = {
-        "fused": "infer-fp16, infer-static-fp16",
+        "fused": "infer-block-fp16, infer-block-static-fp16",
         "block": "infer-block-fp16, infer-block-static-fp16",
-        "static": "infer-static-fp16",
+        "static": "infer-block-static-fp16",
     }
     problems = []
     if found.engine in ("fused", "block") or (found.engine == "static" and not on_cpu):

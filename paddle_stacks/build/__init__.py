@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.build import reasons
-from paddle_stacks.build.os_image import OsImage, resolve, resolve_dtk
+from paddle_stacks.build import reasons, recorded
+from paddle_stacks.build.os_image import OsImage, recorded_name, resolve, resolve_dtk
 from paddle_stacks.build.progress import Step, Steps, documents
-from paddle_stacks.build.variables import check_request, secrets, variables
+from paddle_stacks.build.variables import check_request, paddle_dcu, secrets, variables
 from paddle_stacks.errors import BuildError, RequestError, did_you_mean
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
+
+if TYPE_CHECKING:
+    import docker
 
 __all__ = ["Built", "build", "check", "command", "export", "targets"]
 
@@ -45,18 +50,22 @@ class Built:
     logs: Path
 
 
-def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> Built:
+def build(
+    images: Sequence[str], settings: Settings, *, quiet: bool = False, record: bool = False
+) -> Built:
     """Build images and return what was done.
 
     Args:
         images: targets of ``docker-bake.hcl``; a group's name stands for its targets.
         settings: backend, mirrors, proxies, the CA bundle.
         quiet: say nothing but errors.
+        record: accept other digests of what the build starts from, and record them.
 
     Raises:
         RequestError: an unknown image.
         MachineError: no engine answers, or there is no OS image to be had.
-        BuildError: a step failed; the error names its log.
+        BuildError: a step failed; the error names its log. Or what the build starts from is
+            not what is recorded.
     """
     from paddle_stacks import engine
 
@@ -65,6 +74,7 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     check(images, settings.root)
     os_image = resolve(settings, client)
     dtk_image = resolve_dtk(settings, client)
+    _compare_images(settings, os_image, dtk_image, record=record)
     given = variables(settings, os_image, dtk_image)
     say = _silent if quiet else _say
     on = dtk_image or os_image
@@ -76,7 +86,9 @@ def build(images: Sequence[str], settings: Settings, *, quiet: bool = False) -> 
     started = time.monotonic()
     steps = Steps()
     for group in _rounds(images, settings.root, given):
-        _bake(group, settings, given, say, steps)
+        _bake(group, settings, given, say, steps, record=record)
+    if settings.backend == "dcu":
+        _compare_paddle(settings, client, _expand(images, settings.root), record=record)
     before = reasons.remembered(memory)
     found = reasons.reasons(steps, before, now)
     logs = _keep_logs(steps, settings.root)
@@ -122,6 +134,35 @@ def export(target: str, into: Path, settings: Settings) -> None:
     given = variables(settings, resolve(settings, client), resolve_dtk(settings, client))
     words = ["--set", f"{target}.output=type=local,dest={into}", target]
     _bake(words, settings, given, _say, Steps())
+
+
+def _compare_images(
+    settings: Settings, os_image: OsImage, dtk_image: OsImage | None, *, record: bool
+) -> None:
+    """Compare the images that a build starts from with their recorded digests."""
+    for image, argument in ((os_image, "OS_IMAGE"), (dtk_image, "DTK_IMAGE")):
+        if image is None or image.source == "bootstrap":
+            continue
+        name = recorded_name(image, settings.root / "Dockerfile", argument)
+        recorded.compare(settings.root, name, image.digests, record=record)
+
+
+def _compare_paddle(
+    settings: Settings, client: docker.DockerClient, images: Sequence[str], *, record: bool
+) -> None:
+    """Compare the wheel of a DCU's Paddle that is in an image with its recorded hash."""
+    with_paddle = next((name for name in images if name != "base"), "")
+    if not with_paddle:
+        return
+    container = client.containers.create(f"paddle-stacks/{with_paddle}:{settings.backend}")
+    try:
+        stream, _ = container.get_archive("/opt/venv/paddle-dcu.sha256")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            member = archive.extractfile(archive.getmembers()[0])
+            digest = f"sha256:{member.read(64).decode()}" if member else ""
+    finally:
+        container.remove()
+    recorded.compare(settings.root, paddle_dcu(settings.root), (digest,), record=record)
 
 
 def check(images: Sequence[str], root: Path) -> None:
@@ -206,9 +247,11 @@ def _bake(
     given: Mapping[str, str],
     say: Callable[[str], None],
     steps: Steps,
+    *,
+    record: bool = False,
 ) -> None:
     plain: list[str] = []
-    with secrets(settings) as files:
+    with secrets(settings, record=record) as files:
         environment = {**os.environ, **given, **files}
         with subprocess.Popen(
             command(images),

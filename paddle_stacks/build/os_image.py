@@ -22,6 +22,7 @@ __all__ = [
     "OsImage",
     "default_reference",
     "dtk_reference",
+    "recorded_name",
     "resolve",
     "resolve_dtk",
 ]
@@ -41,11 +42,13 @@ class OsImage:
         reference: what the Dockerfile's ``FROM`` gets.
         digest: the registry's digest, or the image's own id.
         source: ``registry`` or ``bootstrap``.
+        digests: all that registries have for it; none for an image that was made or loaded here.
     """
 
     reference: str
     digest: str
     source: str
+    digests: tuple[str, ...] = ()
 
 
 def default_reference(dockerfile: Path, argument: str = "OS_IMAGE") -> str:
@@ -130,6 +133,14 @@ def resolve(settings: Settings, client: docker.DockerClient) -> OsImage:
     return _require(client, BOOTSTRAPPED)
 
 
+def recorded_name(image: OsImage, dockerfile: Path, argument: str = "OS_IMAGE") -> str:
+    """Return the name by which the digest of an image is recorded: a mirror's is the same."""
+    default = default_reference(dockerfile, argument)
+    path = default.partition("/")[2] or default
+    same = image.reference == default or image.reference.endswith(f"/{path}")
+    return default if same else image.reference
+
+
 def _local(client: docker.DockerClient, reference: str) -> OsImage | None:
     from docker.errors import ImageNotFound
 
@@ -137,9 +148,9 @@ def _local(client: docker.DockerClient, reference: str) -> OsImage | None:
         attributes = client.images.get(reference).attrs
     except ImageNotFound:
         return None
-    digests = attributes.get("RepoDigests") or [attributes["Id"]]
+    digests = tuple(name.rpartition("@")[2] for name in attributes.get("RepoDigests") or ())
     source = "bootstrap" if reference == BOOTSTRAPPED else "registry"
-    return OsImage(reference, digests[0].rpartition("@")[2], source)
+    return OsImage(reference, digests[0] if digests else attributes["Id"], source, digests)
 
 
 def _require(client: docker.DockerClient, reference: str) -> OsImage:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from paddle_stacks import __version__
+from paddle_stacks.build import recorded
 from paddle_stacks.build.os_image import OsImage
 from paddle_stacks.errors import BuildError, RequestError
 from paddle_stacks.plan.backend import Backend, load
@@ -22,6 +23,7 @@ __all__ = [
     "check_request",
     "lock_hash",
     "locked_version",
+    "paddle_dcu",
     "paddle_version",
     "secrets",
     "variables",
@@ -159,15 +161,29 @@ def locked_version(root: Path, backend: str, package: str) -> str:
     return found.group(1)
 
 
+def paddle_dcu(root: Path) -> str:
+    """Return the name by which the hash of a DCU's Paddle is recorded."""
+    return f"paddlepaddle-dcu=={paddle_version(root)}"
+
+
 @contextmanager
-def secrets(settings: Settings) -> Iterator[dict[str, str]]:
+def secrets(settings: Settings, *, record: bool = False) -> Iterator[dict[str, str]]:
     """Yield the bake variables that name secret files, which exist for the block.
 
     ``NETWORK`` is a file only the caller can read, with the proxies and the
-    mirrors (they may hold passwords); ``images/base/with-network`` reads it.
+    mirrors (they may hold passwords); ``images/base/with-network`` reads it. For a DCU it
+    has the hashes of Paddle that are recorded: here they do not change a step's cache.
+
+    Args:
+        settings: the backend, mirrors, proxies, the CA bundle.
+        record: whether any hash is accepted, to be recorded.
     """
     keys = ("http_proxy", "https_proxy", "no_proxy", "index_url", "dcu_index_url", "apt_mirror")
     lines = [f"{key}={getattr(settings, key)}\n" for key in keys if getattr(settings, key)]
+    if settings.backend == "dcu" and not record:
+        hashes = recorded.known(settings.root, paddle_dcu(settings.root))
+        right = ",".join(digest.removeprefix("sha256:") for digest in hashes)
+        lines += [f"paddle_dcu_sha256={right}\n"] if right else []
     with tempfile.NamedTemporaryFile("w", prefix="network-", encoding="utf-8") as network:
         network.writelines(lines)
         network.flush()

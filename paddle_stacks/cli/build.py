@@ -15,6 +15,7 @@ _BACKEND = {"backend": "The platform: a file in configs/backends/."}
     help={
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
+        "record-hash": "Accept and record different digests of the build's inputs.",
         "archs": "What a DCU's operators are compiled for: 'gfx928;gfx936'.",
         "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
         **_BACKEND,
@@ -27,6 +28,7 @@ def build(
     paddlenlp_src: str | None = None,
     archs: str | None = None,
     plan: bool = False,
+    record_hash: bool = False,
 ) -> None:
     """Build the images, telling of each step, its log, and why it was run."""
     from paddle_stacks import build as building
@@ -40,7 +42,7 @@ def build(
     check_request(found)
     if not plan:
         engine.ensure()
-        building.build(wanted, found)
+        building.build(wanted, found, record=record_hash)
         return
     building.check(wanted, ROOT)
     dtk = dtk_reference(found)
@@ -49,12 +51,18 @@ def build(
     print(building.plan_text(wanted, found, resolve(found, engine.connect()), start))
 
 
-@task(help={"backend": "Whose locks: cpu or dcu. Default: cpu."})
-def lock(context: Any, backend: str = "cpu") -> None:
+@task(
+    iterable=["package"],
+    help={
+        "backend": "Whose locks: cpu or dcu. Default: cpu.",
+        "package": "Upgrade this package only, within its pin; can be repeated.",
+    },
+)
+def lock(context: Any, package: list[str], backend: str = "cpu") -> None:
     """Resolve the requirements of the images and of .venv anew; say what changed."""
     from paddle_stacks import locks
 
-    for line in locks.relock(ROOT, backend):
+    for line in locks.relock(ROOT, backend, package):
         print(line, file=sys.stderr)
 
 

@@ -90,16 +90,20 @@ def _diff(context: Any, before: str, after: str, files: bool = False, json: bool
 
 @task(
     help={
-        "database": "Advisories in the OSV format: a file, an archive (all.zip) or a folder.",
+        "database": "Advisories in the OSV format: a file, an archive (all.zip) or a folder."
+        " Default: configs/advisories.json, which is about Python's packages only.",
         "policy": "The exceptions. Default: configs/vulnerabilities.toml.",
         "fixable": "Fail only for what has a fixed version.",
+        "manifest": "A manifest written by images.sbom, instead of --image; can be repeated.",
         **_HELP,
         **_ONE,
     },
+    iterable=["manifest"],
 )
 def _scan(
     context: Any,
-    database: str,
+    manifest: list[str],
+    database: str | None = None,
     image: str | None = None,
     policy: str | None = None,
     fixable: bool = False,
@@ -108,16 +112,20 @@ def _scan(
 ) -> None:
     """Look for known vulnerabilities in the images; 5 where there are any, or an old exception."""
     from paddle_stacks import engine, images, settings
-    from paddle_stacks.provenance import contents, vulnerabilities
+    from paddle_stacks.provenance import advisories, contents, vulnerabilities
 
-    found = settings.load(ROOT, {"backend": backend})
     given = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
     accepted = vulnerabilities.load_policy(given)
-    client = engine.connect()
-    names = [item.tags[0] for item in images.inspect_all(client, found.backend, image)]
-    today = datetime.date.today()
-    read = contents.read(client, names)
-    reports = vulnerabilities.scan(read, Path(database), accepted, today)
+    if manifest:
+        read = [contents.open_manifest(Path(name)) for name in manifest]
+    else:
+        current = settings.load(ROOT, {"backend": backend})
+        client = engine.connect()
+        built = images.inspect_all(client, current.backend, image)
+        read = contents.read(client, [item.tags[0] for item in built])
+    path = Path(database) if database else ROOT / advisories.SNAPSHOT
+    only = () if database else (advisories.ECOSYSTEM,)
+    reports = vulnerabilities.scan(read, path, accepted, datetime.date.today(), only)
     if json:
         print(_as_json([report.to_json() for report in reports]))
     else:
@@ -128,7 +136,7 @@ def _scan(
         raise JobError(
             f"{len(faults)} known vulnerabilities or expired exceptions",
             where=str(given),
-            remedy="./inv lock for newer packages, or an exception with a reason and an end",
+            remedy="./inv lock --package NAME, or an exception with a reason and an end",
         )
 
 

@@ -321,7 +321,7 @@ def _pattern_faults(pattern: object, where: str) -> list[Problem]:
     if re.search(r"[*+]|\{\d*,\}", _LITERALS.sub("", pattern)):
         said = '"pattern" has a part of any length (* or +)'
         return [Problem(said, where, "bound it: .{0,200}")]
-    if "(?" in pattern:
+    if re.search(r"\(\?(?![=!])", pattern):  # a look-ahead does not hide what must be there
         return [Problem('"pattern" has a flag or another "(?"', where, "write [Aa] for both")]
     if compiled.search(""):
         return [

@@ -42,7 +42,6 @@ def pins(root: Path) -> Iterator[Pin]:
     folder = root / "images"
     for path in sorted((*folder.glob("*/*.in"), *folder.glob("*/*overrides.txt"))):
         yield from _of_requirements(root, path)
-    yield from _of_requirements(root, folder / "framework" / "build-constraints.txt")
     yield from _of_project(root, root / "pyproject.toml")
 
 

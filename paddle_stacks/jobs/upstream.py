@@ -17,10 +17,22 @@ from paddle_stacks.jobs import documented, json_files
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema.reading import read
 
-__all__ = ["Layout", "Options", "faults", "layout_faults", "options", "run_folder", "wants_bf16"]
+__all__ = [
+    "PREDICT",
+    "Layout",
+    "Options",
+    "faults",
+    "layout_faults",
+    "options",
+    "run_folder",
+    "wants_bf16",
+]
+
+PREDICT = ("predictor.py", "export_model.py")
+"""The endings of the names of upstream's inference programs."""
+
 
 _TRUE, _FALSE = {"true", "yes", "t", "y", "1"}, {"false", "no", "f", "n", "0"}
-_PREDICT = ("predictor.py", "export_model.py")
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ def faults(
         declares: whether the script has an option of this name.
     """
     problems = documented.flag_problems(words, found.script, declares=declares)
-    if found.script.endswith(_PREDICT):
+    if found.script.endswith(PREDICT):
         if "dtype" not in found.values and "--help" not in words:
             what = "--dtype is missing, and upstream's program fails without it"
             problems.append(Problem(what, found.script, "write --dtype float16"))

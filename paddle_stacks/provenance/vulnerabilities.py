@@ -16,7 +16,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,26 @@ from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.provenance.contents import Contents, Package
 
 __all__ = [
+    "DOWNLOAD",
     "Accepted",
     "Finding",
     "Report",
+    "advisories",
     "affected",
+    "is_python",
     "load_policy",
     "scan",
     "show",
+    "summary",
 ]
+
+DOWNLOAD = "https://osv-vulnerabilities.storage.googleapis.com"
+"""The folder of OSV.dev with an archive for each ecosystem."""
 
 # An advisory is some kilobytes; what is larger is none, and would only fill the memory.
 _LONGEST_ADVISORY = 16 * 2**20
-_DOWNLOAD = "https://osv-vulnerabilities.storage.googleapis.com"
+# Builds of another package's source, under a name that no advisory has.
+_SAME_SOURCE = {"paddlepaddle-dcu": "paddlepaddle"}
 _POLICY_KEYS = ("id", "package", "reason", "expires")
 
 
@@ -180,7 +188,11 @@ def _faults(row: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 
 def scan(
-    images: Sequence[Contents], database: Path, policy: Sequence[Accepted], today: datetime.date
+    images: Sequence[Contents],
+    database: Path,
+    policy: Sequence[Accepted],
+    today: datetime.date,
+    only: Collection[str] = (),
 ) -> list[Report]:
     """Return what the advisories know of the packages of images, a report for each.
 
@@ -189,15 +201,16 @@ def scan(
         database: a file with an advisory, an archive of them, or a folder with either.
         policy: the exceptions.
         today: on which an exception has expired or not.
+        only: the ecosystems to look at; empty for all that an image has packages of.
 
     Raises:
         RequestError: the database cannot be read, or knows nothing of an ecosystem of an image.
     """
-    wanted = [_by_name(image) for image in images]
+    wanted = [_by_name(image, only) for image in images]
     counts = dict.fromkeys(sorted({ecosystem for names in wanted for ecosystem, _ in names}), 0)
     findings: list[dict[tuple[str, str, str], Finding]] = [{} for _ in images]
     newest = ""
-    for advisory in _advisories(database):
+    for advisory in advisories(database):
         for ecosystem in {_package_of(a)[0] for a in advisory.get("affected", [])} & counts.keys():
             counts[ecosystem] += 1
             newest = max(newest, str(advisory.get("modified", "")))
@@ -205,7 +218,7 @@ def scan(
             found |= {(f.id, f.package, f.version): f for f in _findings(advisory, names)}
     _check_complete(counts, database)
     return [
-        _report(image, sorted(found.items()), policy, today, counts, newest)
+        _report(image, sorted(found.items()), policy, today, counts, newest, only)
         for image, found in zip(images, findings, strict=True)
     ]
 
@@ -216,7 +229,7 @@ def _check_complete(counts: Mapping[str, int], database: Path) -> None:
         Problem(
             f"the database has no advisory for {ecosystem}: nothing would be found",
             str(database),
-            f"{_DOWNLOAD}/{ecosystem}/all.zip has them",
+            f"{DOWNLOAD}/{ecosystem}/all.zip has them",
         )
         for ecosystem, count in counts.items()
         if not count
@@ -232,6 +245,7 @@ def _report(
     today: datetime.date,
     counts: Mapping[str, int],
     newest: str,
+    only: Collection[str],
 ) -> Report:
     told: list[Finding] = []
     used: set[Accepted] = set()
@@ -250,7 +264,7 @@ def _report(
         tuple(e for e in policy if e not in used),
         counts,
         newest,
-        _unscanned(image),
+        _unscanned(image, only),
     )
 
 
@@ -307,6 +321,14 @@ def _before(one: str, other: str, later: Callable[[str, str], bool]) -> bool:
     return other != "0" and (one == "0" or not later(one, other))
 
 
+def is_python(entry: Mapping[str, Any], version: str) -> bool:
+    """Return whether a version of a Python package is among those that an entry names."""
+    try:
+        return affected(entry, version, _later_python)
+    except InvalidVersion:
+        return False
+
+
 def _later_python(one: str, other: str) -> bool:
     return PythonVersion(one) >= PythonVersion(other)
 
@@ -342,7 +364,7 @@ def _findings(
                     version,
                     tuple(sorted(set(installed))),
                     _fixes(entry),
-                    _summary(advisory),
+                    summary(advisory),
                 )
 
 
@@ -352,7 +374,8 @@ def _fixes(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(event["fixed"] for event in events if "fixed" in event))
 
 
-def _summary(advisory: Mapping[str, Any]) -> str:
+def summary(advisory: Mapping[str, Any]) -> str:
+    """Return what an advisory is about, in a line."""
     text = str(advisory.get("summary") or advisory.get("details") or "").strip()
     line = text.splitlines()[0] if text else ""
     return line if len(line) <= 120 else f"{line[:119]}…"
@@ -366,23 +389,27 @@ def _exception(finding: Finding, policy: Sequence[Accepted]) -> Accepted | None:
     return max(fitting, key=lambda e: e.expires, default=None)
 
 
-def _by_name(image: Contents) -> dict[tuple[str, str], list[Package]]:
+def _by_name(image: Contents, only: Collection[str]) -> dict[tuple[str, str], list[Package]]:
     """Return the packages of an image by ecosystem and the name that advisories have."""
     found: dict[tuple[str, str], list[Package]] = {}
     name, _, version = image.os.partition(" ")
     for package in image.packages:
         if package.kind == "pypi":
-            key = ("PyPI", str(canonicalize_name(package.name)))
+            python_name = str(canonicalize_name(package.name))
+            key = ("PyPI", _SAME_SOURCE.get(python_name, python_name))
         elif name == "debian":
             key = (f"Debian:{version.partition('.')[0]}", package.source)
         else:
             continue
-        found.setdefault(key, []).append(package)
+        if not only or key[0] in only:
+            found.setdefault(key, []).append(package)
     return found
 
 
-def _unscanned(image: Contents) -> tuple[str, ...]:
+def _unscanned(image: Contents, only: Collection[str]) -> tuple[str, ...]:
     lines = [f"{path}: its packages are not read" for path in image.unread]
+    left = sorted({key[0] for key in _by_name(image, ()) if only and key[0] not in only})
+    lines += [f"the packages of {name}: these advisories are not about them" for name in left]
     if not image.os.startswith("debian ") and any(p.kind == "deb" for p in image.packages):
         lines.append(f"the packages of {image.os}: only Debian's advisories are known here")
     return tuple(lines)
@@ -394,22 +421,41 @@ def _package_of(entry: Mapping[str, Any]) -> tuple[str, str]:
     return ecosystem, canonicalize_name(name) if ecosystem == "PyPI" else name
 
 
-def _advisories(database: Path) -> Iterator[dict[str, Any]]:
-    """Yield every advisory of a database, one at a time."""
+def advisories(database: Path) -> Iterator[dict[str, Any]]:
+    """Yield every advisory of a database, one at a time.
+
+    Args:
+        database: a file with an advisory or a list of them, an archive, or a folder of these.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
     if database.is_dir():
         paths = sorted(p for p in database.rglob("*") if p.suffix in (".json", ".zip"))
     else:
         paths = [database]
     if not paths or not paths[0].exists():
         what = "there is no database of advisories" if not paths[0:] else "there is no such file"
-        remedy = f"download {_DOWNLOAD}/PyPI/all.zip and …/Debian:12/all.zip into a folder"
+        remedy = f"download {DOWNLOAD}/PyPI/all.zip and …/Debian:12/all.zip into a folder"
         raise RequestError(what, where=str(database), remedy=remedy)
     for path in paths:
         if path.suffix == ".zip":
             yield from _from_archive(path)
         else:
             with path.open("rb") as stream:
-                yield _advisory(stream.read(_LONGEST_ADVISORY + 1), str(path))
+                yield from _from_file(stream.read(_LONGEST_ADVISORY + 1), str(path))
+
+
+def _from_file(content: bytes, where: str) -> Iterator[dict[str, Any]]:
+    """Yield the advisory of a file, or those of a snapshot (provenance/advisories.py)."""
+    try:
+        values = json.loads(content) if len(content) <= _LONGEST_ADVISORY else None
+    except (ValueError, RecursionError):
+        values = None
+    if isinstance(values, dict) and isinstance(values.get("advisories"), list):
+        yield from (_checked(each, where) for each in values["advisories"])
+    else:
+        yield _advisory(content, where)
 
 
 def _from_archive(path: Path) -> Iterator[dict[str, Any]]:
@@ -436,17 +482,27 @@ def _advisory(content: bytes, where: str) -> dict[str, Any]:
         what = f"an advisory has more than {_LONGEST_ADVISORY >> 20} MiB"
         raise RequestError(what, where=where, remedy="it is no advisory: remove it")
     try:
-        found = json.loads(content)
+        return _checked(json.loads(content), where)
+    except (ValueError, RecursionError) as error:
+        raise _no_advisory(where, error) from error
+
+
+def _checked(found: Any, where: str) -> dict[str, Any]:
+    try:
         if not isinstance(found["id"], str) or not isinstance(found.get("affected", []), list):
             raise TypeError('"id" is no text, or "affected" no list')
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RequestError(
-            f"this is no advisory in the OSV format: {error}",
-            where=where,
-            remedy="remove it, or download the database again",
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise _no_advisory(where, error) from error
     advisory: dict[str, Any] = found
     return advisory
+
+
+def _no_advisory(where: str, error: Exception) -> RequestError:
+    return RequestError(
+        f"this is no advisory in the OSV format: {error}",
+        where=where,
+        remedy="remove it, or download the database again",
+    )
 
 
 def show(report: Report, *, fixable: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from docker.models.images import Image
 
 from paddle_stacks import images
 from paddle_stacks.plan import image_name
-from paddle_stacks.provenance import contents, licences, sbom
+from paddle_stacks.provenance import advisories, contents, licences, sbom, vulnerabilities
 from paddle_stacks.provenance.contents import Contents
-from tests.support.stages import BACKEND, IMAGES
+from paddle_stacks.revision import commit_seconds
+from tests.support.stages import BACKEND, IMAGES, ROOT
 
 # As images/base/dated has it: nothing that a step of the Dockerfile wrote is younger.
 DATE = "@1747699200"
@@ -142,3 +144,13 @@ def test_syft_lists_the_same_packages(
         if c.get("purl", "").startswith("pkg:deb/")
     }
     assert told == debs
+
+
+def test_no_package_of_an_image_has_a_known_advisory(read: dict[str, Contents], image: str) -> None:
+    policy = vulnerabilities.load_policy(ROOT / "configs" / "vulnerabilities.toml")
+    database = ROOT / advisories.SNAPSHOT
+    # On the day of the checkout: an old release can still be verified when exceptions expire.
+    today = datetime.date.fromtimestamp(commit_seconds(ROOT))
+    only = (advisories.ECOSYSTEM,)
+    (report,) = vulnerabilities.scan([read[image]], database, policy, today, only)
+    assert report.faults() == [], "./inv build; or ./inv lock --package NAME, or an exception"

@@ -181,6 +181,59 @@ def test_a_backend_without_locks_is_refused(tmp_path):
         locks.relock(tmp_path, "tpu")
 
 
+@pytest.fixture
+def compiled(monkeypatch):
+    """The command lines that uv gets, without resolving anything."""
+    lines = []
+
+    def compile_lock(root, path, arguments):
+        lines.append((path.name, path.is_file(), arguments))
+        path.write_text("jinja2==3.1.6\n")
+
+    monkeypatch.setattr(locks, "_compile", compile_lock)
+    return lines
+
+
+def _checkout(folder):
+    for name in ("base", "framework", "infer", "train"):
+        (folder / "images" / name).mkdir(parents=True)
+    for name in ("framework", "infer", "train"):
+        for backend in ("cpu", "dcu"):
+            path = folder / "images" / name / f"requirements.{backend}.lock"
+            path.write_text("jinja2==3.1.4\n")
+    return folder
+
+
+def test_one_package_is_upgraded_and_the_rest_stays(tmp_path, compiled):
+    changed = locks.relock(_checkout(tmp_path), "dcu", ["jinja2"])
+    assert all(arguments[:2] == ["--upgrade-package", "jinja2"] for _, _, arguments in compiled)
+    assert "images/train/requirements.dcu.lock: jinja2 3.1.4 -> 3.1.6" in changed
+    compiled.clear()
+    locks.relock(tmp_path, "cpu", ["jinja2"])
+    kept = [name for name, is_there, _ in compiled if is_there]
+    assert "requirements.cpu.lock" in kept, "uv keeps the versions that are locked"
+    compiled.clear()
+    locks.relock(tmp_path, "cpu")
+    assert not any(is_there for _, is_there, _ in compiled)
+
+
+def test_a_package_that_no_lock_has_is_refused(tmp_path, compiled):
+    with pytest.raises(RequestError) as caught:
+        locks.relock(_checkout(tmp_path), "cpu", ["jinja"])
+    assert 'did you mean "jinja2"?' in caught.value.problems[0].remedy
+    assert compiled == []
+
+
+def test_what_builds_packages_is_locked_with_hashes():
+    folder = ROOT / "images" / "framework"
+    text = (folder / "build-constraints.txt").read_text()
+    asked = locks.versions((folder / "build-constraints.in").read_text())
+    assert locks.versions(text) == asked, "./inv lock"
+    for line in text.splitlines():
+        if locks.PIN.match(line):
+            assert line.endswith(" \\"), f"{line} has no hash"
+
+
 def test_an_image_has_its_parents_versions():
     framework, train = (
         locks.versions((ROOT / f"images/{name}/requirements.cpu.lock").read_text())

@@ -198,13 +198,21 @@ def test_the_help_of_every_job(job: str) -> None:
 
 
 def test_a_recipe_as_json() -> None:
-    words = ("infer", "--backend", "dcu", "--recipe", "infer-static-fp16", "--set", "top_p=0.5")
+    words = (
+        "infer",
+        "--backend",
+        "dcu",
+        "--recipe",
+        "infer-block-static-fp16",
+        "--set",
+        "top_p=0.5",
+    )
     done = inv("plan", *words, "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["argv"][:3] == ["upstream", "--name", "infer-static-fp16"]
+    assert plan["argv"][:3] == ["upstream", "--name", "infer-block-static-fp16"]
     assert plan["argv"][plan["argv"].index("--top_p") + 1] == "0.5"
-    assert [step["recipe"] for step in plan["before"]][-1] == "export-fp16"
+    assert [step["recipe"] for step in plan["before"]][-1] == "export-block-fp16"
     dry = json.loads(inv(*words, "--dry-run", "--json").stdout)
     assert dry["argv"] == plan["argv"]
 
@@ -217,6 +225,10 @@ def test_a_recipe_as_json() -> None:
         (("fetch", "m", "--", "x"), "fetch takes nothing behind --"),
         (("upstream", "run_finetune.py", "--", "x.json"), "images for a DCU only"),
         (("finetune", "--backend", "dcu", "--recipe", "sft-13b"), "194.0 GiB on one card"),
+        (
+            ("plan", "infer", "--backend", "dcu", "--recipe", "infer-a8w8"),
+            "./inv infer --backend dcu --recipe infer-block-a8w8",
+        ),
     ],
 )
 def test_what_a_recipe_cannot(words: tuple[str, ...], said: str) -> None:

@@ -104,6 +104,35 @@ SAMPLES: dict[str, list[str]] = {
         "ModuleNotFoundError: No module named 'paddlenlp_ops'",
         "ValueError: you should install the paddlenlp ops to run inference predictor",
     ],
+    "fused-without-block-attention": [
+        "$ python3 ./predict/predictor.py --model_name_or_path meta-llama/Llama-2-13b-chat "
+        "--inference_model --dtype float16",
+        "upstream predict/export_model.py --output_path ./inference --inference_model",
+    ],
+    "fused-names": [
+        "NameError: name 'qkv_transpose_split' is not defined",
+        "NameError: name 'write_cache_kv' is not defined. Did you mean: 'write_cache'?",
+    ],
+    "memory-efficient-attention": [
+        "NotFoundError: The kernel `variable_length_memory_efficient_attention` is not registered.",
+    ],
+    "weight-only-kernel": [
+        "(NotFound) The kernel `weight_only_linear` is not registered.",
+        "(NotFound) The kernel `weight_quantize` is not registered.",
+    ],
+    "block-attention-dtype": [
+        "(NotFound) The kernel with key (GPU, Undefined(AnyLayout), float32) of kernel "
+        "`block_multihead_attention` is not registered.",
+    ],
+    "temperature-zero": [
+        "$ python3 predict/predictor.py --inference_model --block_attn --temperature 0",
+        "predict/predictor.py --temperature=0.00 --inference_model --block_attn --top_p 0.5",
+    ],
+    "positions": [
+        "ValueError: The sum of src_length<1024> and max_length<1024> should be smaller than or "
+        "equal to the maximum position embedding size<512>",
+    ],
+    "queue-empty": ["_queue.Empty"],
     "no-such-wheel": ["ERROR: No matching distribution found for paddlepaddle-dcu==3.0.0b2"],
     "index-replaced": ["ERROR: No matching distribution found for opt-einsum==3.3.0"],
     "numpy-2": [
@@ -154,6 +183,9 @@ HARMLESS = [
     "Successfully installed paddlepaddle-dcu-3.0.0b2 numpy-1.26.4",
     "eval_accuracy = 0.61, eval_with_do_generation: False",
     "--cachekv_int8_type static --inference_model --mode dynamic",
+    "predict/predictor.py --block_attn --inference_model --temperature 0.95 --dtype float16",
+    "predict/predictor.py --mode dynamic --block_attn false --dtype float16",
+    "The kernel `some_other_kernel` is registered.",
     "loss: 1.25, interval_tokens_per_second_per_device: 8129.1",
 ]
 
@@ -199,6 +231,7 @@ def test_a_pattern_is_alone_with_its_line() -> None:
         ("abcde?fg", ("abcd",)),
         ("abcde{0,3}[xy]efghi", ("efghi",)),
         (r"a\dbcde.{0,9}f", ("bcde",)),
+        ("abcdef(?=.{0,9}ghijkl)(?!.{0,9}mnopqrstu)", ("abcdef",)),
         ("abc", ()),
         ("abcdef|x", ()),
     ],

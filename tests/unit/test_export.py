@@ -43,7 +43,7 @@ def test_what_makes_something(argv: list[str]) -> None:
         (["--adapter", "a"], "cpu", "nothing to do"),
         (["--merge"], "cpu", "there is no adapter to merge"),
         (["--merge", "--static"], "cpu", "there is no adapter to merge"),
-        (["--static"], "dcu", "--recipe export-fp16"),
+        (["--static"], "dcu", "--recipe export-block-fp16"),
         (["--static", "--output", " "], "cpu", "--output is empty"),
     ],
 )

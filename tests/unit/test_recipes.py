@@ -18,7 +18,8 @@ from paddle_stacks.settings import Settings
 ROOT = Path(__file__).parents[2]
 DCU = recipes.load(ROOT, "dcu")
 CPU = recipes.load(ROOT, "cpu")
-PLANNED = [name for name in DCU if name != "sft-13b"]
+UNSUPPORTED = [name for name, recipe in DCU.items() if recipe.unsupported]
+PLANNED = [name for name in DCU if name not in ("sft-13b", *UNSUPPORTED)]
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_the_documented_jobs_are_all_there() -> None:
     assert {"quantize-a8w8", "quantize-a8w8c8"} <= set(DCU)
 
 
-@pytest.mark.parametrize("name", [name for name in DCU if name.endswith("-benchmark")])
+@pytest.mark.parametrize("name", [name for name in PLANNED if name.endswith("-benchmark")])
 def test_a_benchmark_measures_what_is_documented(workspace: Path, name: str) -> None:
     line = " ".join(planned(workspace, name).plan.argv)
     assert "--batch_size 1 --src_length 3072 --max_length 1024 --benchmark" in line
@@ -96,6 +97,50 @@ def test_full_fine_tuning_on_one_card_is_refused_with_its_numbers(workspace: Pat
     told = caught.value.problems[0]
     assert "194.0 GiB" in told.what and "64.0 GiB" in told.what and "16 bytes" in told.what
     assert "sft-13b-8-cards" in told.remedy
+
+
+def test_the_lines_without_block_attention_are_unsupported() -> None:
+    lines = ("infer", "export", "infer-static")
+    names = [f"{line}-{kind}" for line in lines for kind in ("fp16", "a8w8")]
+    benchmarks = [f"{name}-benchmark" for name in names if name.startswith("infer")]
+    assert sorted(UNSUPPORTED) == sorted(names + benchmarks)
+    assert all("ROCm" in DCU[name].unsupported for name in UNSUPPORTED)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("backend", ["dcu", "dcu-sim"])
+def test_an_unsupported_recipe_is_refused_with_one_that_works(
+    workspace: Path, name: str, backend: str
+) -> None:
+    recipe, here = DCU[name], settings(workspace, backend)
+    with pytest.raises(RequestError) as caught:
+        launch.make_steps(recipe.job, (), here, launch.Choices(recipe=name))
+    (problem,) = caught.value.problems
+    assert "cannot run on a DCU" in problem.what
+    assert problem.remedy == f"./inv {recipe.job} --backend {backend} --recipe {recipe.instead}"
+    words = problem.remedy.split()
+    instead = launch.Choices(recipe=words[-1])
+    assert "--block_attn" in launch.make_steps(words[1], (), here, instead).plan.argv
+
+
+def test_an_unsupported_recipe_works_with_what_it_lacks(workspace: Path) -> None:
+    assert planned(workspace, "infer-fp16", changes=["block_attn=true"]).plan.job == "infer"
+
+
+def test_unsupported_recipes_are_marked_where_recipes_are_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe_page.show(DCU, "dcu")
+    shown = capsys.readouterr().out
+    for name in UNSUPPORTED:
+        if not name.endswith("-benchmark"):
+            (line,) = [row for row in shown.splitlines() if row.startswith(f"{name} ")]
+            assert f"refused, use {DCU[name].instead}" in line
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert page.count("**refused on a DCU**") == 6
+    assert "refused" not in "".join(
+        row for row in shown.splitlines() if row.startswith("infer-block")
+    )
 
 
 def test_steps_before_are_in_order_and_left_out_where_they_are_done(workspace: Path) -> None:
@@ -137,7 +182,7 @@ def test_launch_runs_what_is_not_there_and_stops_at_a_failure(
         return status
 
     monkeypatch.setattr(launch, "run", run)
-    choices = launch.Choices(recipe="infer-static-a8w8")
+    choices = launch.Choices(recipe="infer-block-static-a8w8")
     with pytest.raises(MachineError, match="/dev/kfd"):
         launch.launch("infer", (), settings(workspace), choices)
     assert ran == [], "the machine is looked at before the first step"
@@ -151,7 +196,7 @@ def test_launch_runs_what_is_not_there_and_stops_at_a_failure(
 
 
 def test_a_change_reaches_the_program(workspace: Path) -> None:
-    line = planned(workspace, "infer-fp16", changes=["top_p=0.9", "max_length=64"]).plan.argv
+    line = planned(workspace, "infer-block-fp16", changes=["top_p=0.9", "max_length=64"]).plan.argv
     assert line[line.index("--top_p") + 1] == "0.9"
     assert line[line.index("--max_length") + 1] == "64"
     line = planned(workspace, "pretrain-pp8", changes=["max_steps=10"]).plan.argv
@@ -161,7 +206,7 @@ def test_a_change_reaches_the_program(workspace: Path) -> None:
     with pytest.raises(RequestError, match="learning_rat"):
         planned(workspace, "lora-13b", changes=["learning_rat=4"])
     with pytest.raises(RequestError, match="KEY=VALUE"):
-        planned(workspace, "infer-fp16", changes=["top_p"])
+        planned(workspace, "infer-block-fp16", changes=["top_p"])
 
 
 def test_several_nodes(workspace: Path) -> None:
@@ -181,14 +226,14 @@ def test_picked_cards(workspace: Path) -> None:
     with pytest.raises(RequestError) as caught:
         planned(workspace, "pretrain-pp8", cards=(0, 1, 2, 3))
     assert "8 cards are needed, and --devices picks 4" in caught.value.problems[0].what
-    steps = planned(workspace, "infer-static-fp16", cards=(3,))
+    steps = planned(workspace, "infer-block-static-fp16", cards=(3,))
     assert {step.plan.cards for step in steps.before if step.recipe} == {(3,)}
 
 
 def test_a_recipe_decides_the_jobs_own_arguments(workspace: Path) -> None:
     with pytest.raises(RequestError, match="decides --prompt"):
-        planned(workspace, "infer-fp16", "--prompt=x")
-    plan = planned(workspace, "infer-fp16", "--name=mine").plan
+        planned(workspace, "infer-block-fp16", "--prompt=x")
+    plan = planned(workspace, "infer-block-fp16", "--name=mine").plan
     assert "runs/mine/output.json" in plan.argv
 
 
@@ -330,6 +375,12 @@ GOOD = '[a]\njob = "infer"\nsummary = "x"\nscript = "s.py"\n'
         (GOOD + 'before = ["b"]\n', '"before" names no recipe: "b"', ":5"),
         (GOOD + 'before = ["a"]\nproduces = "m"\n', "run before itself", ":5"),
         (GOOD + 'instead = "b"\n', '"instead" names no recipe', ":5"),
+        (GOOD + 'unsupported = "x"\n', '"unsupported" requires "instead"', ":5"),
+        (
+            GOOD + 'benchmark = true\ninstead = "b"\n' + GOOD.replace("[a]", "[b]"),
+            '"b", its replacement, has none',
+            ":6",
+        ),
         (GOOD + 'config = "no.json"\n', "there is no no.json", ":5"),
         (
             GOOD + 'before = ["b"]\n' + GOOD.replace("[a]", "[b]"),

@@ -172,6 +172,11 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
         (["predict/predictor.py", "--append_attn", "False", "--dtype", "float16"], {}, "later"),
         (["predict/predictor.py"], {}, "--dtype float16"),
         (["predict/predictor.py", "--dtype", "bfloat16"], {}, "K100_AI"),
+        (
+            ["predict/predictor.py", "--dtype", "float16", "--inference_model"],
+            {},
+            "without --block_attn cannot run on a DCU",
+        ),
         (["run_finetune.py", "config/llama/lora_argument.json"], {}, "--bf16 false --fp16 true"),
     ],
 )
