@@ -3,22 +3,21 @@
 Each line is a JSON object: ``{"collected": [ID, …]}`` once, then ``{"id", "outcome", "seconds",
 "text", "notes"}`` at the end of each test. ``text`` is the failure as pytest shows it, or the
 reason of a skip; ``notes`` are what the test recorded for the summary
-(``record_property("note", …)``). The file's name is in the environment.
+(``record_property("note", …)``).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["VARIABLE", "Reporter", "pytest_configure"]
+__all__ = ["OPTION", "Reporter", "pytest_addoption", "pytest_configure"]
 
-VARIABLE = "PADDLE_STACKS_TEST_EVENTS"
+OPTION = "--events"
 _ORDER = ("error", "failed", "skipped", "passed")
 
 
@@ -79,8 +78,13 @@ def _outcome(phase: pytest.TestReport) -> tuple[str, str]:
     return "passed", ""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names the file."""
+    parser.addoption(OPTION, metavar="FILE", help="append what happens to FILE, as JSON lines")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the reporter in the process that sees all tests."""
-    path = os.environ.get(VARIABLE)
+    path = config.getoption(OPTION)
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Reporter(Path(path)))

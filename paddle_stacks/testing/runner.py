@@ -22,7 +22,7 @@ from typing import Any
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import PREFIX
 from paddle_stacks.testing.progress import Progress, as_minutes
-from paddle_stacks.testing.reporter import VARIABLE as EVENTS_VARIABLE
+from paddle_stacks.testing.reporter import OPTION as EVENTS_OPTION
 from paddle_stacks.testing.suites import CORES, Suite
 
 __all__ = ["RECORDS", "SuiteRun", "TestSession", "failed_last"]
@@ -171,12 +171,12 @@ class TestSession:
         record.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-p", "paddle_stacks.testing.reporter"]
         command += [*(ids or suite.folders), *self._arguments, f"--junitxml={record}"]
+        command += [f"{EVENTS_OPTION}={events}"]
         if suite.workers > 1:
             command += ["-n", str(suite.workers), "--dist", "worksteal"]
         environment = {
             **os.environ,
             f"{PREFIX}BACKEND": suite.backend,
-            EVENTS_VARIABLE: str(events),
             "PYTHONPATH": os.pathsep.join((str(_HERE), os.environ.get("PYTHONPATH", ""))),
             "PYTHONUNBUFFERED": "1",  # so that the log can be followed
         }
