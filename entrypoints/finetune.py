@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     phase("check the data")
     counts = records.check(paths["data"], dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
+    for key, count in counts.ignored.items():
+        note(f'the key "{key}" of {count} records has no effect')
     spreading.check(config, paths["model"], world)
     with (
         writing_below(run),

@@ -358,7 +358,7 @@ def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         faults += _faults(lambda: _check_upstream_model(str(model), here, weights=not begins))
     if data := found.values.get("dataset_name_or_path"):
         evaluates = found.on("do_eval")
-        faults += _faults(lambda: records.check(here / str(data), dev=evaluates))
+        faults += _faults(lambda: records.check(here / str(data), dev=evaluates, upstream=True))
     if data := found.values.get("input_dir"):
         faults += _faults(lambda: _check_packed(here / str(data)))
     if faults:

@@ -252,7 +252,7 @@ def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, con
     )
     assert done.returncode == 2
     assert 'no model "m"' in done.stderr
-    assert "there is no such data folder" in done.stderr
+    assert "the data folder does not exist" in done.stderr
 
 
 @pytest.mark.parametrize(
