@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase, report
 from entrypoints.preparing.documents import Rules
 from entrypoints.training.disk import writing_below
@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (
 
 def main(argv: list[str]) -> int:
     """Run the job; the corpus's prefix goes to standard output."""
-    arguments = parser("prepare").parse_args(argv)
+    arguments = parse("prepare", argv)
     corpus.shares(arguments.split)
     model = workspace.find_model(arguments.model)
     sources = corpus.sources(arguments.input, arguments.format)

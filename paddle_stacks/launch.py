@@ -17,8 +17,8 @@ from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import quantizing, schema, serving, upstream, workspace
-from paddle_stacks.jobs.arguments import as_upstream, parser, words
+from paddle_stacks.jobs import quantizing, schema, serving, upstream, validation, workspace
+from paddle_stacks.jobs.arguments import as_upstream, parse, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Backend, Plan, backend, show
@@ -250,7 +250,7 @@ def _plan_of_arguments(
     choices: Choices,
 ) -> Plan:
     made = parser(job)
-    parsed = made.parse_args(list(arguments))
+    parsed = parse(job, arguments, settings.backend)
     _move_into_workspace(parsed, settings.workspace)
     if job in _TRAININGS:
         return _plan_of_training(job, parsed, settings, platform, choices)
@@ -283,6 +283,7 @@ def _plan_of_training(
         choices: cards and profile.
         instead: what to do where the memory does not suffice; empty: the usual.
     """
+    _check_nodes(arguments)
     ranks, nodes = arguments.ranks, arguments.nnodes or 1
     config = schema.load(
         settings.workspace / arguments.config,
@@ -305,6 +306,17 @@ def _plan_of_training(
     return _spread(_plan(job, (job, *line), settings, platform, choices), platform, ranks, nodes)
 
 
+def _check_nodes(arguments: argparse.Namespace) -> None:
+    """Check the options about several machines: the container has no other source for them.
+
+    Raises:
+        RequestError: they are incomplete or out of range.
+    """
+    nodes = arguments.nnodes or 1
+    if problems := validation.node_problems(nodes, arguments.master or "", arguments.rank):
+        raise RequestError(problems)
+
+
 def _spread(plan: Plan, platform: Backend, ranks: int, nodes: int) -> Plan:
     """Return the plan of a job in several processes, which meet others' on the host's network."""
     if nodes > 1:
@@ -323,16 +335,12 @@ def _plan_of_server(
     """
     keys, address, number = parsed.api_keys, parsed.host, parsed.port
     if keys is None and not serving.is_loopback(address):
+        raise RequestError(serving.open_to_the_network(address))
+    if number == 0 and platform.network != "host":
         raise RequestError(
-            f"--host {address} without --api-keys: anybody could use the server",
-            where="serve",
-            remedy="--api-keys FILE; or leave --host out, and only this machine can",
+            "--port must be in 1 … 65535, got 0", where="serve", remedy="--port 8000"
         )
     address = serving.LOOPBACK if address == "localhost" else address
-    if not serving.is_address(address):
-        raise RequestError(
-            f'"{address}" is not an address', where="--host", remedy="a number, as 127.0.0.1"
-        )
     # The engine listens on the host's address, and the server on those of its container.
     parsed.api_keys, parsed.host, parsed.published = None, serving.LOOPBACK, True
     if platform.network == "host":
@@ -377,7 +385,7 @@ def _plan_of_recipe(
             line += ["--set", change]
         for key in ("ranks", "nnodes", "master", "rank", "wait"):
             line += [f"--{key}", given[key]] if given.get(key) else []
-        parsed = parser(recipe.job).parse_args(line)
+        parsed = parse(recipe.job, line, settings.backend)
         return _plan_of_training(recipe.job, parsed, settings, platform, choices, _instead(recipe))
     nnodes = int(given.get("nnodes") or recipe.nodes)
     if nnodes > 1 and not given.get("master"):
@@ -460,7 +468,8 @@ def _plan_of_upstream(
             remedy=f"./inv {job} --backend dcu"
             + ("" if job == "upstream" else " --recipe NAME; ./inv recipes --backend dcu"),
         )
-    parsed = parser("upstream").parse_args(list(line))
+    parsed = parse("upstream", line, settings.backend)
+    _check_nodes(parsed)
     fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
     return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)

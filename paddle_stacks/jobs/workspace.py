@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs import json_files, pickles
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "find_trained",
     "has_weights",
     "is_quantized",
+    "run_name_problem",
 ]
 
 # What a finished run holds, below runs/<name>/.
@@ -163,6 +164,23 @@ def check_weights(folder: Path, wanted: Sequence[str] = ()) -> None:
     pickles.check(folder, wanted)
     for index in sorted(folder.glob("*.index.json")):
         json_files.shards(index)
+
+
+def run_name_problem(name: str, where: str = "--name") -> Problem | None:
+    """Return why a name cannot be that of a run's folder; None if it can.
+
+    Args:
+        name: of the folder in ``runs/``.
+        where: the option that it was given by.
+    """
+    printable = name.isprintable() and len(name.encode("utf-8", "replace")) <= 255
+    if name and printable and not name.startswith(".") and "/" not in name:
+        return None
+    return Problem(
+        f'"{name}" cannot be the name of a run',
+        where,
+        f'{where} NAME: letters, digits, "-", "_" and "."; it is a folder in runs/',
+    )
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:
