@@ -148,7 +148,7 @@ def check(
                 problems.append(Problem(what, str(path), f"chmod u+r {path}, or copy it again"))
         if counts[split] == 0 and len(problems) + faults.count == known:
             problems.append(Problem("the file contains no record", str(paths[0]), FORMAT))
-    problems += faults.problems("bad records")
+    problems = [*faults.problems("bad records"), *problems]
     if problems:
         raise RequestError(problems)
     return Counts(counts[train], counts["dev"], dict(ignored))
