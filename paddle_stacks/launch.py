@@ -30,6 +30,7 @@ __all__ = [
     "Step",
     "Steps",
     "check_files",
+    "check_requests",
     "launch",
     "make_plan",
     "make_steps",
@@ -532,6 +533,30 @@ def check_files(plan: Plan) -> None:
     """
     preflight.check_request(plan, _parsed(plan))
     preflight.check_workspace(plan)
+
+
+def check_requests(steps: Steps) -> None:
+    """Check data, model and configuration of a job and of the steps before it, as the run does.
+
+    What a step before the job produces does not exist yet, and is not asked for.
+
+    Raises:
+        RequestError: with one problem for each fault.
+    """
+    pending = [step for step in steps.before if not step.whole]
+    names = [Path(step.produces).name for step in pending]
+    problems: list[Problem] = []
+    for plan in (*(step.plan for step in pending), steps.plan):
+        try:
+            preflight.check_request(plan, _parsed(plan))
+        except RequestError as error:
+            problems += [
+                problem
+                for problem in error.problems
+                if not any(name in f"{problem.what} {problem.where}" for name in names)
+            ]
+    if problems:
+        raise RequestError(list(dict.fromkeys(problems)))
 
 
 def _parsed(plan: Plan) -> argparse.Namespace:

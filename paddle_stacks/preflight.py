@@ -237,8 +237,15 @@ def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
 
 def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     model = models.find(arguments.model, arguments.source, here)
-    if model.source.kind == models.SCRATCH:
-        corpus.sources([model.source.value], here=here, texts_here=False)
+    source = model.source
+    if source.kind == models.SCRATCH:
+        corpus.sources([source.value], here=here, texts_here=False)
+    elif source.kind in ("gguf", "path") and not (here / source.value).exists():
+        raise RequestError(
+            "the model's source does not exist",
+            where=str(here / source.value),
+            remedy="--from PATH, which starts in the workspace; copy the model there",
+        )
 
 
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
