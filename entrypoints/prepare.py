@@ -115,9 +115,10 @@ def _prepare(
         note(line)
     if not state.documents:
         raise RequestError(
-            "there is no document in it",
+            "the input contains no document",
             where=", ".join(arguments.input),
-            remedy="look at the counts above: --key names the text's key, --on-bad what is bad",
+            remedy="see the counts above; --json-key KEY names the key of the text, and "
+            "--on-bad fail ends at the first bad record",
         )
     phase("write the index")
     code = encoding.type_code(tokenizer)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -466,14 +467,23 @@ def _plan_of_upstream(
         raise RequestError(
             f"{job} runs upstream's program, which is in the images for a DCU only",
             where=f"--backend {platform.name}",
-            remedy=f"./inv {job} --backend dcu"
-            + ("" if job == "upstream" else " --recipe NAME; ./inv recipes --backend dcu"),
+            remedy=_on_a_dcu(job, line),
         )
     parsed = parse("upstream", line, settings.backend)
     _check_nodes(parsed)
     fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
     return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)
+
+
+def _on_a_dcu(job: str, line: Sequence[str]) -> str:
+    """Return the command that runs upstream's program where it is."""
+    if job != "upstream":
+        return f"./inv {job} --backend dcu --recipe NAME; ./inv recipes --backend dcu lists them"
+    parsed = parser(job).parse_args(list(line))
+    options = line[: len(line) - len(parsed.arguments)]
+    command = f"./inv upstream {shlex.join(options)} --backend dcu"
+    return f"{command} -- {shlex.join(parsed.arguments)}" if parsed.arguments else command
 
 
 def _plan(

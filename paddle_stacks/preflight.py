@@ -384,7 +384,7 @@ def _check_upstream_model(name: str, here: Path, *, weights: bool) -> None:
     row = Path(name).name.lower()
     remedy = f"--model_name_or_path models/{row}"
     if not (here / "models" / row).is_dir():
-        remedy = f"./inv fetch {row}, then {remedy}"
+        remedy = f"{models.fetch_command(name, here)}, then {remedy}"
     raise RequestError(
         f'"{name}" is not a model in the workspace, and the job has no network to get it',
         where=str(here / name),

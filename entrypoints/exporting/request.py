@@ -35,5 +35,6 @@ def check_architecture(folder: Path) -> None:
             "a static graph has whole numbers in its weights alone, and is neither shifted nor "
             f"smoothed before other products than those behind norms; this is {told}",
             where=str(path),
-            remedy="infer --engine dynamic and serve run it; on a card: --recipe export-a8w8",
+            remedy=f"./inv infer --engine dynamic --model {folder}, or ./inv serve --model "
+            f"{folder}; on a card: ./inv export --backend dcu --recipe export-a8w8",
         )

@@ -79,7 +79,7 @@ class Encoder:
             except RequestError as error:
                 path, _, place = record.where.rpartition(":")
                 for problem in error.problems:
-                    faults.add(problem.what, path, place, problem.remedy)
+                    faults.add(replace(problem, where=path), place)
                 continue
             cut += shortened
             if any(label != IGNORED for label in example.labels):

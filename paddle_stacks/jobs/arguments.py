@@ -58,9 +58,10 @@ class Parser(argparse.ArgumentParser):
                 break
             if re.fullmatch(r"--[A-Za-z][\w-]*", name) and name not in options:
                 if right := documented.ours(self.prog, name):
-                    raise RequestError(f"there is no {name} here", where=self.prog, remedy=right)
+                    what = f"{self.prog} has no option {name}"
+                    raise RequestError(what, where=self.prog, remedy=right)
                 hint = did_you_mean(name, options)
-                self._refuse(f"unrecognized arguments: {name}", hint)
+                self._refuse(f"{self.prog} has no option {name}", hint)
         found: tuple[argparse.Namespace, list[str]] = super().parse_known_args(given, namespace)
         return found
 

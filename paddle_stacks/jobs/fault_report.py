@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from paddle_stacks.errors import Problem
 
@@ -19,21 +19,19 @@ _PLACES = 5  # further places of an equal fault that are listed
 class _Group:
     """Equal faults of one file: the first one, and where the others are."""
 
-    what: str
-    path: str
-    remedy: str
+    first: Problem
     places: list[str] = field(default_factory=list)
     count: int = 0
 
     def problem(self) -> Problem:
-        where = f"{self.path}:{self.places[0]}"
+        where = f"{self.first.where}:{self.places[0]}"
         others = self.count - 1
         if others:
             listed = ", ".join(self.places[1:])
             dots = ", …" if others > len(self.places) - 1 else ""
             noun = "place" if others == 1 else "places"
             where += f" and {others} more {noun}: {listed}{dots}"
-        return Problem(self.what, where, self.remedy)
+        return replace(self.first, where=where)
 
 
 class FaultReport:
@@ -43,22 +41,20 @@ class FaultReport:
         self.count = 0
         self._groups: dict[tuple[str, str], _Group] = {}
 
-    def add(self, what: str, path: str, place: str, remedy: str) -> None:
+    def add(self, problem: Problem, place: str) -> None:
         """Add a fault.
 
         Args:
-            what: the fault; faults that differ in their numbers only are equal.
-            path: the file.
+            problem: the fault, and the file; faults that differ in their numbers only are equal.
             place: the line, or another place in the file.
-            remedy: how to fix it.
         """
         self.count += 1
-        key = (path, re.sub(r"\d+", "N", what))
+        key = (problem.where, re.sub(r"\d+", "N", problem.what))
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) >= SHOWN:
                 return
-            group = self._groups[key] = _Group(what, path, remedy)
+            group = self._groups[key] = _Group(problem)
         group.count += 1
         if len(group.places) <= _PLACES:
             group.places.append(place)

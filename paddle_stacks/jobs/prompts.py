@@ -166,7 +166,7 @@ def listed(problems: Sequence[Problem], kind: str) -> list[Problem]:
     report = FaultReport()
     for problem in problems:
         path, _, place = problem.where.rpartition(":")
-        report.add(problem.what, path, place, problem.remedy)
+        report.add(replace(problem, where=path), place)
     return report.problems(kind)
 
 

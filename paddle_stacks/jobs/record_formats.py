@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from paddle_stacks.errors import did_you_mean
+from paddle_stacks.errors import RequestError, did_you_mean
 
-__all__ = ["FORMAT", "BadRecord", "Conversation", "conversation"]
+__all__ = ["FORMAT", "Conversation", "conversation"]
 
 FORMAT = (
     'one JSON object a line: {"src": "a question", "tgt": "its answer"}, or the format of '
@@ -61,15 +61,6 @@ _SHAREGPT_ROLES = {
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class BadRecord(ValueError):
-    """Why an entry of the data is not a record."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy or FORMAT
-
-
 @dataclass(frozen=True)
 class Conversation:
     """What a record teaches.
@@ -98,10 +89,10 @@ def conversation(entry: Any, *, upstream: bool = False) -> Conversation:
             and ``context`` only.
 
     Raises:
-        BadRecord: it is not a record, or has a key that is not supported.
+        RequestError: it is not a record, or has a key that is not supported.
     """
     if not isinstance(entry, dict):
-        raise BadRecord("not a JSON object")
+        raise RequestError("not a JSON object", remedy=FORMAT)
     # Rows of a table have every column; one without a value does not count.
     entry = {k: v for k, v in entry.items() if v is not None or k in ("src", "tgt")}
     name = _format(entry)
@@ -125,7 +116,7 @@ def conversation(entry: Any, *, upstream: bool = False) -> Conversation:
     _check_answers(tgt, {"instruction": "output", "src": "tgt"}.get(name, "assistant"))
     context = entry.get("context", {})
     if not isinstance(context, dict):
-        raise BadRecord('"context" must be an object')
+        raise RequestError('"context" must be an object', remedy=FORMAT)
     return Conversation(
         src, tgt, system, context if name == "src" else {}, _ignored_keys(entry, name)
     )
@@ -136,7 +127,9 @@ def _format(entry: Mapping[str, Any]) -> str:
     present = [key for key in _FORMATS if key in entry or (key == "src" and "tgt" in entry)]
     if len(present) > 1:
         names = " and ".join(f'"{key}"' for key in present)
-        raise BadRecord(f"{names} are keys of different formats", "keep the keys of one format")
+        raise RequestError(
+            f"{names} are keys of different formats", remedy="keep the keys of one format"
+        )
     return present[0] if present else "src"
 
 
@@ -146,9 +139,9 @@ def _check_upstream(entry: Mapping[str, Any], name: str) -> None:
     if name == "src" and not extra:
         return
     key = extra[0] if name == "src" else name
-    raise BadRecord(
+    raise RequestError(
         f'PaddleNLP\'s own program does not read "{key}"',
-        "./inv finetune reads it; PaddleNLP's program reads " + _PADDLENLP,
+        remedy="./inv finetune reads it; PaddleNLP's program reads " + _PADDLENLP,
     )
 
 
@@ -158,12 +151,12 @@ def _ignored_keys(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
     ignored = [key for key in entry if key not in known]
     for key in ignored:
         if key.lower() in _UNSUPPORTED and entry[key] not in ("", [], {}):
-            raise BadRecord(
+            raise RequestError(
                 f'"{key}" is not supported beside "{name}"',
-                f'remove "{key}" from the records, or write what it says into the conversation',
+                remedy=f'remove "{key}", or write what it says into the conversation',
             )
         if hint := did_you_mean(key.lower(), [each for each in known if each not in entry]):
-            raise BadRecord(f'unknown key "{key}"', hint)
+            raise RequestError(f'unknown key "{key}"', remedy=f"{hint} or remove the key")
     return tuple(ignored)
 
 
@@ -172,7 +165,7 @@ def _system(entry: Mapping[str, Any]) -> str | None:
     if system is None:
         return None
     if not isinstance(system, str):
-        raise BadRecord('"system" must be a string')
+        raise RequestError('"system" must be a string', remedy=FORMAT)
     _check_characters(system, "system")
     return system if system.strip() else None
 
@@ -182,13 +175,16 @@ def _source_and_target(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple
     if missing:
         names = " and ".join(f'"{name}"' for name in missing)
         verb = "is" if len(missing) == 1 else "are"
-        raise BadRecord(f"{names} {verb} missing", did_you_mean(missing[0], entry) or FORMAT)
+        raise RequestError(
+            f"{names} {verb} missing", remedy=did_you_mean(missing[0], entry) or FORMAT
+        )
     src, tgt = _strings(entry, "src"), _strings(entry, "tgt")
     if isinstance(entry["src"], list) is not isinstance(entry["tgt"], list):
-        raise BadRecord('"src" and "tgt" must both be strings, or both be lists')
+        raise RequestError('"src" and "tgt" must both be strings, or both be lists', remedy=FORMAT)
     if len(src) != len(tgt):
-        raise BadRecord(
-            f'"src" has {len(src)} turns and "tgt" has {len(tgt)}', "every turn needs an answer"
+        raise RequestError(
+            f'"src" has {len(src)} turns and "tgt" has {len(tgt)}',
+            remedy="every turn needs an answer",
         )
     return src, tgt
 
@@ -196,11 +192,11 @@ def _source_and_target(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple
 def _alpaca(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the turn of an Alpaca record: instruction and input are one question."""
     if "output" not in entry:
-        raise BadRecord('"output" is missing')
+        raise RequestError('"output" is missing', remedy=FORMAT)
     for key in ("instruction", "input", "output"):
         value = entry.get(key, "")
         if not isinstance(value, str):
-            raise BadRecord(f'"{key}" must be a string')
+            raise RequestError(f'"{key}" must be a string', remedy=FORMAT)
         _check_characters(value, key)
     question = "\n".join(filter(None, (entry["instruction"], entry.get("input", ""))))
     return (question,), (entry["output"],)
@@ -211,9 +207,9 @@ def _history(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     src, tgt = [], []
     for pair in value if isinstance(value, list) else [None]:
         if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
-            raise BadRecord(
+            raise RequestError(
                 '"history" must be a list of pairs',
-                'write [["an earlier question", "its answer"], …]',
+                remedy='write [["an earlier question", "its answer"], …]',
             )
         for text in pair:
             _check_characters(text, "history")
@@ -227,22 +223,24 @@ def _messages(
 ) -> list[tuple[str, str]]:
     """Return role and text of each message."""
     if not isinstance(value, list) or not value:
-        raise BadRecord(f'"{name}" must be a list of messages')
+        raise RequestError(f'"{name}" must be a list of messages', remedy=FORMAT)
     turns = []
     for message in value:
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in keys):
-            raise BadRecord(f'a message of "{name}" must have "{keys[0]}" and "{keys[1]}" as text')
+            raise RequestError(
+                f'a message of "{name}" must have "{keys[0]}" and "{keys[1]}" as text',
+                remedy=FORMAT,
+            )
         for key in message:
             if key in _UNSUPPORTED and message[key] not in (None, "", [], {}):
-                raise BadRecord(
+                raise RequestError(
                     f'"{key}" of a message is not supported',
-                    f'remove "{key}" from the messages, or leave the record out',
+                    remedy=f'remove "{key}" from the messages, or leave the record out',
                 )
         role = roles.get(message[keys[0]])
         if role is None:
-            raise BadRecord(
-                f'"{message[keys[0]]}" is not a supported role',
-                f"roles: {', '.join(roles)}",
+            raise RequestError(
+                f'"{message[keys[0]]}" is not a supported role', remedy=f"roles: {', '.join(roles)}"
             )
         _check_characters(message[keys[1]], name)
         turns.append((role, message[keys[1]]))
@@ -255,14 +253,14 @@ def _paired(
     """Return questions, answers and the system message of a list of messages."""
     if turns[0][0] == "system":
         if system is not None:
-            raise BadRecord("two system messages", 'keep "system" or the first message')
+            raise RequestError("two system messages", remedy='keep "system" or the first message')
         system, turns = turns[0][1] or None, turns[1:]
     expected = ("user", "assistant")
     alternate = all(role == expected[at % 2] for at, (role, _) in enumerate(turns))
     if not turns or not alternate or len(turns) % 2:
-        raise BadRecord(
+        raise RequestError(
             "user and assistant must alternate, the user first and the assistant last",
-            "merge messages in a row, and remove a last message without an answer",
+            remedy="merge messages in a row, and remove a last message without an answer",
         )
     return tuple(t for _, t in turns[::2]), tuple(t for _, t in turns[1::2]), system
 
@@ -271,9 +269,9 @@ def _check_answers(answers: Sequence[str], name: str) -> None:
     empty = [index for index, text in enumerate(answers, start=1) if not text.strip()]
     if empty:
         turn = f" in turn {empty[0]}" if len(answers) > 1 else ""
-        raise BadRecord(
+        raise RequestError(
             f'"{name}" is empty{turn}: there is nothing to learn',
-            "write the answer, or leave the record out",
+            remedy="write the answer, or leave the record out",
         )
 
 
@@ -281,7 +279,7 @@ def _strings(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = entry[name]
     turns = value if isinstance(value, list) else [value]
     if not turns or not all(isinstance(turn, str) for turn in turns):
-        raise BadRecord(f'"{name}" must be a string, or a list of strings')
+        raise RequestError(f'"{name}" must be a string, or a list of strings', remedy=FORMAT)
     for turn in turns:
         _check_characters(turn, name)
     return tuple(turns)
@@ -289,7 +287,7 @@ def _strings(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def _check_characters(text: str, name: str) -> None:
     if _SURROGATE.search(text):
-        raise BadRecord(
+        raise RequestError(
             f'"{name}" contains half of a surrogate pair, which is not a character',
-            "write the character as UTF-8",
+            remedy="write the character as UTF-8",
         )

@@ -10,14 +10,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs import json_arrays
 from paddle_stacks.jobs.fault_report import FaultReport
-from paddle_stacks.jobs.record_formats import FORMAT, BadRecord, conversation
+from paddle_stacks.jobs.record_formats import FORMAT, conversation
 
 __all__ = ["LONGEST_LINE", "Counts", "Record", "check", "files", "fingerprint", "read"]
 
@@ -163,12 +163,12 @@ def read(folder: Path, split: str) -> Iterator[Record]:
     for path in files(folder, split):
         for place, entry in _entries(path):
             try:
-                if isinstance(entry, BadRecord):
+                if isinstance(entry, RequestError):
                     raise entry
                 parsed = conversation(entry)
-            except BadRecord as bad:
-                where = f"{path}:{place}"
-                raise RequestError(bad.reason, where=where, remedy=bad.remedy) from None
+            except RequestError as error:
+                problem = replace(error.problems[0], where=f"{path}:{place}")
+                raise RequestError(problem) from None
             yield Record(f"{path}:{place}", parsed.src, parsed.tgt, parsed.context, parsed.system)
 
 
@@ -186,39 +186,50 @@ def _count(path: Path, faults: FaultReport, ignored: Counter[str], *, upstream: 
     good = 0
     for place, entry in _entries(path, arrays=not upstream):
         try:
-            if isinstance(entry, BadRecord):
+            if isinstance(entry, RequestError):
                 raise entry
             ignored.update(conversation(entry, upstream=upstream).ignored)
             good += 1
-        except BadRecord as bad:
-            faults.add(bad.reason, str(path), place, bad.remedy)
+        except RequestError as error:
+            faults.add(replace(error.problems[0], where=str(path)), place)
     return good
 
 
 def _entries(path: Path, *, arrays: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield the place and the value of every entry; a :class:`BadRecord` where there is none."""
+    """Yield the place and the value of every entry; a :class:`RequestError` where there is none."""
     with path.open("rb") as stream:
         head = stream.read(65536)
         if head.startswith(_BOM):
-            yield "1", BadRecord("begins with a byte order mark", "save it as UTF-8 without one")
+            yield (
+                "1",
+                RequestError(
+                    "begins with a byte order mark", remedy="save it as UTF-8 without one"
+                ),
+            )
             return
         stream.seek(0)
         if not json_arrays.starts_array(head):
             for number, line in _lines(path):
                 try:
                     yield str(number), _value(line)
-                except BadRecord as bad:
-                    yield str(number), bad
+                except RequestError as error:
+                    yield str(number), error
         elif arrays:
             try:
                 elements = enumerate(json_arrays.values(stream, LONGEST_LINE), 1)
                 for index, (number, value) in elements:
                     yield f"{number} (record {index})", value
             except json_arrays.ArrayError as error:
-                yield str(error.line), BadRecord(error.reason, "write the array as valid JSON")
+                yield (
+                    str(error.line),
+                    RequestError(error.reason, remedy="write the array as valid JSON"),
+                )
         else:
             remedy = "write one JSON object a line: jq -c '.[]' FILE"
-            yield "1", BadRecord("PaddleNLP's own program does not read a JSON array", remedy)
+            yield (
+                "1",
+                RequestError("PaddleNLP's own program does not read a JSON array", remedy=remedy),
+            )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -237,27 +248,29 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _value(line: bytes) -> Any:
     """Return the JSON value of a line."""
     if len(line) > LONGEST_LINE:
-        raise BadRecord(f"the line is longer than {LONGEST_LINE // 1024**2} MiB")
+        raise RequestError(f"the line is longer than {LONGEST_LINE // 1024**2} MiB", remedy=FORMAT)
     if b"\0" in line:
-        raise BadRecord("contains a null byte")
+        raise RequestError("contains a null byte", remedy=FORMAT)
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise BadRecord(f"not UTF-8: byte 0x{line[error.start]:02x}", "save it as UTF-8") from None
+        raise RequestError(
+            f"not UTF-8: byte 0x{line[error.start]:02x}", remedy="save it as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
         _not_json(line, error)
     except RecursionError:
-        raise BadRecord("nested too deeply") from None
+        raise RequestError("nested too deeply", remedy=FORMAT) from None
     except ValueError:
-        raise BadRecord("a number has too many digits") from None
+        raise RequestError("a number has too many digits", remedy=FORMAT) from None
 
 
 def _not_json(line: bytes, error: json.JSONDecodeError) -> NoReturn:
     text = line.strip()
     if text[:1] == b"[" or text == b"{":
         reason = "not a JSON object: a record must be on one line"
-        raise BadRecord(reason, "jq -c . FILE writes one record a line") from None
-    raise BadRecord(f"not JSON: {error.msg} (column {error.colno})") from None
+        raise RequestError(reason, remedy="jq -c . FILE writes one record a line") from None
+    raise RequestError(f"not JSON: {error.msg} (column {error.colno})", remedy=FORMAT) from None
 
 
 def _neighbours(folder: Path) -> list[str]:

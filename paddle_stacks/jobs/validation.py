@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms, serving
+from paddle_stacks.jobs import documented, platforms, serving
 from paddle_stacks.jobs.workspace import run_name_problem
 
 __all__ = ["check", "node_problems", "sampling_options"]
@@ -147,6 +147,11 @@ def _check_infer(arguments: argparse.Namespace, backend: str) -> list[Problem]:
     ]
 
 
+def _check_upstream(arguments: argparse.Namespace, backend: str) -> list[Problem]:
+    problem = documented.misplaced_script(arguments.script, arguments.arguments)
+    return [problem] if problem else []
+
+
 def _check_engine(arguments: argparse.Namespace, backend: str) -> list[Problem]:
     """Check the engine: some are upstream's, and run by recipes."""
     on_cpu = platforms.device(backend) == "cpu"
@@ -270,4 +275,5 @@ _CHECKS: dict[str, Callable[[argparse.Namespace, str], list[Problem]]] = {
     "export": _check_export,
     "infer": _check_infer,
     "serve": _check_serve,
+    "upstream": _check_upstream,
 }

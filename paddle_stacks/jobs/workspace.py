@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import json_files, pickles
+from paddle_stacks.jobs import json_files, models, pickles
 
 __all__ = [
     "ADAPTER",
@@ -62,7 +62,7 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
                 f"{folder} is a run that made an adapter, not a model",
                 where=str(folder),
                 remedy=f"--model BASE --adapter {name}, or merge it: "
-                f"export --model BASE --adapter {name} --merge --output models/NAME",
+                f"./inv export --model BASE --adapter {name} --merge --output models/NAME",
             )
         if _is_unfinished_run(folder):
             raise RequestError(
@@ -76,11 +76,12 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
             raise RequestError(
                 f"{folder} is not a model: it has no config.json",
                 where=str(folder),
-                remedy=f"fetch it again: ./inv fetch {Path(name).name} --force",
+                remedy=f"fetch it again: {models.fetch_command(name, workspace)} --force",
             )
     here = _folders(workspace / "models")
     hint = did_you_mean(Path(name).name, here)
-    remedy = f"{hint} or fetch it: ./inv fetch {Path(name).name}".removeprefix(" or ")
+    command = models.fetch_command(name, workspace)
+    remedy = f"{hint} or fetch it: {command}".removeprefix(" or ")
     raise RequestError(f'no model "{name}"', where=str(workspace / "models"), remedy=remedy)
 
 
@@ -122,7 +123,7 @@ def check_trainable(folder: Path) -> None:
             f"{folder} was quantized: its weights are whole numbers, which infer, serve and "
             "export --static read, and nothing changes",
             where=str(folder),
-            remedy="take the model that it was made of",
+            remedy="use the model that it was made from",
         )
 
 

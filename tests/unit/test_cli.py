@@ -102,7 +102,7 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (("finetun",), 2, ["No idea what 'finetun'", 'did you mean "finetune"?']),
+        (("finetun",), 2, ['there is no task "finetun"', 'did you mean "finetune"?']),
         (("finetune", "--confi", "x"), 2, ["--confi", 'did you mean "--config"?']),
         (("finetune",), 2, ["required: --config"]),
         (("fetch",), 2, ["did not receive required positional arguments", "'model'"]),

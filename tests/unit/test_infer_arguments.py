@@ -81,7 +81,7 @@ def test_what_is_said_counts() -> None:
         ([*PROMPT, "--batch-size", "0"], "--batch-size must be"),
         ([*PROMPT, "--stop", ""], "--stop is empty"),
         ([*PROMPT, "--dtype", "float16"], "float16"),
-        ([*PROMPT, "--max-tokens", "5"], "unrecognized arguments: --max-tokens"),
+        ([*PROMPT, "--max-tokens", "5"], "infer has no option --max-tokens"),
     ],
 )
 def test_a_wrong_argument(argv: list[str], words: str) -> None:
