@@ -277,16 +277,14 @@ def test_a_wrong_setting_is_told_with_its_variable() -> None:
 
 
 def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, config: Path) -> None:
-    (tmp_path / "models" / "mm").mkdir(parents=True)
     done = inv(
-        "finetune",
-        "--config",
-        "my.json",
+        *("finetune", "--config", "my.json", "--set", "model_name_or_path=gone"),
+        *("--set", "dataset_name_or_path=data/gone"),
         PADDLE_STACKS_WORKSPACE=str(tmp_path),
         DOCKER_HOST="unix:///nowhere.sock",
     )
     assert done.returncode == 2
-    assert 'no model "m"' in done.stderr
+    assert 'no model "gone"' in done.stderr
     assert "the data folder does not exist" in done.stderr
 
 
