@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
     corpus,
+    json_files,
     models,
     pretraining,
     prompts,
@@ -213,8 +215,53 @@ def check_request(plan: Plan, arguments: argparse.Namespace) -> None:
     """
     # Relative, so that messages have the names that the person gave.
     here = Path(os.path.relpath(plan.workspace))
+    faults = _link_faults(here, arguments)
     if check := _CHECKS.get(plan.argv[0]):
-        check(here, plan, arguments)
+        faults += _faults(lambda: check(here, plan, arguments))
+    if faults:
+        raise RequestError(faults)
+
+
+def _link_faults(here: Path, arguments: argparse.Namespace) -> list[Problem]:
+    """Return the links among the named files and folders that a container cannot follow.
+
+    ``models/``, ``data/``, ``runs/`` and ``configs/`` may be links themselves.
+    """
+    seen = [here, *(here / name for name in ("configs", "data", "models", "runs"))]
+    roots = [Path(os.path.realpath(root)) for root in seen]
+    faults: dict[Path, Problem] = {}
+
+    def leads_out(path: Path) -> bool:
+        target = Path(os.path.realpath(path))
+        inside = any(root == target or root in target.parents for root in roots)
+        if inside or not os.path.exists(path):
+            return False
+        what = f"this is a link to {target}, outside the workspace, which is all that a job sees"
+        faults[path] = Problem(what, str(path), f"rm {path} && cp -rL {target} {path}")
+        return True
+
+    for name in _named(here, arguments):
+        for path in (here / name, here / "models" / name, here / "runs" / name):
+            if path not in seen and not leads_out(path) and os.access(path, os.R_OK | os.X_OK):
+                for each in path.iterdir() if path.is_dir() else ():
+                    leads_out(each)
+    return list(faults.values())
+
+
+def _named(here: Path, arguments: argparse.Namespace) -> set[str]:
+    """Return the texts among the arguments, and in the configuration, that can name a path."""
+    values = list(vars(arguments).values())
+    for value in list(values):
+        values += [text.rpartition("=")[2] for text in value] if isinstance(value, list) else []
+    if config := getattr(arguments, "config", None):
+        with contextlib.suppress(RequestError):  # what reads it next reports it
+            values += json_files.read_object(here / config).values()
+    texts = {str(value) for value in values if isinstance(value, (str, Path))}
+    return {
+        text
+        for text in texts
+        if 0 < len(text) < 200 and text.isprintable() and not text.startswith(("/", "."))
+    }
 
 
 def training_config(plan: Plan, arguments: argparse.Namespace) -> schema.Config:
