@@ -234,7 +234,7 @@ def _link_faults(here: Path, arguments: argparse.Namespace) -> list[Problem]:
     def leads_out(path: Path) -> bool:
         target = Path(os.path.realpath(path))
         inside = any(root == target or root in target.parents for root in roots)
-        if inside or not os.path.exists(path):
+        if inside or not os.access(path, os.F_OK):
             return False
         what = f"this is a link to {target}, outside the workspace, which is all that a job sees"
         faults[path] = Problem(what, str(path), f"rm {path} && cp -rL {target} {path}")
