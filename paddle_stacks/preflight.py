@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,23 +229,24 @@ def _link_faults(here: Path, arguments: argparse.Namespace) -> list[Problem]:
     """
     seen = [here, *(here / name for name in ("configs", "data", "models", "runs"))]
     roots = [Path(os.path.realpath(root)) for root in seen]
-    faults: dict[Path, Problem] = {}
-
-    def leads_out(path: Path) -> bool:
-        target = Path(os.path.realpath(path))
-        inside = any(root == target or root in target.parents for root in roots)
-        if inside or not os.access(path, os.F_OK):
-            return False
-        what = f"this is a link to {target}, outside the workspace, which is all that a job sees"
-        faults[path] = Problem(what, str(path), f"rm {path} && cp -rL {target} {path}")
-        return True
-
-    for name in _named(here, arguments):
+    faults: list[Problem] = []
+    for name in sorted(_named(here, arguments)):
         for path in (here / name, here / "models" / name, here / "runs" / name):
-            if path not in seen and not leads_out(path) and os.access(path, os.R_OK | os.X_OK):
-                for each in path.iterdir() if path.is_dir() else ():
-                    leads_out(each)
-    return list(faults.values())
+            if path in seen or not os.access(path, os.R_OK):
+                continue
+            own = _link_problems(path, roots)
+            inside = path.iterdir() if path.is_dir() and not own else ()
+            faults += [*own, *(p for each in inside for p in _link_problems(each, roots))]
+    return list(dict.fromkeys(faults))
+
+
+def _link_problems(path: Path, roots: Sequence[Path]) -> list[Problem]:
+    target = Path(os.path.realpath(path))
+    inside = any(root == target or root in target.parents for root in roots)
+    if inside or not os.access(path, os.F_OK):
+        return []
+    what = f"this is a link to {target}, outside the workspace, which is all that a job sees"
+    return [Problem(what, str(path), f"rm {path} && cp -rL {target} {path}")]
 
 
 def _named(here: Path, arguments: argparse.Namespace) -> set[str]:
