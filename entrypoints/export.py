@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import phase, report
-from entrypoints.exporting.request import check_architecture, check_arguments
+from entrypoints.exporting.request import check_architecture
 from entrypoints.fetching import folder as checkpoints
 from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
@@ -24,8 +24,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
-    arguments = parser("export").parse_args(argv)
-    check_arguments(arguments)
+    arguments = parse("export", argv)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
     workspace.check_weights(model, arguments.allow_pickle)

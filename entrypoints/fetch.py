@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from entrypoints import console
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package, scratch
 from entrypoints.fetching.download import download, trust_bundle
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
@@ -43,7 +43,7 @@ class Brought:
 
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
-    arguments = parser("fetch").parse_args(argv)
+    arguments = parse("fetch", argv)
     model = models.find(arguments.model, arguments.source)
     target = Path(arguments.output or f"models/{model.name}")
     _check_target(target)

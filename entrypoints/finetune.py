@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from entrypoints import launching
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase
 from entrypoints.training import processes, starting
 from entrypoints.training.disk import writing_below
@@ -29,7 +29,7 @@ _MAY_CHANGE = starting.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge",
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
-    arguments = parser("finetune").parse_args(argv)
+    arguments = parse("finetune", argv)
     nodes = launching.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
     config = schema.load(arguments.config, arguments.set, backend=platforms.current(), world=world)
@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     phase("check the data")
     counts = records.check(paths["data"], dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
+    for key, count in counts.ignored.items():
+        note(f'the key "{key}" of {count} records has no effect')
     spreading.check(config, paths["model"], world)
     with (
         writing_below(run),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note
 from entrypoints.training.disk import writing_below
 from paddle_stacks.errors import RequestError
@@ -22,7 +22,7 @@ _SHOWN_TOKENS = 48
 
 def main(argv: list[str]) -> int:
     """Run the job; what was found goes to standard output."""
-    arguments = parser("inspect").parse_args(argv)
+    arguments = parse("inspect", argv)
     corpus.shares(arguments.split)
     found = corpus.parts(arguments.corpus)
     from entrypoints.preparing import pair, shape

@@ -9,8 +9,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paddle_stacks.errors import MachineError, Problem, RequestError
+from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs.arguments import WAIT_SECONDS
+from paddle_stacks.jobs.validation import node_problems
 
 __all__ = ["ETCD", "Nodes", "address_of", "check_own_address", "is_local", "own_address"]
 
@@ -59,11 +60,7 @@ class Nodes:
         rank = arguments.rank
         for variable in ("PADDLE_RANK", "PADDLE_TRAINER_ID"):
             rank = _number(environ, variable) if rank is None else rank
-        problems = _master_problems(master, count) if count > 1 else []
-        if rank is not None and not -1 <= rank < count:
-            what = f"there is no node {rank} among {count}"
-            problems.append(Problem(what, "--rank", f"from 0 to {count - 1}, on each node another"))
-        if problems:
+        if problems := node_problems(count, master, rank):
             raise RequestError(problems)
         if master.startswith(ETCD) and importlib.util.find_spec("etcd3") is None:
             raise MachineError(
@@ -73,20 +70,6 @@ class Nodes:
             )
         # The launcher's own -1 means that nobody has said it.
         return cls(count, master, None if rank == -1 else rank, arguments.wait)
-
-
-def _master_problems(master: str, count: int) -> list[Problem]:
-    host, _, port = master.removeprefix(ETCD).rpartition(":")
-    if not host or not re.fullmatch(r"\d+", port):
-        what = f"{count} nodes have to know where they meet"
-        remedy = "--master HOST:PORT with an address of node 0, or PADDLE_MASTER"
-        return [Problem(what, f"--master {master}".strip(), remedy)]
-    if ":" in host or "/" in host:
-        what = f'"{host}" is neither a name nor an IPv4 address, which are what the launcher knows'
-        return [Problem(what, f"--master {master}", "--master HOST:PORT")]
-    if not 0 < int(port) < 65536:
-        return [Problem(f"there is no port {port}", f"--master {master}", "from 1 to 65535")]
-    return []
 
 
 def address_of(host: str) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase, report
 from entrypoints.preparing.documents import Rules
 from entrypoints.training.disk import writing_below
@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (
 
 def main(argv: list[str]) -> int:
     """Run the job; the corpus's prefix goes to standard output."""
-    arguments = parser("prepare").parse_args(argv)
+    arguments = parse("prepare", argv)
     corpus.shares(arguments.split)
     model = workspace.find_model(arguments.model)
     sources = corpus.sources(arguments.input, arguments.format)
@@ -115,9 +115,10 @@ def _prepare(
         note(line)
     if not state.documents:
         raise RequestError(
-            "there is no document in it",
+            "the input contains no document",
             where=", ".join(arguments.input),
-            remedy="look at the counts above: --key names the text's key, --on-bad what is bad",
+            remedy="see the counts above; --json-key KEY names the key of the text, and "
+            "--on-bad fail ends at the first bad record",
         )
     phase("write the index")
     code = encoding.type_code(tokenizer)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from entrypoints import launching
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase
 from entrypoints.pretraining.request import Request
 from entrypoints.training import processes, starting
@@ -31,7 +31,7 @@ _MAY_CHANGE = starting.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
-    arguments = parser("pretrain").parse_args(argv)
+    arguments = parse("pretrain", argv)
     nodes = launching.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
     config = schema.load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase, report
 from entrypoints.training.disk import writing_below
 from entrypoints.training.imports import spare
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     """Run the job; on a CPU the folder of the quantized model goes to standard output."""
     if platforms.current() != "cpu":
         return run_with_config("quantize", "run_finetune.py", argv)
-    arguments = parser("quantize").parse_args(argv)
+    arguments = parse("quantize", argv)
     config = quantizing.load(arguments)
     for text in config.notes:
         note(text)

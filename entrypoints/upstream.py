@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse
 from entrypoints.console import note, phase, report, warn
 from entrypoints.launching import (
     Nodes,
@@ -73,7 +73,7 @@ class Command:
 
 def main(argv: list[str]) -> int:
     """Run the script that ``argv`` names, and return 0."""
-    return run(parser("upstream").parse_args(argv))
+    return run(parse("upstream", argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,7 +112,7 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
         script: upstream's.
         argv: the job's arguments.
     """
-    arguments = parser(job).parse_args(argv)
+    arguments = parse(job, argv)
     if not (TREE / "llm").is_dir():
         raise RequestError(
             f"{job} runs upstream's program, which is not in an image for {platforms.current()}",

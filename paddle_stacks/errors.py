@@ -25,6 +25,8 @@ __all__ = [
     "render",
 ]
 
+_CLOSE = 0.7  # of difflib's ratio; below it, a word is another word and not a misspelt one
+
 STATUSES: dict[str, str] = {
     "0": "done",
     "2": "the request is wrong: arguments, configuration or data",
@@ -109,11 +111,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean "x"?`` for the nearest known word, or an empty string.
 
     A word of which only the beginning was given (``smollm2``) is near, however long it is.
+    Dashes in front do not count: they would make any two short options alike.
     """
-    words = sorted(known, key=len)
-    begun = [found for found in words if len(word) > 2 and found.startswith(word)]
-    near = begun or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else ""
+    bare = word.lstrip("-")
+    words = {candidate.lstrip("-"): candidate for candidate in sorted(known, key=len)}
+    begun = [candidate for candidate in words if len(bare) > 2 and candidate.startswith(bare)]
+    near = begun or difflib.get_close_matches(bare, words, n=1, cutoff=_CLOSE)
+    return f'did you mean "{words[near[0]]}"?' if near else ""
 
 
 def render(error: StackError, *, colour: bool = False) -> str:

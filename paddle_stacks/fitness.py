@@ -119,7 +119,7 @@ def check_upstream(
             fit.look(settings.host_root, picked),
             per_node=arguments.ranks,
             nodes=nodes,
-            training=not arguments.script.startswith("predict/") and not found.on("do_ptq"),
+            training="predict" not in Path(arguments.script).parts and not found.on("do_ptq"),
             workspace=settings.workspace,
             remedy=instead,
         )

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,8 @@ from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import quantizing, schema, serving, upstream, workspace
-from paddle_stacks.jobs.arguments import as_upstream, parser, words
+from paddle_stacks.jobs import quantizing, schema, serving, upstream, validation, workspace
+from paddle_stacks.jobs.arguments import as_upstream, parse, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Backend, Plan, backend, show
@@ -30,6 +31,7 @@ __all__ = [
     "Step",
     "Steps",
     "check_files",
+    "check_requests",
     "launch",
     "make_plan",
     "make_steps",
@@ -250,7 +252,7 @@ def _plan_of_arguments(
     choices: Choices,
 ) -> Plan:
     made = parser(job)
-    parsed = made.parse_args(list(arguments))
+    parsed = parse(job, arguments, settings.backend)
     _move_into_workspace(parsed, settings.workspace)
     if job in _TRAININGS:
         return _plan_of_training(job, parsed, settings, platform, choices)
@@ -283,6 +285,7 @@ def _plan_of_training(
         choices: cards and profile.
         instead: what to do where the memory does not suffice; empty: the usual.
     """
+    _check_nodes(arguments)
     ranks, nodes = arguments.ranks, arguments.nnodes or 1
     config = schema.load(
         settings.workspace / arguments.config,
@@ -305,6 +308,17 @@ def _plan_of_training(
     return _spread(_plan(job, (job, *line), settings, platform, choices), platform, ranks, nodes)
 
 
+def _check_nodes(arguments: argparse.Namespace) -> None:
+    """Check the options about several machines: the container has no other source for them.
+
+    Raises:
+        RequestError: they are incomplete or out of range.
+    """
+    nodes = arguments.nnodes or 1
+    if problems := validation.node_problems(nodes, arguments.master or "", arguments.rank):
+        raise RequestError(problems)
+
+
 def _spread(plan: Plan, platform: Backend, ranks: int, nodes: int) -> Plan:
     """Return the plan of a job in several processes, which meet others' on the host's network."""
     if nodes > 1:
@@ -323,16 +337,12 @@ def _plan_of_server(
     """
     keys, address, number = parsed.api_keys, parsed.host, parsed.port
     if keys is None and not serving.is_loopback(address):
+        raise RequestError(serving.open_to_the_network(address))
+    if number == 0 and platform.network != "host":
         raise RequestError(
-            f"--host {address} without --api-keys: anybody could use the server",
-            where="serve",
-            remedy="--api-keys FILE; or leave --host out, and only this machine can",
+            "--port must be in 1 … 65535, got 0", where="serve", remedy="--port 8000"
         )
     address = serving.LOOPBACK if address == "localhost" else address
-    if not serving.is_address(address):
-        raise RequestError(
-            f'"{address}" is not an address', where="--host", remedy="a number, as 127.0.0.1"
-        )
     # The engine listens on the host's address, and the server on those of its container.
     parsed.api_keys, parsed.host, parsed.published = None, serving.LOOPBACK, True
     if platform.network == "host":
@@ -377,7 +387,7 @@ def _plan_of_recipe(
             line += ["--set", change]
         for key in ("ranks", "nnodes", "master", "rank", "wait"):
             line += [f"--{key}", given[key]] if given.get(key) else []
-        parsed = parser(recipe.job).parse_args(line)
+        parsed = parse(recipe.job, line, settings.backend)
         return _plan_of_training(
             recipe.job, parsed, settings, platform, choices, _instead(recipe, platform)
         )
@@ -461,13 +471,23 @@ def _plan_of_upstream(
         raise RequestError(
             f"{job} runs upstream's program, which is in the images for a DCU only",
             where=f"--backend {platform.name}",
-            remedy=f"./inv {job} --backend dcu"
-            + ("" if job == "upstream" else " --recipe NAME; ./inv recipes --backend dcu"),
+            remedy=_on_a_dcu(job, line),
         )
-    parsed = parser("upstream").parse_args(list(line))
+    parsed = parse("upstream", line, settings.backend)
+    _check_nodes(parsed)
     fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
     return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)
+
+
+def _on_a_dcu(job: str, line: Sequence[str]) -> str:
+    """Return the command that runs upstream's program where it is."""
+    if job != "upstream":
+        return f"./inv {job} --backend dcu --recipe NAME; ./inv recipes --backend dcu lists them"
+    parsed = parser(job).parse_args(list(line))
+    options = line[: len(line) - len(parsed.arguments)]
+    command = f"./inv upstream {shlex.join(options)} --backend dcu"
+    return f"{command} -- {shlex.join(parsed.arguments)}" if parsed.arguments else command
 
 
 def _plan(
@@ -530,6 +550,30 @@ def check_files(plan: Plan) -> None:
     """
     preflight.check_request(plan, _parsed(plan))
     preflight.check_workspace(plan)
+
+
+def check_requests(steps: Steps) -> None:
+    """Check data, model and configuration of a job and of the steps before it, as the run does.
+
+    What a step before the job produces does not exist yet, and is not asked for.
+
+    Raises:
+        RequestError: with one problem for each fault.
+    """
+    pending = [step for step in steps.before if not step.whole]
+    names = [Path(step.produces).name for step in pending]
+    problems: list[Problem] = []
+    for plan in (*(step.plan for step in pending), steps.plan):
+        try:
+            preflight.check_request(plan, _parsed(plan))
+        except RequestError as error:
+            problems += [
+                problem
+                for problem in error.problems
+                if not any(name in f"{problem.what} {problem.where}" for name in names)
+            ]
+    if problems:
+        raise RequestError(list(dict.fromkeys(problems)))
 
 
 def _parsed(plan: Plan) -> argparse.Namespace:

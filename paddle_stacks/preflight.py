@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
     corpus,
+    json_files,
     models,
     pretraining,
     prompts,
@@ -213,8 +215,54 @@ def check_request(plan: Plan, arguments: argparse.Namespace) -> None:
     """
     # Relative, so that messages have the names that the person gave.
     here = Path(os.path.relpath(plan.workspace))
+    faults = _link_faults(here, arguments)
     if check := _CHECKS.get(plan.argv[0]):
-        check(here, plan, arguments)
+        faults += _faults(lambda: check(here, plan, arguments))
+    if faults:
+        raise RequestError(faults)
+
+
+def _link_faults(here: Path, arguments: argparse.Namespace) -> list[Problem]:
+    """Return the links among the named files and folders that a container cannot follow.
+
+    ``models/``, ``data/``, ``runs/`` and ``configs/`` may be links themselves.
+    """
+    seen = [here, *(here / name for name in ("configs", "data", "models", "runs"))]
+    roots = [Path(os.path.realpath(root)) for root in seen]
+    faults: list[Problem] = []
+    for name in sorted(_named(here, arguments)):
+        for path in (here / name, here / "models" / name, here / "runs" / name):
+            if path in seen or not os.access(path, os.R_OK):
+                continue
+            own = _link_problems(path, roots)
+            inside = path.iterdir() if path.is_dir() and not own else ()
+            faults += [*own, *(p for each in inside for p in _link_problems(each, roots))]
+    return list(dict.fromkeys(faults))
+
+
+def _link_problems(path: Path, roots: Sequence[Path]) -> list[Problem]:
+    target = Path(os.path.realpath(path))
+    inside = any(root == target or root in target.parents for root in roots)
+    if inside or not os.access(path, os.F_OK):
+        return []
+    what = f"this is a link to {target}, outside the workspace, which is all that a job sees"
+    return [Problem(what, str(path), f"rm {path} && cp -rL {target} {path}")]
+
+
+def _named(here: Path, arguments: argparse.Namespace) -> set[str]:
+    """Return the texts among the arguments, and in the configuration, that can name a path."""
+    values = list(vars(arguments).values())
+    for value in list(values):
+        values += [text.rpartition("=")[2] for text in value] if isinstance(value, list) else []
+    if config := getattr(arguments, "config", None):
+        with contextlib.suppress(RequestError):  # what reads it next reports it
+            values += json_files.read_object(here / config).values()
+    texts = {str(value) for value in values if isinstance(value, (str, Path))}
+    return {
+        text
+        for text in texts
+        if 0 < len(text) < 200 and text.isprintable() and not text.startswith(("/", "."))
+    }
 
 
 def training_config(plan: Plan, arguments: argparse.Namespace) -> schema.Config:
@@ -237,8 +285,15 @@ def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
 
 def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     model = models.find(arguments.model, arguments.source, here)
-    if model.source.kind == models.SCRATCH:
-        corpus.sources([model.source.value], here=here, texts_here=False)
+    source = model.source
+    if source.kind == models.SCRATCH:
+        corpus.sources([source.value], here=here, texts_here=False)
+    elif source.kind in ("gguf", "path") and not (here / source.value).exists():
+        raise RequestError(
+            "the model's source does not exist",
+            where=str(here / source.value),
+            remedy="--from PATH, which starts in the workspace; copy the model there",
+        )
 
 
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
@@ -358,7 +413,7 @@ def _check_upstream(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         faults += _faults(lambda: _check_upstream_model(str(model), here, weights=not begins))
     if data := found.values.get("dataset_name_or_path"):
         evaluates = found.on("do_eval")
-        faults += _faults(lambda: records.check(here / str(data), dev=evaluates))
+        faults += _faults(lambda: records.check(here / str(data), dev=evaluates, upstream=True))
     if data := found.values.get("input_dir"):
         faults += _faults(lambda: _check_packed(here / str(data)))
     if faults:
@@ -377,7 +432,7 @@ def _check_upstream_model(name: str, here: Path, *, weights: bool) -> None:
     row = Path(name).name.lower()
     remedy = f"--model_name_or_path models/{row}"
     if not (here / "models" / row).is_dir():
-        remedy = f"./inv fetch {row}, then {remedy}"
+        remedy = f"{models.fetch_command(name, here)}, then {remedy}"
     raise RequestError(
         f'"{name}" is not a model in the workspace, and the job has no network to get it',
         where=str(here / name),

@@ -35,7 +35,7 @@ DEBUG_SWITCH = PREFIX + "DEBUG"
 SWITCHES = {
     "DEBUG": "1 shows the traceback of an error, as --debug does.",
     "EVENTS": "1 makes a job tell of itself in events, which the host draws its view from.",
-    "PYTHON": "What ./inv makes .venv with, instead of the first python3 that is new enough.",
+    "PYTHON": "The Python that makes .venv, instead of the first python3 that is new enough.",
     "FAULTS_SEED": "The tests': the number from which the moments of all kills follow.",
     "PARITY_PYTHON": "The tests': a Python that has transformers, to compare with.",
     "TEST_PYTHON": "The tests': a Python that has what the images have, to run jobs without them.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ __all__ = [
     "as_markdown",
     "attest",
     "check_images",
+    "exit_status",
     "outcomes",
     "read_record",
     "report",
@@ -50,6 +52,7 @@ BUILDING = ("tests/images/test_three_ways.py", "tests/images/test_repeatable.py"
 would make other images than those that are here."""
 
 _REPORTS = Path(".cache", "verify")
+_INTERRUPTED = 2  # of pytest's exit statuses
 _LABELS = (
     "org.opencontainers.image.revision",
     "org.opencontainers.image.created",
@@ -239,7 +242,7 @@ def tally(found: Sequence[Outcome]) -> str:
 
 
 def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict[str, Any]]:
-    """Test the built images, keep attestations of them, and return the status and the report.
+    """Test the built images, keep attestations of them, and return exit status and report.
 
     Args:
         settings: the backend whose images, and where things are kept.
@@ -263,7 +266,21 @@ def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict
     status, found = run_tests(settings.root, settings.backend, arguments, record)
     for line in attest(found, built, images.inspect_all(client, settings.backend), settings):
         print(line, file=sys.stderr)
-    return status, report(found, built, settings)
+    return exit_status(status), report(found, built, settings)
+
+
+def exit_status(status: int) -> int:
+    """Return the exit status of the project for one of pytest's.
+
+    Args:
+        status: pytest's: 0 if all passed, 2 if it was interrupted, -n if signal n ended it,
+            and another one if tests failed or could not be run.
+    """
+    if status == 0:
+        return 0
+    if status < 0:
+        return 128 - status
+    return 128 + signal.SIGINT if status == _INTERRUPTED else JobError.status
 
 
 def report(found: Sequence[Outcome], images: Sequence[Image], settings: Settings) -> dict[str, Any]:

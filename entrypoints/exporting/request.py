@@ -1,37 +1,13 @@
-"""What ``export`` is asked for, checked before Paddle is imported, which takes seconds."""
+"""Checks of what ``export`` is given, before Paddle is imported, which takes seconds."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import json_files, platforms
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
-__all__ = ["check_architecture", "check_arguments"]
-
-
-def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what makes nothing, or cannot be made here.
-
-    Raises:
-        RequestError: with one problem for each fault.
-    """
-    problems = []
-    if not arguments.merge and not arguments.static:
-        remedy = "--merge merges an adapter, --static makes a static graph"
-        problems.append(Problem("nothing to do", "export", remedy))
-    if arguments.merge and not arguments.adapter:
-        remedy = "--adapter RUN, or no --merge"
-        problems.append(Problem("there is no adapter to merge", "export", remedy))
-    if arguments.static and platforms.device(platforms.current()) != "cpu":
-        what = "--static makes the graph of the static engine, which is a CPU's"
-        remedy = "upstream's for a card: ./inv export --backend dcu --recipe export-block-fp16"
-        problems.append(Problem(what, "export", remedy))
-    if not arguments.output.strip():
-        problems.append(Problem("--output is empty", "export", "--output models/NAME"))
-    if problems:
-        raise RequestError(problems)
+__all__ = ["check_architecture"]
 
 
 def check_architecture(folder: Path) -> None:
@@ -59,5 +35,6 @@ def check_architecture(folder: Path) -> None:
             "a static graph has whole numbers in its weights alone, and is neither shifted nor "
             f"smoothed before other products than those behind norms; this is {told}",
             where=str(path),
-            remedy="infer --engine dynamic and serve run it; on a card: --recipe export-block-a8w8",
+            remedy=f"./inv infer --engine dynamic --model {folder}, or ./inv serve --model "
+            f"{folder}; on a card: ./inv export --backend dcu --recipe export-block-a8w8",
         )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 
-from entrypoints.arguments import parser
+from entrypoints.arguments import parse as parse_arguments
 from entrypoints.inference.sampling import Sampling
-from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs.validation import sampling_options
 
 __all__ = ["STANDARD_STREAM", "Options", "parse"]
 
 STANDARD_STREAM = "-"
 """As ``--prompt``, ``--input`` or ``--output``: standard input or output."""
-
-
-_LIKELIEST = 20  # tokens that can be told at each place, as OpenAI's API has it
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,7 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    found = parser("infer").parse_args(argv)
-    problems = [*_wrong_engine(found), *_wrong_combinations(found), *_out_of_range(found)]
-    if problems:
-        raise RequestError(problems)
+    found = parse_arguments("infer", argv)
     return Options(
         engine=found.engine,
         model=found.model,
@@ -114,140 +107,4 @@ def _sampling(found: argparse.Namespace) -> Sampling:
 
 
 def _implied(found: argparse.Namespace) -> str:
-    return "sampling" if _sampling_options(found) else "greedy"
-
-
-def _sampling_options(found: argparse.Namespace) -> list[str]:
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in ("temperature", "top_k", "top_p")
-        if getattr(found, name) is not None
-    ]
-
-
-def _wrong_engine(found: argparse.Namespace) -> list[Problem]:
-    """Return what is wrong with the engine: some are upstream's, and run by recipes."""
-    on_cpu = platforms.device(platforms.current()) == "cpu"
-    recipes = {
-        "fused": "infer-block-fp16, infer-block-static-fp16",
-        "block": "infer-block-fp16, infer-block-static-fp16",
-        "static": "infer-block-static-fp16",
-    }
-    problems = []
-    if found.engine in ("fused", "block") or (found.engine == "static" and not on_cpu):
-        what = f"--engine {found.engine}: its operators are a DCU's"
-        if not on_cpu:
-            what = f"--engine {found.engine}: on cards it is upstream's program"
-        remedy = f"./inv infer --backend dcu --recipe NAME, with {recipes[found.engine]}"
-        remedy += "; here: --engine dynamic or static" if on_cpu else "; or --engine dynamic"
-        problems.append(Problem(what, "infer", remedy))
-    if found.engine == "static" and found.adapter:
-        what = "--adapter: a static graph's weights have their adapter in them"
-        remedy = "./inv export --model MODEL --adapter RUN --static --output exported/NAME"
-        problems.append(Problem(what, "infer", remedy))
-    return problems
-
-
-def _wrong_combinations(found: argparse.Namespace) -> list[Problem]:
-    problems = []
-    asked = [
-        name
-        for name, given in (
-            ("--prompt", found.prompt is not None),
-            ("--input", found.input is not None),
-            ("--chat", found.chat),
-            ("--benchmark", found.benchmark),
-        )
-        if given
-    ]
-    if len(asked) != 1:
-        what = " and ".join(asked) or "none of --prompt, --input, --chat and --benchmark"
-        problems.append(
-            Problem(
-                f"{what}: one of the four has to be given",
-                "infer",
-                "for instance --prompt 'Who are you?'",
-            )
-        )
-    if found.output is not None and found.input is None and not found.benchmark:
-        problems.append(
-            Problem(
-                "--output is for --input: other answers go to standard output",
-                remedy="put the prompts into a file: --input prompts.jsonl",
-            )
-        )
-    if found.logprobs is not None and found.input is None:
-        problems.append(
-            Problem(
-                "--logprobs is for --input: other answers are text alone",
-                remedy="put the prompts into a file: --input prompts.jsonl",
-            )
-        )
-    if found.raw and (found.system is not None or found.chat):
-        problems.append(
-            Problem(
-                "--raw goes without --system and --chat: they need the template",
-                remedy="leave --raw out",
-            )
-        )
-    if found.dtype == "float16" and platforms.usual_dtype() == "float32":
-        problems.append(
-            Problem(
-                "--dtype float16: a CPU computes in float32",
-                "infer",
-                "leave it out, or --dtype float32",
-            )
-        )
-    if found.decode == "greedy" and _sampling_options(found):
-        names = ", ".join(_sampling_options(found))
-        problems.append(Problem(f"{names} and --decode greedy", remedy="--decode sampling"))
-    return problems
-
-
-def _out_of_range(found: argparse.Namespace) -> list[Problem]:
-    greedy = "for the likeliest token every time: --decode greedy"
-    temperature, top_k, top_p = found.temperature, found.top_k, found.top_p
-    checks = (
-        ("--temperature", temperature, temperature is None or _positive(temperature), "> 0"),
-        ("--top-k", top_k, top_k is None or top_k >= 0, "at least 0"),
-        ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "in (0, 1]"),
-        (
-            "--repetition-penalty",
-            found.repetition_penalty,
-            _positive(found.repetition_penalty),
-            "> 0",
-        ),
-        ("--seed", found.seed, 0 <= found.seed < 2**63, "at least 0 and below 2**63"),
-        ("--max-new-tokens", found.max_new_tokens, found.max_new_tokens > 0, "at least 1"),
-        ("--batch-size", found.batch_size, 0 < found.batch_size <= 1024, "in 1 … 1024"),
-        ("--source-length", found.source_length, found.source_length > 0, "at least 1"),
-        ("--rounds", found.rounds, 0 < found.rounds <= 1000, "in 1 … 1000"),
-        (
-            "--logprobs",
-            found.logprobs,
-            found.logprobs is None or 0 <= found.logprobs <= _LIKELIEST,
-            f"in 0 … {_LIKELIEST}",
-        ),
-    )
-    problems = [
-        Problem(
-            f"{name} {value}: it has to be {right}",
-            "infer",
-            greedy if name == "--temperature" and value == 0.0 else f"{name} N, with N {right}",
-        )
-        for name, value, fits, right in checks
-        if not fits
-    ]
-    if any(not stop for stop in found.stop):
-        problems.append(
-            Problem(
-                "--stop is empty: every answer would end at once",
-                "infer",
-                "--stop TEXT, or leave it out",
-            )
-        )
-    return problems
-
-
-def _positive(value: float) -> bool:
-    return value > 0 and math.isfinite(value)
+    return "sampling" if sampling_options(found) else "greedy"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoints.arguments import parser
-from paddle_stacks.errors import Problem, RequestError
+from entrypoints.arguments import parse as parse_arguments
+from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import platforms, serving
 from paddle_stacks.jobs.serving import Keys
 
@@ -16,8 +15,6 @@ __all__ = ["MOUNTED_KEYS", "Options", "parse"]
 
 MOUNTED_KEYS = Path("/run/secrets/api_keys")
 """Where Compose and plans put the keys; read without being named."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+:-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -71,23 +68,7 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    found = parser("serve").parse_args(argv)
-    problems = _out_of_range(found)
-    if found.dtype == "float16" and platforms.usual_dtype() == "float32":
-        problems.append(
-            Problem(
-                "--dtype float16: a CPU computes in float32",
-                "serve",
-                "leave it out, or --dtype float32",
-            )
-        )
-    if found.served_model_name is not None and not _NAME.fullmatch(found.served_model_name):
-        what = f'--served-model-name "{found.served_model_name}": letters, digits and ._/+:- only'
-        problems.append(
-            Problem(what, "serve", "--served-model-name NAME, or leave it out for the folder's")
-        )
-    if problems:
-        raise RequestError(problems)
+    found = parse_arguments("serve", argv)
     known = _keys(found.api_keys)
     _check_host(found, known)
     return Options(
@@ -120,32 +101,4 @@ def _keys(named: str | None) -> Keys:
 
 def _check_host(found: argparse.Namespace, known: Keys) -> None:
     if not (known or found.published or serving.is_loopback(found.host)):
-        raise RequestError(
-            f"--host {found.host} without --api-keys: anybody could use the server",
-            where="serve",
-            remedy="--api-keys FILE; or leave --host out, and only this machine can",
-        )
-
-
-def _out_of_range(found: argparse.Namespace) -> list[Problem]:
-    longest = found.max_prompt_tokens
-    checks = (
-        ("--port", found.port, 0 <= found.port < 65536, "in 0 … 65535"),
-        ("--requests-per-minute", found.requests_per_minute, found.requests_per_minute >= 0, "≥ 0"),
-        ("--batch-size", found.batch_size, 0 < found.batch_size <= 1024, "in 1 … 1024"),
-        ("--max-waiting", found.max_waiting, 0 <= found.max_waiting <= 100_000, "in 0 … 100000"),
-        ("--max-new-tokens", found.max_new_tokens, found.max_new_tokens > 0, "at least 1"),
-        ("--max-prompt-tokens", longest, longest is None or longest > 0, "at least 1"),
-        ("--cache-tokens", found.cache_tokens, found.cache_tokens > 0, "at least 1"),
-        ("--prefill-tokens", found.prefill_tokens, found.prefill_tokens > 0, "at least 1"),
-        ("--grace", found.grace, found.grace >= 0, "at least 0"),
-    )
-    return [
-        Problem(
-            f"{name} {value}: it has to be {right}",
-            "serve",
-            "serve --help says what each is for",
-        )
-        for name, value, fits, right in checks
-        if not fits
-    ]
+        raise RequestError(serving.open_to_the_network(found.host))

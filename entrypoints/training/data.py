@@ -7,11 +7,12 @@ and ``tokenize_example``), so that a configuration means here what it means ther
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs.records import SHOWN, Record
+from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.fault_report import FaultReport
+from paddle_stacks.jobs.records import Record
 
 __all__ = ["IGNORED", "Encoded", "Encoder", "Example"]
 
@@ -67,40 +68,49 @@ class Encoder:
         """Return the examples of all records.
 
         Raises:
-            RequestError: with a problem for each of the first records that the
-                tokenizer cannot take.
+            RequestError: with a problem for each kind of fault for which the tokenizer
+                cannot take records.
         """
         examples, cut, dropped = [], 0, 0
-        problems: list[Problem] = []
+        faults = FaultReport()
         for record in records:
             try:
                 example, shortened = self.encode(record)
             except RequestError as error:
-                problems += error.problems
-                if len(problems) == SHOWN:
-                    break
+                path, _, place = record.where.rpartition(":")
+                for problem in error.problems:
+                    faults.add(replace(problem, where=path), place)
                 continue
             cut += shortened
             if any(label != IGNORED for label in example.labels):
                 examples.append(example)
             else:
                 dropped += 1
-        if problems:
-            raise RequestError(problems)
+        if faults.count:
+            raise RequestError(faults.problems("records"))
         return Encoded(tuple(examples), cut, dropped)
 
     def encode(self, record: Record) -> tuple[Example, bool]:
         """Return the example of a record, and whether it was shortened.
 
         Raises:
-            RequestError: several turns, and the tokenizer has no chat template.
+            RequestError: several turns or a system message, and the tokenizer has no chat
+                template; or the template cannot express the record.
         """
+        if record.system is None and (system_message := record.context.get("system")):
+            record = replace(record, system=str(system_message))
         system: list[int] = []
         if self._tokenizer.chat_template is None:
             turns, shortened = self._plain(record)
         else:
             system, turns = self._chat(record)
             turns, shortened = self._fitting(system, turns)
+            kept = len(turns)
+            if record.system is not None and kept < len(record.src):
+                # The template may put the system message into the first turn: render it
+                # again, in front of the turns that are left.
+                rest = replace(record, src=record.src[-kept:], tgt=record.tgt[-kept:])
+                return self.encode(rest)[0], True
         ids, labels = list(system), [IGNORED] * len(system)
         for question, answer in turns:
             ids += question + answer
@@ -109,11 +119,13 @@ class Encoder:
 
     def _plain(self, record: Record) -> tuple[list[_Turn], bool]:
         """Question and answer as they are: the question cut at its start, the answer at its end."""
-        if len(record.src) > 1:
+        if len(record.src) > 1 or record.system is not None:
+            what = "several turns" if len(record.src) > 1 else "a system message"
             raise RequestError(
-                "several turns, and the model's tokenizer has no chat template",
+                f"{what}, and the model's tokenizer has no chat template",
                 where=record.where,
-                remedy='name one with "chat_template", or keep to one turn a record',
+                remedy='name one with "chat_template", or keep to one turn a record and no system '
+                "message",
             )
         question = list(self._tokenizer(record.src[0])["input_ids"])
         answer = self._ids(record.tgt[0])
@@ -127,9 +139,14 @@ class Encoder:
     def _chat(self, record: Record) -> tuple[list[int], list[_Turn]]:
         template = self._tokenizer.chat_template
         if hasattr(template, "render_conversation"):  # PaddleNLP's chat_template.json
+            context = dict(record.context)
+            if record.system is not None:
+                if "system" not in (template.system or ""):
+                    raise _no_system(record)
+                context["system"] = record.system
             encoded = self._tokenizer.encode_chat_inputs(
                 [list(turn) for turn in zip(record.src, record.tgt, strict=True)],
-                context_data={**record.context, "is_training": True},
+                context_data={**context, "is_training": True},
             )
             turns = [(list(q), list(a)) for q, a in encoded["conversations"]]
             return list(encoded.get("system") or []), turns
@@ -137,11 +154,19 @@ class Encoder:
 
     def _jinja(self, record: Record) -> list[_Turn]:
         """Render the conversation turn by turn, and keep what each turn adds."""
+        if extra := sorted(record.context.keys() - {"system"}):
+            raise RequestError(
+                f'"context" has "{extra[0]}", which this model\'s chat template cannot use',
+                where=record.where,
+                remedy='remove it: "context" is for a chat_template.json of PaddleNLP',
+            )
         messages: list[dict[str, str]] = []
+        if record.system is not None:
+            messages.append({"role": "system", "content": record.system})
         turns, before = [], ""
         for question, answer in zip(record.src, record.tgt, strict=True):
             messages.append({"role": "user", "content": question})
-            asked = self._rendered(messages, add_generation_prompt=True)
+            asked = self._asked(messages, record)
             messages.append({"role": "assistant", "content": answer})
             answered = self._rendered(messages, add_generation_prompt=False)
             if not (asked.startswith(before) and answered.startswith(asked)):
@@ -154,6 +179,22 @@ class Encoder:
             turns.append((self._ids(asked[len(before) :]), self._ids(answered[len(asked) :])))
             before = answered
         return turns
+
+    def _asked(self, messages: Sequence[dict[str, str]], record: Record) -> str:
+        """Return the rendered conversation up to the answer, which has the system message."""
+        from jinja2 import TemplateError
+
+        try:
+            asked = self._rendered(messages, add_generation_prompt=True)
+        except TemplateError as error:
+            raise RequestError(
+                f"the model's chat template refuses this record: {error}",
+                where=record.where,
+                remedy='change the record, or name a chat_template.json with "chat_template"',
+            ) from None
+        if record.system is not None and record.system.strip() not in asked:
+            raise _no_system(record)
+        return asked
 
     def _rendered(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.chat_template.render(
@@ -184,3 +225,11 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _no_system(record: Record) -> RequestError:
+    return RequestError(
+        "the model's chat template has no place for a system message",
+        where=record.where,
+        remedy="put what it says into the first question",
+    )

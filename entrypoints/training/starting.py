@@ -73,10 +73,8 @@ def run_folder(name: str | None, config_path: Path, config: Config) -> Path:
         RequestError: the name cannot be a folder's.
     """
     if name is not None:
-        if not name or name.startswith(".") or "/" in name:
-            raise RequestError(
-                f'"{name}" cannot be the name of a run', where="--name", remedy="letters and digits"
-            )
+        if problem := workspace.run_name_problem(name):
+            raise RequestError(problem)
         return Path("runs", name)
     return Path(config["output_dir"] or Path("runs", config_path.stem))
 

@@ -11,7 +11,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from paddle_stacks import __version__, completion
-from paddle_stacks.cli import NOBODY_READS, colour, nobody_reads
+from paddle_stacks.cli import NOBODY_READS, aliases, colour, nobody_reads
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
 from paddle_stacks.jobs import documented
 
@@ -74,10 +74,26 @@ class StackProgram(Program):
             known, where, remedy = [*self.collection.task_names], "", "./inv --list"
         if unknown and not unknown.startswith("-"):
             known, remedy = [*self.collection.task_names], "./inv --list"
-        if unknown.startswith("--") and (right := documented.ours(_job(context), unknown)):
-            return RequestError(f"there is no {unknown} here", where=where, remedy=right)
         hint = did_you_mean(unknown, known) if unknown else ""
-        return RequestError(str(error), where=where, remedy=f"{hint} {remedy}".strip())
+        fix = _meant(context, unknown) or f"{hint} {remedy}".strip()
+        if unknown.startswith("-"):
+            return RequestError(
+                f"{where or './inv'} has no option {unknown}", where=where, remedy=fix
+            )
+        if unknown:
+            return RequestError(f'there is no task "{unknown}"', where=where, remedy=fix)
+        return RequestError(str(error), where=where, remedy=fix)
+
+
+def _meant(context: Any, unknown: str) -> str:
+    """Return the command that an unknown task or option stands for; empty: nothing known."""
+    argv = sys.argv[1:]
+    if unknown.startswith("--"):
+        job = _job(context)
+        return aliases.corrected_option(job, unknown, argv) or documented.ours(job, unknown)
+    if unknown and unknown in argv:
+        return aliases.task_command(unknown, argv[argv.index(unknown) + 1 :])
+    return ""
 
 
 def _job(context: Any) -> str:

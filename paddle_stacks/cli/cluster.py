@@ -77,37 +77,53 @@ class _Request:
     Args:
         order: the job.
         scheduler: who is to run it.
-        before: what has to be done first, and is not.
+        steps: the job's plan, and what comes before it.
     """
 
     order: Order
     scheduler: Cluster
-    before: tuple[Step, ...]
+    steps: Steps
+
+    @property
+    def before(self) -> tuple[Step, ...]:
+        """What has to be done first, and is not."""
+        return tuple(step for step in self.steps.before if not step.whole)
+
+    @property
+    def sees_workspace(self) -> bool:
+        """Whether the job's workspace is this one: in Kubernetes it is a claim."""
+        from paddle_stacks.executors.slurm import Slurm
+
+        return isinstance(self.scheduler, Slurm)
 
 
 def _render(context: Context, /, job: str, **options: Any) -> None:
     """Write a job down for a scheduler: ./inv cluster.render pretrain … --engine slurm."""
+    from paddle_stacks import launch
+
     request = _request(context, job, options)
+    text = request.scheduler.text(request.order)
     for step in request.before:
         print(f"not in it, and needed first: {step.produces}", file=sys.stderr)
-    print(request.scheduler.text(request.order), end="")
+    print(text, end="", flush=True)
+    if request.sees_workspace:
+        launch.check_requests(request.steps)
+    else:
+        print("note: model and data are in the claim, and are not checked", file=sys.stderr)
 
 
 def _submit(context: Context, /, job: str, **options: Any) -> None:
     """Hand a job to a scheduler and print its number: ./inv cluster.submit JOB --engine slurm."""
     from paddle_stacks import launch
-    from paddle_stacks.executors.slurm import Slurm
 
     request = _request(context, job, options)
     needed = [Problem(f"needed first: {s.produces}", job, _how(s)) for s in request.before]
-    # In Kubernetes the workspace is a claim, which cannot be looked into from here.
-    sees_workspace = isinstance(request.scheduler, Slurm)
-    if needed and sees_workspace:
+    if needed and request.sees_workspace:
         raise RequestError(needed)
     for problem in needed:
         print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
     request.scheduler.text(request.order)  # what no scheduler can run is told first
-    if sees_workspace:
+    if request.sees_workspace:
         launch.check_files(request.order.plan)
     _refuse_a_second(request)
     made = request.scheduler.submit(request.order)
@@ -279,8 +295,7 @@ def _request(context: Context, job: str, options: dict[str, Any]) -> _Request:
         plan = replace(plan, groups=tuple(own["groups"].split(",")))
     run = launch.run_folder(plan)
     order = Order(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
-    before = tuple(step for step in steps.before if not step.whole)
-    return _Request(order, _scheduler(engine, found, own, more), before)
+    return _Request(order, _scheduler(engine, found, own, more), steps)
 
 
 def _usual_nodes(job: str, recipe: str | None, found: settings.Settings) -> int:

@@ -20,8 +20,8 @@ from paddle_stacks.jobs.catalog import JOBS, find
 
 __all__ = ["PlanTask", "collection", "verbatim_words", "words_of"]
 
-_DRY_RUN = "Print the plan and stop."
-_JSON = "Print the plan as JSON, and stop."
+_DRY_RUN = "Print the plan, check data, model and configuration, and stop."
+_JSON = "The same with the plan as JSON."
 _BACKEND = "The platform (default: the setting, else cpu)."
 _DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
 _RECIPE = "A command of the platform's instructions, ready to run: ./inv recipes lists them."
@@ -80,7 +80,7 @@ def _job_task(name: str) -> JobTask:
 
 
 def _plan(context: Context, job: str, **options: Any) -> None:
-    """Print what a job would do and stop: ./inv plan finetune --config my.json --json."""
+    """Print what a job would do and check it: ./inv plan finetune --config my.json --json."""
     find(job)
     _launch(job, {**options, "dry_run": True}, verbatim_words(context))
 
@@ -108,7 +108,10 @@ def _launch(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> 
     )
     words = words_of(job, options, verbatim)
     if dry_run or as_json:
-        launch.print_plan(launch.make_steps(job, words, found, choices), as_json=as_json)
+        steps = launch.make_steps(job, words, found, choices)
+        launch.print_plan(steps, as_json=as_json)
+        sys.stdout.flush()
+        launch.check_requests(steps)
     else:
         finish(launch.launch(job, words, found, choices))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from paddle_stacks.errors import JobError, MachineError, StackError, Stopped
+from paddle_stacks.errors import JobError, MachineError, Problem, StackError, Stopped
 from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.events import parse
 from paddle_stacks.live import View, view_for
@@ -299,11 +300,42 @@ def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Contai
     except docker.errors.ImageNotFound as error:
         raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
     except docker.errors.APIError as error:
+        if problem := _damaged_image(plan, str(error.explanation)):
+            raise MachineError(problem) from error
         raise MachineError(
             f"the engine refuses the container: {error.explanation}",
             where=plan.image,
             remedy="see the plan (--dry-run); ./inv doctor looks at the machine",
         ) from error
+
+
+# What an engine says when a layer or a blob of an image is missing or damaged in its store, with
+# Docker's own image store (overlay2) and with containerd's.
+_DAMAGED = re.compile(
+    r"layer does not exist"
+    r"|(mount|overlay|readlink|rw layer|snapshot).*"
+    r"(no such file|does not exist|not found|invalid argument|input/output error)"
+    r"|(content|blob|digest).*not found"
+    r"|structure needs cleaning|unexpected commit digest",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _damaged_image(plan: Plan, explanation: str) -> Problem | None:
+    """Return how to repair the engine's store, if that is what it complains about.
+
+    A build would take the damaged layer from the cache again, so the images and the cache go
+    first; images of ours share their layers.
+    """
+    if not _DAMAGED.search(explanation):
+        return None
+    images = "$(docker images --quiet --filter reference='paddle-stacks/*')"
+    return Problem(
+        f"a layer of the image is damaged in the engine's store: {explanation}",
+        plan.image,
+        f"docker image rm --force {images}; docker builder prune --all --force; "
+        f"{plan.build_command}",
+    )
 
 
 def _send(container: Container, signum: int) -> None:
@@ -331,6 +363,8 @@ def _engine_went_away(plan: Plan, error: Exception) -> StackError:
     import docker.errors
 
     if isinstance(error, docker.errors.APIError):
+        if problem := _damaged_image(plan, str(error.explanation)):
+            return MachineError(problem)
         return MachineError(
             f"the engine reports: {error.explanation}",
             where=plan.name,

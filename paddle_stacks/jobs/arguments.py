@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs import documented, models, texts
+from paddle_stacks.jobs import documented, models, texts, validation
 from paddle_stacks.jobs.serving import LOOPBACK
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Parser",
     "VerbatimParser",
     "as_upstream",
+    "parse",
     "parser",
     "words",
 ]
@@ -57,9 +58,10 @@ class Parser(argparse.ArgumentParser):
                 break
             if re.fullmatch(r"--[A-Za-z][\w-]*", name) and name not in options:
                 if right := documented.ours(self.prog, name):
-                    raise RequestError(f"there is no {name} here", where=self.prog, remedy=right)
+                    what = f"{self.prog} has no option {name}"
+                    raise RequestError(what, where=self.prog, remedy=right)
                 hint = did_you_mean(name, options)
-                self._refuse(f"unrecognized arguments: {name}", hint)
+                self._refuse(f"{self.prog} has no option {name}", hint)
         found: tuple[argparse.Namespace, list[str]] = super().parse_known_args(given, namespace)
         return found
 
@@ -68,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         self._refuse(message)
 
     def _refuse(self, message: str, hint: str = "") -> NoReturn:
-        remedy = f"{hint} {self.prog} --help lists the arguments".strip()
+        remedy = f"{hint} ./inv {self.prog} --help".strip()
         raise RequestError(message, where=self.prog, remedy=remedy)
 
 
@@ -106,6 +108,22 @@ def parser(job: str) -> Parser:
         job: a name in :data:`paddle_stacks.jobs.catalog.JOBS`.
     """
     return PARSERS[job]()
+
+
+def parse(job: str, argv: Sequence[str], backend: str) -> argparse.Namespace:
+    """Return a job's arguments, after a check of their ranges and combinations.
+
+    Args:
+        job: its name.
+        argv: its command line.
+        backend: where it will run.
+
+    Raises:
+        RequestError: they are wrong.
+    """
+    arguments = parser(job).parse_args(list(argv))
+    validation.check(job, arguments, backend)
+    return arguments
 
 
 def words(made: Parser, found: argparse.Namespace) -> list[str]:
@@ -281,9 +299,12 @@ def _add_split(made: Parser) -> None:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("it has to be above 0")
+        raise argparse.ArgumentTypeError(f'expected a number above 0, got "{text}"')
     return number
 
 
@@ -355,15 +376,14 @@ def _add_ranks(made: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("it has to be 1 or more")
-    return number
+    if not re.fullmatch(r"\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of at least 1, got "{text}"')
+    return int(text)
 
 
 def _nodes(text: str) -> int:
     if re.fullmatch(r"\d+:\d+", text):
-        raise argparse.ArgumentTypeError(f"{text}: a number that changes is not supported")
+        raise argparse.ArgumentTypeError(f"{text}: a range of nodes is not supported")
     return _count(text)
 
 

@@ -8,12 +8,23 @@ wrote it is told the right one, before anything is started.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from paddle_stacks.errors import Problem
+from paddle_stacks.jobs.schema.keys import SCHEMAS
 
-__all__ = ["FLAGS", "Flag", "flag_problems", "key_problems", "ours", "script_problem"]
+__all__ = [
+    "FLAGS",
+    "Flag",
+    "flag_problems",
+    "key_problems",
+    "misplaced_script",
+    "ours",
+    "replacement",
+    "script_problem",
+]
 
 _STATIC_OR_DYNAMIC = (
     "static is upstream's advice, with a checkpoint that was quantized as a8w8c8; "
@@ -75,6 +86,12 @@ _LAUNCHER = {
     "job_id": "--name NAME",
 }
 
+# Scripts that documents name without their folder, and options that are only called otherwise.
+_SCRIPT_FOLDERS = {
+    name: f"predict/{name}" for name in ("predictor.py", "export_model.py", "flask_server.py")
+}
+_RENAMED = {"--inference_mode": "--mode"}
+
 _PREDICTOR = "./inv recipes --backend dcu lists what runs upstream's program"
 
 # Upstream's spellings, and ours, where a job of ours is asked for.
@@ -98,6 +115,75 @@ _OURS: dict[str, dict[str, str]] = {
         "output_path": "--output",
     },
 }
+
+# What people type: other tools' names of an option. ``KEY=`` is a key of the configuration.
+_ALIASES: dict[str, dict[str, str]] = {
+    "": {
+        **dict.fromkeys(("gpu", "gpus", "card", "cards", "device", "device_ids"), "--devices"),
+        **dict.fromkeys(("config_file", "cfg"), "--config"),
+        **dict.fromkeys(("dryrun", "check"), "--dry-run"),
+        **dict.fromkeys(("verbose", "trace"), "--debug"),
+    },
+    "finetune": {
+        **dict.fromkeys(("data", "data_path", "dataset", "train_data"), "dataset_name_or_path="),
+        **dict.fromkeys(("r", "lora_r"), "lora_rank="),
+        **dict.fromkeys(("max_len", "max_seq_len"), "max_length="),
+    },
+    "pretrain": {
+        **dict.fromkeys(("data", "data_path", "dataset", "corpus", "input"), "input_dir="),
+        **dict.fromkeys(("max_len", "max_length", "max_seq_len"), "max_seq_length="),
+    },
+    "infer": {
+        **dict.fromkeys(("ask", "message", "question", "text"), "--prompt"),
+        **dict.fromkeys(("data", "dataset", "file", "prompts"), "--input"),
+        **dict.fromkeys(("interactive", "i"), "--chat"),
+        **dict.fromkeys(("lora", "peft", "adapter_path"), "--adapter"),
+        **dict.fromkeys(("max_tokens", "n_predict", "max_new_token"), "--max-new-tokens"),
+        **dict.fromkeys(("model_name", "model_path"), "--model"),
+        "temp": "--temperature",
+    },
+    "serve": {
+        **dict.fromkeys(("address", "bind", "ip"), "--host"),
+        **dict.fromkeys(("adapter_path", "lora", "lora_path", "peft"), "--adapter"),
+        **dict.fromkeys(("api_key", "key", "keys"), "--api-keys"),
+        **dict.fromkeys(("max_model_len", "max_length"), "--max-prompt-tokens"),
+        **dict.fromkeys(("max_num_seqs", "max_batch_size"), "--batch-size"),
+        **dict.fromkeys(("max_tokens",), "--max-new-tokens"),
+        **dict.fromkeys(("model_name", "model_name_or_path", "model_path"), "--model"),
+        "name": "--served-model-name",
+        "timeout": "--request-timeout",
+    },
+    "prepare": {
+        **dict.fromkeys(("key", "json_keys", "text_key"), "--json-key"),
+        **dict.fromkeys(("tokenizer", "tokenizer_name_or_path", "model_name"), "--model"),
+        **dict.fromkeys(("data", "input_path"), "--input"),
+        **dict.fromkeys(("output_prefix", "output_dir"), "--output"),
+        "append_eod": "--append-eos",
+    },
+    "export": {
+        **dict.fromkeys(("lora", "peft", "adapter_path"), "--adapter"),
+        **dict.fromkeys(("out", "output_dir"), "--output"),
+        "model_path": "--model",
+    },
+    "fetch": {
+        **dict.fromkeys(("out", "output_dir", "dest"), "--output"),
+        **dict.fromkeys(("source", "repo", "url"), "--from"),
+    },
+}
+# Of every job with a configuration.
+_KEY_ALIASES = {
+    **dict.fromkeys(("base_model", "model", "model_name", "model_path"), "model_name_or_path"),
+    **dict.fromkeys(("batch", "batch_size", "bs"), "per_device_train_batch_size"),
+    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("grad_accum", "gradient_accumulation"), "gradient_accumulation_steps"),
+    **dict.fromkeys(("learning_rate", "lr"), "learning_rate"),
+    **dict.fromkeys(("iters", "steps"), "max_steps"),
+    **dict.fromkeys(("warmup",), "warmup_steps"),
+    **dict.fromkeys(("output", "output_dir"), "output_dir"),
+    "wd": "weight_decay",
+}
+_CONFIGURED = ("finetune", "pretrain", "quantize")
+
 _UPSTREAMS_ALONE = {
     *("inference_model", "mode", "inference_mode", "block_attn", "block_size"),
     *("cachekv_int8", "cachekv_int8_type", "quant_type", "model_prefix"),
@@ -183,17 +269,64 @@ def script_problem(word: str, following: Sequence[str]) -> Problem | None:
     return None
 
 
+def replacement(job: str, option: str) -> str:
+    """Return the option of ours that is meant by one of upstream's or of another tool.
+
+    Args:
+        job: the job.
+        option: as it was written.
+
+    Returns:
+        ``--option``, or ``--set KEY=`` for a key of the configuration; empty: nothing known.
+    """
+    name = option.lstrip("-").partition("=")[0].replace("-", "_")
+    right = _OURS.get(job, {}).get(name) or _ALIASES.get(job, {}).get(name)
+    if not right and job in _CONFIGURED:
+        keys = SCHEMAS[job].keys
+        key = name if name in keys else _KEY_ALIASES.get(name, "")
+        right = f"{key}=" if key in keys else ""
+    right = right or _ALIASES[""].get(name, "")
+    return f"--set {right}" if right.endswith("=") else right
+
+
+def misplaced_script(script: str, words: Sequence[str]) -> Problem | None:
+    """Return the whole right command for a script that documents name without its folder, or None.
+
+    Args:
+        script: as it was named.
+        words: what follows it.
+    """
+    right = _SCRIPT_FOLDERS.get(script.removeprefix("./").removeprefix("llm/"))
+    if right is None:
+        return None
+    faults = [f"{script} is {right} in PaddleNLP's llm/"]
+    corrected: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in _RENAMED:
+            faults.append(f"{name} is called {_RENAMED[name]}")
+            name = _RENAMED[name]
+        elif corrected[-1:] == ["--model_name_or_path"] and "/" in name:
+            # The job has no network: a hub's name stands for a model that was fetched.
+            name = f"models/{name.rpartition('/')[2].lower()}"
+        corrected.append(f"{name}{equals}{value}")
+    if "--help" not in words and not any(word.startswith("--dtype") for word in corrected):
+        faults.append("--dtype is required")
+        corrected += ["--dtype", "float16"]
+    remedy = f"./inv upstream {right} --backend dcu -- {shlex.join(corrected)}"
+    return Problem("; ".join(faults), script, remedy)
+
+
 def ours(job: str, option: str) -> str:
-    """Return what to write instead of upstream's option in a job of ours; empty: nothing known.
+    """Return what to write instead of an option that a job of ours lacks; empty: nothing known.
 
     Args:
         job: the job.
         option: as it was written.
     """
     name = option.lstrip("-").partition("=")[0].replace("-", "_")
-    right = _OURS.get(job, {}).get(name)
-    if right:
-        return f"write {right}"
+    if right := replacement(job, option):
+        return f"write {right}VALUE" if right.endswith("=") else f"write {right}"
     if job not in _OURS or name not in _UPSTREAMS_ALONE:
         return ""
     script = "predict/predictor.py" if job == "infer" else "predict/export_model.py"

@@ -21,7 +21,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FORMS", "SCRATCH", "Model", "Source", "find", "known", "parse_source"]
+__all__ = [
+    "FORMS",
+    "SCRATCH",
+    "Model",
+    "Source",
+    "fetch_command",
+    "find",
+    "known",
+    "parse_source",
+]
 
 _SHIPPED = Path(__file__).parents[2] / "configs" / "models"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -123,6 +132,22 @@ def known(workspace: Path = Path()) -> dict[str, Path]:
     return dict(sorted(rows.items()))
 
 
+def fetch_command(name: str, workspace: Path = Path()) -> str:
+    """Return the command that fetches a model.
+
+    Args:
+        name: of a known model, or ``ORG/NAME`` of a hub; of any other the source is not known.
+        workspace: the folder that may hold rows of its own.
+    """
+    rows = known(workspace)
+    base = Path(name).name
+    for row in (base, base.lower()):
+        if row in rows:
+            return f"./inv fetch {row}"
+    source = name if _HUB_NAME.fullmatch(name) and "models/" not in name else f"ORG/{base}"
+    return f"./inv fetch {base} --from huggingface:{source}"
+
+
 def find(name: str, source: str | None = None, workspace: Path = Path()) -> Model:
     """Return the known model of that name, or a new one that comes from ``source``.
 
@@ -138,7 +163,9 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
     if not _NAME.fullmatch(name):
         raise RequestError(
             f'"{name}" cannot name a model: letters, digits, ".", "_" and "-" only',
-            remedy="a source goes behind --from: fetch NAME --from SOURCE",
+            remedy=fetch_command(name, workspace)
+            if _HUB_NAME.fullmatch(name)
+            else "./inv fetch NAME --from SOURCE",
         )
     rows = known(workspace)
     if source is not None:
@@ -159,7 +186,8 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
         hint = did_you_mean(name, rows) or (did_you_mean(longer[0], longer) if longer else "")
         raise RequestError(
             f'no model is known as "{name}"',
-            remedy=f"{hint} known: {', '.join(rows)}; any other with --from SOURCE".strip(),
+            remedy=f"{hint} known: {', '.join(rows)}; any other: "
+            f"{fetch_command(name, workspace)}".strip(),
         )
     return _row(rows[name])
 

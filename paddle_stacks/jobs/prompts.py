@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs.fault_report import FaultReport
 
 __all__ = [
     "LONGEST_LINE",
@@ -35,7 +36,6 @@ LONGEST_LINE = 2 * 2**20
 
 _DECODES = ("greedy", "sampling")
 _GREATEST = 1e9  # of any number: more of it changes nothing
-_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def parse(content: bytes, name: str) -> list[Prompt]:
         name: what the file is called, for messages.
 
     Raises:
-        RequestError: there is nothing in it, or lines are wrong; the first 20 of
-            them are named with line number and reason, the rest is counted.
+        RequestError: there is nothing in it, or lines are wrong; the first 20 kinds of
+            faults are named with reason and line numbers, the rest is counted.
     """
     prompts: list[Prompt] = []
     problems: list[Problem] = []
@@ -157,16 +157,17 @@ def parse(content: bytes, name: str) -> list[Prompt]:
 
 
 def listed(problems: Sequence[Problem], kind: str) -> list[Problem]:
-    """Return the first 20 problems and, if there are more, one that counts the rest."""
-    more = len(problems) - _LISTED
-    return [
-        *problems[:_LISTED],
-        *(
-            [Problem(f"and {more} more {kind}", remedy="mend those above first")]
-            if more > 0
-            else []
-        ),
-    ]
+    """Return the problems with equal ones in one, and one that counts those that are left out.
+
+    Args:
+        problems: of lines, as ``file:line``.
+        kind: what they are, in the plural.
+    """
+    report = FaultReport()
+    for problem in problems:
+        path, _, place = problem.where.rpartition(":")
+        report.add(replace(problem, where=path), place)
+    return report.problems(kind)
 
 
 _FORMAT = 'one JSON object a line: {"id": 1, "prompt": "a question"}'

@@ -196,5 +196,6 @@ def _model(config: schema.Config, folder: Path) -> Path:
 
 def calibration_split(data: Path) -> str:
     """Return the split that a model is calibrated on: ``quant``, and ``train`` without it."""
-    has = (data / "quant.json").is_file() or (data / "quant").is_dir()
+    names = ("quant.json", "quant.jsonl")
+    has = any((data / name).is_file() for name in names) or (data / "quant").is_dir()
     return "quant" if has else "train"

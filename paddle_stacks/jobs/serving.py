@@ -16,7 +16,16 @@ from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["LOOPBACK", "SHORTEST", "Keys", "is_address", "is_loopback", "load", "load_some"]
+__all__ = [
+    "LOOPBACK",
+    "SHORTEST",
+    "Keys",
+    "is_address",
+    "is_loopback",
+    "load",
+    "load_some",
+    "open_to_the_network",
+]
 
 LOOPBACK = "127.0.0.1"
 """Where the server listens, and its port is published, unless keys protect it."""
@@ -68,6 +77,15 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def open_to_the_network(address: str) -> Problem:
+    """Return the problem of a server that others reach and that asks for no key."""
+    return Problem(
+        f"--host {address} requires --api-keys, otherwise the server is open to the network",
+        "serve",
+        "--api-keys FILE; without --host it answers this machine only",
+    )
 
 
 def load_some(path: Path) -> dict[str, str]:

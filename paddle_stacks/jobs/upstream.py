@@ -16,6 +16,7 @@ from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import documented, json_files
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema.reading import read
+from paddle_stacks.jobs.workspace import run_name_problem
 
 __all__ = [
     "PREDICT",
@@ -160,10 +161,8 @@ def run_folder(arguments: argparse.Namespace) -> Path:
     words = arguments.arguments
     of = words[0] if words and words[0].endswith(".json") else arguments.script
     name = arguments.name or Path(of).stem
-    if not name or name.startswith(".") or "/" in name:
-        raise RequestError(
-            f'"{name}" cannot be the name of a run', where="--name", remedy="letters and digits"
-        )
+    if problem := run_name_problem(name):
+        raise RequestError(problem)
     return Path("runs", name)
 
 

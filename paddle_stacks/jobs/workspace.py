@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs import json_files, pickles
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs import json_files, models, pickles
 
 __all__ = [
     "ADAPTER",
@@ -26,6 +26,7 @@ __all__ = [
     "find_trained",
     "has_weights",
     "is_quantized",
+    "run_name_problem",
 ]
 
 # What a finished run holds, below runs/<name>/.
@@ -61,7 +62,7 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
                 f"{folder} is a run that made an adapter, not a model",
                 where=str(folder),
                 remedy=f"--model BASE --adapter {name}, or merge it: "
-                f"export --model BASE --adapter {name} --merge --output models/NAME",
+                f"./inv export --model BASE --adapter {name} --merge --output models/NAME",
             )
         if _is_unfinished_run(folder):
             raise RequestError(
@@ -75,11 +76,12 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
             raise RequestError(
                 f"{folder} is not a model: it has no config.json",
                 where=str(folder),
-                remedy=f"fetch it again: ./inv fetch {Path(name).name} --force",
+                remedy=f"fetch it again: {models.fetch_command(name, workspace)} --force",
             )
     here = _folders(workspace / "models")
     hint = did_you_mean(Path(name).name, here)
-    remedy = f"{hint} or fetch it: ./inv fetch {Path(name).name}".removeprefix(" or ")
+    command = models.fetch_command(name, workspace)
+    remedy = f"{hint} or fetch it: {command}".removeprefix(" or ")
     raise RequestError(f'no model "{name}"', where=str(workspace / "models"), remedy=remedy)
 
 
@@ -121,7 +123,7 @@ def check_trainable(folder: Path) -> None:
             f"{folder} was quantized: its weights are whole numbers, which infer, serve and "
             "export --static read, and nothing changes",
             where=str(folder),
-            remedy="take the model that it was made of",
+            remedy="use the model that it was made from",
         )
 
 
@@ -163,6 +165,23 @@ def check_weights(folder: Path, wanted: Sequence[str] = ()) -> None:
     pickles.check(folder, wanted)
     for index in sorted(folder.glob("*.index.json")):
         json_files.shards(index)
+
+
+def run_name_problem(name: str, where: str = "--name") -> Problem | None:
+    """Return why a name cannot be that of a run's folder; None if it can.
+
+    Args:
+        name: of the folder in ``runs/``.
+        where: the option that it was given by.
+    """
+    printable = name.isprintable() and len(name.encode("utf-8", "replace")) <= 255
+    if name and printable and not name.startswith(".") and "/" not in name:
+        return None
+    return Problem(
+        f'"{name}" cannot be the name of a run',
+        where,
+        f'{where} NAME: letters, digits, "-", "_" and "."; it is a folder in runs/',
+    )
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:

@@ -95,7 +95,7 @@ def test_a_head_that_is_the_embedding(job, ready: Path) -> None:
         (["--model", "tiny-qwen2"], 'not of "Qwen2ForCausalLM"'),
         (["--model", "tini"], 'did you mean "tiny"?'),
         (["--model", "tiny", "--adapter", "none"], 'no run "none"'),
-        (["--model", "tiny", "--merge"], "there is no adapter to merge"),
+        (["--model", "tiny", "--merge"], "--merge requires --adapter"),
     ],
 )
 def test_what_cannot_be_exported_leaves_nothing(job, ready: Path, arguments, words: str) -> None:

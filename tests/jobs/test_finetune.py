@@ -63,6 +63,61 @@ def finetune(job, workspace: Path, *arguments: str):
     return done
 
 
+def test_every_format_means_the_same(job, ready: Path) -> None:
+    turns = [(f"{n} ka lo", f"lo ka {n}") for n in range(8)]
+    formats = {
+        "lines": "\n".join(json.dumps({"src": q, "tgt": a, "id": a}) for q, a in turns),
+        "alpaca": json.dumps([{"instruction": q, "output": a} for q, a in turns], indent=1),
+        "sharegpt": "\n".join(
+            json.dumps(
+                {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+            )
+            for q, a in turns
+        ),
+        "messages": json.dumps(
+            [
+                {
+                    "messages": [
+                        {"role": "user", "content": q},
+                        {"role": "assistant", "content": a},
+                    ]
+                }
+                for q, a in turns
+            ]
+        ),
+    }
+    curves, logs = {}, {}
+    configure(ready, max_steps=2)
+    for name, text in formats.items():
+        folder = ready / "data" / name
+        folder.mkdir()
+        (folder / "train.jsonl").write_text(text)
+        done = finetune(job, ready, "--name", name, "--set", f"dataset_name_or_path=data/{name}")
+        assert done.status == 0, done.stderr
+        curves[name], logs[name] = losses(ready / "runs" / name), done.stderr
+    assert curves["alpaca"] == curves["sharegpt"] == curves["messages"] == curves["lines"]
+    assert 'the key "id" of 8 records has no effect' in logs["lines"]
+
+
+def test_a_system_message_is_learned_from(job, ready: Path) -> None:
+    folder = ready / "data" / "system"
+    folder.mkdir()
+    record = {"src": "ka lo", "tgt": "lo ka", "system": "tu ne"}
+    configure(ready, dataset_name_or_path="data/system", max_steps=2)
+    curves = []
+    for name, each in (("with", record), ("without", {**record, "system": ""})):
+        (folder / "train.json").write_text((json.dumps(each) + "\n") * 8)
+        done = finetune(job, ready, "--name", name, "--set", "model_name_or_path=tiny-fast")
+        assert done.status == 0, done.stderr
+        curves.append(losses(ready / "runs" / name))
+    assert curves[0] != curves[1]
+    (folder / "train.json").write_text((json.dumps(record) + "\n") * 8)
+    refused = finetune(job, ready, "--name", "refused")  # the template of "tiny" has none
+    assert refused.status == 2
+    assert "the model's chat template has no place for a system message" in refused.stderr
+    assert "train.json:1 and 7 more places" in refused.stderr
+
+
 def test_lora_leaves_a_whole_run(job, ready: Path) -> None:
     configure(ready, do_eval=True, evaluation_strategy="steps", eval_steps=10, merge=True)
     done = finetune(job, ready, "--name", "one")

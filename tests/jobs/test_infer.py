@@ -326,7 +326,10 @@ def test_a_model_that_is_not_what_its_configuration_says(job, ready: Path) -> No
         (["--model", "tiny", "--adapter", "z", "--prompt", "x"], ['no run "z"']),
         (["--model", "tiny", "--input", "none"], ["cannot read the prompts", "none"]),
         (["--model", "tiny", "--input", "bad.jsonl"], ["bad.jsonl:2", "bad.jsonl:3", "not JSON"]),
-        (["--model", "tiny", "--prompt", "x", "--top-p", "7"], ["--top-p 7.0"]),
+        (
+            ["--model", "tiny", "--prompt", "x", "--top-p", "7"],
+            ["--top-p must be in (0, 1], got 7.0"],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_paddle_is_started(job, ready, arguments, words) -> None:

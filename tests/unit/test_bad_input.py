@@ -79,7 +79,7 @@ ROWS = [
     ("data null bytes", _train('{"src": "a\0", "tgt": "b"}\n'), TUNE, 2, ["train.json:1"]),
     ("data not UTF-8", _train(b'{"src": "\xff", "tgt": "b"}\n'), TUNE, 2, ["json:1", "UTF-8"]),
     ("a 10 MB line", _train('{"src": "' + "x" * 10_000_000 + '"}\n'), TUNE, 2, ["train.json:1"]),
-    ("25 bad lines", _train("oops\n" * 25), TUNE, 2, ["train.json:20", "25 bad lines"]),
+    ("25 bad lines", _train("oops\n" * 25), TUNE, 2, ["train.json:1 and 24 more places"]),
     ("no model", {}, "infer --prompt hi", 2, ["--model"]),
     ("unknown model", MODEL, "infer --model n --prompt hi", 2, ["n", "fetch"]),
     ("not a model", {"models/m/x": ""}, ASK + " --prompt hi", 2, ["config.json"]),

@@ -15,6 +15,7 @@ from invoke.exceptions import Exit
 from paddle_stacks.cli import task
 from paddle_stacks.errors import STATUSES, JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs.catalog import JOBS
+from tests.support.workspaces import make_workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +61,7 @@ def test_a_reader_that_goes_away_ends_a_list_quietly() -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    path = tmp_path / "my.json"
+    path = make_workspace(tmp_path) / "my.json"
     path.write_text('{"model_name_or_path": "m", "dataset_name_or_path": "data/d"}')
     return path
 
@@ -101,7 +102,7 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (("finetun",), 2, ["No idea what 'finetun'", 'did you mean "finetune"?']),
+        (("finetun",), 2, ['there is no task "finetun"', 'did you mean "finetune"?']),
         (("finetune", "--confi", "x"), 2, ["--confi", 'did you mean "--config"?']),
         (("finetune",), 2, ["required: --config"]),
         (("fetch",), 2, ["did not receive required positional arguments", "'model'"]),
@@ -111,7 +112,11 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
         (("plan", "finetun"), 2, ['no job is named "finetun"', 'did you mean "finetune"?']),
         (("plan", "export", "--prompt", "x"), 2, ["export has no --prompt"]),
         (("infer", "--model", "m", "--backend", "cpus", "--dry-run"), 2, ["no backend is named"]),
-        (("infer", "--model", "/etc", "--dry-run"), 2, ["/etc is outside the workspace"]),
+        (
+            ("infer", "--model", "/etc", "--prompt", "x", "--dry-run"),
+            2,
+            ["/etc is outside the workspace"],
+        ),
         (("finetune", "--config", "../x.json", "--dry-run"), 2, ["outside the workspace"]),
         (("finetune", "--config", "nowhere.json"), 2, ["nowhere.json"]),
     ],
@@ -159,6 +164,35 @@ def test_the_plan_and_a_dry_run_say_the_same(tmp_path: Path, config: Path) -> No
     assert set(same) <= set(dry.stdout.splitlines())
 
 
+@pytest.mark.parametrize("form", [("--dry-run",), ("--json",)])
+def test_a_plan_checks_what_the_run_would(tmp_path: Path, form: tuple[str, ...]) -> None:
+    workspace = {"PADDLE_STACKS_WORKSPACE": str(tmp_path)}
+    (tmp_path / "my.json").write_text(
+        '{"model_name_or_path": "gone", "dataset_name_or_path": "data/gone"}'
+    )
+    tune = inv("finetune", "--config", "my.json", *form, **workspace)
+    ask = inv("infer", "--model", "gone", "--input", "gone.jsonl", *form, **workspace)
+    fetch = inv("fetch", "m", "--from", "gguf:gone.gguf", *form, **workspace)
+    for done, faults in (
+        (tune, ['no model "gone"', "the data folder does not exist"]),
+        (ask, ['no model "gone"', "cannot read the prompts"]),
+        (fetch, ["the model's source does not exist"]),
+    ):
+        assert done.returncode == 2
+        assert "by hand" in done.stdout or '"argv"' in done.stdout  # the plan is shown all the same
+        assert [fault for fault in faults if fault not in done.stderr] == []
+
+
+def test_a_plan_does_not_ask_for_what_an_earlier_step_makes(tmp_path: Path) -> None:
+    make_workspace(tmp_path)
+    words = ("pretrain", "--backend", "dcu", "--recipe", "pretrain-pp8", "--json")
+    done = inv("plan", *words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [step["produces"] for step in json.loads(done.stdout)["before"]] == [
+        "models/llama-2-13b"
+    ]
+
+
 def test_a_plan_of_a_wrong_configuration_is_refused(tmp_path: Path, config: Path) -> None:
     words = ("plan", "finetune", "--config", "my.json", "--set", "learning_rat=1")
     done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
@@ -174,6 +208,7 @@ def test_an_absolute_path_in_the_workspace_is_the_jobs(tmp_path: Path, config: P
 
 
 def test_a_source_in_the_workspace_is_the_jobs(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").touch()
     words = ("fetch", "m", "--from", f"gguf:{tmp_path}/x.gguf", "--json")
     done = inv(*words, PADDLE_STACKS_WORKSPACE=str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -254,17 +289,15 @@ def test_a_wrong_setting_is_told_with_its_variable() -> None:
 
 
 def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, config: Path) -> None:
-    (tmp_path / "models" / "mm").mkdir(parents=True)
     done = inv(
-        "finetune",
-        "--config",
-        "my.json",
+        *("finetune", "--config", "my.json", "--set", "model_name_or_path=gone"),
+        *("--set", "dataset_name_or_path=data/gone"),
         PADDLE_STACKS_WORKSPACE=str(tmp_path),
         DOCKER_HOST="unix:///nowhere.sock",
     )
     assert done.returncode == 2
-    assert 'no model "m"' in done.stderr
-    assert "there is no such data folder" in done.stderr
+    assert 'no model "gone"' in done.stderr
+    assert "the data folder does not exist" in done.stderr
 
 
 @pytest.mark.parametrize(

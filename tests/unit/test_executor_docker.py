@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from paddle_stacks.executors import docker
 from paddle_stacks.executors.docker import Lines, container_options
 from paddle_stacks.jobs.catalog import JOBS
-from paddle_stacks.plan import Backend, make
+from paddle_stacks.plan import Backend, backend, make
 from paddle_stacks.settings import Settings
 
 
@@ -72,3 +73,33 @@ def test_the_container_is_what_the_plan_says() -> None:
 def test_lines_are_cut_from_chunks(chunks: list[bytes], lines: list[str]) -> None:
     cutter = Lines()
     assert [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.rest() == lines
+
+
+@pytest.mark.parametrize(
+    ("explanation", "damaged"),
+    [
+        ("layer does not exist", True),
+        (
+            "error mounting overlay: stat /var/lib/docker/overlay2/x: no such file or directory",
+            True,
+        ),
+        ("readlink /var/lib/docker/overlay2/l: invalid argument", True),
+        ("failed to stat parent: snapshot sha256:12 does not exist: not found", True),
+        ("content digest sha256:12: not found", True),
+        ("driver failed programming external connectivity: address already in use", False),
+        ("could not select device driver", False),
+    ],
+)
+def test_a_damaged_layer_has_a_remedy_that_repairs_it(
+    tmp_path: Path, explanation: str, damaged: bool
+) -> None:
+    root = Path(__file__).parents[2]
+    platform = backend.load("cpu", root)
+    made = make(JOBS["infer"], [], Settings(root, tmp_path), platform, user="1:1", suffix="x")
+    problem = docker._damaged_image(made, explanation)
+    assert (problem is not None) == damaged
+    if problem is not None:
+        forget, prune, build = problem.remedy.split("; ")
+        assert forget.startswith("docker image rm --force $(docker images")
+        assert prune == "docker builder prune --all --force"
+        assert build == made.build_command

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from entrypoints import export
-from entrypoints.exporting.request import check_architecture, check_arguments
+from entrypoints.exporting.request import check_architecture
 from entrypoints.inference import exported
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.arguments import parser
+from paddle_stacks.jobs.arguments import parse
 
 
-def parsed(*argv: str) -> argparse.Namespace:
-    return parser("export").parse_args(["--model", "m", "--output", "o", *argv])
+def parsed(*argv: str, backend: str = "cpu") -> argparse.Namespace:
+    return parse("export", ["--model", "m", "--output", "o", *argv], backend)
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -33,30 +33,30 @@ def refused(call: Callable[[], object]) -> str:
     [["--static"], ["--adapter", "a", "--merge"], ["--adapter", "a", "--static"]],
 )
 def test_what_makes_something(argv: list[str]) -> None:
-    check_arguments(parsed(*argv))
+    assert parsed(*argv).output == "o"
 
 
 @pytest.mark.parametrize(
     ("argv", "backend", "words"),
     [
-        ([], "cpu", "nothing to do | export | --merge merges an adapter, --static"),
-        (["--adapter", "a"], "cpu", "nothing to do"),
-        (["--merge"], "cpu", "there is no adapter to merge"),
-        (["--merge", "--static"], "cpu", "there is no adapter to merge"),
+        (
+            [],
+            "cpu",
+            "--merge or --static is required | export | --merge merges an adapter, --static",
+        ),
+        (["--adapter", "a"], "cpu", "--merge or --static is required"),
+        (["--merge"], "cpu", "--merge requires --adapter"),
+        (["--merge", "--static"], "cpu", "--merge requires --adapter"),
         (["--static"], "dcu", "--recipe export-block-fp16"),
         (["--static", "--output", " "], "cpu", "--output is empty"),
     ],
 )
-def test_arguments_that_make_nothing(
-    monkeypatch: pytest.MonkeyPatch, argv: list[str], backend: str, words: str
-) -> None:
-    monkeypatch.setenv("PADDLE_STACKS_BACKEND", backend)
-    assert words in refused(lambda: check_arguments(parsed(*argv)))
+def test_arguments_that_make_nothing(argv: list[str], backend: str, words: str) -> None:
+    assert words in refused(lambda: parsed(*argv, backend=backend))
 
 
-def test_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PADDLE_STACKS_BACKEND", "dcu")
-    found = refused(lambda: check_arguments(parsed("--merge", "--static", "--output", "")))
+def test_all_faults_at_once() -> None:
+    found = refused(lambda: parsed("--merge", "--static", "--output", "", backend="dcu"))
     assert len(found.splitlines()) == 3
 
 

@@ -149,7 +149,7 @@ def test_the_output_can_be_elsewhere(workspace: Path, capsys: pytest.CaptureFixt
         (["x", "--from", "m.gguf", "--output", "."], "the workspace itself"),
         (["x", "--from", "m.gguf", "--output", "text.txt"], "not a folder"),
         (["x", "--from", "m.gguf", "--output", "link"], "not a folder"),
-        (["x", "--form", "m.gguf"], "unrecognized arguments"),
+        (["x", "--form", "m.gguf"], "has no option --form"),
         (["nosuch"], "no model is known"),
         ([], "MODEL"),
     ],

@@ -99,7 +99,47 @@ def test_several_turns_without_a_template_are_faults_of_their_records() -> None:
     bad = Record("t.json:3", ("a", "b"), ("c", "d"))
     with pytest.raises(RequestError) as caught:
         data.Encoder(Words(), 8, 9).encode_all([bad, Record("", ("a",), ("b",)), bad])
-    assert [problem.where for problem in caught.value.problems] == ["t.json:3", "t.json:3"]
+    (problem,) = caught.value.problems
+    assert problem.where == "t.json:3 and 1 more place: 3"
+
+
+def test_a_system_message_is_in_the_example() -> None:
+    record = Record("", ("ab",), ("cd",), system="s")
+    found, cut = data.Encoder(ChattingWords(), 50, 100).encode(record)
+    assert not cut
+    assert "".join(map(chr, found.input_ids)) == "<ss><uab><acd"
+    assert learned(found) == "cd>"
+    in_context = Record("", ("ab",), ("cd",), {"system": "s"})
+    assert data.Encoder(ChattingWords(), 50, 100).encode(in_context)[0] == found
+
+
+def test_a_system_message_stays_when_early_turns_go() -> None:
+    record = Record("", ("ab", "cd"), ("ef", "gh"), system="s")
+    found, cut = data.Encoder(ChattingWords(), 50, 18).encode(record)
+    assert cut
+    assert "".join(map(chr, found.input_ids)) == "<ss><ucd><agh"
+
+
+class WithoutSystem(Template):
+    def render(self, messages, add_generation_prompt: bool) -> str:
+        messages = [m for m in messages if m["role"] != "system"]
+        return super().render(messages, add_generation_prompt)
+
+
+@pytest.mark.parametrize(
+    ("template", "record", "words"),
+    [
+        (None, Record("", ("a",), ("b",), system="s"), "a system message, and the model's"),
+        (WithoutSystem(), Record("", ("a",), ("b",), system="s"), "no place for a system message"),
+        (Template(), Record("", ("a",), ("b",), {"name": "x"}), '"context" has "name"'),
+    ],
+)
+def test_what_a_template_would_drop_is_refused(
+    monkeypatch: pytest.MonkeyPatch, template: Template | None, record: Record, words: str
+) -> None:
+    monkeypatch.setattr(ChattingWords, "chat_template", template)
+    with pytest.raises(RequestError, match=words):
+        data.Encoder(ChattingWords(), 50, 100).encode(record)
 
 
 @pytest.mark.parametrize("greedy", [False, True])

@@ -78,7 +78,7 @@ def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> N
                 *("--config", "my.json", "--set", "model_name_or_path=x"),
                 *("--set", "dataset_name_or_path=data/e"),
             ],
-            ['no model "x"', "there is no such data folder"],
+            ['no model "x"', "the data folder does not exist"],
         ),
         (
             "infer",
@@ -139,7 +139,7 @@ def test_what_upstreams_program_reads_has_to_be_there(workspace: Path) -> None:
     )
     assert len(faults) == 3
     assert "./inv fetch llama-2-13b, then --model_name_or_path models/llama-2-13b" in faults[0]
-    assert "there is no such data folder" in faults[1]
+    assert "the data folder does not exist" in faults[1]
     assert "there is no x.bin" in faults[2]
     assert "no packed text" in upstream(workspace, {"input_dir": "data/d"})[0]
     (packed / "x.bin").touch()
@@ -217,3 +217,35 @@ def test_a_text_of_the_image_is_a_name_to_the_host(
     preflight.check_request(*request(workspace, "prepare", "--input", "text:python-stdlib", *rest))
     with pytest.raises(RequestError, match="no text is known"):
         preflight.check_request(*request(workspace, "prepare", "--input", "text:x", *rest))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_link_out_of_the_workspace_is_named(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, inside: bool
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    model = workspace / "models" / "m"
+    moved = elsewhere / "m"
+    if inside:
+        weights = next(model.glob("*.safetensors"))
+        weights.rename(elsewhere / weights.name)
+        weights.symlink_to(elsewhere / weights.name)
+    else:
+        model.rename(moved)
+        model.symlink_to(moved)
+    with pytest.raises(RequestError) as caught:
+        preflight.check_request(*request(workspace, "infer", "--model", "m", "--prompt", "x"))
+    (problem,) = caught.value.problems
+    assert "is a link to" in problem.what and str(elsewhere) in problem.what
+    assert problem.remedy.startswith("rm models/m")
+
+
+def test_a_link_within_the_workspace_and_a_linked_folder_are_right(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (workspace / "models" / "same").symlink_to("m")
+    preflight.check_request(*request(workspace, "infer", "--model", "same", "--prompt", "x"))
+    models = tmp_path_factory.mktemp("elsewhere") / "models"
+    (workspace / "models").rename(models)
+    (workspace / "models").symlink_to(models)
+    preflight.check_request(*request(workspace, "infer", "--model", "m", "--prompt", "x"))

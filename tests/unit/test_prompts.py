@@ -108,13 +108,12 @@ def test_nothing_in_it(content: bytes) -> None:
     assert fault(content) == ("there are no prompts", "in.jsonl")
 
 
-@pytest.mark.parametrize(("count", "more"), [(20, []), (23, ["and 3 more bad lines"])])
-def test_twenty_bad_lines_are_named_and_the_rest_is_counted(count: int, more: list[str]) -> None:
+def test_equal_faults_are_reported_once_with_a_count() -> None:
     with pytest.raises(RequestError) as caught:
-        prompts.parse(b"{\n" * count, "f")
-    wheres = [problem.where for problem in caught.value.problems]
-    assert wheres[:20] == [f"f:{number}" for number in range(1, 21)]
-    assert [problem.what for problem in caught.value.problems[20:]] == more
+        prompts.parse(b"{\n" * 23 + b'{"id": 1}\n', "f")
+    first, second = caught.value.problems
+    assert first.where == "f:1 and 22 more places: 2, 3, 4, 5, 6, …"
+    assert second.where == "f:24"
 
 
 def test_a_system_message_is_put_in_front_once() -> None:

@@ -33,6 +33,7 @@ from paddle_stacks.plan import PLAIN_ENVIRONMENT, Backend, Plan, backend, make
 from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement, as_kubernetes
 from paddle_stacks.plan.slurm import as_slurm
 from paddle_stacks.settings import Settings
+from tests.support.workspaces import make_workspace
 
 ROOT = Path(__file__).parents[2]
 DCU = backend.load("dcu", ROOT)
@@ -830,6 +831,10 @@ def test_a_log_that_sbatch_cannot_name(host: Path) -> None:
 
 def render(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
+    where = Path(environment["PADDLE_STACKS_HOST_ROOT"]).parent / "workspace"
+    if not where.exists():
+        make_workspace(where)
+    environment.setdefault("PADDLE_STACKS_WORKSPACE", str(where))
     return subprocess.run(
         [sys.executable, "-m", "paddle_stacks.cli", "cluster.render", *arguments],
         cwd=ROOT,
@@ -886,8 +891,17 @@ def test_a_recipe_for_several_nodes(host: Path, given: tuple[str, ...], nodes: i
     assert f"#SBATCH --nodes={nodes}\n" in done.stdout
     assert "#SBATCH --gres=dcu:8\n" in done.stdout
     assert "--master" not in done.stdout and "0.0.0.0" not in done.stdout
-    if not (ROOT / "models" / "llama-2-13b").exists():
-        assert "needed first: models/llama-2-13b" in done.stderr
+    assert "needed first: models/llama-2-13b" in done.stderr
+
+
+def test_render_checks_what_the_job_reads(host: Path, tmp_path: Path) -> None:
+    where = {"PADDLE_STACKS_HOST_ROOT": str(host), "PADDLE_STACKS_WORKSPACE": str(tmp_path)}
+    done = render(*INFER, "--engine", "slurm", **where)
+    assert done.returncode == 2 and done.stdout.startswith("#!/bin/bash\n")
+    assert 'no model "m"' in done.stderr
+    done = render(*INFER, "--engine", "kubernetes", "--groups", "39", **where)
+    assert done.returncode == 0, done.stderr
+    assert "note: model and data are in the claim, and are not checked" in done.stderr
 
 
 def test_a_job_of_1024_cards(host: Path) -> None:

@@ -64,14 +64,14 @@ def test_keys_are_a_secret_and_open_the_port(keys: Path) -> None:
     assert KEY not in told and str(keys) in told
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
 def test_without_keys_no_port_is_open(host: str) -> None:
-    with pytest.raises(RequestError, match="without --api-keys"):
+    with pytest.raises(RequestError, match="requires --api-keys"):
         plan("--host", host)
 
 
 def test_a_name_is_no_address_to_publish_on(keys: Path) -> None:
-    with pytest.raises(RequestError, match="is not an address"):
+    with pytest.raises(RequestError, match="must be an IP address"):
         plan("--host", "example.org", "--api-keys", str(keys))
     assert plan("--host", "localhost").ports == (Port("127.0.0.1", 8000),)
     assert ["--publish", "[::1]:8000:8000"] in show.docker_arguments(plan("--host", "::1"))
@@ -117,22 +117,22 @@ def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--port", "70000"], "--port 70000"),
-        (["--port", "-1"], "--port -1"),
-        (["--batch-size", "0"], "--batch-size 0"),
-        (["--max-waiting", "-1"], "--max-waiting -1"),
-        (["--max-new-tokens", "0"], "--max-new-tokens 0"),
-        (["--max-prompt-tokens", "0"], "--max-prompt-tokens 0"),
-        (["--cache-tokens", "0"], "--cache-tokens 0"),
-        (["--prefill-tokens", "0"], "--prefill-tokens 0"),
-        (["--requests-per-minute", "-1"], "--requests-per-minute -1"),
-        (["--grace", "-1"], "--grace -1"),
+        (["--port", "70000"], "--port must be"),
+        (["--port", "-1"], "--port must be"),
+        (["--batch-size", "0"], "--batch-size must be"),
+        (["--max-waiting", "-1"], "--max-waiting must be"),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be"),
+        (["--max-prompt-tokens", "0"], "--max-prompt-tokens must be"),
+        (["--cache-tokens", "0"], "--cache-tokens must be"),
+        (["--prefill-tokens", "0"], "--prefill-tokens must be"),
+        (["--requests-per-minute", "-1"], "--requests-per-minute must be"),
+        (["--grace", "-1"], "--grace must be"),
         (["--request-timeout", "0"], "request-timeout"),
         (["--request-timeout", "nan"], "request-timeout"),
         (["--dtype", "float16"], "a CPU computes in float32"),
         (["--served-model-name", ""], "--served-model-name"),
         (["--served-model-name", "a b"], "--served-model-name"),
-        (["--host", "0.0.0.0"], "without --api-keys"),
+        (["--host", "0.0.0.0"], "requires --api-keys"),
         (["--api-keys", "/no/such/file"], "cannot read the API keys"),
         (["--prot", "8000"], "--prot"),
     ],

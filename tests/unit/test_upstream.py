@@ -164,7 +164,7 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "environ", "said"),
     [
-        (["--nnodes", "2", "run_pretrain.py"], {}, "where they meet"),
+        (["--nnodes", "2", "run_pretrain.py"], {}, "requires --master"),
         (["--name", "../x", "run_pretrain.py"], {}, "cannot be the name of a run"),
         (["run_finetun.py"], {}, 'did you mean "run_finetune.py"?'),
         (["predictor.py"], {}, 'did you mean "predict/predictor.py"?'),

@@ -102,3 +102,11 @@ def test_what_builds_is_no_part_of_a_verification() -> None:
         if re.search(r"buildx|compose.*build|build\.build", path.read_text())
     }
     assert found == set(verify.BUILDING)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(0, 0), (1, 5), (2, 130), (3, 5), (4, 5), (5, 5), (-9, 137), (-15, 143)],
+)
+def test_the_status_is_a_documented_one(status: int, expected: int) -> None:
+    assert verify.exit_status(status) == expected
