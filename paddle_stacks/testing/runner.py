@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ _NOTHING_SELECTED = 5  # pytest's exit status
 _POLL_SECONDS = 0.2
 _HERE = Path(__file__).resolve().parents[2]  # where the reporter is imported from
 _SLOWEST = 10
+_END_SECONDS = 30
 
 
 @dataclass
@@ -141,6 +143,7 @@ class TestSession:
             suites: by name, in the order in which they start.
             ids: the tests of each suite that are run; all that the arguments select if None.
         """
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         waiting = list(suites)
         running: list[SuiteRun] = []
         try:
@@ -158,10 +161,7 @@ class TestSession:
                 self._progress.update(self._runs)
         finally:
             for run in running:
-                # After Ctrl-C, which the pytests have had too.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    run.process.wait(30)
-                run.process.kill()
+                _end(run.process)
 
     def _start(self, name: str, suite: Suite, ids: Sequence[str] | None) -> SuiteRun:
         folder = self._root / RECORDS
@@ -257,6 +257,14 @@ class TestSession:
         for name, value in ((_DURATIONS, self._durations), (_FAILED, {**older, **failed})):
             with replacing_file(self._root / RECORDS / name) as stream:
                 json.dump(value, stream)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a pytest as Ctrl-C does, so that its fixtures leave nothing behind."""
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
 
 
 def failed_last(root: Path) -> dict[str, list[str]]:
