@@ -256,7 +256,8 @@ def test_without_a_recipe_nothing_comes_before(workspace: Path) -> None:
 def test_upstreams_programs_are_not_there_on_a_cpu(workspace: Path) -> None:
     with pytest.raises(RequestError) as caught:
         launch.make_steps("upstream", ["run_finetune.py"], settings(workspace, "cpu"))
-    assert "./inv upstream --backend dcu" in caught.value.problems[0].remedy
+    remedy = caught.value.problems[0].remedy
+    assert remedy == "./inv upstream run_finetune.py --backend dcu"
 
 
 def test_a_configuration_of_ones_own(workspace: Path) -> None:
