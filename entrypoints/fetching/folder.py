@@ -5,16 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from entrypoints.fetching import checkpoint, gguf_file, huggingface, tensors
+from entrypoints.fetching import (
+    checkpoint,
+    gguf_file,
+    huggingface,
+    huggingface_tokenizer,
+    tensors,
+)
 from entrypoints.fetching.progress import in_mib
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
 
 __all__ = ["copy", "recognize"]
 
 # Optimizer states, logs and the like of a training run are not the model.
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.json*", "vocab.*", "merges.txt",
+    "added_tokens.json", "chat_template.json*", "chat_template.jinja", "vocab.*", "merges.txt",
     "sentencepiece.bpe.model", "model*.safetensors", "model*.safetensors.index.json",
     "model_state*.pdparams", "model_state*.pdparams.index.json",
     "*_scales.json",
@@ -62,6 +69,9 @@ def copy(source: Path, folder: Path) -> None:
         RequestError: it is not whole; every fault is named.
     """
     checkpoint.check(source)
+    config = json_files.read_object(source / "config.json")
+    if isinstance(rows := config.get("vocab_size"), int):
+        huggingface_tokenizer.check_ids(source, rows)
     files = sorted({path for pattern in _PATTERNS for path in source.glob(pattern)})
     report, done = in_mib("copy", sum(path.stat().st_size for path in files)), 0
     for path in files:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from entrypoints.chat_template import ChatTemplateError, variables_of
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs.records import SHOWN, Record
 
@@ -141,9 +142,9 @@ class Encoder:
         turns, before = [], ""
         for question, answer in zip(record.src, record.tgt, strict=True):
             messages.append({"role": "user", "content": question})
-            asked = self._rendered(messages, add_generation_prompt=True)
+            asked = self._rendered(messages, record.where, add_generation_prompt=True)
             messages.append({"role": "assistant", "content": answer})
-            answered = self._rendered(messages, add_generation_prompt=False)
+            answered = self._rendered(messages, record.where, add_generation_prompt=False)
             if not (asked.startswith(before) and answered.startswith(asked)):
                 raise RequestError(
                     "the model's chat template rewrites earlier turns, "
@@ -155,12 +156,22 @@ class Encoder:
             before = answered
         return turns
 
-    def _rendered(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
-        text: str = self._tokenizer.chat_template.render(
-            messages=messages,
-            add_generation_prompt=add_generation_prompt,
-            **self._tokenizer.special_tokens_map,
-        )
+    def _rendered(
+        self, messages: Sequence[dict[str, str]], where: str, *, add_generation_prompt: bool
+    ) -> str:
+        try:
+            text: str = self._tokenizer.chat_template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                **variables_of(self._tokenizer),
+            )
+        except ChatTemplateError as error:
+            raise RequestError(
+                f"the model's chat template fails: {error}",
+                where=where,
+                remedy="write the record as the template requires, or name another one with"
+                ' "chat_template"',
+            ) from None
         return text
 
     def _fitting(self, system: Sequence[int], turns: Sequence[_Turn]) -> tuple[list[_Turn], bool]:

@@ -16,10 +16,10 @@ from paddlenlp.transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForCausalLMPipe,
-    AutoTokenizer,
 )
 from paddlenlp.transformers.configuration_utils import LlmMetaConfig
 
+from entrypoints.tokenizer import load as load_any
 from entrypoints.training.batches import Batch
 from entrypoints.training.data import IGNORED
 from paddle_stacks.errors import RequestError
@@ -63,7 +63,7 @@ def load_tokenizer(folder: Path, template: Path | None = None, *, chat: bool = T
         template: a ``chat_template.json``, or None for the one in the folder.
         chat: false for no chat template at all.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = load_any(folder)
     if not chat:
         tokenizer.chat_template = None
     elif template is not None:
