@@ -15,6 +15,7 @@ from entrypoints.fetching import (
 from entrypoints.fetching.progress import in_mib
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.workspace import PEFT_CONFIG
 
 __all__ = ["copy", "recognize"]
 
@@ -52,6 +53,12 @@ def recognize(path: Path) -> str:
     if any(path.glob("model_state*.pdparams")):
         return "paddlenlp"
     files = huggingface.weight_files(path)
+    if not files and (path / PEFT_CONFIG).is_file():
+        raise RequestError(
+            "the folder holds an adapter, adapter_config.json, and no model",
+            where=str(path),
+            remedy=f"fetch its base model, and give the folder to a job: --adapter {path}",
+        )
     if not files:
         raise RequestError(
             "no model in this folder: no model*.safetensors and no model_state*.pdparams",
