@@ -93,16 +93,16 @@ def load(folder: Path) -> ChatTemplate | None:
     Raises:
         RequestError: the file cannot be read, or the template cannot be compiled.
     """
-    found = chat_templates.find(folder)
-    if found is None:
+    file = chat_templates.find(folder)
+    if file is None:
         return None
-    template = ChatTemplate(found.source)
+    template = ChatTemplate(file.source)
     try:
         template.check()
     except ChatTemplateError as error:
         raise RequestError(
             f"the chat template cannot be compiled: {error}",
-            where=str(found.path),
+            where=str(file.path),
             remedy="correct the template, or get it again from the model's source",
         ) from None
     return template

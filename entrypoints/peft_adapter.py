@@ -93,7 +93,7 @@ KEYS: Mapping[str, KeyRule] = {
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What the configuration of an adapter says of its arithmetic.
+    """The numbers of an adapter's configuration.
 
     Args:
         rank: of the factors.
@@ -107,7 +107,7 @@ class LoraSettings:
 
     @property
     def scaling(self) -> float:
-        """What the product of the factors is multiplied with."""
+        """The factor that the product of A and B is multiplied with."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 

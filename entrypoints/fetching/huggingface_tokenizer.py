@@ -117,7 +117,7 @@ def _special_tokens(config: Mapping[str, Any], source: Path) -> dict[str, str]:
     path = source / _SPECIAL_MAP
     mapped = json_files.read_object(path) if path.is_file() else {}
     ordered = [mapped, config] if "added_tokens_decoder" in config else [config, mapped]
-    found = {}
+    tokens = {}
     for values in ordered:
         for key in _SPECIAL:
             token = values.get(key)
@@ -128,8 +128,8 @@ def _special_tokens(config: Mapping[str, Any], source: Path) -> dict[str, str]:
                 raise RequestError(
                     f"{key} is {token!r:.60}, not a text", where=str(source), remedy=_AGAIN
                 )
-            found[key] = token
-    return found
+            tokens[key] = token
+    return tokens
 
 
 def _fast_ids(tokenizer: Mapping[str, Any], where: str) -> dict[str, int]:
@@ -165,21 +165,21 @@ def _added_token_problems(
         ids: of the tokenizer's own file.
         place: the name of that file.
     """
-    wanted: dict[str, Any] = {content: number for number, content, _ in _decoder(config)}
+    expected: dict[str, Any] = {content: number for number, content, _ in _decoder(config)}
     path = source / _ADDED
-    wanted |= json_files.read_object(path) if path.is_file() else {}
+    expected |= json_files.read_object(path) if path.is_file() else {}
     for key in _EXTRA:
         extra = config.get(key) or []
         for value in extra.values() if isinstance(extra, dict) else extra:
             content = str(value.get("content") if isinstance(value, dict) else value)
-            wanted.setdefault(content, ids.get(content, "-"))
+            expected.setdefault(content, ids.get(content, "-"))
     return [
         Problem(
             f"{place} lacks the token {content!r:.60} with the id {number}, which other files have",
             str(source),
             "save the tokenizer again with transformers, so that its files agree",
         )
-        for content, number in wanted.items()
+        for content, number in expected.items()
         if ids.get(content) != number
     ][:_LISTED]
 
@@ -225,17 +225,17 @@ def _prefix_problems(
 
     Versions of transformers differ in which of the two counts.
     """
-    wanted = config.get("add_prefix_space")
-    if wanted is None:
+    value = config.get("add_prefix_space")
+    if value is None:
         return []
     pre = tokenizer.get("pre_tokenizer")
     parts = pre.get("pretokenizers") or [pre] if isinstance(pre, dict) else []
     own = [part["add_prefix_space"] for part in parts if "add_prefix_space" in part]
-    if all(bool(value) == bool(wanted) for value in own):
+    if all(bool(other) == bool(value) for other in own):
         return []
     return [
         Problem(
-            f"add_prefix_space is {wanted!r}, and tokenizer.json does the opposite",
+            f"add_prefix_space is {value!r}, and tokenizer.json does the opposite",
             where,
             "save the tokenizer again with transformers, so that its files agree",
         )
@@ -315,9 +315,9 @@ def _write_template(
 
 def _template(source: Path, config: Mapping[str, Any]) -> tuple[str | None, Path]:
     """Return the template that transformers uses for a chat without tools, and its file."""
-    found = chat_templates.find(source)
-    if found is not None:
-        return found.source, found.path
+    file = chat_templates.find(source)
+    if file is not None:
+        return file.source, file.path
     if names := list(_named(config)):
         warn(
             f"none of the chat templates {', '.join(names)[:200]} is the default: the model"

@@ -59,20 +59,20 @@ def paddle_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     ]
     if scaling.get("partial_rotary_factor") not in (None, 1, 1.0):
         factor = scaling["partial_rotary_factor"]
-        what = f"partial_rotary_factor is {factor!r}: PaddleNLP's Llama rotates whole heads"
-        problems.append(Problem(what, where, _REMEDY))
+        fault = f"partial_rotary_factor is {factor!r}: PaddleNLP's Llama rotates whole heads"
+        problems.append(Problem(fault, where, _REMEDY))
     # transformers scales the cosines by it for other types only.
     if not problems and kind == "llama3" and not _is_sound(numbers):
-        what = "low_freq_factor is not below high_freq_factor"
-        problems.append(Problem(what, where, "get the model's config.json again from its source"))
+        fault = "low_freq_factor is not below high_freq_factor"
+        problems.append(Problem(fault, where, "get the model's config.json again from its source"))
     if problems:
         raise RequestError(problems)
-    found: dict[str, Any] = {"rope_theta": numbers.pop("rope_theta")}
+    rope: dict[str, Any] = {"rope_theta": numbers.pop("rope_theta")}
     if kind == "llama3":
-        found["rope_scaling"] = {"rope_type": "llama3", **numbers}
+        rope["rope_scaling"] = {"rope_type": "llama3", **numbers}
     elif kind == "linear":
-        found |= {"rope_scaling_type": "linear", "rope_scaling_factor": numbers["factor"]}
-    return found
+        rope |= {"rope_scaling_type": "linear", "rope_scaling_factor": numbers["factor"]}
+    return rope
 
 
 def _merged(config: Mapping[str, Any], where: str) -> dict[str, Any]:

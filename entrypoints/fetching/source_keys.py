@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeyRule:
-    """How the conversion treats a key.
+    """The treatment of a key by the conversion.
 
     Args:
         used: whether the conversion reads the key; other keys are not copied.
