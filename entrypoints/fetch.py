@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from entrypoints import console
+from entrypoints import chat_template, console
 from entrypoints.arguments import parse
 from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package, scratch
 from entrypoints.fetching.download import download, trust_bundle
@@ -136,6 +136,7 @@ def _fetch(model: Model, target: Path) -> None:
         else:
             folder.copy(brought.path, part)
         console.phase("verify")
+        chat_template.load(part)  # fails here rather than at the first chat
         checkpoint.seal(part, model.name, str(model.source), brought.sha256, brought.form)
     shutil.rmtree(downloads, ignore_errors=True)
     console.report("result", model=str(target), source=str(model.source), format=brought.form)

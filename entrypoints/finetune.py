@@ -19,7 +19,7 @@ from entrypoints.training.quiet import libraries_log_to
 from entrypoints.training.request import LIBRARY_LOG, NO_TEMPLATE, RESULT, Request
 from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms, records, schema, spreading, workspace
+from paddle_stacks.jobs import chat_templates, platforms, records, schema, spreading, workspace
 
 __all__ = ["main"]
 
@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     for text in config.notes:
         note(text)
     paths = _paths(config)
+    if text := chat_templates.missing_note(config):
+        note(text)
     workspace.check_weights(paths["model"], arguments.allow_pickle)
     run = starting.run_folder(arguments.name, arguments.config, config)
     phase("check the data")

@@ -14,6 +14,7 @@ from entrypoints.inference import exported
 from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
 from entrypoints.inference.batch_input import read_prompts
+from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.training.quiet import libraries_log_to
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import prompts, workspace
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> int:
         check_base(adapter, model)
     if options.engine == "static":
         exported.check(model)
+    options = options.with_repetition_penalty(repetition_penalty(model))
     # What a request can be refused for is looked at before Paddle is imported, which takes seconds.
     if options.input is not None:
         _answer_file(options, model, adapter, begun)
@@ -87,7 +89,15 @@ def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> 
     from entrypoints.inference.chat import talk
     from entrypoints.inference.session import Session, open_text
 
-    session = Session.open(options, open_text(options, model), model, adapter, begun)
+    text = open_text(options, model)
+    if not text.has_template:
+        raise RequestError(
+            "the model has no chat template, so it cannot chat",
+            where=str(model),
+            remedy="--prompt TEXT takes texts as they are; a template goes into"
+            f" {model / 'chat_template.jinja'}",
+        )
+    session = Session.open(options, text, model, adapter, begun)
     talk(session)
     session.report()
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from entrypoints import chat_template
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs import chat_templates, json_files
 
 __all__ = ["load"]
 
@@ -24,11 +25,13 @@ _TRIAL = "a 1\n"
 
 
 def load(folder: Path) -> Any:
-    """Return PaddleNLP's tokenizer of a model.
+    """Return PaddleNLP's tokenizer of a model, with a :class:`ChatTemplate` where it has one.
+
+    A template of PaddleNLP's own kind, ``chat_template.json``, stays PaddleNLP's.
 
     Raises:
-        RequestError: its files are missing or damaged, a special token is too long, or a
-            token's number is none.
+        RequestError: its files are missing or damaged, a special token is too long, a
+            token's number is none, or the chat template cannot be compiled.
     """
     from paddlenlp.transformers import AutoTokenizer
 
@@ -38,12 +41,15 @@ def load(folder: Path) -> Any:
     _check_special_tokens(folder)
     _check_vocabulary(folder / _VOCABULARY)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # Without a template: PaddleNLP's environment lacks what transformers adds to Jinja.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), chat_template=None)
         tokenizer.decode(tokenizer(_TRIAL)["input_ids"])
-        return tokenizer
     except Exception as error:  # every tokenizer's library has errors of its own
         fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
+    if not (folder / chat_templates.PADDLE).is_file():
+        tokenizer.chat_template = chat_template.load(folder)
+    return tokenizer
 
 
 def _check_special_tokens(folder: Path) -> None:

@@ -18,7 +18,15 @@ from paddle_stacks import plan as plans
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import quantizing, schema, serving, upstream, validation, workspace
+from paddle_stacks.jobs import (
+    chat_templates,
+    quantizing,
+    schema,
+    serving,
+    upstream,
+    validation,
+    workspace,
+)
 from paddle_stacks.jobs.arguments import as_upstream, parse, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
@@ -305,7 +313,10 @@ def _plan_of_training(
         instead=instead,
     )
     line = words(parser(job), arguments)
-    return _spread(_plan(job, (job, *line), settings, platform, choices), platform, ranks, nodes)
+    plan = _plan(job, (job, *line), settings, platform, choices)
+    if job == "finetune" and (note := chat_templates.missing_note(config, settings.workspace)):
+        plan = replace(plan, notes=(*plan.notes, note))
+    return _spread(plan, platform, ranks, nodes)
 
 
 def _check_nodes(arguments: argparse.Namespace) -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from entrypoints.fetching import checkpoint, gguf_file, huggingface, tensors
+from entrypoints.fetching import (
+    checkpoint,
+    gguf_file,
+    huggingface,
+    huggingface_tokenizer,
+    tensors,
+)
 from entrypoints.fetching.progress import in_mib
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.workspace import PEFT_CONFIG
 
 __all__ = ["copy", "recognize"]
 
 # Optimizer states, logs and the like of a training run are not the model.
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.json*", "vocab.*", "merges.txt",
+    "added_tokens.json", "chat_template.json*", "chat_template.jinja", "vocab.*", "merges.txt",
     "sentencepiece.bpe.model", "model*.safetensors", "model*.safetensors.index.json",
     "model_state*.pdparams", "model_state*.pdparams.index.json",
     "*_scales.json",
@@ -45,6 +53,12 @@ def recognize(path: Path) -> str:
     if any(path.glob("model_state*.pdparams")):
         return "paddlenlp"
     files = huggingface.weight_files(path)
+    if not files and (path / PEFT_CONFIG).is_file():
+        raise RequestError(
+            "the folder holds an adapter, adapter_config.json, and no model",
+            where=str(path),
+            remedy=f"fetch its base model, and give the folder to a job: --adapter {path}",
+        )
     if not files:
         raise RequestError(
             "no model in this folder: no model*.safetensors and no model_state*.pdparams",
@@ -62,6 +76,9 @@ def copy(source: Path, folder: Path) -> None:
         RequestError: it is not whole; every fault is named.
     """
     checkpoint.check(source)
+    config = json_files.read_object(source / "config.json")
+    if isinstance(rows := config.get("vocab_size"), int):
+        huggingface_tokenizer.check_ids(source, rows)
     files = sorted({path for pattern in _PATTERNS for path in source.glob(pattern)})
     report, done = in_mib("copy", sum(path.stat().st_size for path in files)), 0
     for path in files:

@@ -14,13 +14,14 @@ from paddle_stacks.jobs import json_files
 __all__ = ["from_hugging_face", "from_paddlenlp", "token"]
 
 _TOKEN = Path("/run/secrets/hub_token")
-_SUFFIXES = (".safetensors", ".json", "tokenizer.model")
+_SUFFIXES = (".safetensors", ".json", ".jinja", "tokenizer.model")
 _ELSEWHERE = "choose another source of the model: this one is not to be trusted"
 _WEIGHT_INDEXES = ("model.safetensors.index.json", "model_state.pdparams.index.json")
 _WHOLE_WEIGHTS = ("model.safetensors", "model_state.pdparams")
 _OPTIONAL = (
     "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.json", "tokenizer.json", "tokenizer.model",
+    "added_tokens.json", "chat_template.json", "chat_template.jinja", "tokenizer.json",
+    "tokenizer.model",
     "sentencepiece.bpe.model", "vocab.json", "merges.txt",
 )  # fmt: skip
 

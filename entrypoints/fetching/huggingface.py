@@ -6,15 +6,15 @@ loads without ``convert_from_torch``. One tensor is in memory at a time.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching import tensors
-from entrypoints.fetching.gguf_tokenizer import MODEL_INPUTS, trimmed_template
+from entrypoints.console import warn
+from entrypoints.fetching import huggingface_tokenizer, source_keys, tensors
 from entrypoints.fetching.llama import (
     Shape,
     architectures,
@@ -23,6 +23,7 @@ from entrypoints.fetching.llama import (
     write_json,
     write_weights,
 )
+from entrypoints.fetching.rope import paddle_rope
 from entrypoints.fetching.tensors import Stored, Tensor
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
@@ -30,47 +31,58 @@ from paddle_stacks.jobs.json_files import read_object
 
 __all__ = ["convert", "weight_files"]
 
-_INDEX = "model.safetensors.index.json"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-# What the fast tokenizer's own file already says, or what only transformers reads.
-_NOT_OURS = ("added_tokens_decoder", "auto_map", "name_or_path", "special_tokens_map_file")
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+# Beside the sizes, what PaddleNLP's configuration takes as it is.
+_COPIED = ("rms_norm_eps", "initializer_range", "use_cache")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CONTEXT = 2048  # LlamaConfig's default
+_COMPUTES_DIFFERENTLY = "choose another model: this one would not compute the same here"
 
 
 def convert(source: Path, folder: Path) -> None:
     """Write the model in the folder ``source`` into ``folder``, which exists and is empty.
 
+    Keys of its JSON files that may change what it computes, and that are not known, are
+    named in a warning.
+
     Raises:
-        RequestError: something is missing from it or truncated, or it is not a
-            Llama that PaddleNLP can run as it is; every fault of a kind is named.
+        RequestError: something is missing from it or truncated, or PaddleNLP cannot
+            reproduce it; every fault of a kind is named.
     """
-    config = read_object(source / "config.json")
-    shape = _check_supported(config, source / "config.json")
+    path = source / "config.json"
+    config = read_object(path)
+    shape = _check_supported(config, path)
+    generation = _generation(source)
+    _check_keys(source, config, generation)
+    rope = paddle_rope(config, str(path))
     stored = _stored(source)
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
-        # A tied head may be stored all the same; it is the embedding once more.
-        stored.pop("lm_head.weight", None)
+        _drop_tied_head(stored, source)
     wanted = shape.weights(tied)
     found = {name: entry.shape for name, (_, entry) in stored.items()}
     problems = problems_of(found, wanted, str(source))
     if problems:
         raise RequestError(problems)
     dtype = _common_type(stored, source)
-    _write_tokenizer(source, folder)
-    _write_configs(source, folder, config, dtype)
+    huggingface_tokenizer.write(source, folder, shape.vocabulary)
+    _write_configs(folder, config, generation, {**rope, **_sizes(config, shape)}, dtype)
     write_weights(folder, [_tensor(name, *stored[name]) for name in wanted])
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the folder's safetensors files: those its index names, or the only one.
+    """Return the folder's safetensors files: the only one, or those that its index names.
 
     Raises:
         RequestError: a file that the index names is not there.
     """
+    if (folder / _SINGLE).is_file():  # as transformers, which looks for it first
+        return [folder / _SINGLE]
     index = folder / _INDEX
     if not index.is_file():
-        return [p for p in (folder / "model.safetensors",) if p.is_file()]
+        return []
     remedy = "get the folder from another source: this one is not to be trusted"
     names = sorted(set(json_files.shards(index, remedy=remedy).values()))
     missing = [name for name in names if not (folder / name).is_file()]
@@ -128,42 +140,104 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
         key_value_heads=config.get("num_key_value_heads") or heads,
     )
     problems = shape.problems(where)
-    if not problems:
-        only = {
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-            "head_dim": shape.hidden // shape.heads,
-        }
+    head_dim = config.get("head_dim")
+    if not problems and head_dim not in (None, shape.hidden // shape.heads):
         problems = [
             Problem(
-                f"{key} is {config[key]!r}; PaddleNLP's Llama has {value!r}",
+                f"head_dim is {head_dim!r:.40}, not hidden_size / num_attention_heads"
+                f" ({shape.hidden // shape.heads}), which PaddleNLP's Llama has",
                 where,
-                "choose another model: this one would not compute the same here",
+                _COMPUTES_DIFFERENTLY,
             )
-            for key, value in only.items()
-            if config.get(key) not in (None, value)
         ]
-        problems += _scaling_problems(config, where)
+    problems += _window_problems(config, where)
+    if (path.parent / "adapter_config.json").is_file():
+        problems.append(
+            Problem(
+                "the folder holds a model and an adapter, adapter_config.json",
+                str(path.parent),
+                "move the adapter into a folder of its own: transformers would add it to the model",
+            )
+        )
     if problems:
         raise RequestError(problems)
     return shape
 
 
-def _scaling_problems(config: Mapping[str, Any], where: str) -> list[Problem]:
-    scaling = config.get("rope_scaling")
-    if not scaling:
-        return []
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind in ("default", "linear", "llama3"):
-        return []
-    return [
-        Problem(
-            f'rope_scaling of the type "{kind}" is not supported',
-            where,
-            "the types default, linear and llama3 are: choose a model with one of them",
-        )
+def _window_problems(config: Mapping[str, Any], where: str) -> list[Problem]:
+    """Return the layers that do not look at the whole text, as transformers 5 has them."""
+    context = config.get("max_position_embeddings") or _CONTEXT
+    faults = [
+        f"{key} is {value!r:.40}, less than the context of {context}"
+        for key in ("sliding_window", "attention_chunk_size")
+        if (value := config.get(key)) is not None
+        and not (isinstance(value, int) and value >= context)
     ]
+    kinds = config.get("layer_types") or []
+    if any(kind != "full_attention" for kind in kinds):
+        faults.append(f"layer_types is {kinds!r:.60}, expected full_attention only")
+    return [Problem(fault, where, _COMPUTES_DIFFERENTLY) for fault in faults]
+
+
+def _generation(source: Path) -> dict[str, Any]:
+    path = source / "generation_config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def _check_keys(source: Path, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be reproduced, and warn about keys that are not known."""
+    path = source / "tokenizer_config.json"
+    tokenizer = read_object(path) if path.is_file() else {}
+    files = (
+        ("config.json", config, source_keys.CONFIG),
+        ("generation_config.json", generation, source_keys.GENERATION),
+        (path.name, tokenizer, source_keys.TOKENIZER),
+    )
+    problems = []
+    for name, values, rules in files:
+        problems += source_keys.unsupported_values(values, rules, str(source / name))
+        if unknown := source_keys.unknown_keys(values, rules):
+            warn(
+                f"{name} has keys that are not known and not used:"
+                f" {', '.join(key[:60] for key in unknown[:20])}"
+            )
+    if problems:
+        raise RequestError(problems)
+
+
+def _drop_tied_head(stored: dict[str, tuple[Path, Stored]], source: Path) -> None:
+    """Leave out a stored head that is the embedding once more.
+
+    Raises:
+        RequestError: it differs. transformers 4 takes the embedding then, and 5 the head.
+    """
+    head, embedding = stored.pop(_HEAD, None), stored.get(_EMBEDDING)
+    if head is None or embedding is None:
+        return
+    if head[1].dtype != embedding[1].dtype or not np.array_equal(_raw(*head), _raw(*embedding)):
+        raise RequestError(
+            "tie_word_embeddings is true, and lm_head.weight differs from the embedding",
+            where=str(source),
+            remedy="ask the model's source which is right: set tie_word_embeddings to false, or"
+            " delete lm_head.weight",
+        )
+
+
+def _raw(path: Path, entry: Stored) -> npt.NDArray[Any]:
+    with tensors.opened(path) as read:
+        return read(entry)
+
+
+def _sizes(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "max_position_embeddings": config.get("max_position_embeddings") or _CONTEXT,
+    }
 
 
 def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str:
@@ -177,57 +251,41 @@ def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str
     return _WEIGHT_TYPES[found[0]]
 
 
-def _write_configs(source: Path, folder: Path, config: Mapping[str, Any], dtype: str) -> None:
-    ours = {k: v for k, v in config.items() if k not in ("torch_dtype", "transformers_version")}
+def _write_configs(
+    folder: Path,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    network: Mapping[str, Any],
+    dtype: str,
+) -> None:
+    """Write both configurations with the keys that PaddleNLP needs, and no others.
+
+    Args:
+        folder: of the checkpoint.
+        config: of transformers.
+        generation: of transformers.
+        network: the sizes and the rotary embeddings, with PaddleNLP's keys.
+        dtype: of the weights.
+    """
+    ours: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    ours |= network
+    ours |= {key: config[key] for key in _COPIED if config.get(key) is not None}
+    ours |= {"hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2}  # LlamaConfig's defaults
+    ours |= {key: config[key] for key in _TOKENS if config.get(key) is not None}
     if ours.get("pad_token_id") is None:
-        eos = ours.get("eos_token_id")
+        eos = ours["eos_token_id"]
         # Padding is masked: where a model names no token for it, any one will do.
         ours["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
-    scaling = ours.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type")) in ("default", "linear"):
-        # PaddleNLP has two keys of its own for it.
-        ours.pop("rope_scaling")
-        if "factor" in scaling:
-            ours |= {"rope_scaling_type": "linear", "rope_scaling_factor": scaling["factor"]}
     ours |= {"dtype": dtype, "tie_word_embeddings": bool(config.get("tie_word_embeddings"))}
     write_json(folder / "config.json", ours)
-    path = source / "generation_config.json"
-    generation = read_object(path) if path.is_file() else {}
-    for key in ("transformers_version", "_from_model_config"):
-        generation.pop(key, None)
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if generation.get(key) is None and ours.get(key) is not None:
-            generation[key] = ours[key]
-    write_json(folder / "generation_config.json", generation)
-
-
-def _write_tokenizer(source: Path, folder: Path) -> None:
-    """Write the tokenizer: the fast one where there is one, for it gives the same ids anywhere."""
-    path = source / "tokenizer_config.json"
-    config = read_object(path) if path.is_file() else {}
-    for key in _NOT_OURS:
-        config.pop(key, None)
-    for key in _SPECIAL:
-        # transformers writes a token as a string or as an object.
-        token = config.pop(key, None)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None:
-            config[key] = token
-    config.setdefault("pad_token", config.get("eos_token"))
-    if (source / "tokenizer.json").is_file():
-        read_object(source / "tokenizer.json")
-        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
-        config |= {"tokenizer_class": "PretrainedTokenizerFast", "model_input_names": MODEL_INPUTS}
-    elif (source / "tokenizer.model").is_file():
-        shutil.copyfile(source / "tokenizer.model", folder / "sentencepiece.bpe.model")
-        config["tokenizer_class"] = "LlamaTokenizer"
-    else:
-        raise RequestError(
-            "no tokenizer: neither tokenizer.json nor tokenizer.model",
-            where=str(source),
-            remedy="copy one of them there from the model's source",
-        )
-    config |= {"padding_side": "left", "clean_up_tokenization_spaces": False}
-    if isinstance(template := config.get("chat_template"), str):
-        config["chat_template"] = trimmed_template(template)
-    write_json(folder / "tokenizer_config.json", config)
+    # Older models have the keys of generation in config.json, which transformers reads
+    # where there is no other file.
+    values = generation or config
+    written = {
+        key: values[key]
+        for key, rule in source_keys.GENERATION.items()
+        if (rule.used or rule.reason == source_keys.OPTION) and values.get(key) is not None
+    }
+    for key in _TOKENS:
+        written.setdefault(key, ours[key])
+    write_json(folder / "generation_config.json", written)

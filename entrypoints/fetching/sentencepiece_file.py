@@ -8,13 +8,16 @@ insists on a newer protobuf than PaddleNLP runs with.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Vocabulary", "encode"]
+from paddle_stacks.errors import RequestError
+
+__all__ = ["Vocabulary", "encode", "pieces"]
 
 _BPE = 2  # TrainerSpec.ModelType
-_VARINT, _BYTES, _FIXED32 = 0, 2, 5  # protobuf's wire types
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,57 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def pieces(path: Path) -> list[str]:
+    """Return the pieces of a sentencepiece model, in the order of their ids.
+
+    Raises:
+        RequestError: it is not such a model.
+    """
+    try:
+        return [
+            next(content.decode() for field, content in _fields(message) if field == 1)
+            for field, message in _fields(path.read_bytes())
+            if field == 1
+        ] or _no_pieces()
+    except (ValueError, StopIteration, IndexError) as error:
+        raise RequestError(
+            f"it is not a sentencepiece model: {error or type(error).__name__}",
+            where=str(path),
+            remedy="get the file again from the model's source",
+        ) from None
+
+
+def _no_pieces() -> list[str]:
+    raise ValueError("it has no pieces")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of a message's fields; a number's content is empty."""
+    at = 0
+    while at < len(message):
+        key, at = _read_varint(message, at)
+        size = {_FIXED32: 4, _FIXED64: 8}.get(key & 7, 0)
+        if key & 7 == _VARINT:
+            _, at = _read_varint(message, at)
+        elif key & 7 == _BYTES:
+            size, at = _read_varint(message, at)
+        elif not size:
+            raise ValueError(f"it has a field of the wire type {key & 7}")
+        if at + size > len(message):
+            raise ValueError("it is truncated")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        number |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:
+            return number, at
 
 
 def _key(field: int, kind: int) -> bytes:

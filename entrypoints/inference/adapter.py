@@ -3,7 +3,8 @@
 PaddleNLP writes ``lora_config.json`` and ``lora_model_state.pdparams``: for a
 linear layer's weight W ``[inputs, outputs]`` the factors A ``[inputs, r]`` and
 B ``[r, outputs]``. W + A·B·scaling gives the answers of the unmerged model, and
-costs nothing per token.
+costs nothing per token. Adapters of Hugging Face's PEFT are read into the same form
+(:mod:`entrypoints.peft_adapter`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from entrypoints import peft_adapter
 from entrypoints.training.saving import BASE, fingerprint
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
@@ -60,7 +62,8 @@ class Adapter:
     """The changes that an adapter makes to a model's weights.
 
     Args:
-        folder: with ``lora_config.json`` and ``lora_model_state.pdparams``.
+        folder: with ``lora_config.json`` and ``lora_model_state.pdparams``, or with
+            PEFT's ``adapter_config.json`` and ``adapter_model.safetensors``.
         shapes: the base model's weights and their shapes.
 
     Raises:
@@ -70,8 +73,13 @@ class Adapter:
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.folder = folder
-        self._scaling = _scaling(folder)
-        self._state = _state(folder)
+        if peft_adapter.is_peft(folder):
+            settings = peft_adapter.read_settings(folder)
+            self._scaling = np.float32(settings.scaling)
+            self._state = peft_adapter.read_state(folder, settings.rank)
+        else:
+            self._scaling = _scaling(folder)
+            self._state = _state(folder)
         _check_fit(folder, self._state, shapes)
 
     def changes(self) -> Iterator[tuple[str, npt.NDArray[np.float32], bool]]:

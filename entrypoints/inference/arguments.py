@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from entrypoints.arguments import parse as parse_arguments
 from entrypoints.inference.sampling import Sampling
@@ -42,6 +42,7 @@ class Options:
             ``input``; None for no probabilities.
         dtype: what is computed in: ``float32`` or ``float16``.
         force: whether an existing ``output``, or what is left of another run's, is replaced.
+        own_repetition_penalty: whether the command says which one it wants.
     """
 
     engine: str
@@ -63,6 +64,13 @@ class Options:
     logprobs: int | None
     dtype: str
     force: bool
+    own_repetition_penalty: bool
+
+    def with_repetition_penalty(self, penalty: float) -> Options:
+        """Return the options with a model's own repetition penalty, unless they have one."""
+        if self.own_repetition_penalty:
+            return self
+        return replace(self, sampling=replace(self.sampling, repetition_penalty=penalty))
 
 
 def parse(argv: list[str]) -> Options:
@@ -92,6 +100,7 @@ def parse(argv: list[str]) -> Options:
         logprobs=found.logprobs,
         dtype=found.dtype or platforms.usual_dtype(),
         force=found.force,
+        own_repetition_penalty=found.repetition_penalty is not None,
     )
 
 
@@ -101,7 +110,7 @@ def _sampling(found: argparse.Namespace) -> Sampling:
         temperature=1.0 if found.temperature is None else found.temperature,
         top_k=found.top_k or 0,
         top_p=1.0 if found.top_p is None else found.top_p,
-        repetition_penalty=found.repetition_penalty,
+        repetition_penalty=1.0 if found.repetition_penalty is None else found.repetition_penalty,
         seed=found.seed,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from entrypoints.chat_template import ChatTemplateError, variables_of
 from entrypoints.tokenizer import load as load_tokenizer
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
@@ -32,16 +33,25 @@ class Text:
         folder: the model's, for messages.
         context: the model's context, in tokens.
         raw: whether prompts go to the model as they are.
+        vocabulary_size: rows of the model's embedding; None: every id has one.
 
     Attributes:
         ends: the tokens that end an answer.
     """
 
-    def __init__(self, tokenizer: Any, folder: Path, context: int, raw: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        folder: Path,
+        context: int,
+        raw: bool,
+        vocabulary_size: int | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._folder = folder
         self._context = context
         self._raw = raw
+        self._vocabulary_size = vocabulary_size
         self.ends = _ends(folder, tokenizer)
         self.has_template = tokenizer.chat_template is not None
         # A space, as byte-level tokenizers spell it: every one of them has the token.
@@ -61,6 +71,7 @@ class Text:
         encoded = self._tokenizer(text, add_special_tokens=plain, return_attention_mask=False)
         tokens: list[int] = list(encoded["input_ids"])
         self._check_length(len(tokens), prompt, "")
+        self._check_ids(tokens, prompt)
         return tokens
 
     def decode(self, tokens: list[int]) -> str:
@@ -91,25 +102,26 @@ class Text:
             what, remedy = "--raw takes prompts, not messages", 'write {"id": …, "prompt": "…"}'
         else:
             what = "the model has no chat template, so that it takes neither messages nor --system"
-            remedy = "give a plain prompt, or put a chat_template into tokenizer_config.json"
+            remedy = "give a plain prompt, or put the model's template into chat_template.jinja"
         raise RequestError(what, where=prompt.where or str(self._folder), remedy=remedy)
 
     def _rendered(self, prompt: Prompt) -> str:
-        from jinja2 import Template, TemplateError
-
-        try:
-            if isinstance(self._tokenizer.chat_template, Template):
-                messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-                text: str = self._tokenizer.apply_chat_template(messages, tokenize=False)
-                return text
+        template = self._tokenizer.chat_template
+        if hasattr(template, "render_conversation"):  # PaddleNLP's own kind
             return self._rendered_by_paddle(prompt)
-        except TemplateError as error:
-            fault = f"the model's chat template refuses this: {error}"
+        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        try:
+            text: str = template.render(
+                messages=messages, add_generation_prompt=True, **variables_of(self._tokenizer)
+            )
+        except ChatTemplateError as error:
             raise RequestError(
-                fault,
+                f"the model's chat template fails: {error}",
                 where=prompt.where or str(self._folder),
-                remedy="look at it in tokenizer_config.json; --raw goes without it",
+                remedy="write the messages as the model's source says; --raw goes without the"
+                " template",
             ) from None
+        return text
 
     def _rendered_by_paddle(self, prompt: Prompt) -> str:
         """Render with PaddleNLP's own kind of template, ``chat_template.json``."""
@@ -151,6 +163,15 @@ class Text:
                 remedy="shorten it",
             )
 
+    def _check_ids(self, tokens: list[int], prompt: Prompt) -> None:
+        size = self._vocabulary_size
+        if size is not None and max(tokens, default=0) >= size:
+            raise RequestError(
+                f"the prompt has the token {max(tokens)}, and the model's vocabulary is {size}",
+                where=prompt.where or str(self._folder),
+                remedy="get the tokenizer that belongs to the model",
+            )
+
     def _longest_token(self, text: str) -> int:
         """Return a bound on the characters of a token.
 
@@ -167,7 +188,8 @@ def load(folder: Path, context: int, *, raw: bool) -> Text:
     Raises:
         RequestError: its files are missing or damaged.
     """
-    return Text(load_tokenizer(folder), folder, context, raw)
+    config = json_files.read_object(folder / "config.json")
+    return Text(load_tokenizer(folder), folder, context, raw, config.get("vocab_size"))
 
 
 def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:

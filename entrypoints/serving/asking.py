@@ -32,6 +32,7 @@ class Bounds:
         cache_tokens: what one request's answers may take together.
         places: the answers that can be worked at together.
         seconds: for a request.
+        repetition_penalty: of requests that do not say one; the model's.
     """
 
     context: int
@@ -41,6 +42,7 @@ class Bounds:
     cache_tokens: int
     places: int
     seconds: float
+    repetition_penalty: float = 1.0
 
 
 class Encoder:
@@ -66,8 +68,7 @@ class Encoder:
         messages = tuple(
             Message("system" if m.role == "developer" else m.role, m.text) for m in asked.messages
         )
-        plain = len(messages) == 1 and messages[0].role == "user"
-        return self._tokens(self._chat, Prompt(0, messages, plain), "messages")
+        return self._tokens(self._chat, Prompt(0, messages, plain=False), "messages")
 
     def completions(self, asked: CompletionRequest) -> list[list[int]]:
         """Return the tokens of every prompt.
@@ -137,7 +138,7 @@ def works(
         what = f"{longest} new tokens: {bounds.new_tokens} are the most here"
         field = "max_tokens" if asked.max_tokens else "max_completion_tokens"
         raise ApiError(400, what, param=field)
-    sampling = _sampling(asked)
+    sampling = _sampling(asked, bounds)
     made = []
     for number, prompt in enumerate(prompts):
         work = Work(
@@ -167,7 +168,7 @@ def _check_count(
         raise ApiError(400, what, param="prompt")
 
 
-def _sampling(asked: ChatRequest | CompletionRequest) -> Sampling:
+def _sampling(asked: ChatRequest | CompletionRequest, bounds: Bounds) -> Sampling:
     temperature = 1.0 if asked.temperature is None else asked.temperature
     seed = secrets.randbits(63) if asked.seed is None else asked.seed % 2**64
     return Sampling(
@@ -175,7 +176,7 @@ def _sampling(asked: ChatRequest | CompletionRequest) -> Sampling:
         temperature=temperature or 1.0,
         top_k=max(asked.top_k or 0, 0),
         top_p=1.0 if asked.top_p is None else asked.top_p,
-        repetition_penalty=asked.repetition_penalty or 1.0,
+        repetition_penalty=asked.repetition_penalty or bounds.repetition_penalty,
         seed=seed,
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from entrypoints.console import note, phase
 from entrypoints.inference import fingerprint
+from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.model import context_length, load, vocabulary_size
 from entrypoints.inference.text import Text
 from entrypoints.serving.arguments import Options
@@ -30,15 +31,15 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
         RequestError: the model or the adapter is missing, damaged or of a kind that is
             not supported.
     """
-    context = context_length(model)
+    context, size = context_length(model), vocabulary_size(model)
     asking, answering = load_tokenizer(model), load_tokenizer(model)
     tokenizers = Tokenizers(
-        chat=Text(asking, model, context, raw=False),
-        raw=Text(asking, model, context, raw=True),
+        chat=Text(asking, model, context, raw=False, vocabulary_size=size),
+        raw=Text(asking, model, context, raw=True, vocabulary_size=size),
         engine=Text(answering, model, context, raw=True),
     )
     if not tokenizers.chat.has_template:
-        note("the model has no chat template: it takes single messages, as they are")
+        note("the model has no chat template: /v1/chat/completions answers with 400")
     phase("load the model" + (" with its adapter" if adapter else ""))
     network = load(model, adapter, options.dtype)
     digests = fingerprint.of_folder(model) + (fingerprint.of_folder(adapter) if adapter else "")
@@ -50,8 +51,9 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
             tokenizers=tokenizers,
             name=options.name or _name(model, adapter),
             context=context,
-            vocabulary=vocabulary_size(model),
+            vocabulary=size,
             fingerprint=f"fp_{digest[:12]}",
+            repetition_penalty=repetition_penalty(model),
         ),
     )
 

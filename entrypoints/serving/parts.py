@@ -64,6 +64,7 @@ class Model:
         context: in tokens.
         vocabulary: its number of tokens.
         fingerprint: of its weights.
+        repetition_penalty: of answers that no request says one for.
     """
 
     network: LanguageModel
@@ -72,6 +73,7 @@ class Model:
     context: int
     vocabulary: int
     fingerprint: str
+    repetition_penalty: float = 1.0
 
 
 def put_together(options: Options, model: Model) -> Parts:
@@ -91,6 +93,7 @@ def put_together(options: Options, model: Model) -> Parts:
         cache_tokens=space.cache_tokens,
         places=space.places,
         seconds=options.timeout,
+        repetition_penalty=model.repetition_penalty,
     )
     tokenizers = model.tokenizers
     engine = Engine(model.network, tokenizers.engine, space, metrics)

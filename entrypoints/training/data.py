@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from entrypoints.chat_template import ChatTemplateError, variables_of
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.fault_report import FaultReport
 from paddle_stacks.jobs.records import Record
@@ -168,7 +169,7 @@ class Encoder:
             messages.append({"role": "user", "content": question})
             asked = self._asked(messages, record)
             messages.append({"role": "assistant", "content": answer})
-            answered = self._rendered(messages, add_generation_prompt=False)
+            answered = self._rendered(messages, record.where, add_generation_prompt=False)
             if not (asked.startswith(before) and answered.startswith(asked)):
                 raise RequestError(
                     "the model's chat template rewrites earlier turns, "
@@ -182,26 +183,26 @@ class Encoder:
 
     def _asked(self, messages: Sequence[dict[str, str]], record: Record) -> str:
         """Return the rendered conversation up to the answer, which has the system message."""
-        from jinja2 import TemplateError
-
-        try:
-            asked = self._rendered(messages, add_generation_prompt=True)
-        except TemplateError as error:
-            raise RequestError(
-                f"the model's chat template refuses this record: {error}",
-                where=record.where,
-                remedy='change the record, or name a chat_template.json with "chat_template"',
-            ) from None
+        asked = self._rendered(messages, record.where, add_generation_prompt=True)
         if record.system is not None and record.system.strip() not in asked:
             raise _no_system(record)
         return asked
 
-    def _rendered(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
-        text: str = self._tokenizer.chat_template.render(
-            messages=messages,
-            add_generation_prompt=add_generation_prompt,
-            **self._tokenizer.special_tokens_map,
-        )
+    def _rendered(
+        self, messages: Sequence[dict[str, str]], where: str, *, add_generation_prompt: bool
+    ) -> str:
+        try:
+            text: str = self._tokenizer.chat_template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                **variables_of(self._tokenizer),
+            )
+        except ChatTemplateError as error:
+            raise RequestError(
+                f"the model's chat template refuses this record: {error}",
+                where=where,
+                remedy='change the record, or name a chat_template.json with "chat_template"',
+            ) from None
         return text
 
     def _fitting(self, system: Sequence[int], turns: Sequence[_Turn]) -> tuple[list[_Turn], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from paddlenlp.transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForCausalLMPipe,
-    AutoTokenizer,
 )
 from paddlenlp.transformers.configuration_utils import LlmMetaConfig
 
+from entrypoints import peft_adapter
+from entrypoints.tokenizer import load as load_any
 from entrypoints.training.batches import Batch
 from entrypoints.training.data import IGNORED
 from paddle_stacks.errors import RequestError
@@ -63,7 +65,7 @@ def load_tokenizer(folder: Path, template: Path | None = None, *, chat: bool = T
         template: a ``chat_template.json``, or None for the one in the folder.
         chat: false for no chat template at all.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = load_any(folder)
     if not chat:
         tokenizer.chat_template = None
     elif template is not None:
@@ -159,6 +161,10 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     Raises:
         RequestError: the adapter is not whole, or does not fit the model.
     """
+    if peft_adapter.is_peft(adapter):
+        with TemporaryDirectory() as folder:
+            peft_adapter.write_paddle(adapter, Path(folder), "the model that PEFT trained it on")
+            return with_adapter(model, Path(folder))
     settings = LoRAConfig.from_pretrained(str(adapter))
     weights = _adapter_weights(adapter)
     if _is_a_part(model):

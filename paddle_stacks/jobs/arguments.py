@@ -569,7 +569,7 @@ def _add_decoding(made: Parser) -> None:
     add("--temperature", type=float, metavar="T", help="sampling: > 0 (default: 1.0)")
     add("--top-k", type=int, metavar="K", help="sampling: the K likeliest (default: 0, all)")
     add("--top-p", type=float, metavar="P", help="sampling: the likeliest with P (default: 1.0)")
-    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="default: 1.0, none")
+    add("--repetition-penalty", type=float, metavar="R", help="default: the model's, else none")
     add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
     add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
     add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")

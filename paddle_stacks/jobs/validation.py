@@ -218,7 +218,7 @@ def _check_decoding(arguments: argparse.Namespace) -> list[Problem]:
             ("--temperature", temperature, temperature is None or _finite(temperature), "> 0"),
             ("--top-k", top_k, top_k is None or top_k >= 0, "at least 0"),
             ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "in (0, 1]"),
-            ("--repetition-penalty", penalty, _finite(penalty), "> 0"),
+            ("--repetition-penalty", penalty, penalty is None or _finite(penalty), "> 0"),
             ("--seed", arguments.seed, 0 <= arguments.seed < 2**63, "in 0 … 2**63 - 1"),
             _positive("--max-new-tokens", arguments.max_new_tokens),
             _batch_size(arguments),

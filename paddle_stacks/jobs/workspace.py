@@ -16,6 +16,7 @@ __all__ = [
     "ADAPTER",
     "MERGED",
     "MODEL",
+    "PEFT_CONFIG",
     "WEIGHT_SCALES",
     "check_output",
     "check_trainable",
@@ -37,7 +38,10 @@ MERGED = "merged"  # LoRA with "merge": the base model with the adapter in it
 # Beside the weights of a model that was quantized, which are whole numbers without it.
 WEIGHT_SCALES = "weight_scales.json"
 
-_ADAPTER_CONFIG = "lora_config.json"
+PEFT_CONFIG = "adapter_config.json"
+"""In the folder of an adapter that Hugging Face's PEFT wrote."""
+
+_ADAPTER_CONFIGS = ("lora_config.json", PEFT_CONFIG)
 # Of a checkpoint, sharded or not, and of a static graph.
 _WEIGHTS = ("*.safetensors", "*.pdparams", "*.pdiparams")
 
@@ -57,7 +61,7 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
         for made in (folder / MODEL, folder / MERGED):
             if (made / "config.json").is_file():
                 return made
-        if (folder / ADAPTER / _ADAPTER_CONFIG).is_file():
+        if _is_adapter(folder / ADAPTER):
             raise RequestError(
                 f"{folder} is a run that made an adapter, not a model",
                 where=str(folder),
@@ -72,6 +76,12 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
             )
         if (folder / "config.json").is_file():
             return folder
+        if _is_adapter(folder):
+            raise RequestError(
+                f"{folder} is an adapter, not a model",
+                where=str(folder),
+                remedy=f"name the model that it was trained on: --model BASE --adapter {name}",
+            )
         if folder.is_dir() and folder != workspace:
             raise RequestError(
                 f"{folder} is not a model: it has no config.json",
@@ -209,7 +219,7 @@ def find_adapter(name: str, workspace: Path = Path()) -> Path:
     """
     folder = find_run(name, workspace)
     for candidate in (folder / ADAPTER, folder):
-        if (candidate / _ADAPTER_CONFIG).is_file():
+        if _is_adapter(candidate):
             return candidate
     if (folder / MODEL).is_dir():
         raise RequestError(
@@ -218,10 +228,14 @@ def find_adapter(name: str, workspace: Path = Path()) -> Path:
             remedy=f"--model {folder / MODEL} without --adapter",
         )
     raise RequestError(
-        f"there is no adapter in {folder}: no {_ADAPTER_CONFIG}",
+        f"there is no adapter in {folder}: neither {' nor '.join(_ADAPTER_CONFIGS)}",
         where=str(folder),
         remedy="is the run finished? start the same finetune command again: it resumes",
     )
+
+
+def _is_adapter(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _ADAPTER_CONFIGS)
 
 
 def _is_unfinished_run(folder: Path) -> bool:

@@ -145,6 +145,7 @@ class Plan:
         grace_seconds: from SIGTERM to SIGKILL when the job is stopped.
         ports: of the container that are reached from outside.
         memory_mib: limit of its memory in MiB, /dev/shm and /tmp included; 0 for none.
+        notes: what a person should know before the job starts.
     """
 
     job: str
@@ -176,6 +177,7 @@ class Plan:
     grace_seconds: int = GRACE_SECONDS
     ports: tuple[Port, ...] = ()
     memory_mib: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def build_command(self) -> str:

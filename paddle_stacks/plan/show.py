@@ -55,6 +55,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "read_only": plan.read_only,
         "grace_seconds": plan.grace_seconds,
         "ports": [{"address": p.address, "number": p.number} for p in plan.ports],
+        "notes": list(plan.notes),
         "command": as_docker_command(plan, multiline=False),
     }
 
@@ -78,6 +79,7 @@ def as_text(plan: Plan) -> str:
         ("memory", _memory(plan)),
         *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
         ("ranks", str(plan.ranks)),
+        *(("note", note) for note in plan.notes),
         ("rights", _rights(plan)),
         ("stopping", f"SIGTERM, then SIGKILL after {plan.grace_seconds} s"),
     ]
@@ -101,6 +103,7 @@ def as_line(plan: Plan) -> str:
         *([", ".join(device.target for device in plan.devices)] if plan.devices else []),
         *([f"cards {','.join(map(str, plan.cards))}"] if plan.cards else []),
         *([f"{plan.ranks} ranks"] if plan.ranks > 1 else []),
+        *plan.notes,
     ]
     return " · ".join(parts)
 

@@ -88,7 +88,7 @@ def test_an_architecture_that_is_no_model(job, hostile: Path) -> None:
 def test_a_chat_template_stays_in_its_sandbox(job, hostile: Path) -> None:
     change(hostile / "models" / "hostile" / "tokenizer_config.json", chat_template=TEMPLATE)
     done = job(["infer", "--model", "hostile", "--prompt", "ka"], hostile)
-    assert done.status == 2 and "chat template refuses" in done.stderr, done.stderr
+    assert done.status == 2 and "chat template fails" in done.stderr, done.stderr
     assert not (hostile / MARK).exists()
 
 

@@ -80,7 +80,7 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-bytes", "tiny-plain", "tiny-qwen2"])
+@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-bytes", "tiny-qwen2"])
 def test_an_answer_is_what_infer_gives_whoever_else_is_there(job, workspace, model: str) -> None:
     lines = [json.dumps({"id": n, "prompt": text}) for n, text in enumerate(QUESTIONS)]
     (workspace / "in.jsonl").write_text("\n".join(lines))
@@ -173,13 +173,22 @@ def test_what_a_template_does_not_take_is_refused(job, workspace: Path) -> None:
     for model, messages, words in (
         ("tiny", twice, "user and assistant in turn"),
         ("tiny", [{"role": "system", "content": "x"}, *user("ka?")], "system message of its own"),
-        ("tiny-plain", twice, "no chat template"),
     ):
         with served(job, workspace, "--model", model) as (running, url):
             with pytest.raises(openai.BadRequestError, match=words):
                 client_of(url).chat.completions.create(model=model, messages=messages)
             ask(url, model=model, messages=user("ka?"), max_tokens=2)
             end(running)
+
+
+def test_a_model_without_a_template_completes_and_does_not_chat(job, workspace: Path) -> None:
+    with served(job, workspace, "--model", "tiny-plain") as (running, url):
+        client = client_of(url)
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="tiny-plain", messages=user("ka?"))
+        made = client.completions.create(model="tiny-plain", prompt="ka?", max_tokens=2)
+        assert made.usage.completion_tokens == 2
+        end(running)
 
 
 def test_without_keys_other_containers_are_refused(job, workspace: Path) -> None:

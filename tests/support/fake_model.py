@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import jinja2
 import numpy as np
@@ -40,6 +41,7 @@ def spelt(byte: int) -> str:
 class FakeTokenizer:
     eos_token_id = END
     chat_template = jinja2.Template(TEMPLATE)
+    special_tokens_map: ClassVar[dict[str, str]] = {}
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
         tokens: list[int] = []
@@ -52,10 +54,6 @@ class FakeTokenizer:
                 tokens += [byte + FIRST for byte in text[0].encode()]
                 text = text[1:]
         return {"input_ids": tokens}
-
-    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
-        assert not tokenize
-        return self.chat_template.render(messages=messages)
 
     def decode(self, tokens: Sequence[int], **_: object) -> str:
         return bytes(t - FIRST for t in tokens if t >= FIRST).decode("utf-8", errors="replace")

@@ -16,11 +16,48 @@ from tests.support.gguf_files import (
     INTERMEDIATE,
     KEY_VALUE_HEADS,
     LAYERS,
+    MERGES,
     TOKENS,
     weights,
 )
 
 TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+BOS, EOS = TOKENS[1:3]
+
+
+def tokenizer_file(vocabulary: list[str] | None = None) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` with a byte-level vocabulary."""
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": number, "content": TOKENS[number], **flags, "special": True}
+            for number in range(3)
+        ],
+        "pre_tokenizer": {**level, "use_regex": True},
+        "post_processor": None,
+        "decoder": {**level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {token: number for number, token in enumerate(vocabulary or TOKENS)},
+            "merges": MERGES,
+        },
+    }
+
+
+def begin_with_bos(folder: Path) -> None:
+    """Let the tokenizer in ``folder`` begin every text with the token for it."""
+    path = folder / "tokenizer.json"
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    processor = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, text],
+        "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {BOS: {"id": BOS, "ids": [TOKENS.index(BOS)], "tokens": [BOS]}},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": processor}))
 
 
 def save(path: Path, tensors: dict[str, npt.NDArray[Any]], dtype: str) -> None:
@@ -46,6 +83,7 @@ def write(
     drop: tuple[str, ...] = (),
     add: dict[str, npt.NDArray[Any]] | None = None,
     tokenizer: dict[str, Any] | None = None,
+    generation: dict[str, Any] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Write a model's folder and return its weights as they are stored."""
     folder.mkdir(parents=True)
@@ -85,13 +123,52 @@ def write(
         "transformers_version": "4.46.3",
     }
     (folder / "config.json").write_text(json.dumps(settings | (config or {})))
-    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_file()))
     words = {
         "tokenizer_class": "LlamaTokenizerFast",
-        "bos_token": {"content": "<s>", "lstrip": False},
-        "eos_token": "</s>",
-        "added_tokens_decoder": {"1": {"content": "<s>"}},
+        "bos_token": {"content": BOS, "lstrip": False},
+        "eos_token": EOS,
+        "added_tokens_decoder": {"1": {"content": BOS, "special": True}},
         "chat_template": "{{ messages }}\n",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(words | (tokenizer or {})))
+    return made
+
+
+ADAPTER = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["down_proj", "q_proj"],
+    "bias": "none",
+    "peft_version": "0.21.2",
+}
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    dtype: str = "F32",
+    config: dict[str, Any] | None = None,
+    add: dict[str, npt.NDArray[Any]] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Write an adapter of :func:`write`'s model as PEFT does, and return its factors."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(1)
+    sizes = {"mlp.down_proj": (INTERMEDIATE, HIDDEN), "self_attn.q_proj": (HIDDEN, HIDDEN)}
+    made: dict[str, npt.NDArray[Any]] = {}
+    for layer in range(LAYERS):
+        for kind, (inputs, outputs) in sizes.items():
+            name = f"base_model.model.model.layers.{layer}.{kind}"
+            made[f"{name}.lora_A.weight"] = random.normal(size=(4, inputs)).astype("<f4")
+            made[f"{name}.lora_B.weight"] = random.normal(size=(outputs, 4)).astype("<f4")
+    made |= add or {}
+    stored = made
+    if dtype == "BF16":
+        stored = {name: (w.view("<u4") >> 16).astype("<u2") for name, w in made.items()}
+    save(folder / "adapter_model.safetensors", stored, dtype)
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | (config or {})))
     return made

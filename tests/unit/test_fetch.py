@@ -115,6 +115,12 @@ def test_another_source_does_not_replace_a_model(workspace: Path) -> None:
     assert "came from m.gguf" in fault("x", "--from", "n.gguf").what
 
 
+def test_a_template_that_cannot_be_compiled_is_refused(workspace: Path) -> None:
+    gguf_files.write(workspace / "bad.gguf", template="{% for m in messages %}")
+    assert "the chat template cannot be compiled: line 1" in fault("x", "--from", "bad.gguf").what
+    assert "x" not in names(workspace / "models")
+
+
 def test_a_folder_of_somebody_elses_is_not_replaced(workspace: Path) -> None:
     (workspace / "models" / "x").mkdir(parents=True)
     (workspace / "models" / "x" / "mine").touch()

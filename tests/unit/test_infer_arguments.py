@@ -35,6 +35,12 @@ def test_an_option_of_sampling_means_sampling(option: str) -> None:
     assert not parse([*PROMPT, option]).sampling.greedy
 
 
+@pytest.mark.parametrize(("given", "used"), [([], 1.3), (["--repetition-penalty", "1.0"], 1.0)])
+def test_the_models_repetition_penalty_is_the_default(given: list[str], used: float) -> None:
+    options = parse([*PROMPT, *given]).with_repetition_penalty(1.3)
+    assert options.sampling.repetition_penalty == used
+
+
 @pytest.mark.parametrize("option", ["--seed=4", "--repetition-penalty=1.1"])
 def test_other_options_do_not(option: str) -> None:
     assert parse([*PROMPT, option]).sampling.greedy

@@ -49,6 +49,13 @@ def settings(**changes: object) -> Settings:
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
+def test_a_plan_says_what_to_know_before_the_start() -> None:
+    made = dataclasses.replace(plan("finetune", "--config", "a.json"), notes=("no template",))
+    assert "no template" in show.as_text(made)
+    assert "no template" in show.as_line(made)
+    assert show.as_json(made)["notes"] == ["no template"]
+
+
 def test_a_plan_has_the_least_rights() -> None:
     made = plan()
     assert made.cap_drop == ("ALL",)
