@@ -218,21 +218,33 @@ class _StaticStates(_Loader):
 
 
 class _TorchWeights(_Loader):
-    """Keeps the reader of PyTorch's weights to tensors: what else they name, it would import."""
+    """Gives the reader of PyTorch's weights, which has an unpickler of its own, ours."""
 
     def exec_module(self, module: ModuleType) -> None:
         self.real.exec_module(module)
-        upstreams = module.__dict__["UnpicklerWrapperStage"]
+        names = module.__dict__
 
-        class Unpickler(upstreams):  # type: ignore[misc]
-            def find_class(self, module_name: str, name: str) -> object:
-                if module_name in ("torch", "torch._utils"):
+        def unpickler(file: IO[bytes], **options: Any) -> object:
+            from paddle_stacks.jobs import pickles
+
+            rebuilt = {
+                "_rebuild_tensor_v2": names["_rebuild_tensor_stage"],
+                "_rebuild_parameter": names["_rebuild_parameter"],
+                "_rebuild_parameter_with_state": names["_rebuild_parameter_with_state"],
+            }
+            storages = names["_storage_type_to_dtype_to_map"]()
+
+            class Unpickler(pickles.Unpickler):
+                def find_class(self, module_name: str, name: str) -> object:
+                    if module_name == "torch" and name in storages:
+                        return names["StorageType"](name)
+                    if module_name == "torch._utils" and name in rebuilt:
+                        return pickles.StandIn(f"torch._utils.{name}", rebuilt[name])
                     return super().find_class(module_name, name)
-                from paddle_stacks.jobs import pickles
 
-                return pickles.allowed(module_name, name)
+            return Unpickler(file, **options)
 
-        module.__dict__["UnpicklerWrapperStage"] = Unpickler
+        names["UnpicklerWrapperStage"] = unpickler
 
 
 _LOADERS = {
