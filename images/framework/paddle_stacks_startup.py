@@ -23,6 +23,10 @@ Pickles. A pickle is a program, and ``paddle.load``, ``numpy.load`` and a dozen 
 PaddleNLP run whatever program they find in a file. Here they read arrays and plain values
 and refuse the rest (``paddle_stacks/jobs/pickles.py``); where that module is missing, as in
 an image without the project's code, they read none.
+
+The workspace. ``python -m`` and ``-c``, by which Paddle's launcher, pip and multiprocessing start
+processes, import from the working folder first. In a job that is the workspace, whose files are
+data: there none of them is imported. Python 3.10 has no PYTHONSAFEPATH.
 """
 
 from __future__ import annotations
@@ -38,7 +42,10 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import IO, Any
 
-__all__ = ["describe", "mkl_code_path", "usable_cores"]
+__all__ = ["NO_IMPORTS_FROM", "describe", "mkl_code_path", "refuse_imports", "usable_cores"]
+
+NO_IMPORTS_FROM = "PADDLE_STACKS_NO_IMPORTS_FROM"
+"""The variable with the folder from which a job's processes import nothing."""
 
 # Attributes of the package that are not modules, and the module each comes from.
 _HOMES = {"SimpleServer": "server", "Taskflow": "taskflow"}
@@ -85,6 +92,34 @@ def describe() -> str:
     cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return f"threads: {threads} on {cores} usable cores; math library: {forced} code path"
+
+
+def refuse_imports(folder: str) -> None:
+    """Import no module from a folder, here and in the processes that are started from now on.
+
+    Args:
+        folder: an absolute path; what is in folders below it may be imported by their own paths.
+    """
+    os.environ[NO_IMPORTS_FROM] = folder
+    real = os.path.realpath(folder)
+
+    def hook(path: str) -> _Empty:
+        if os.path.realpath(path or ".") != real:
+            raise ImportError  # the next hook's
+        return _Empty()
+
+    sys.path_hooks.insert(0, hook)
+    sys.path_importer_cache.clear()
+
+
+class _Empty:
+    """The finder of a folder without modules."""
+
+    def find_spec(self, name: str, target: ModuleType | None = None) -> None:
+        """Find nothing."""
+
+    def invalidate_caches(self) -> None:
+        """Have nothing to forget."""
 
 
 def _set_threads() -> None:
@@ -277,5 +312,7 @@ def _attribute(name: str) -> object:
 
 
 _set_threads()
+if NO_IMPORTS_FROM in os.environ:
+    refuse_imports(os.environ[NO_IMPORTS_FROM])
 pickle.load = _load_pickle
 sys.meta_path.insert(0, _Imports())

@@ -29,6 +29,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "image": plan.image,
         "name": plan.name,
         "argv": list(plan.argv),
+        "workspace": str(plan.workspace),
         "environment": {name: without_password(v) for name, v in plan.environment.items()},
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only} for m in plan.mounts
@@ -54,6 +55,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "security_opt": list(plan.security_opt),
         "read_only": plan.read_only,
         "grace_seconds": plan.grace_seconds,
+        "outputs": list(plan.outputs),
         "ports": [{"address": p.address, "number": p.number} for p in plan.ports],
         "command": as_docker_command(plan, multiline=False),
     }
@@ -69,6 +71,7 @@ def as_text(plan: Plan) -> str:
         ("network", plan.network),
         *(("port", _port(port)) for port in plan.ports),
         *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
+        *(("output", f"{name}, moved to {plan.workspace} in the end") for name in plan.outputs),
         *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
         *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
         *(("device", _device(device, " → ")) for device in plan.devices),

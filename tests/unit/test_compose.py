@@ -56,9 +56,16 @@ def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str
     assert int(service["shm_size"]) == wanted.shm_mib * 2**20
     assert service["stop_grace_period"] == f"{wanted.grace_seconds}s"
     assert service["network_mode"] == wanted.network
-    assert [(v["source"], v["target"]) for v in service["volumes"]] == [
-        (m.source, m.target) for m in wanted.mounts
-    ]
+    found = {v["target"]: (v["source"], v.get("read_only", False)) for v in service["volumes"]}
+    assert found.pop("/workspace/configs") == (str(ROOT / "configs"), True)
+    assert {target: source for target, (source, _) in found.items()} == {
+        m.target: m.source for m in wanted.mounts
+    }
+    # Whatever the arguments are: a job whose outputs can be anywhere has a place for them.
+    writable = {target.rpartition("/")[2] for target, (_, fixed) in found.items() if not fixed}
+    assert writable >= set(JOBS[job].writes)
+    assert bool(writable) is (job != "serve")
+    assert all(not v["bind"].get("create_host_path") for v in service["volumes"])
     assert not service.get("privileged") and "devices" not in service and "pid" not in service
 
 

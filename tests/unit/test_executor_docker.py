@@ -26,7 +26,9 @@ def test_the_container_is_what_the_plan_says() -> None:
     options = container_options(plan, {"pip.conf": "/private/pip.conf"})
     mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
     assert mounts == [
-        ("/ws", "/workspace", False),
+        ("/ws/models", "/workspace/models", False),
+        ("/ws/data", "/workspace/data", True),
+        ("/ws/runs", "/workspace/runs", True),
         ("/ca.pem", "/run/secrets/ca_bundle", True),
         ("/private/pip.conf", "/run/secrets/pip.conf", True),
     ]

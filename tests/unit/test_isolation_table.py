@@ -91,6 +91,9 @@ OWN: Callable[[dict[str, Any]], Any] = lambda pod: pod["containers"][0]["securit
             {"name": "engine", "hostPath": {"path": "/var/run/docker.sock"}}
         ),
         lambda pod: pod["volumes"].append({"name": "k", "secret": {"secretName": "keys"}}),
+        lambda pod: pod["containers"][0]["volumeMounts"].append(
+            {"name": "workspace", "mountPath": "/workspace"}
+        ),
         lambda pod: OWN(pod).update(privileged=True),
         lambda pod: OWN(pod).update(readOnlyRootFilesystem=False),
         lambda pod: OWN(pod).update(allowPrivilegeEscalation=True),
