@@ -162,16 +162,12 @@ def run(plan: Plan, settings: Settings) -> int:
     preflight.check_image(plan, client)
     _tell_unverified(plan, preflight.check_verified(plan, settings, client))
     preflight.check_operators(plan, settings, client)
-    mounts.make_sources(plan.mounts, plan.workspace, plan.user)
-    try:
-        if _reads_standard_input(_parsed(plan)):
-            return docker.attach(plan)
-        record = None
-        if folder := run_folder(plan):
-            record = RunRecord(folder, plan.workspace, show.as_json(plan), plan.user)
-        return docker.execute(plan, client, record=record)
-    finally:
-        mounts.publish(plan.workspace, plan.outputs)
+    if _reads_standard_input(_parsed(plan)):
+        return docker.attach(plan)
+    record = None
+    if folder := run_folder(plan):
+        record = RunRecord(folder, plan.workspace, show.as_json(plan), plan.user)
+    return docker.execute(plan, client, record=record)
 
 
 def _tell_unverified(plan: Plan, why: str) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -277,6 +278,22 @@ def publish(workspace: Path, outputs: Sequence[str]) -> None:
                 and (target.is_dir() or not target.exists())
             ):
                 exchange(path, target)
+    if not any(path.name.endswith(".part") for path in stage.glob("*")):
+        _remove_places(stage)
+
+
+def _remove_places(stage: Path) -> None:
+    """Remove the empty files and folders over which the engine mounted others."""
+    for path in stage.glob("*"):
+        with suppress(OSError):
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                path.rmdir()
+            elif stat.S_ISREG(mode) and not path.lstat().st_size:
+                path.unlink()
+    for folder in (stage, stage.parent):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 # ------------------------------------------------------------------ what may be seen

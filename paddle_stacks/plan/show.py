@@ -12,6 +12,8 @@ from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan, Port
 from paddle_stacks.settings import without_password
 
 __all__ = [
+    "LOG_DRIVER",
+    "LOG_OPTIONS",
     "as_docker_command",
     "as_json",
     "as_line",
@@ -19,6 +21,12 @@ __all__ = [
     "docker_arguments",
     "mount_option",
 ]
+
+
+LOG_DRIVER = "local"
+"""The engine's driver of logs, which keeps what a container prints in files of its own form."""
+LOG_OPTIONS = {"max-size": "32m", "max-file": "3"}
+"""The files that are kept: a job that prints for ever does not fill the engine's disk."""
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -141,6 +149,8 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     groups += [["--device", _device(device, ":")] for device in plan.devices]
     groups += [["--group-add", group] for group in plan.groups]
     groups += [["--ulimit", f"{name}={n}:{n}"] for name, n in plan.ulimits.items()]
+    groups += [["--log-driver", LOG_DRIVER]]
+    groups += [["--log-opt", f"{name}={value}"] for name, value in LOG_OPTIONS.items()]
     groups += [["--label", f"{name}={value}"] for name, value in plan.labels.items()]
     groups += [
         ["--mount", mount_option(m.source, m.target, read_only=m.read_only)] for m in plan.mounts

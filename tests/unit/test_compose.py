@@ -56,6 +56,7 @@ def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str
     assert int(service["shm_size"]) == wanted.shm_mib * 2**20
     assert service["stop_grace_period"] == f"{wanted.grace_seconds}s"
     assert service["network_mode"] == wanted.network
+    assert service["logging"] == {"driver": show.LOG_DRIVER, "options": show.LOG_OPTIONS}
     found = {v["target"]: (v["source"], v.get("read_only", False)) for v in service["volumes"]}
     assert found.pop("/workspace/configs") == (str(ROOT / "configs"), True)
     assert {target: source for target, (source, _) in found.items()} == {

@@ -34,6 +34,8 @@ def test_the_container_is_what_the_plan_says() -> None:
     ]
     limits = [(u["Name"], u["Soft"], u["Hard"]) for u in options.pop("ulimits")]
     assert limits == [("memlock", -1, -1)]
+    logs = options.pop("log_config")
+    assert (logs["Type"], logs["Config"]) == ("local", {"max-size": "32m", "max-file": "3"})
     assert options == {
         "image": "paddle-stacks/infer:dcu",
         "command": ["fetch", "x"],

@@ -111,6 +111,17 @@ def test_an_output_in_the_root_is_written_elsewhere_and_moved(checkout: Path) ->
     assert Path(stage.source, "out.jsonl.part").exists(), "the next run goes on from it"
 
 
+def test_nothing_is_left_of_a_place_that_outputs_were_written_to(checkout: Path) -> None:
+    stage = checkout / ".output" / "out.jsonl"
+    for name in ("models", "runs"):
+        (stage / name).mkdir(parents=True)
+    (stage / "in.jsonl").touch()
+    (stage / "out.jsonl").write_text("from the job")
+    mounts.publish(checkout, ("out.jsonl",))
+    assert not (checkout / ".output").exists()
+    assert (checkout / "out.jsonl").read_text() == "from the job"
+
+
 def test_an_output_that_is_a_link_is_not_moved(checkout: Path) -> None:
     stage = checkout / ".output" / "out.jsonl"
     stage.mkdir(parents=True)

@@ -146,6 +146,7 @@ def test_the_docker_command_line() -> None:
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
         *("--tmpfs", "/tmp:size=2048m,mode=1777", "--shm-size", "1024m"),
         *("--pids-limit", "4096", "--stop-timeout", "45"),
+        *("--log-driver", "local", "--log-opt", "max-size=32m", "--log-opt", "max-file=3"),
         *("--label", "paddle-stacks.job=infer", "--label", "paddle-stacks.version=0.1.0"),
         *("--mount", "type=bind,source=/repo/ws/models,target=/workspace/models,readonly"),
         *("--mount", "type=bind,source=/repo/ws/data,target=/workspace/data,readonly"),
@@ -320,7 +321,7 @@ def test_the_documented_profile_has_the_documented_flags() -> None:
     wanted = {word for word in DOCUMENTED.split() if word.startswith("--")}
     wanted = wanted - {"--shm-size=128G"} | {"--shm-size=131072m"}
     # What is ours: names and times that no container's rights depend on, and /tmp in memory.
-    own = {"--name", "--tmpfs", "--stop-timeout", "--label"}
+    own = {"--name", "--tmpfs", "--stop-timeout", "--label", "--log-driver", "--log-opt"}
     assert {word for word in ours - mounts if word.split("=")[0] not in own} == wanted
 
 

@@ -148,7 +148,8 @@ def of_docker_words(words: Sequence[str]) -> Rights:
     parser.add_argument("--memory")
     for option in ("cap-add", "cap-drop", "security-opt", "device", "group-add", "ulimit"):
         parser.add_argument(f"--{option}", action="append", default=[])
-    for option in ("label", "mount", "env"):
+    parser.add_argument("--log-driver")
+    for option in ("label", "mount", "env", "log-opt"):
         parser.add_argument(f"--{option}", action="append", default=[])
     parser.add_argument("image")
     parser.add_argument("argv", nargs=argparse.REMAINDER)
