@@ -111,8 +111,10 @@ def test_only_serve_is_reached_and_only_from_this_machine(services: dict[str, An
 def test_a_node_is_pretrain_with_a_network_of_the_nodes_own(
     services: dict[str, Any], name: str
 ) -> None:
-    own = {"command", "hostname", "networks", "profiles", "restart"}
+    own = {"command", "hostname", "networks", "profiles", "restart", "volumes"}
     node, job = services[name], services["pretrain"]
+    *shared, config = node["volumes"]
+    assert shared == job["volumes"] and config["read_only"]
     same = {key: value for key, value in job.items() if key not in {*own, "network_mode"}}
     assert {key: value for key, value in node.items() if key not in own} == same
     assert node["hostname"] == name, "the others look for it by its name"

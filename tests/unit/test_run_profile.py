@@ -513,7 +513,6 @@ def test_every_service_has_the_profile(host: Path) -> None:
             "image",
             "build",
             "devices",
-            "volumes",
             "shm_size",
             "tmpfs",
             "ulimits",
