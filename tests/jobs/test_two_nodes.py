@@ -198,6 +198,7 @@ def test_a_lonely_node_says_for_whom_it_waits_and_gives_up(project: Project) -> 
         done = subprocess.run(
             ["docker", "compose", "-p", project.name, "--profile", "two-nodes", *line],
             cwd=project.folder,
+            env={**os.environ, "PRETRAIN_CONFIG": "two.json"},
             capture_output=True,
             text=True,
             check=False,
