@@ -8,7 +8,9 @@ import shutil
 import signal
 import sys
 import traceback
+from pathlib import Path
 
+from entrypoints import visible
 from paddle_stacks.errors import RequestError, StackError, Stopped, render
 from paddle_stacks.jobs import platforms
 from paddle_stacks.jobs.catalog import JOBS, find
@@ -47,6 +49,8 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, arguments = argv[0], argv[1:]
     if name in JOBS:
+        _refuse_imports()
+        visible.check(name, arguments)
         if platforms.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
         status: int = importlib.import_module(f"entrypoints.{name}").main(arguments)
@@ -60,6 +64,15 @@ def _dispatch(argv: list[str]) -> int:
             f'"{name}" is neither a job nor a command', remedy=error.problems[0].remedy
         ) from None
     raise AssertionError("unreachable: a known job is dispatched above")
+
+
+def _refuse_imports() -> None:
+    """Take no file of the workspace for a module, in this process and in those that it starts."""
+    try:
+        startup = importlib.import_module("paddle_stacks_startup")
+    except ModuleNotFoundError:
+        return  # a developer's Python, without the images' start-up
+    startup.refuse_imports(str(Path.cwd()))
 
 
 def _jobs_table() -> str:

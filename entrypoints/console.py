@@ -6,9 +6,10 @@ import os
 import sys
 from typing import IO, Any
 
+from paddle_stacks.errors import printable
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH, Event
 
-__all__ = ["note", "phase", "report", "speak_to", "warn"]
+__all__ = ["note", "phase", "report", "say", "speak_to", "warn"]
 
 _streams: list[IO[str]] = []
 
@@ -38,6 +39,16 @@ def phase(name: str) -> None:
 def note(text: str) -> None:
     """Say something a person may want to know."""
     report("note", text=text)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a result on standard output; a terminal gets no control characters of it.
+
+    Args:
+        text: such as a model's answer or a document, which are somebody else's.
+        end: what comes after it.
+    """
+    print(printable(text) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 def warn(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from entrypoints.console import phase
+from entrypoints.console import phase, say
 from entrypoints.inference import exported
 from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
@@ -66,7 +66,7 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
     session = Session.open(options, text, model, adapter, begun)
 
     def listen(piece: str) -> bool:
-        print(piece, end="", flush=True)
+        say(piece, end="")
         return True
 
     session.answer([tokens], [0], listen)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.arguments import parse
-from entrypoints.console import note
+from entrypoints.console import note, say
 from entrypoints.training.disk import writing_below
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus, workspace
@@ -28,10 +28,11 @@ def main(argv: list[str]) -> int:
     from entrypoints.preparing import pair, shape
 
     for part in found:
+        pair.check(part.pair)
         sizes = pair.lengths(part.pair)
-        print(f"{part.pair.prefix}" + (f"  weight {part.weight:.4g}" if len(found) > 1 else ""))
-        print("\n".join(f"  {line}" for line in shape.lines(sizes, arguments.split)))
-        print("\n".join(f"  {line}" for line in _samples(part, arguments, sizes)))
+        say(f"{part.pair.prefix}" + (f"  weight {part.weight:.4g}" if len(found) > 1 else ""))
+        say("\n".join(f"  {line}" for line in shape.lines(sizes, arguments.split)))
+        say("\n".join(f"  {line}" for line in _samples(part, arguments, sizes)))
     plot = Path(arguments.plot) if arguments.plot else _beside(found)
     with writing_below(plot.parent):
         shape.draw([(str(p.pair.prefix), pair.lengths(p.pair)) for p in found], plot)

@@ -104,6 +104,10 @@ def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
     parts: Sequence[corpus.Part] = ()
     try:
         parts = corpus.parts(config["input_dir"])
+        from entrypoints.preparing import pair
+
+        for part in parts:
+            pair.check(part.pair)
     except RequestError as error:
         faults += error.problems
     if faults:

@@ -9,6 +9,7 @@ Standard library only: the host and the containers both import this module.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +23,40 @@ __all__ = [
     "StackError",
     "Stopped",
     "did_you_mean",
+    "printable",
     "render",
+    "without_login",
 ]
 
 _CLOSE = 0.7  # of difflib's ratio; below it, a word is another word and not a misspelt one
+_MAX_SHOWN = 4000
+"""The most characters of a message's line: names in files can be of any length."""
+
+# C0 but for tabs and ends of line, DEL, C1, surrogates, and Unicode's controls of direction,
+# its separators of lines and its invisible tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff\U000e0000-\U000e007f]|\r(?!\n)"
+)
+
+# With a scheme: up to the last @ of the authority; where there is a password, up to the last @
+# of the word, since some of them have a slash in them.
+_LOGIN_IN_URL = re.compile(
+    r"(?<=//)(?:[^\s/?#@:\"'<>]*:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]*|[^\s/?#\"'<>]*)@"
+)
+_LOGINS = (
+    (_LOGIN_IN_URL, "***@"),
+    # Without one, as proxies are written; not an image with its tag and digest.
+    (re.compile(r"(?:^|(?<=[\s=,\"']))[^\s/@:=,\"']+:[^\s/\"']*@(?!sha256:)(?=[\w\[])"), "***@"),
+    (
+        re.compile(
+            r"([?&](?:access_token|api_?key|auth|key|pass(?:word|wd)?|private_token|pwd|secret"
+            r"|sig(?:nature)?|token)=)[^&\s#]+",
+            re.IGNORECASE,
+        ),
+        r"\1***",
+    ),
+)
 
 STATUSES: dict[str, str] = {
     "0": "done",
@@ -107,6 +138,33 @@ class Stopped(StackError):
         self.status = 128 + signum
 
 
+def printable(text: str, limit: int = 0) -> str:
+    r"""Return text that changes nothing on a terminal but the place of the cursor.
+
+    Ends of line and tabs stay. Control characters, and those that change the direction of
+    writing (Unicode's bidirectional controls, by which text reads other than it is), become
+    escapes such as ``\x1b`` and ``\u202e``.
+
+    Args:
+        text: of somebody else's, such as a job's output or a name in a file.
+        limit: the most characters to return; 0 for all of them.
+    """
+    if limit and len(text) > limit:
+        text = f"{text[:limit]}… ({len(text) - limit} more)"
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def without_login(text: str) -> str:
+    """Return text with the logins in its URLs replaced by ``***``.
+
+    These are a user and password before the host, with or without a scheme, whatever
+    characters are in them, and keys in a query, such as ``?token=…``.
+    """
+    for pattern, replacement in _LOGINS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean "x"?`` for the nearest known word, or an empty string.
 
@@ -125,9 +183,14 @@ def render(error: StackError, *, colour: bool = False) -> str:
     red, bold, off = ("\033[31m", "\033[1m", "\033[0m") if colour else ("", "", "")
     lines = []
     for problem in error.problems:
-        lines.append(f"{red}{bold}error:{off} {problem.what}")
+        lines.append(f"{red}{bold}error:{off} {_shown(problem.what)}")
         if problem.where:
-            lines.append(f"   at: {problem.where}")
+            lines.append(f"   at: {_shown(problem.where)}")
         if problem.remedy:
-            lines.append(f"  fix: {problem.remedy}")
+            lines.append(f"  fix: {_shown(problem.remedy)}")
     return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """Return a part of a message, which may hold names from files and addresses with logins."""
+    return printable(_LOGIN_IN_URL.sub("***@", text), _MAX_SHOWN)

@@ -15,6 +15,7 @@ from typing import Any
 
 from paddle_stacks import fitness, preflight, recipes
 from paddle_stacks import plan as plans
+from paddle_stacks.access import of as access_of
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
@@ -30,7 +31,7 @@ from paddle_stacks.jobs import (
 from paddle_stacks.jobs.arguments import as_upstream, parse, parser, words
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.ownership import run_as
-from paddle_stacks.plan import Backend, Plan, backend, show
+from paddle_stacks.plan import Backend, Plan, backend, mounts, show
 from paddle_stacks.recipes import Recipe
 from paddle_stacks.settings import DEBUG_SWITCH, Settings
 
@@ -249,7 +250,10 @@ def print_plan(steps: Steps, *, as_json: bool) -> None:
 
 
 def _text(plan: Plan) -> str:
-    return f"{show.as_text(plan)}\n\nby hand:\n{show.as_docker_command(plan)}"
+    sources = mounts.to_make(plan.mounts, plan.workspace)
+    missing = [source for source in sources if not Path(source).exists()]
+    made = f"mkdir -p {shlex.join(missing)}\n" if missing else ""
+    return f"{show.as_text(plan)}\n\nby hand:\n{made}{show.as_docker_command(plan)}"
 
 
 def _plan_of_arguments(
@@ -508,6 +512,11 @@ def _plan(
     platform: Backend,
     choices: Choices,
 ) -> Plan:
+    access = access_of(argv, settings.workspace)
+    # The program's folders, not the job's: what a recipe runs may be upstream's.
+    seen, outputs = mounts.find(
+        settings.workspace, access, {*find(job).writes, *find(argv[0]).writes}
+    )
     made = plans.make(
         find(job),
         argv[1:],
@@ -519,6 +528,8 @@ def _plan(
         host=look(settings.host_root),
         cards=choices.cards,
         machine_mib=memory_mib(),
+        mounts=seen,
+        outputs=outputs,
     )
     # The program's image, not the job's: upstream's predictor imports packages that our own
     # inference does without.

@@ -8,14 +8,13 @@ the repository, ``PADDLE_STACKS_<KEY>`` in the environment, a flag.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks import toml
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, did_you_mean, without_login
 
 __all__ = [
     "DEBUG_SWITCH",
@@ -160,7 +159,7 @@ def load(
 
 def without_password(url: str) -> str:
     """Return ``url`` with the user's name and password replaced by ``***``."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
+    return without_login(url)
 
 
 def _from_machine(environ: Mapping[str, str]) -> dict[str, str | Path]:

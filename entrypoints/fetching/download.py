@@ -15,12 +15,18 @@ from urllib.parse import unquote, urlsplit
 from entrypoints import console
 from entrypoints.fetching.checkpoint import sha256_of
 from entrypoints.fetching.progress import in_mib
-from paddle_stacks.errors import JobError, MachineError, RequestError
+from paddle_stacks.errors import JobError, MachineError, RequestError, without_login
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["NotThere", "download", "trust_bundle"]
+__all__ = ["LIMIT", "TEXT_LIMIT", "NotThere", "download", "trust_bundle"]
+
+TEXT_LIMIT = 64 * 2**20
+"""The most bytes of a configuration, a tokenizer's file or an index, of which no sum is known."""
+
+LIMIT = 256 * 2**30
+"""The most bytes of a file of weights, of which neither a sum nor a size is known."""
 
 _ATTEMPTS = 5
 _PASSING = (429, 500, 502, 503, 504)  # what a server says when it is busy or restarts
@@ -55,6 +61,7 @@ def download(
     target: Path,
     *,
     sha256: str = "",
+    limit: int = LIMIT,
     token: str = "",
     timeout: float = 60.0,
     attempts: int = _ATTEMPTS,
@@ -71,6 +78,8 @@ def download(
         url: http, https or file.
         target: where it goes; a whole file there that has the sum is kept.
         sha256: what it has to be; empty where that is not known.
+        limit: the most bytes that are taken: its size where that is known. A server could send
+            without end.
         token: sent as bearer, to the first host only.
         timeout: seconds without a byte after which an attempt is given up.
         attempts: how often to connect when the connection breaks.
@@ -88,9 +97,11 @@ def download(
     part = target.with_name(target.name + ".part")
     with _disk_errors(part):
         if urlsplit(url).scheme == "file":
-            shutil.copyfile(unquote(urlsplit(url).path), part)
+            source = Path(unquote(urlsplit(url).path))
+            _check_limit(source.stat().st_size, limit, url)
+            shutil.copyfile(source, part)
         else:
-            _resume(url, part, token, timeout, attempts, pause, bool(sha256))
+            _resume(url, part, token, timeout, attempts, pause, bool(sha256), limit)
         _check(part, target, sha256, url)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -99,7 +110,14 @@ def download(
 
 
 def _resume(
-    url: str, part: Path, token: str, timeout: float, attempts: int, pause: float, summed: bool
+    url: str,
+    part: Path,
+    token: str,
+    timeout: float,
+    attempts: int,
+    pause: float,
+    summed: bool,
+    limit: int,
 ) -> None:
     import httpx
 
@@ -107,14 +125,14 @@ def _resume(
     with httpx.Client(follow_redirects=True, timeout=timeout, headers=headers) as client:
         for attempt in range(1, attempts + 1):
             try:
-                _attempt(client, url, part, summed)
+                _attempt(client, url, part, summed, limit)
                 return
             except (httpx.TransportError, httpx.TooManyRedirects, _CutOff) as error:
                 reason = str(error) or type(error).__name__
                 if attempt == attempts or isinstance(error, httpx.TooManyRedirects):
                     raise JobError(
                         f"cannot download: {reason}",
-                        where=url,
+                        where=without_login(url),
                         remedy="check the network, the proxy and the certificates; run the "
                         "command again: it goes on where it stopped",
                     ) from error
@@ -122,7 +140,7 @@ def _resume(
                 time.sleep(pause * attempt)
 
 
-def _attempt(client: httpx.Client, url: str, part: Path, summed: bool) -> None:
+def _attempt(client: httpx.Client, url: str, part: Path, summed: bool, limit: int) -> None:
     import httpx
 
     have = part.stat().st_size if part.is_file() else 0
@@ -145,17 +163,27 @@ def _attempt(client: httpx.Client, url: str, part: Path, summed: bool) -> None:
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 raise JobError(
                     "the server sent another part of the file than asked",
-                    where=url,
+                    where=without_login(url),
                     remedy="try again; a proxy on the way may answer for it",
                 )
         else:
             have = 0
-        _store(answer, part, have, url)
+        _store(answer, part, have, url, limit)
 
 
-def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
+def _check_limit(size: int, limit: int, url: str) -> None:
+    if size > limit:
+        raise RequestError(
+            f"the file is larger than {limit} bytes, which is the most that it may be",
+            where=without_login(url),
+            remedy="choose another source: what it has is not what it should be",
+        )
+
+
+def _store(answer: httpx.Response, part: Path, have: int, url: str, limit: int) -> None:
     length = answer.headers.get("Content-Length", "")
     total = have + int(length) if length.isdigit() else 0
+    _check_limit(max(total, have), limit, url)
     report = in_mib(Path(urlsplit(url).path).name, total)
     if have:
         console.note(f"going on at byte {have} of {total or 'an unknown number'}")
@@ -166,6 +194,10 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
             # there is never a part beside what tells another version apart.
             _remember(answer, part, url)
         for chunk in answer.iter_raw():  # as it comes: what is gathered would be lost in a cut
+            if done + len(chunk) > limit:
+                stream.close()
+                part.unlink()
+                _check_limit(done + len(chunk), limit, url)
             stream.write(chunk)
             stream.flush()  # a slow line gathers a buffer for minutes, and a kill loses it
             done += len(chunk)
@@ -177,13 +209,17 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str) -> None:
 def _refusal(answer: httpx.Response, url: str) -> JobError:
     said = f"the server says {answer.status_code} {answer.reason_phrase}"
     if answer.status_code in (404, 410):
-        return NotThere(said, where=url, remedy="check the model's name, and that it has this file")
+        return NotThere(
+            said,
+            where=without_login(url),
+            remedy="check the model's name, and that it has this file",
+        )
     remedy = "try again later"
     if answer.status_code in (401, 403):
         remedy = "give a token (HF_TOKEN, or the file /run/secrets/hub_token) that may read it"
     elif answer.status_code == 407:
         remedy = "the proxy wants a name and a password: https_proxy=http://NAME:PASSWORD@HOST"
-    return JobError(said, where=url, remedy=remedy)
+    return JobError(said, where=without_login(url), remedy=remedy)
 
 
 def _check(part: Path, target: Path, sha256: str, url: str) -> None:
@@ -195,7 +231,7 @@ def _check(part: Path, target: Path, sha256: str, url: str) -> None:
         _validator_file(part).unlink(missing_ok=True)
         raise RequestError(
             f"{target.name} has the sha256 {found}, and {sha256} is wanted",
-            where=url,
+            where=without_login(url),
             remedy="the file was changed on its way or at its source, and was not kept: "
             "fetch again, or check where it comes from",
         )

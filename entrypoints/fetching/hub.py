@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from entrypoints.fetching.download import NotThere, download
+from entrypoints.fetching.download import LIMIT, TEXT_LIMIT, NotThere, download
 from paddle_stacks.errors import JobError, RequestError
 from paddle_stacks.jobs import json_files
 
@@ -64,7 +64,8 @@ def from_hugging_face(name: str, folder: Path) -> None:
         url = hf_hub_url(name, sibling.rfilename, revision=info.sha)
         sha256 = sibling.lfs.sha256 if sibling.lfs else ""
         target = folder / sibling.rfilename
-        download(url, target, sha256=sha256, token=secret)
+        limit = LIMIT if sibling.size is None else sibling.size
+        download(url, target, sha256=sha256, token=secret, limit=limit)
         if sibling.size is not None and target.stat().st_size != sibling.size:
             target.unlink()
             raise RequestError(
@@ -91,7 +92,7 @@ def from_paddlenlp(
     """
     url_of = url_of or _upstreams_url
     try:
-        download(url_of(name, "config.json"), folder / "config.json")
+        download(url_of(name, "config.json"), folder / "config.json", limit=TEXT_LIMIT)
     except NotThere as error:
         raise RequestError(
             f'PaddleNLP\'s hub has no model "{name}"',
@@ -99,10 +100,10 @@ def from_paddlenlp(
             remedy="names are case-sensitive: meta-llama/Llama-2-7b-chat, for instance",
         ) from error
     for file in _OPTIONAL:
-        _if_there(url_of(name, file), folder / file)
+        _if_there(url_of(name, file), folder / file, limit=TEXT_LIMIT)
     # The hub has no list of files: what PaddleNLP itself would try, in its order.
     for index in _WEIGHT_INDEXES:
-        if _if_there(url_of(name, index), folder / index):
+        if _if_there(url_of(name, index), folder / index, limit=TEXT_LIMIT):
             for file in sorted(set(json_files.shards(folder / index, remedy=_ELSEWHERE).values())):
                 download(url_of(name, file), folder / file)
             return
@@ -122,9 +123,9 @@ def _upstreams_url(name: str, file: str) -> str:
     return str(bos_url(name, file))
 
 
-def _if_there(url: str, target: Path) -> bool:
+def _if_there(url: str, target: Path, limit: int = LIMIT) -> bool:
     try:
-        download(url, target)
+        download(url, target, limit=limit)
     except NotThere:
         return False
     return True

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from entrypoints.console import note
+from entrypoints.console import note, say
 from entrypoints.inference.session import Session
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.prompts import Message, Prompt
@@ -86,7 +86,7 @@ def _answer(session: Session, history: list[Message], number: int) -> list[Messa
     with _Interruption() as interruption:
 
         def listen(piece: str) -> bool:
-            print(piece, end="", flush=True)
+            say(piece, end="")
             return not interruption.asked
 
         [answer] = session.answer([tokens], [number], listen)

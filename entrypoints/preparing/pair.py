@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.corpus import HEADER, ITEMS, MAGIC, Pair, index_path, tokens_path
 
 __all__ = ["lengths", "tokens", "write_index"]
@@ -56,6 +57,46 @@ def lengths(pair: Pair) -> Any:
         index_path(pair.prefix).stat().st_size - HEADER.size - 8 * (pair.documents + 1)
     ) // 12
     return np.memmap(index_path(pair.prefix), np.int32, "r", offset=HEADER.size, shape=(sequences,))
+
+
+def check(pair: Pair) -> None:
+    """Check that every entry of an index points into its tokens, one after the other.
+
+    Upstream's C++ takes lengths and places as they are, and would read beyond the tokens.
+
+    Raises:
+        RequestError: an entry does not.
+    """
+    path = index_path(pair.prefix)
+    sizes = lengths(pair)
+    count = len(sizes)
+    if not count:
+        return
+    places = np.memmap(path, np.int64, "r", offset=HEADER.size + 4 * count, shape=(count,))
+    documents = np.memmap(
+        path, np.int64, "r", offset=HEADER.size + 12 * count, shape=(pair.documents + 1,)
+    )
+    place, fault = 0, ""
+    for first in range(0, count, _AT_ONCE):
+        part = sizes[first : first + _AT_ONCE].astype(np.int64)
+        ends = place + np.cumsum(part) * ITEMS[pair.code]
+        if (part < 0).any():
+            fault = f"sequence {first + int((part < 0).argmax())} has a negative length"
+        elif (wrong := places[first : first + _AT_ONCE] != ends - part * ITEMS[pair.code]).any():
+            fault = f"sequence {first + int(wrong.argmax())} does not begin where the last one ends"
+        if fault:
+            break
+        place = int(ends[-1])
+    for first in range(0, pair.documents, _AT_ONCE):
+        part = documents[first : first + _AT_ONCE + 1]
+        if (np.diff(part) < 0).any() or part[0] < 0 or part[-1] > count:
+            fault = fault or "its documents are not in the order of its sequences"
+    if fault:
+        raise RequestError(
+            f"the index is damaged: {fault}",
+            where=str(path),
+            remedy="copy both files whole, or prepare the corpus again",
+        )
 
 
 def tokens(pair: Pair, document: int, most: int) -> list[int]:

@@ -23,6 +23,10 @@ Pickles. A pickle is a program, and ``paddle.load``, ``numpy.load`` and a dozen 
 PaddleNLP run whatever program they find in a file. Here they read arrays and plain values
 and refuse the rest (``paddle_stacks/jobs/pickles.py``); where that module is missing, as in
 an image without the project's code, they read none.
+
+The workspace. ``python -m`` and ``-c``, by which Paddle's launcher, pip and multiprocessing start
+processes, import from the working folder first. In a job that is the workspace, whose files are
+data: there none of them is imported. Python 3.10 has no PYTHONSAFEPATH.
 """
 
 from __future__ import annotations
@@ -38,7 +42,10 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import IO, Any
 
-__all__ = ["describe", "mkl_code_path", "usable_cores"]
+__all__ = ["NO_IMPORTS_FROM", "describe", "mkl_code_path", "refuse_imports", "usable_cores"]
+
+NO_IMPORTS_FROM = "PADDLE_STACKS_NO_IMPORTS_FROM"
+"""The variable with the folder from which a job's processes import nothing."""
 
 # Attributes of the package that are not modules, and the module each comes from.
 _HOMES = {"SimpleServer": "server", "Taskflow": "taskflow"}
@@ -85,6 +92,34 @@ def describe() -> str:
     cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     return f"threads: {threads} on {cores} usable cores; math library: {forced} code path"
+
+
+def refuse_imports(folder: str) -> None:
+    """Import no module from a folder, here and in the processes that are started from now on.
+
+    Args:
+        folder: an absolute path; what is in folders below it may be imported by their own paths.
+    """
+    os.environ[NO_IMPORTS_FROM] = folder
+    real = os.path.realpath(folder)
+
+    def hook(path: str) -> _Empty:
+        if os.path.realpath(path or ".") != real:
+            raise ImportError  # the next hook's
+        return _Empty()
+
+    sys.path_hooks.insert(0, hook)
+    sys.path_importer_cache.clear()
+
+
+class _Empty:
+    """The finder of a folder without modules."""
+
+    def find_spec(self, name: str, target: ModuleType | None = None) -> None:
+        """Find nothing."""
+
+    def invalidate_caches(self) -> None:
+        """Have nothing to forget."""
 
 
 def _set_threads() -> None:
@@ -218,21 +253,33 @@ class _StaticStates(_Loader):
 
 
 class _TorchWeights(_Loader):
-    """Keeps the reader of PyTorch's weights to tensors: what else they name, it would import."""
+    """Gives the reader of PyTorch's weights, which has an unpickler of its own, ours."""
 
     def exec_module(self, module: ModuleType) -> None:
         self.real.exec_module(module)
-        upstreams = module.__dict__["UnpicklerWrapperStage"]
+        names = module.__dict__
 
-        class Unpickler(upstreams):  # type: ignore[misc]
-            def find_class(self, module_name: str, name: str) -> object:
-                if module_name in ("torch", "torch._utils"):
+        def unpickler(file: IO[bytes], **options: Any) -> object:
+            from paddle_stacks.jobs import pickles
+
+            rebuilt = {
+                "_rebuild_tensor_v2": names["_rebuild_tensor_stage"],
+                "_rebuild_parameter": names["_rebuild_parameter"],
+                "_rebuild_parameter_with_state": names["_rebuild_parameter_with_state"],
+            }
+            storages = names["_storage_type_to_dtype_to_map"]()
+
+            class Unpickler(pickles.Unpickler):
+                def find_class(self, module_name: str, name: str) -> object:
+                    if module_name == "torch" and name in storages:
+                        return names["StorageType"](name)
+                    if module_name == "torch._utils" and name in rebuilt:
+                        return pickles.StandIn(f"torch._utils.{name}", rebuilt[name])
                     return super().find_class(module_name, name)
-                from paddle_stacks.jobs import pickles
 
-                return pickles.allowed(module_name, name)
+            return Unpickler(file, **options)
 
-        module.__dict__["UnpicklerWrapperStage"] = Unpickler
+        names["UnpicklerWrapperStage"] = unpickler
 
 
 _LOADERS = {
@@ -265,5 +312,7 @@ def _attribute(name: str) -> object:
 
 
 _set_threads()
+if NO_IMPORTS_FROM in os.environ:
+    refuse_imports(os.environ[NO_IMPORTS_FROM])
 pickle.load = _load_pickle
 sys.meta_path.insert(0, _Imports())

@@ -223,7 +223,14 @@ def digest_of(stream: BinaryIO, told: Callable[[int], None] | None = None) -> tu
 
 
 def open_joined(folder: Path, pieces: Sequence[Piece]) -> BinaryIO:
-    """Return a stream of the pieces in ``folder``, one after the other."""
+    """Return a stream of the pieces in ``folder``, one after the other.
+
+    Each is compared with its size and sum as it is read: what was whole when the bundle was
+    verified can be something else by now. The last byte of one that differs is not given out.
+
+    Raises:
+        RequestError: on reading, a piece is not what its size and sum say.
+    """
     return cast(BinaryIO, io.BufferedReader(_Joined(folder, pieces), CHUNK))
 
 
@@ -277,8 +284,11 @@ class _Joined(io.RawIOBase):
     """Several files as one, opened when their turn comes."""
 
     def __init__(self, folder: Path, pieces: Sequence[Piece]) -> None:
-        self._files: Iterator[Path] = iter([folder / piece.path for piece in pieces])
+        self._pieces = iter(pieces)
+        self._folder = folder
+        self._piece = Piece("", 0, "")
         self._open: io.FileIO | None = None
+        self._size, self._digest = 0, hashlib.sha256()
 
     def readable(self) -> bool:
         return True
@@ -286,15 +296,31 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while True:
             if self._open is None:
-                path = next(self._files, None)
-                if path is None:
+                piece = next(self._pieces, None)
+                if piece is None:
                     return 0
-                self._open = io.FileIO(path)
-            count = self._open.readinto(buffer)
+                self._piece = piece
+                self._open = io.FileIO(self._folder / piece.path)
+                self._size, self._digest = 0, hashlib.sha256()
+            # Not beyond its end: whether it is whole is known before its last byte is given out.
+            count = self._open.readinto(memoryview(buffer)[: self._piece.size - self._size or 1])
+            self._size += count
+            self._digest.update(memoryview(buffer)[:count])
+            if not count or self._size >= self._piece.size:
+                self._compare()
             if count:
                 return count
             self._open.close()
             self._open = None
+
+    def _compare(self) -> None:
+        whole = self._size == self._piece.size
+        if not whole or self._digest.hexdigest() != self._piece.sha256:
+            raise RequestError(
+                f"{self._piece.path} has changed since it was verified",
+                where=str(self._folder / self._piece.path),
+                remedy=AGAIN,
+            )
 
     def close(self) -> None:
         if self._open is not None:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,9 +245,17 @@ def _unpack(folder: Path, manifest: Manifest, to: Path) -> None:
     """Lay the project down; again from the start if it was interrupted."""
     (file,) = manifest.below("project")
     with (
+        tempfile.TemporaryFile(dir=to / CARRIED) as copy,
         open_joined(folder, file.pieces) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
+        # Of a copy that nobody else can open, since what is unpacked first is run last.
+        shutil.copyfileobj(stream, copy, CHUNK)
+        copy.seek(0)
+        _unpack_archive(copy, file, to)
+
+
+def _unpack_archive(stream: IO[bytes], file: File, to: Path) -> None:
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             target = to / check_name(member.name)
             content = archive.extractfile(member) if member.isfile() else None

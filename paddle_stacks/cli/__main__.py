@@ -11,13 +11,18 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 
 from paddle_stacks import __version__, completion
-from paddle_stacks.cli import NOBODY_READS, aliases, colour, nobody_reads
+from paddle_stacks.cli import NOBODY_READS, ROOT, aliases, colour, nobody_reads
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
 from paddle_stacks.jobs import documented
 
 
 class StackProgram(Program):
     """Invoke's program, which tells of a wrong command line as the project does."""
+
+    def load_collection(self) -> None:
+        """Load the tasks of the checkout; invoke would look in the caller's folder first."""
+        self.args["search-root"].value = str(ROOT)
+        super().load_collection()
 
     def parse_tasks(self) -> None:
         """Parse the tasks and their options; a fault in them ends with status 2."""

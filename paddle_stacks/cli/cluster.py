@@ -18,7 +18,7 @@ from paddle_stacks import recipes, settings
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.cli.jobs import PlanTask, verbatim_words, words_of
 from paddle_stacks.dcu.cards import parse_devices
-from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
+from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean, printable
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import find
 
@@ -165,7 +165,7 @@ def _logs(context: Context, id: str, rank: str | None = None, follow: bool = Fal
     job = cluster.find(id, found.workspace)
     wanted = None if rank is None else _number("rank", rank, 0)
     for line in _scheduler(job.engine, found).logs(job, wanted, follow=follow):
-        print(line, flush=follow)
+        print(printable(line), flush=follow)
 
 
 @task(positional=["id"], help={"id": "A job's number or name."})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle_stacks.doctor.finding import SEVERITIES, Finding
-from paddle_stacks.errors import MachineError
+from paddle_stacks.errors import MachineError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,4 +152,5 @@ def _draws(console: Console) -> bool:
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+    # A log's lines and a tool's output are somebody else's.
+    console.print(printable(text), style=style, markup=False, soft_wrap=not console.is_terminal)

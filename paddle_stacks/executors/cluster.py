@@ -172,6 +172,14 @@ def make_folder(order: Order) -> Path:
     """Return the folder for what is the scheduler's, made, and owned by the job's user."""
     workspace, folder = order.plan.workspace, order.plan.workspace / order.folder
     missing = [p for p in (folder, *folder.parents) if workspace in p.parents and not p.exists()]
+    # A job can put a link into runs/, by which this process would write somewhere else.
+    top = workspace / order.folder.parts[0]
+    if not folder.resolve().is_relative_to(top.resolve()):
+        raise RequestError(
+            "a link leads out of the folder of runs",
+            where=str(folder),
+            remedy="remove the link, or give the run another name: --name NAME",
+        )
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         hand_over(path, order.plan.user)

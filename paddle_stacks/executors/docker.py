@@ -7,6 +7,7 @@ view and, as plain lines, to the run's log.
 
 from __future__ import annotations
 
+import codecs
 import os
 import queue
 import re
@@ -15,20 +16,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from paddle_stacks.errors import JobError, MachineError, Problem, StackError, Stopped
+from paddle_stacks.errors import (
+    JobError,
+    MachineError,
+    Problem,
+    StackError,
+    Stopped,
+    printable,
+)
 from paddle_stacks.executors.record import RunRecord
 from paddle_stacks.jobs.events import parse
 from paddle_stacks.live import View, view_for
 from paddle_stacks.ownership import hand_over
-from paddle_stacks.plan import Plan
-from paddle_stacks.plan.show import docker_arguments, tmpfs_options
+from paddle_stacks.plan import Plan, mounts
+from paddle_stacks.plan.show import LOG_DRIVER, LOG_OPTIONS, docker_arguments, tmpfs_options
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -38,6 +46,8 @@ __all__ = ["Lines", "as_text", "attach", "container_options", "execute"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 0.125
+# Bytes of a line without an end that are kept in memory.
+_MAX_LINE = 1 << 20
 _KILLED = 128 + signal.SIGKILL
 
 
@@ -76,6 +86,7 @@ def execute(
     try:
         with ExitStack() as stack:
             stack.enter_context(_signals(run.stops))
+            stack.enter_context(_workspace(plan))
             secrets = stack.enter_context(_written_secrets(plan))
             container = _create(plan, client, secrets)
             stack.callback(_remove, container)
@@ -100,14 +111,13 @@ def attach(plan: Plan) -> int:
     Raises:
         MachineError: the client is not installed.
     """
-    import subprocess
-
     streams = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
     words = [word for group in docker_arguments(plan, attach=streams) for word in group]
     # The client hands Ctrl-C to the job; it is not ours to die of it before the job has.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return subprocess.run(words, check=False, preexec_fn=_mind_interrupts).returncode
+        with _workspace(plan):
+            return _run_client(words, terminal="--tty" in streams)
     except FileNotFoundError as error:
         raise MachineError(
             "the docker command is not installed, and a job that reads standard input needs it",
@@ -115,6 +125,77 @@ def attach(plan: Plan) -> int:
         ) from error
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _run_client(words: Sequence[str], *, terminal: bool) -> int:
+    """Run the engine's client; its output goes to a terminal of ours only by way of us.
+
+    Args:
+        words: the command line.
+        terminal: whether the container has a terminal of its own, which draws on ours.
+    """
+    import subprocess
+
+    sinks = [None if terminal or not s.isatty() else s for s in (sys.stdout, sys.stderr)]
+    pipes = [None if sink is None else subprocess.PIPE for sink in sinks]
+    with subprocess.Popen(
+        words, stdout=pipes[0], stderr=pipes[1], preexec_fn=_mind_interrupts
+    ) as client:
+        readers = [
+            threading.Thread(target=_copy_printable, args=(source, sink.buffer), daemon=True)
+            for source, sink in zip((client.stdout, client.stderr), sinks, strict=True)
+            if source is not None and sink is not None
+        ]
+        for reader in readers:
+            reader.start()
+        status = client.wait()
+        for reader in readers:
+            reader.join()
+    return status
+
+
+def _copy_printable(source: IO[bytes], sink: IO[bytes]) -> None:
+    filtered = PrintableStream(sink)
+    while chunk := os.read(source.fileno(), 1 << 16):
+        filtered.write(chunk)
+    filtered.finish()
+
+
+@contextmanager
+def _workspace(plan: Plan) -> Iterator[None]:
+    """Make the folders that a plan mounts, and move its outputs into the workspace's root."""
+    mounts.make_sources(plan.mounts, plan.workspace, plan.user)
+    try:
+        yield
+    finally:
+        mounts.publish(plan.workspace, plan.outputs)
+
+
+class PrintableStream:
+    """Copies UTF-8 text to a terminal with its control characters escaped.
+
+    What a job prints is somebody else's: a model's answer, a name in a data set. A terminal
+    would take escape sequences in it for commands, as to set its title or to answer.
+
+    Args:
+        sink: where it goes.
+    """
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, chunk: bytes) -> None:
+        """Write what of it is whole characters."""
+        self._put(self._decoder.decode(chunk))
+
+    def finish(self) -> None:
+        """Write what is left of a character that was cut off."""
+        self._put(self._decoder.decode(b"", final=True))
+
+    def _put(self, text: str) -> None:
+        self._sink.write(printable(text).encode())
+        self._sink.flush()
 
 
 def _mind_interrupts() -> None:
@@ -128,7 +209,7 @@ def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
         plan: what to run.
         secrets: for each secret that the executor wrote, its name and its file.
     """
-    from docker.types import Mount, Ulimit
+    from docker.types import LogConfig, Mount, Ulimit
 
     sources = {secret.name: secret.source or secrets[secret.name] for secret in plan.secrets}
     mounts = [Mount(m.target, m.source, "bind", read_only=m.read_only) for m in plan.mounts]
@@ -155,6 +236,7 @@ def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
         "group_add": list(plan.groups),
         "ulimits": [Ulimit(name=name, soft=n, hard=n) for name, n in plan.ulimits.items()],
         "labels": dict(plan.labels),
+        "log_config": LogConfig(type=LOG_DRIVER, config=dict(LOG_OPTIONS)),
         "ports": {f"{port.number}/tcp": (port.address, port.number) for port in plan.ports},
     }
 
@@ -176,6 +258,10 @@ class _Run:
     output: IO[bytes]
     record: RunRecord | None
     stops: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # To a file or a pipe the result goes as it is.
+        self._printable = PrintableStream(self.output) if self.output.isatty() else None
 
     def follow(self, container: Container) -> int:
         """Start the container, follow it to its end and return its exit status."""
@@ -206,6 +292,8 @@ class _Run:
             elif kind == "fault":
                 raise value
             else:
+                if self._printable is not None:
+                    self._printable.finish()
                 for line in lines.rest():
                     self._line(line)
                 return self._status(value)
@@ -229,11 +317,15 @@ class _Run:
         if _same_terminal(self.output):
             # The result and a live view cannot share the screen.
             self.view.close(done=True)
+        if self._printable is not None:
+            self._printable.write(chunk)
+            return
         self.output.write(chunk)
         self.output.flush()
 
     def _line(self, line: str) -> None:
         event = parse(line)
+        line = printable(line)
         if event:
             self.view.event(event)
         else:
@@ -262,8 +354,11 @@ class Lines:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Return the lines that the chunk completes."""
+        """Return the lines that the chunk completes; one that is too long is cut into several."""
         *whole, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _MAX_LINE:
+            whole.append(self._rest)
+            self._rest = b""
         return [as_text(line) for line in whole]
 
     def rest(self) -> list[str]:

@@ -10,10 +10,11 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from paddle_stacks.errors import printable
 from paddle_stacks.ownership import hand_over
 
 __all__ = ["LOG", "PLAN", "RunRecord"]
@@ -22,6 +23,10 @@ LOG = "run.log"
 PLAN = "plan.json"
 
 _PART = f".{PLAN}.part"
+_MAX_LINE = 10_000  # characters
+# At this size the log becomes run.log.1, and the one before that goes: a job that prints for ever
+# fills no disk.
+_MAX_LOG = 64 * 2**20
 _MOST_WAITING = 10_000  # lines; a job could print for ever with a link in the log's place
 # A pipe in a file's place would otherwise make this process wait for a reader.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -51,12 +56,13 @@ class RunRecord:
         self._begun = False
 
     def write(self, line: str) -> None:
-        """Append a line to the log."""
-        self._waiting.append(line)
+        """Append a line to the log, with control characters escaped and cut where it is long."""
+        self._waiting.append(printable(line, _MAX_LINE))
         try:
             with _opened(self._folder, self._workspace) as folder:
                 if not self._begun:
                     self._begin(folder)
+                _rotate(folder)
                 with _appended(folder, self._user) as stream:
                     stream.write("".join(f"{text}\n" for text in self._waiting))
         except (FileNotFoundError, NotADirectoryError, _NotOurs):
@@ -83,11 +89,23 @@ class _NotOurs(Exception):
 
 @contextmanager
 def _opened(folder: Path, workspace: Path) -> Iterator[int]:
-    """Yield a descriptor of the folder; links in the workspace may not lead out of it."""
-    root = workspace.resolve()
+    """Yield a descriptor of the folder; links may not lead out of what the job can write to.
+
+    That is the first folder below the workspace, as ``runs/``, which may be a link itself: the
+    job cannot replace it. With any other link this process would write to the checkout.
+    """
     try:
+        parts = folder.relative_to(workspace).parts
+        if ".." in parts:
+            raise _NotOurs
+        root = (workspace / parts[0]).resolve(strict=True)
         steps = folder.resolve(strict=True).relative_to(root).parts
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+    ) as error:  # RuntimeError: links in a circle
         raise _NotOurs from error
     descriptor = os.open(root, _FOLDER)
     try:
@@ -99,6 +117,15 @@ def _opened(folder: Path, workspace: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _rotate(folder: int) -> None:
+    """Begin a new log where the present one is full; what is no file of ours is left alone."""
+    with suppress(FileNotFoundError):
+        found = os.stat(LOG, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_size >= _MAX_LOG:
+            with suppress(IsADirectoryError):
+                os.replace(LOG, f"{LOG}.1", src_dir_fd=folder, dst_dir_fd=folder)
 
 
 @contextmanager

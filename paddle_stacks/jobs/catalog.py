@@ -18,31 +18,61 @@ class Job:
         image: the smallest image that can run it.
         summary: one line for the list of jobs.
         computes: whether it needs what the platform computes on.
+        writes: the folders of the workspace that it writes to, whatever its arguments are.
     """
 
     name: str
     image: str
     summary: str
     computes: bool = True
+    writes: tuple[str, ...] = ()
 
 
 JOBS: dict[str, Job] = {
     job.name: job
     for job in (
-        Job("fetch", "infer", "put a model into models/ as a PaddleNLP checkpoint", False),
-        Job("prepare", "train", "make tokens of raw text, for pretraining", False),
-        Job("inspect", "train", "show what a corpus of tokens holds", False),
-        Job("finetune", "train", "LoRA or full supervised fine-tuning from a JSON configuration"),
-        Job("pretrain", "train", "train a language model on the tokens of a corpus"),
+        Job(
+            "fetch",
+            "infer",
+            "put a model into models/ as a PaddleNLP checkpoint",
+            computes=False,
+            writes=("models",),
+        ),
+        Job(
+            "prepare",
+            "train",
+            "make tokens of raw text, for pretraining",
+            computes=False,
+            writes=("data",),
+        ),
+        Job("inspect", "train", "show what a corpus of tokens holds", computes=False),
+        Job(
+            "finetune",
+            "train",
+            "LoRA or full supervised fine-tuning from a JSON configuration",
+            writes=("runs",),
+        ),
+        Job(
+            "pretrain",
+            "train",
+            "train a language model on the tokens of a corpus",
+            writes=("runs",),
+        ),
         Job(
             "quantize",
             "train",
             "put a model's weights into eight bits, and measure what that costs",
+            writes=("models", "runs"),
         ),
         Job("export", "train", "merge a LoRA adapter into its base model, or make a static graph"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
         Job("serve", "infer", "serve a model over HTTP, with OpenAI's API and a chat page"),
-        Job("upstream", "train", "run a script of PaddleNLP's llm/ as it is"),
+        Job(
+            "upstream",
+            "train",
+            "run a script of PaddleNLP's llm/ as it is",
+            writes=("models", "data", "runs"),
+        ),
     )
 }
 

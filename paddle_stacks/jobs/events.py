@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from paddle_stacks.errors import printable
 from paddle_stacks.jobs import json_files
 
 __all__ = ["ENVIRONMENT_SWITCH", "Event", "parse"]
 
 ENVIRONMENT_SWITCH = "PADDLE_STACKS_EVENTS"
 _PREFIX = "@event "
+_MAX_FIELD = 4000  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Event:
 
     def plain(self) -> str:
         """Return the line a person reads in a pipe or in ``run.log``."""
+        return printable(self._plain())
+
+    def _plain(self) -> str:
         get = self.fields.get
         if self.kind == "phase":
             return f"== {get('name')}"
@@ -84,7 +89,17 @@ def parse(line: str) -> Event | None:
         return None
     if not isinstance(body, dict) or not isinstance(body.get("kind"), str):
         return None
-    return Event(body.pop("kind"), body)
+    shown = {printable(str(key)): _printable(value) for key, value in body.items()}
+    return Event(shown.pop("kind"), shown)
+
+
+def _printable(value: Any) -> Any:
+    """Return a value whose texts change nothing on a terminal; a list or an object as text."""
+    if isinstance(value, str):
+        return printable(value, _MAX_FIELD).replace("\n", " ")
+    if isinstance(value, (list, dict)):
+        return printable(json.dumps(value, ensure_ascii=False), _MAX_FIELD)
+    return value
 
 
 def _short(value: Any) -> str:

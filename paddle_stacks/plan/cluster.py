@@ -85,6 +85,14 @@ def problems_of(plan: Plan, nodes: int, hours: int) -> list[Problem]:
     if program == "serve":
         what = "a server is reached by a port and does not end, which a scheduled job is not for"
         found.append(Problem(what, program, "./inv serve on the node, or Compose"))
+    if plan.outputs:
+        found.append(
+            Problem(
+                "nobody moves an output into the workspace's root when a scheduled job ends",
+                plan.outputs[0],
+                f"name a place in a folder that jobs write to: runs/{plan.outputs[0]}",
+            )
+        )
     if _reads_standard_input(plan.argv):
         found.append(
             Problem(

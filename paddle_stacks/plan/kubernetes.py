@@ -5,14 +5,17 @@ What they look like is in ``configs/cluster/kubernetes.yaml.j2`` and ``pod.yaml.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.plan import cluster
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Mount, Plan
+from paddle_stacks.plan.mounts import FOLDERS
 from paddle_stacks.settings import without_password
 
 __all__ = ["OPERATORS", "RUN_LABEL", "Placement", "as_kubernetes"]
@@ -127,6 +130,7 @@ def as_kubernetes(
         limits=_limits(plan, backend, placement),
         devices=[device.target for device in plan.devices],
         folders=_folders(plan, placement),
+        parts=_parts(plan),
         shm_mib=plan.shm_mib,
         tmp_mib=plan.tmp_mib,
         ulimits=plan.ulimits,
@@ -155,8 +159,42 @@ def _folders(plan: Plan, placement: Placement) -> list[Mount]:
     return [
         mount
         for mount in plan.mounts
-        if mount.target != str(WORKSPACE) and mount.target not in brought
+        if not PurePosixPath(mount.target).is_relative_to(WORKSPACE) and mount.target not in brought
     ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the claim that the container sees.
+
+    Args:
+        target: the path in the container.
+        path: the path in the claim.
+        read_only: whether the container may not write to it.
+        made: whether it is a folder that has to be there: the node would make it as root.
+    """
+
+    target: str
+    path: str
+    read_only: bool
+    made: bool
+
+
+def _parts(plan: Plan) -> list[_Part]:
+    """Return what of the claim the container sees: never the workspace itself.
+
+    A folder that is a link on this machine has its own name in the claim.
+    """
+    found = []
+    for mount in plan.mounts:
+        target = PurePosixPath(mount.target)
+        if not target.is_relative_to(WORKSPACE):
+            continue
+        inner = str(target.relative_to(WORKSPACE))
+        path = os.path.relpath(mount.source, plan.workspace) if inner == "." else inner
+        made = inner in FOLDERS or not mount.read_only
+        found.append(_Part(mount.target, path, mount.read_only, made))
+    return found
 
 
 def _user(plan: Plan, backend: Backend, placement: Placement) -> str:

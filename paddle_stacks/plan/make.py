@@ -11,10 +11,12 @@ from paddle_stacks.dcu.host import HYHAL, Host
 from paddle_stacks.jobs.catalog import Job
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
 from paddle_stacks.plan.backend import Backend
+from paddle_stacks.plan.mounts import WORKSPACE, Mount, folders
 from paddle_stacks.settings import DEBUG_SWITCH, Settings, without_password
 
 __all__ = [
     "PLAIN_ENVIRONMENT",
+    "WORKSPACE",
     "Device",
     "Mount",
     "Plan",
@@ -25,7 +27,6 @@ __all__ = [
     "make",
 ]
 
-WORKSPACE = PurePosixPath("/workspace")
 SECRETS = PurePosixPath("/run/secrets")
 LABEL = "paddle-stacks"
 
@@ -44,21 +45,6 @@ _NETWORKED = frozenset({"fetch"})
 _REACHED = frozenset({"serve"})
 # The variables by which OpenSSL, requests and pip find a certificate bundle.
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A folder or file of the host, seen in the container.
-
-    Args:
-        source: the path on the host.
-        target: the path in the container.
-        read_only: whether the container may not write to it.
-    """
-
-    source: str
-    target: str
-    read_only: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,6 +107,7 @@ class Plan:
         name: the container's name.
         argv: what the image's entry point gets: the job and its arguments.
         environment: variables.
+        workspace: the folder on the host whose parts the container sees in ``/workspace``.
         mounts: folders and files of the host.
         secrets: files that hold a secret; their contents are never printed.
         devices: device nodes of the host.
@@ -146,6 +133,7 @@ class Plan:
         ports: of the container that are reached from outside.
         memory_mib: limit of its memory in MiB, /dev/shm and /tmp included; 0 for none.
         notes: what a person should know before the job starts.
+        outputs: names in the workspace's root that what the job wrote gets when it has ended.
     """
 
     job: str
@@ -154,6 +142,7 @@ class Plan:
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    workspace: Path
     mounts: tuple[Mount, ...]
     secrets: tuple[Secret, ...]
     devices: tuple[Device, ...]
@@ -178,6 +167,7 @@ class Plan:
     ports: tuple[Port, ...] = ()
     memory_mib: int = 0
     notes: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def build_command(self) -> str:
@@ -193,11 +183,6 @@ class Plan:
     @property
     def _stage(self) -> str:
         return self.image.rpartition("/")[2].partition(":")[0]
-
-    @property
-    def workspace(self) -> Path:
-        """The folder on the host that the container sees as ``/workspace``."""
-        return next(Path(m.source) for m in self.mounts if m.target == str(WORKSPACE))
 
 
 def build_command(image: str, backend: str) -> str:
@@ -223,6 +208,8 @@ def make(
     host: Host = _NO_HOST,
     cards: Sequence[int] = (),
     machine_mib: int = 0,
+    mounts: Sequence[Mount] | None = None,
+    outputs: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of one run of a job.
 
@@ -237,6 +224,8 @@ def make(
         host: the machine's device nodes, as they were found.
         cards: the cards to use; none for all of the host's.
         machine_mib: the machine's memory in MiB; 0 where nobody has looked.
+        mounts: of the workspace; None where nobody has looked: the folders that all jobs see.
+        outputs: names in the workspace's root that the job's output gets in the end.
     """
     networked = job.name in _NETWORKED
     if not job.computes and not backend.profile:
@@ -255,8 +244,9 @@ def make(
             **_card_environment(backend, cards),
             **(_network_environment(settings, secrets) if networked else {}),
         },
+        workspace=settings.workspace,
         mounts=(
-            Mount(str(settings.workspace), str(WORKSPACE), read_only=False),
+            *(folders(settings.workspace, job.writes) if mounts is None else mounts),
             *_folders(backend, host),
         ),
         secrets=secrets,
@@ -279,6 +269,7 @@ def make(
         security_opt=backend.security_opt,
         read_only=backend.read_only,
         memory_mib=machine_mib * backend.memory_percent // 100,
+        outputs=tuple(outputs),
     )
 
 

@@ -12,6 +12,8 @@ from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, Device, Plan, Port
 from paddle_stacks.settings import without_password
 
 __all__ = [
+    "LOG_DRIVER",
+    "LOG_OPTIONS",
     "as_docker_command",
     "as_json",
     "as_line",
@@ -19,6 +21,12 @@ __all__ = [
     "docker_arguments",
     "mount_option",
 ]
+
+
+LOG_DRIVER = "local"
+"""The engine's driver of logs, which keeps what a container prints in files of its own form."""
+LOG_OPTIONS = {"max-size": "32m", "max-file": "3"}
+"""The files that are kept: a job that prints for ever does not fill the engine's disk."""
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -29,6 +37,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "image": plan.image,
         "name": plan.name,
         "argv": list(plan.argv),
+        "workspace": str(plan.workspace),
         "environment": {name: without_password(v) for name, v in plan.environment.items()},
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only} for m in plan.mounts
@@ -54,6 +63,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "security_opt": list(plan.security_opt),
         "read_only": plan.read_only,
         "grace_seconds": plan.grace_seconds,
+        "outputs": list(plan.outputs),
         "ports": [{"address": p.address, "number": p.number} for p in plan.ports],
         "notes": list(plan.notes),
         "command": as_docker_command(plan, multiline=False),
@@ -70,6 +80,7 @@ def as_text(plan: Plan) -> str:
         ("network", plan.network),
         *(("port", _port(port)) for port in plan.ports),
         *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
+        *(("output", f"{name}, moved to {plan.workspace} in the end") for name in plan.outputs),
         *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
         *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
         *(("device", _device(device, " → ")) for device in plan.devices),
@@ -141,6 +152,8 @@ def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str
     groups += [["--device", _device(device, ":")] for device in plan.devices]
     groups += [["--group-add", group] for group in plan.groups]
     groups += [["--ulimit", f"{name}={n}:{n}"] for name, n in plan.ulimits.items()]
+    groups += [["--log-driver", LOG_DRIVER]]
+    groups += [["--log-opt", f"{name}={value}"] for name, value in LOG_OPTIONS.items()]
     groups += [["--label", f"{name}={value}"] for name, value in plan.labels.items()]
     groups += [
         ["--mount", mount_option(m.source, m.target, read_only=m.read_only)] for m in plan.mounts

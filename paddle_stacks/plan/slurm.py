@@ -14,6 +14,7 @@ from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.plan import cluster
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Plan
+from paddle_stacks.plan.mounts import to_make
 from paddle_stacks.plan.show import docker_arguments, mount_option
 from paddle_stacks.settings import without_password
 
@@ -127,6 +128,7 @@ def as_slurm(
         "grace_seconds": plan.grace_seconds,
         "log": shlex.quote(f"{workspace.replace('%', '%%')}/%x-%j.log"),
         "folder": shlex.quote(str(kept)),
+        "sources": shlex.join(to_make(plan.mounts, plan.workspace)),
         "node_log": shlex.quote(node_log),
         "status": STATUS.format(id="$SLURM_JOB_ID"),
         "engine": container.engine,

@@ -33,6 +33,8 @@ _KEPT = re.compile(
     r"/var/lib/dpkg/status|/(?:etc|usr/lib)/os-release"
     r"|/.*\.(?:dist-info/METADATA|egg-info/PKG-INFO)"
 )
+_LONGEST_DOCUMENT = 64 * 2**20  # bytes of an image's configuration or list of layers
+_LARGEST_KEPT = 256 * 2**20  # bytes of all files of a layer that are kept
 _LONGEST_KEPT = 16 * 2**20
 _CHUNK = 2**20
 _KINDS = {
@@ -249,7 +251,8 @@ def packages(kept: Mapping[str, bytes]) -> tuple[Package, ...]:
 def _debian(status: bytes) -> Iterable[Package]:
     for stanza in status.decode("utf-8", errors="replace").split("\n\n"):
         fields: dict[str, str] = dict(re.findall(r"^(\S+): (.*)$", stanza, re.MULTILINE))
-        if fields.get("Status", "").endswith(" installed"):
+        named = "Package" in fields and "Version" in fields
+        if named and fields.get("Status", "").endswith(" installed"):
             # "Source: gcc-12 (12.2.0-14)": with a version only where it is another.
             source, _, version = fields.get("Source", fields["Package"]).partition(" ")
             built_of = version.strip("()") or fields["Version"]
@@ -294,8 +297,18 @@ def _read_archive(stream: IO[bytes]) -> tuple[dict[str, Entries], dict[str, Any]
             if packed or head[257:262] == b"ustar" or not head.strip(b"\0"):
                 layers[blob.name] = _read_layer(content, "r|gz" if packed else "r|")
             elif head[:1] in (b"{", b"["):
-                documents[blob.name] = json.loads(content.read())
+                documents[blob.name] = _document(content.read(_LONGEST_DOCUMENT + 1), blob.name)
     return layers, documents
+
+
+def _document(content: bytes, name: str) -> Any:
+    try:
+        if len(content) > _LONGEST_DOCUMENT:
+            raise ValueError(f"it is longer than {_LONGEST_DOCUMENT} bytes")
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        what = f"the image has a document that cannot be read: {error}"
+        raise MachineError(what, where=name, remedy=_SAVE) from error
 
 
 def _read_layer(stream: IO[bytes], mode: Any) -> Entries:
@@ -322,7 +335,8 @@ def _file(
         content = "/" + content.lstrip("./")
     stream = members.extractfile(member) if kind == "file" else None
     if stream is not None:
-        keep = bool(_KEPT.fullmatch(name)) and member.size <= _LONGEST_KEPT
+        room = _LARGEST_KEPT - sum(map(len, kept.values()))
+        keep = bool(_KEPT.fullmatch(name)) and member.size <= min(_LONGEST_KEPT, room)
         digest = hashlib.sha256()
         chunks = []
         while chunk := stream.read(_CHUNK):
@@ -380,6 +394,7 @@ def _os(kept: Mapping[str, bytes]) -> str:
     """Return the distribution's id and version; ``unknown`` where no file says."""
     for path in _OS_RELEASE:
         if path in kept:
-            fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)', kept[path].decode(), re.MULTILINE))
+            text = kept[path].decode("utf-8", errors="replace")
+            fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)', text, re.MULTILINE))
             return f"{fields.get('ID', 'unknown')} {fields.get('VERSION_ID', '')}".strip()
     return "unknown"

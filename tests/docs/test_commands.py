@@ -125,6 +125,7 @@ def copy(prepared: Path, tmp_path: Path) -> Iterator[Path]:
             shutil.copytree(made, folder / made.name, copy_function=how)
         else:
             shutil.copy2(made, folder / made.name, follow_symlinks=False)
+    (folder / "runs").mkdir()
     yield folder
     down = ["docker", "compose", "--profile", "*", "down", "--remove-orphans", "--timeout", "1"]
     subprocess.run(down, cwd=folder, capture_output=True, check=True)

@@ -33,6 +33,10 @@ CPU = backend.load("cpu", ROOT)
 IN_A_CONTAINER_OF_ITS_OWN = {"take all of the memory"}
 MARKS = {name: f"mark-{uuid.uuid4().hex}" for name in ("hub token", "API key", "the caller's")}
 NETWORKED = ("fetch", "serve")
+RUNS_ON_THE_HOST = [
+    *("inv", ".venv/bin/python", ".git/hooks/pre-commit", "paddle_stacks/launch.py", "tasks.py"),
+    *("configs/backends/cpu.toml", "docker-compose.override.yml.example"),
+]
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="it gives files to other users, which only root may"
@@ -101,13 +105,25 @@ def place(
         secrets[name].write_text(MARKS[name])
         os.chown(secrets[name], owner, owner)
     (outside / "file").write_text("the machine's")
-    shutil.copy(HERE / "probe.py", folder)
-    others = folder / "others"
+    runs = folder / "runs"
+    for name in ("models", "data", "runs", "configs"):
+        (folder / name).mkdir()
+        os.chown(folder / name, owner, owner)
+    for name in RUNS_ON_THE_HOST:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("the host's")
+        # Whoever the job is, the file's permissions are not what keeps it from writing.
+        for path in (folder / name, *(folder / name).parents):
+            if path.is_relative_to(folder):
+                os.chown(path, owner, owner)
+    shutil.copy(HERE / "probe.py", runs)
+    others = runs / "others"
     others.write_text("")
-    _put_set_user_id_program(client, folder / "id")
+    _put_set_user_id_program(client, runs / "id")
     told = {
-        "set_user_id": "/workspace/id",
-        "others_file": "/workspace/others",
+        "set_user_id": "/workspace/runs/id",
+        "others_file": "/workspace/runs/others",
+        "runs_on_the_host": RUNS_ON_THE_HOST,
         "process": neighbour.args[0],
         "process_id": neighbour.pid,
         "host_file": str(outside / "file"),
@@ -116,12 +132,12 @@ def place(
         "addresses": listener,
         "processes": CPU.pids + 64,
     }
-    (folder / "probe.json").write_text(json.dumps(told))
-    for path in (folder, folder / "probe.py", folder / "probe.json"):
+    (runs / "probe.json").write_text(json.dumps(told))
+    for path in (folder, runs / "probe.py", runs / "probe.json"):
         os.chown(path, owner, owner)
-    for path in (others, folder / "id"):
+    for path in (others, runs / "id"):
         os.chown(path, 4321, 4321)
-    (folder / "id").chmod(0o4755)
+    (runs / "id").chmod(0o4755)
     others.chmod(0o600)
     return Place(folder, secrets, told)
 
@@ -153,7 +169,7 @@ def plan(place: Place, job: str, platform: Backend = CPU, **changes: Any) -> Pla
         suffix=uuid.uuid4().hex[:8],
         machine_mib=memory_mib(),
     )
-    changed = {"argv": ("python", "probe.py"), "image": made.image.replace(":dcu", ":cpu")}
+    changed = {"argv": ("python", "runs/probe.py"), "image": made.image.replace(":dcu", ":cpu")}
     return dataclasses.replace(made, **changed | changes)
 
 
@@ -175,6 +191,13 @@ def run(place: Place, made: Plan, client: docker.DockerClient) -> dict[str, tupl
     status = execute(made, client, view=view, output=output)
     assert status == 0, getattr(view, "last", "")
     return place.results(output.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _untouched(place: Place) -> Iterator[None]:
+    yield
+    for name in RUNS_ON_THE_HOST:
+        assert (place.folder / name).read_text() == "the host's", name
 
 
 def succeeded(found: dict[str, tuple[bool, str]]) -> dict[str, str]:
@@ -207,7 +230,7 @@ def test_a_compose_service(service: str, place: Place) -> None:
     project = f"isolation-{uuid.uuid4().hex[:8]}"
     compose = ["docker", "compose", "-p", project, "--profile", "*"]
     start = "/usr/bin/tini -- /usr/local/bin/entry python"
-    words = ["run", "--rm", "--no-deps", "-T", "--entrypoint", start, service, "probe.py"]
+    words = ["run", "--rm", "--no-deps", "-T", "--entrypoint", start, service, "runs/probe.py"]
     environment = {
         **os.environ,
         "PADDLE_STACKS_HUB_TOKEN_FILE": str(place.secrets["hub token"]),
@@ -249,7 +272,7 @@ def test_the_documented_profile_for_contrast(
         printed = run(place, made, client)
     else:
         options = {**container_options(made, {}), "entrypoint": ["/opt/venv/bin/python"]}
-        options["command"] = ["probe.py"]
+        options["command"] = ["runs/probe.py"]
         printed = place.results(client.containers.run(**options, remove=True))
     found = succeeded(printed)
     certain = {

@@ -28,7 +28,7 @@ services:
     image: paddle-stacks/infer:cpu
     entrypoint: [/usr/bin/tini, --, /usr/local/bin/entry, sh, -c]
     command: !override
-      - "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status; touch made; exit $STATUS"
+      - "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status; touch runs/made; exit $STATUS"
   serve:
     command: !override [--model, tiny, --published]
 """
@@ -41,8 +41,11 @@ class Project:
         self.folder = folder
         (folder / "docker-compose.yml").write_text((ROOT / "docker-compose.yml").read_text())
         (folder / "override.yml").write_text(OVERRIDE)
+        for name in ("configs", "data", "models", "runs"):
+            (folder / name).mkdir()
         if os.geteuid() == 0:
-            os.chown(folder, 1234, 1235)
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, 1234, 1235)
 
     def compose(
         self, *words: str, override: bool = True, stdin: str = "", **environment: str
@@ -82,31 +85,31 @@ def test_finetune_does_not_start_without_its_model(project: Project) -> None:
     done = project.compose("up", "finetune", FETCH_STATUS="2")
     assert done.returncode != 0
     assert "didn't complete successfully: exit 2" in done.stderr
-    assert not (project.folder / "made").exists()
+    assert not (project.folder / "runs" / "made").exists()
 
 
 def test_a_service_has_no_rights_and_the_owners_files(project: Project) -> None:
     done = project.compose("run", "--rm", "finetune")
     assert done.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
-    made, owner = (project.folder / "made").stat(), project.folder.stat()
+    made, owner = (project.folder / "runs" / "made").stat(), project.folder.stat()
     assert (made.st_uid, made.st_gid) == (owner.st_uid, owner.st_gid)
 
 
 def test_a_service_that_is_stopped_hears_of_it(project: Project) -> None:
     """The job is not root as tini is, which has to be allowed to signal it."""
-    script = "trap 'touch told; exit 143' TERM; touch up; while :; do sleep 0.1; done"
+    script = "trap 'touch runs/told; exit 143' TERM; touch runs/up; while :; do sleep 0.1; done"
     name = f"test-{project.folder.name}-stopped"
     done = project.compose("run", "--detach", "--no-deps", "--name", name, "finetune", script)
     assert done.returncode == 0, done.stderr
     end = time.monotonic() + 60
-    while not (project.folder / "up").exists():
+    while not (project.folder / "runs" / "up").exists():
         assert time.monotonic() < end
         time.sleep(0.1)
     subprocess.run(["docker", "stop", "--time", "20", name], check=True, capture_output=True)
     inspect = ["docker", "inspect", "--format", "{{.State.ExitCode}}", name]
     ended = subprocess.run(inspect, check=True, capture_output=True, text=True)
     assert ended.stdout.strip() == "143"
-    assert (project.folder / "told").exists()
+    assert (project.folder / "runs" / "told").exists()
 
 
 def test_arguments_follow_the_service(project: Project) -> None:
@@ -114,6 +117,34 @@ def test_arguments_follow_the_service(project: Project) -> None:
     done = project.compose(*words, override=False)
     assert done.returncode == 2, done.stderr
     assert "nowhere.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "words", "remedy"),
+    [
+        ("finetune", ["--config", "my.json"], "my.json:/workspace/my.json:ro"),
+        ("infer", ["--model", "m", "--input", "in.jsonl"], "in.jsonl:/workspace/in.jsonl:ro"),
+        ("infer", ["--model", "m", "--benchmark", "--output", "o.json"], "--output runs/o.json"),
+        ("infer", ["--model", "m", "--benchmark", "--output", "data/o.json"], "runs/o.json"),
+    ],
+)
+def test_files_that_a_service_does_not_see_are_refused(
+    project: Project, service: str, words: list[str], remedy: str
+) -> None:
+    for name in ("my.json", "in.jsonl"):
+        (project.folder / name).write_text("{}")
+    done = project.compose("run", "--rm", "--no-deps", "-T", service, *words, override=False)
+    assert done.returncode == 2, done.stderr
+    assert "this container sees configs/, data/, models/ and runs/" in done.stderr
+    assert remedy in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_mounted_besides_is_seen(project: Project) -> None:
+    (project.folder / "in.jsonl").write_text("no prompts")
+    mount = ("-v", f"{project.folder}/in.jsonl:/workspace/in.jsonl:ro")
+    words = ("--model", "none", "--input", "in.jsonl")
+    done = project.compose("run", "--rm", "-T", *mount, "infer", *words, override=False)
+    assert "this container sees" not in done.stderr and done.returncode == 2, done.stderr
 
 
 def test_infer_reads_standard_input(project: Project) -> None:
@@ -125,7 +156,7 @@ def test_infer_reads_standard_input(project: Project) -> None:
 
 def _serve(project: Project, models: Path, **environment: str) -> tuple[str, dict[str, str]]:
     """Serve a model; return the URL of the list of models, and Compose's environment."""
-    shutil.copytree(models, project.folder / "models")
+    shutil.copytree(models, project.folder / "models", dirs_exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -37,7 +37,10 @@ class Project:
         self.folder, self.host = folder, host
         for name in FILES:
             (folder / name).write_text((ROOT / name).read_text())
-        os.chown(folder, 1234, 1235)
+        for name in ("configs", "data", "models", "runs"):
+            (folder / name).mkdir()
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, 1234, 1235)
         service = json.loads(self.compose("config", "infer", "--format", "json").stdout)
         start = service["services"]["infer"]["entrypoint"][:-1]
         override = {"image": "paddle-stacks/infer:cpu", "entrypoint": [*start, "sh", "-c"]}

@@ -70,7 +70,7 @@ def workspace(tmp_path: Path) -> Path:
 def shell(workspace: Path, script: str, **changes: object) -> Plan:
     """Return the plan of a command that is not a job, with all that a job's plan has."""
     plan = make(
-        Job("sh", "infer", ""),
+        Job("sh", "infer", "", writes=("runs",)),
         ["-c", script],
         settings.Settings(root=ROOT, workspace=workspace),
         Backend("cpu", ""),
@@ -122,14 +122,14 @@ def test_the_exit_status_is_the_jobs(
 
 def test_a_signal_lets_the_job_save(client: docker.DockerClient, workspace: Path) -> None:
     script = (
-        "trap 'echo saved > saved; exit 143' TERM; echo ready >&2; while :; do sleep 0.05; done"
+        "trap 'echo saved >runs/saved; exit 143' TERM; echo ready >&2; while :; do sleep 1; done"
     )
     plan = shell(workspace, script)
     view = Recorder({"ready": lambda: os.kill(os.getpid(), signal.SIGINT)})
     with pytest.raises(Stopped) as caught:
         execute(plan, client, view=view)
     assert caught.value.status == 128 + signal.SIGINT
-    assert (workspace / "saved").read_text() == "saved\n"
+    assert (workspace / "runs" / "saved").read_text() == "saved\n"
     assert any("45 s to save" in line for line in view.lines)
     assert gone(client, plan)
 
@@ -232,7 +232,7 @@ def test_a_job_that_makes_no_folder_gets_none(client: docker.DockerClient, works
     plan = shell(workspace, "echo no >&2; exit 2")
     record = RunRecord(workspace / "runs" / "x", workspace, show.as_json(plan), plan.user)
     assert execute(plan, client, view=Recorder(), record=record) == 2
-    assert list(workspace.iterdir()) == []
+    assert list((workspace / "runs").iterdir()) == []
 
 
 def test_a_secret_is_a_private_file(client: docker.DockerClient, workspace: Path) -> None:

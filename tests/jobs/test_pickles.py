@@ -37,6 +37,8 @@ ways = {
     "pickle.load": lambda: pickle.load(open("evil", "rb")),
     "paddle.static": lambda: _safe_load_pickle(open("evil", "rb")),
     "paddlenlp of PyTorch": lambda: load_torch("pytorch_model.bin"),
+    "paddle.load of a forged dtype": lambda: paddle.load("forged"),
+    "paddlenlp of PyTorch with a forged dtype": lambda: load_torch("pytorch_model-2.bin"),
 }
 for name, way in ways.items():
     try:
@@ -47,6 +49,37 @@ for name, way in ways.items():
         sys.exit(f"{name} has read it")
 """
 
+# What torch.save writes of {"weight": tensor([[0., 1.], [2., 3.]])}: a zip, with this pickle in it.
+_WHOLE = """
+import pickle, zipfile
+import numpy, paddle
+from paddlenlp.utils.serialization import load_torch
+data = (
+    b"\\x80\\x02ccollections\\nOrderedDict\\n)R(X\\6\\0\\0\\0weightctorch._utils\\n_rebuild_tensor_v2\\n"
+    b"((X\\7\\0\\0\\0storagectorch\\nFloatStorage\\nX\\1\\0\\0\\x000X\\3\\0\\0\\0cpuK\\4tQK\\0K\\2K\\2\\x86K\\2K\\1"
+    b"\\x86\\x89ccollections\\nOrderedDict\\n)RtRu."
+)
+with zipfile.ZipFile("pytorch_model.bin", "w") as archive:
+    archive.writestr("archive/data.pkl", data)
+    archive.writestr("archive/data/0", numpy.arange(4, dtype="float32").tobytes())
+assert load_torch("pytorch_model.bin")["weight"].tolist() == [[0, 1], [2, 3]]
+paddle.seed(5)
+with open("rng.pth", "wb") as stream:
+    pickle.dump(paddle.get_rng_state(), stream)
+first = paddle.rand([3]).numpy()
+with open("rng.pth", "rb") as stream:
+    paddle.set_rng_state(pickle.load(stream))
+assert (paddle.rand([3]).numpy() == first).all()
+layer = paddle.nn.Linear(2, 3)
+optimizer = paddle.optimizer.Adam(parameters=layer.parameters())
+layer(paddle.ones([1, 2])).sum().backward()
+optimizer.step()
+paddle.save(layer.state_dict(), "x.pdparams")
+paddle.save(optimizer.state_dict(), "x.pdopt")
+assert (paddle.load("x.pdparams")["weight"].numpy() == layer.weight.numpy()).all()
+optimizer.set_state_dict(paddle.load("x.pdopt"))
+"""
+
 
 class Asks:
     def __reduce__(self) -> Any:
@@ -55,6 +88,17 @@ class Asks:
 
 def evil() -> bytes:
     return pickle.dumps({"llama.norm.weight": Asks()}, protocol=4)
+
+
+class ForgedDtype:
+    """A dtype whose state claims that eight bytes are an object of the interpreter."""
+
+    def __reduce__(self) -> Any:
+        return np.dtype, ("i8", False, True), (3, "<", None, None, None, -1, -1, 63)
+
+
+def forged() -> bytes:
+    return pickle.dumps({"llama.norm.weight": ForgedDtype()}, protocol=4)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +163,12 @@ def test_weights_that_are_a_pickle(job, ready: Path, argv: list[str]) -> None:
 )
 def test_an_adapter_that_is_a_pickle(job, ready: Path, argv: list[str]) -> None:
     refused(job, ready, argv, ASKED)
+    state = ready / "runs" / "evil" / ADAPTER
+    state.write_bytes(forged())
+    try:
+        refused(job, ready, argv, "sets the state of a dtype")
+    finally:
+        state.write_bytes(evil())
 
 
 @pytest.mark.parametrize("name", ["optimizer.pdopt", "rng_state.pth", ADAPTER])
@@ -136,14 +186,24 @@ def test_a_checkpoint_with_a_pickle_and_a_seal_that_fits(job, ready: Path, name:
 
 def test_every_way_of_reading_one_in_any_process(job, tmp_path: Path) -> None:
     (tmp_path / "evil").write_bytes(evil())
+    (tmp_path / "forged").write_bytes(forged())
     (tmp_path / "ways.py").write_text(_WAYS)
     np.save(tmp_path / "objects.npy", np.array([Asks()], dtype=object), allow_pickle=True)
     with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", evil())
+    with zipfile.ZipFile(tmp_path / "pytorch_model-2.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", forged())
     done = job(["python", "ways.py"], tmp_path)
     assert done.status == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 9
     assert not (tmp_path / MARK).exists()
+
+
+def test_what_paddle_and_pytorch_write_is_read(job, tmp_path: Path) -> None:
+    """PyTorch's names are rebuilt by PaddleNLP, and states of generators by Paddle."""
+    (tmp_path / "make.py").write_text(_WHOLE)
+    done = job(["python", "make.py"], tmp_path)
+    assert done.status == 0, done.stderr
 
 
 def test_the_same_pickle_runs_where_nothing_keeps_it_from_it(job, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Project:
         self.name = f"test-nodes-{uuid.uuid4().hex[:8]}"
         (folder / "docker-compose.yml").write_text((ROOT / "docker-compose.yml").read_text())
         (folder / "once.yml").write_text(ONCE)
+        for name in ("configs", "data", "models", "runs"):
+            (folder / name).mkdir(exist_ok=True)
         if os.geteuid() == 0:
             subprocess.run(["chown", "-R", "1234:1235", str(folder)], check=True)
 
@@ -196,6 +198,7 @@ def test_a_lonely_node_says_for_whom_it_waits_and_gives_up(project: Project) -> 
         done = subprocess.run(
             ["docker", "compose", "-p", project.name, "--profile", "two-nodes", *line],
             cwd=project.folder,
+            env={**os.environ, "PRETRAIN_CONFIG": "two.json"},
             capture_output=True,
             text=True,
             check=False,

@@ -17,7 +17,7 @@ import numpy as np
 
 from entrypoints.fetching import checkpoint, gguf, huggingface, package, tensors
 from entrypoints.inference import adapter, exported, weights
-from entrypoints.preparing import documents
+from entrypoints.preparing import documents, pair
 from entrypoints.preparing.reading import Place, Reader
 from entrypoints.serving import requests
 from entrypoints.serving.errors import ApiError
@@ -227,8 +227,9 @@ def _wheels() -> list[bytes]:
 def _index(raw: bytes, folder: Path) -> object:
     _put(raw, folder, "c.idx")
     _put(b"\0" * 12, folder, "c.bin")
-    pair = corpus.look(folder / "c")
-    return list(corpus.lengths(pair))
+    found = corpus.look(folder / "c")
+    pair.check(found)
+    return list(corpus.lengths(found)), pair.lengths(found).tolist()
 
 
 def _indexes() -> list[bytes]:

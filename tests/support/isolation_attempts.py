@@ -56,6 +56,17 @@ def _no_more_rights(pod: Pod, _: list[Pod]) -> bool:
     return _own(pod).get("allowPrivilegeEscalation") is False
 
 
+def _parts_of_the_claim(pod: Pod, _: list[Pod]) -> bool:
+    (container,) = pod["containers"]
+    claims = {v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    parts = [m for m in container["volumeMounts"] if m["name"] in claims]
+    return all(
+        m.get("subPath", ".").partition("/")[0] in ("models", "data", "runs", ".output")
+        or m.get("readOnly")
+        for m in parts
+    ) and all(m.get("subPath") for m in parts)
+
+
 def _seccomp(pod: Pod, _: list[Pod]) -> bool:
     return bool(pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"})
 
@@ -136,6 +147,13 @@ ATTEMPTS: tuple[Attempt, ...] = (
         _NO_HOST_PATH,
         _few_volumes,
         job=True,
+    ),
+    Attempt(
+        "rewrite what runs on the host",
+        "`models/`, `data/` and `runs/` are mounted, never the checkout",
+        "`subPath` mounts of the claim",
+        _parts_of_the_claim,
+        root=False,
     ),
     Attempt("write to a file of another users", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt("mount a file system", _CAPABILITIES, _DROPPED, _no_capability),

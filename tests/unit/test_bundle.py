@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from paddle_stacks.bundle import check, contents, create, downloads
+from paddle_stacks.bundle import load as loading
 from paddle_stacks.errors import BuildError, MachineError, RequestError
 from paddle_stacks.revision import commit_seconds, revision
 from tests.support.bundles import KILL, LAYERS, PYTHON, Site, killed_at
@@ -362,6 +363,37 @@ def test_an_interrupted_check_does_not_read_again_what_did_not_change(site: Site
     with pytest.raises(RequestError, match="is damaged"):
         check.verify(site.bundle, lambda text: None, known, lambda path, stamp: again.append(path))
     assert again == []
+
+
+def _changed(path: Path) -> None:
+    """Change a file behind the back of its size and time."""
+    before = path.stat()
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("of", ["project", "models", "environment", "images"])
+def test_what_changes_after_it_was_verified_is_not_unpacked(
+    site: Site, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and time stay, and the check before knows the file: its content counts once more."""
+    site.create()
+    verified = check.verify
+
+    def then_change(folder: Path, *rest):
+        manifest = verified(folder, *rest)
+        files = [file for file in manifest.files if file.path.startswith(of)]
+        _changed(folder / max(files, key=lambda file: file.size).pieces[0].path)
+        return manifest
+
+    monkeypatch.setattr(check, "verify", then_change)
+    with pytest.raises(RequestError) as caught:
+        loading.load(site.bundle, site.to, lambda text: None, verify=False)
+    assert "changed since it was verified" in caught.value.problems[0].what
+    if of == "project":
+        assert not (site.to / "inv").exists(), "nothing of it was laid down"
 
 
 def test_what_is_there_is_not_written_over(site: Site) -> None:

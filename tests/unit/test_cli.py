@@ -149,7 +149,8 @@ def test_the_plan_as_json_is_one_document(tmp_path: Path, config: Path) -> None:
         *("finetune", "--config", "my.json"),
         *("--set", "learning_rate=1e-4", "--set", "lora=true", "--name", "try1"),
     ]
-    assert plan["mounts"][0]["source"] == str(tmp_path)
+    assert plan["workspace"] == str(tmp_path)
+    assert str(tmp_path) not in [mount["source"] for mount in plan["mounts"]]
 
 
 def test_the_plan_and_a_dry_run_say_the_same(tmp_path: Path, config: Path) -> None:

@@ -56,9 +56,17 @@ def test_a_service_has_the_rights_of_its_plan(services: dict[str, Any], job: str
     assert int(service["shm_size"]) == wanted.shm_mib * 2**20
     assert service["stop_grace_period"] == f"{wanted.grace_seconds}s"
     assert service["network_mode"] == wanted.network
-    assert [(v["source"], v["target"]) for v in service["volumes"]] == [
-        (m.source, m.target) for m in wanted.mounts
-    ]
+    assert service["logging"] == {"driver": show.LOG_DRIVER, "options": show.LOG_OPTIONS}
+    found = {v["target"]: (v["source"], v.get("read_only", False)) for v in service["volumes"]}
+    assert found.pop("/workspace/configs") == (str(ROOT / "configs"), True)
+    assert {target: source for target, (source, _) in found.items()} == {
+        m.target: m.source for m in wanted.mounts
+    }
+    # Whatever the arguments are: a job whose outputs can be anywhere has a place for them.
+    writable = {target.rpartition("/")[2] for target, (_, fixed) in found.items() if not fixed}
+    assert writable >= set(JOBS[job].writes)
+    assert bool(writable) is (job != "serve")
+    assert all(not v["bind"].get("create_host_path") for v in service["volumes"])
     assert not service.get("privileged") and "devices" not in service and "pid" not in service
 
 
@@ -103,8 +111,10 @@ def test_only_serve_is_reached_and_only_from_this_machine(services: dict[str, An
 def test_a_node_is_pretrain_with_a_network_of_the_nodes_own(
     services: dict[str, Any], name: str
 ) -> None:
-    own = {"command", "hostname", "networks", "profiles", "restart"}
+    own = {"command", "hostname", "networks", "profiles", "restart", "volumes"}
     node, job = services[name], services["pretrain"]
+    *shared, config = node["volumes"]
+    assert shared == job["volumes"] and config["read_only"]
     same = {key: value for key, value in job.items() if key not in {*own, "network_mode"}}
     assert {key: value for key, value in node.items() if key not in own} == same
     assert node["hostname"] == name, "the others look for it by its name"

@@ -282,3 +282,12 @@ def test_the_difference_for_people(
         assert words in short
     compare.show(compare.difference(*pair), every_file=True)
     assert "/opt/x" in capsys.readouterr().out
+
+
+def test_databases_that_are_not_what_they_seem() -> None:
+    status = b"Status: install ok installed\n\nPackage: x\nStatus: install ok installed\n"
+    assert contents.packages({contents._STATUS: status}) == ()
+    assert contents._os({"/etc/os-release": b"ID=\xff\nVERSION_ID=12\n"}).endswith("12")
+    for raw in (b"{", b"[" * 100_000, b"[1" + b" " * contents._LONGEST_DOCUMENT + b"]"):
+        with pytest.raises(MachineError, match="cannot be read"):
+            contents._document(raw, "manifest.json")

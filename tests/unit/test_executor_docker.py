@@ -27,12 +27,16 @@ def test_the_container_is_what_the_plan_says() -> None:
     options = container_options(plan, {"pip.conf": "/private/pip.conf"})
     mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
     assert mounts == [
-        ("/ws", "/workspace", False),
+        ("/ws/models", "/workspace/models", False),
+        ("/ws/data", "/workspace/data", True),
+        ("/ws/runs", "/workspace/runs", True),
         ("/ca.pem", "/run/secrets/ca_bundle", True),
         ("/private/pip.conf", "/run/secrets/pip.conf", True),
     ]
     limits = [(u["Name"], u["Soft"], u["Hard"]) for u in options.pop("ulimits")]
     assert limits == [("memlock", -1, -1)]
+    logs = options.pop("log_config")
+    assert (logs["Type"], logs["Config"]) == ("local", {"max-size": "32m", "max-file": "3"})
     assert options == {
         "image": "paddle-stacks/infer:dcu",
         "command": ["fetch", "x"],

@@ -250,3 +250,33 @@ def test_one_bundle_serves_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CERT", "/a.pem")
     trust_bundle()
     assert os.environ["SSL_CERT_FILE"] == os.environ["REQUESTS_CA_BUNDLE"] == "/a.pem"
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["told", "not told"])
+def test_a_file_without_a_sum_has_a_limit(
+    server: Server, tmp_path: Path, length: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server could send without end, and say nothing of it or something else."""
+    if not length:
+        import httpx
+
+        monkeypatch.setattr(
+            httpx.Headers, "get", lambda self, key, default=None: default or "", raising=True
+        )
+    with pytest.raises(RequestError, match="larger than 1000000 bytes"):
+        download(f"{server.url}/m.bin", tmp_path / "m.bin", limit=1_000_000, pause=0)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
+    assert not (tmp_path / "m.bin").exists()
+
+
+def test_a_file_of_this_machine_has_one_too(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(CONTENT)
+    with pytest.raises(RequestError, match="larger than 100 bytes"):
+        download((tmp_path / "source").as_uri(), tmp_path / "m.bin", limit=100)
+
+
+def test_a_message_has_no_login(server: Server, tmp_path: Path) -> None:
+    address = server.url.replace("://", "://me:hidden@")
+    with pytest.raises(NotThere) as caught:
+        download(f"{address}/nothing", tmp_path / "m.bin", pause=0)
+    assert "hidden" not in caught.value.problems[0].where

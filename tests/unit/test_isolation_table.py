@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ OWN: Callable[[dict[str, Any]], Any] = lambda pod: pod["containers"][0]["securit
             {"name": "engine", "hostPath": {"path": "/var/run/docker.sock"}}
         ),
         lambda pod: pod["volumes"].append({"name": "k", "secret": {"secretName": "keys"}}),
+        lambda pod: pod["containers"][0]["volumeMounts"].append(
+            {"name": "workspace", "mountPath": "/workspace"}
+        ),
         lambda pod: OWN(pod).update(privileged=True),
         lambda pod: OWN(pod).update(readOnlyRootFilesystem=False),
         lambda pod: OWN(pod).update(allowPrivilegeEscalation=True),
@@ -113,3 +117,13 @@ def test_every_row_is_tried() -> None:
     probe = (ROOT / "tests" / "isolation" / "probe.py").read_text()
     for row in isolation_attempts.ATTEMPTS:
         assert f"def {row.name.replace(' ', '_')}(" in probe or row.name == "take all of the memory"
+
+
+def test_every_attempt_on_the_page_has_a_test_that_is_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = page.partition("## Attempts")[2].partition("## What a job cannot do")[0].splitlines()
+    tried = [row.rsplit("|", 2)[1] for row in rows if row.startswith("| ") and "test |" not in row]
+    assert len(tried) > 20
+    for cell in tried:
+        named = re.findall(r"`(tests/[^`]+)`", cell)
+        assert named and all((ROOT / name.partition("::")[0]).is_file() for name in named), cell

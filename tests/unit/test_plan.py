@@ -63,7 +63,8 @@ def test_a_plan_has_the_least_rights() -> None:
     assert made.read_only
     assert made.user == "1000:1001"
     assert made.devices == () and made.groups == ()
-    assert [m.target for m in made.mounts if not m.read_only] == ["/workspace"]
+    assert not [m for m in made.mounts if not m.read_only], "infer writes nothing by itself"
+    assert "/repo/ws" not in [m.source for m in made.mounts], "never the workspace itself"
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -152,8 +153,12 @@ def test_the_docker_command_line() -> None:
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
         *("--tmpfs", "/tmp:size=2048m,mode=1777", "--shm-size", "1024m"),
         *("--pids-limit", "4096", "--stop-timeout", "45"),
+        *("--log-driver", "local", "--log-opt", "max-size=32m", "--log-opt", "max-file=3"),
         *("--label", "paddle-stacks.job=infer", "--label", "paddle-stacks.version=0.1.0"),
-        *("--mount", "type=bind,source=/repo/ws,target=/workspace", "--env", "OF_THE=backend"),
+        *("--mount", "type=bind,source=/repo/ws/models,target=/workspace/models,readonly"),
+        *("--mount", "type=bind,source=/repo/ws/data,target=/workspace/data,readonly"),
+        *("--mount", "type=bind,source=/repo/ws/runs,target=/workspace/runs,readonly"),
+        *("--env", "OF_THE=backend"),
         *("paddle-stacks/infer:cpu", "infer", "--model", "m", "--prompt", "it's me"),
     ]
 
@@ -170,7 +175,7 @@ def test_the_docker_command_line_has_devices_and_limits() -> None:
 
 def test_a_path_with_a_comma_stays_one_path() -> None:
     given = settings(workspace=Path("/a, b"))
-    assert '"source=/a, b"' in show.as_docker_command(plan(settings=given))
+    assert '"source=/a, b/runs"' in show.as_docker_command(plan(settings=given))
 
 
 def test_the_text_names_what_is_decided() -> None:
@@ -180,7 +185,7 @@ def test_the_text_names_what_is_decided() -> None:
         "finetune --config 'a b.json'",
         "paddle-stacks/train:dcu",
         "1000:1001",
-        "/repo/ws → /workspace",
+        "/repo/ws/runs → /workspace/runs",
         "/dev/kfd",
         "video",
         "memlock unlimited",
@@ -315,13 +320,15 @@ def test_the_documented_profile_has_the_documented_flags() -> None:
         ours.add(f"{name}={value[0]}" if value else name)
     mounts = {word for word in ours if word.startswith("--mount")}
     assert mounts == {
-        "--mount=type=bind,source=/repo/ws,target=/workspace",
+        "--mount=type=bind,source=/repo/ws/models,target=/workspace/models,readonly",
+        "--mount=type=bind,source=/repo/ws/data,target=/workspace/data,readonly",
+        "--mount=type=bind,source=/repo/ws/runs,target=/workspace/runs,readonly",
         "--mount=type=bind,source=/usr/local/hyhal,target=/opt/hyhal",
-    }, "both may be written to"
+    }, "the driver's folder may be written to, as documented"
     wanted = {word for word in DOCUMENTED.split() if word.startswith("--")}
     wanted = wanted - {"--shm-size=128G"} | {"--shm-size=131072m"}
     # What is ours: names and times that no container's rights depend on, and /tmp in memory.
-    own = {"--name", "--tmpfs", "--stop-timeout", "--label"}
+    own = {"--name", "--tmpfs", "--stop-timeout", "--label", "--log-driver", "--log-opt"}
     assert {word for word in ours - mounts if word.split("=")[0] not in own} == wanted
 
 
@@ -350,7 +357,9 @@ def test_a_job_that_computes_nothing_gets_no_card() -> None:
     platform = backend.load("dcu", ROOT)
     made = make(JOBS["fetch"], ["x"], settings(), platform, user="1:2", suffix="x", host=HOST)
     assert (made.devices, made.groups, made.ulimits) == ((), (), {})
-    assert [mount.target for mount in made.mounts] == ["/workspace"]
+    assert [mount.target for mount in made.mounts] == [
+        *("/workspace/models", "/workspace/data", "/workspace/runs")
+    ]
     assert made.image == "paddle-stacks/infer:dcu" and made.network == "bridge"
     documented = backend.load("dcu", ROOT, "doc")
     made = make(JOBS["fetch"], ["x"], settings(), documented, user="1:2", suffix="x", host=HOST)

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import struct
 from array import array
 from pathlib import Path
 
@@ -355,3 +356,27 @@ def test_standard_input_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", stdin)
     reader = Reader(Source("-", "jsonl"), "line")
     assert [block.data for block in reader.blocks(Place())] == [b'{"text": "a"}\n']
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sizes": (-1, 5)}, "negative length"),
+        ({"places": (0, 8)}, "does not begin where the last one ends"),
+        ({"documents": (0, 2, 1)}, "not in the order"),
+        ({"documents": (0, 1, 9)}, "not in the order"),
+    ],
+)
+def test_an_index_that_points_elsewhere_is_refused(
+    change: dict[str, tuple[int, ...]], said: str, tmp_path: Path
+) -> None:
+    """Its last entry fits, so that its files belong together as far as their sizes tell."""
+    parts = {"sizes": (1, 2), "places": (0, 4), "documents": (0, 1, 2)} | change
+    head = corpus.HEADER.pack(corpus.MAGIC, 1, 4, 2, 3)
+    body = struct.pack("<2i2q3q", *parts["sizes"], *parts["places"], *parts["documents"])
+    end = parts["places"][-1] + parts["sizes"][-1] * corpus.ITEMS[4]
+    (tmp_path / "c.idx").write_bytes(head + body)
+    (tmp_path / "c.bin").write_bytes(bytes(end))
+    found = corpus.look(tmp_path / "c")
+    with pytest.raises(RequestError, match=said):
+        pair.check(found)

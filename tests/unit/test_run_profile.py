@@ -51,7 +51,7 @@ class Rights:
     argv: tuple[str, ...]
     devices: frozenset[tuple[str, str]]
     folders: frozenset[tuple[str, str, bool]]
-    workspace_read_only: bool
+    workspace: frozenset[tuple[str, bool]]
     groups: frozenset[int | str]
     shm_mib: float | None
     tmp_mib: float
@@ -78,6 +78,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "user": "Compose does not know its caller: the entry becomes the workspace's owner",
         "cap_add": "what becoming another user and its signals take; the entry drops it",
         "environment": "the launcher counts the visible cards itself without PADDLE_DEVICES",
+        "workspace": "a service has what all its commands need, and all configurations",
     },
     "kubernetes": {
         "devices": "the device plugin passes them, for the resource that is asked for",
@@ -148,7 +149,8 @@ def of_docker_words(words: Sequence[str]) -> Rights:
     parser.add_argument("--memory")
     for option in ("cap-add", "cap-drop", "security-opt", "device", "group-add", "ulimit"):
         parser.add_argument(f"--{option}", action="append", default=[])
-    for option in ("label", "mount", "env"):
+    parser.add_argument("--log-driver")
+    for option in ("label", "mount", "env", "log-opt"):
         parser.add_argument(f"--{option}", action="append", default=[])
     parser.add_argument("image")
     parser.add_argument("argv", nargs=argparse.REMAINDER)
@@ -184,17 +186,20 @@ def of_kubernetes(documents: Sequence[Mapping[str, Any]]) -> Rights:
     (container,) = pod["containers"]
     own, shared = container["securityContext"], pod["securityContext"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    mounts = set()
+    mounts, used = set(), set()
     memory = {}
     for mount in container["volumeMounts"]:
-        volume = volumes.pop(mount["name"])
+        volume = volumes[mount["name"]]
+        used.add(mount["name"])
         if "emptyDir" in volume:
             assert volume["emptyDir"]["medium"] == "Memory"
             memory[mount["mountPath"]] = _mib(volume["emptyDir"]["sizeLimit"])
         else:
-            source = volume["hostPath"]["path"] if "hostPath" in volume else "claim"
+            source = volume["hostPath"]["path"] if "hostPath" in volume else mount["subPath"]
             mounts.add((source, mount["mountPath"], mount.get("readOnly", False)))
-    assert not volumes, "every volume is mounted"
+    assert used == set(volumes), "every volume is mounted"
+    (folders,) = pod["initContainers"]
+    assert folders["command"][:2] == ["mkdir", "-p"] and folders["image"] == container["image"]
     closed = [d for d in documents[1:] if d["kind"] == "NetworkPolicy"]
     network = "host" if pod.get("hostNetwork") else "none" if closed else "pod"
     return Rights(
@@ -229,8 +234,12 @@ def pod_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mounts(found: set[tuple[str, str, bool]]) -> dict[str, Any]:
-    (workspace,) = (m for m in found if m[1] == "/workspace")
-    return {"folders": frozenset(found - {workspace}), "workspace_read_only": workspace[2]}
+    parts = {m for m in found if m[1].startswith("/workspace")}
+    assert "/workspace" not in {target for _, target, _ in parts}, "never the workspace itself"
+    return {
+        "folders": frozenset(found - parts),
+        "workspace": frozenset((target, read_only) for _, target, read_only in parts),
+    }
 
 
 def _mount(line: str) -> tuple[str, str, bool]:
@@ -463,7 +472,9 @@ def test_every_engine_gives_the_least(engine: str, host: Path, tmp_path: Path) -
     found = rights(engine, host, tmp_path)
     assert found.cap_drop == {"ALL"} and found.no_new_privileges and found.read_only
     assert not found.privileged and found.seccomp == "" and found.ipc == ""
-    assert found.network == "none" and not found.workspace_read_only
+    assert found.network == "none"
+    writable = {target for target, read_only in found.workspace if not read_only}
+    assert writable <= {"/workspace/models", "/workspace/data", "/workspace/runs"}
     if engine == "compose":
         assert found.cap_add == {"KILL", "SETGID", "SETPCAP", "SETUID"}
     else:
@@ -503,7 +514,6 @@ def test_every_service_has_the_profile(host: Path) -> None:
             "image",
             "build",
             "devices",
-            "volumes",
             "shm_size",
             "tmpfs",
             "ulimits",
@@ -517,8 +527,12 @@ def test_every_service_has_the_profile(host: Path) -> None:
         if not JOBS[job].computes:
             assert "devices" not in service
             continue
-        for key in ("devices", "volumes", "shm_size", "tmpfs", "ulimits", "pids_limit"):
+        for key in ("devices", "shm_size", "tmpfs", "ulimits", "pids_limit"):
             assert service[key] == services["pretrain"][key], (job, key)
+        targets = [
+            [v["target"] for v in each["volumes"]] for each in (service, services["pretrain"])
+        ]
+        assert targets[0] == targets[1], job
         assert service["network_mode"] == ("bridge" if job in ("fetch", "serve") else "none")
         wanted = {*services["pretrain"]["environment"]}
         assert wanted <= set(service["environment"])
@@ -574,7 +588,7 @@ def test_what_has_to_be_quoted_arrives(host: Path, tmp_path: Path, name: str) ->
     given = words(out)
     assert of_docker_words(given).argv == ("infer", *ODD)
     mounts = [given[i + 1] for i, word in enumerate(given) if word == "--mount"]
-    assert (str(tmp_path / name), "/workspace", False) in map(_mount, mounts)
+    assert (str(tmp_path / name / "runs"), "/workspace/runs", True) in map(_mount, mounts)
     (log,) = re.findall(r"^#SBATCH --output=(.*)$", script, re.MULTILINE)
     read = subprocess.run(["bash", "-c", f"printf %s {log}"], capture_output=True, text=True)
     assert read.stdout == f"{str(tmp_path / name).replace('%', '%%')}/%x-%j.log"
