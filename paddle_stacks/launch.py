@@ -324,9 +324,9 @@ def _plan_of_server(
     keys, address, number = parsed.api_keys, parsed.host, parsed.port
     if keys is None and not serving.is_loopback(address):
         raise RequestError(
-            f"--host {address} without --api-keys: anybody could use the server",
+            f"--host {address} requires --api-keys, otherwise the server is open to the network",
             where="serve",
-            remedy="--api-keys FILE; or leave --host out, and only this machine can",
+            remedy="--api-keys FILE; or leave --host out, and only this machine reaches it",
         )
     address = serving.LOOPBACK if address == "localhost" else address
     if not serving.is_address(address):

@@ -229,7 +229,7 @@ def test_what_is_wrong_is_said_before_paddle_is_started(job, workspace: Path) ->
     for arguments, words in (
         (["--model", "tini"], 'did you mean "tiny"?'),
         (["--model", "tiny", "--adapter", "none"], 'no run "none"'),
-        (["--model", "tiny", "--host", "0.0.0.0"], "without --api-keys"),
+        (["--model", "tiny", "--host", "0.0.0.0"], "requires --api-keys"),
         (["--model", "tiny", "--api-keys", "none"], "cannot read the API keys"),
     ):
         refused = job(["serve", *arguments], workspace)

@@ -66,7 +66,7 @@ def test_keys_are_a_secret_and_open_the_port(keys: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
 def test_without_keys_no_port_is_open(host: str) -> None:
-    with pytest.raises(RequestError, match="without --api-keys"):
+    with pytest.raises(RequestError, match="requires --api-keys"):
         plan("--host", host)
 
 
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         (["--dtype", "float16"], "a CPU computes in float32"),
         (["--served-model-name", ""], "--served-model-name"),
         (["--served-model-name", "a b"], "--served-model-name"),
-        (["--host", "0.0.0.0"], "without --api-keys"),
+        (["--host", "0.0.0.0"], "requires --api-keys"),
         (["--api-keys", "/no/such/file"], "cannot read the API keys"),
         (["--prot", "8000"], "--prot"),
     ],
@@ -145,6 +145,48 @@ def test_arguments_that_are_wrong(words: list[str], what: str) -> None:
 def test_a_published_container_listens_on_all_its_addresses() -> None:
     assert arguments.parse(["--model", "m"]).host == "127.0.0.1"
     assert arguments.parse(["--model", "m", "--published"]).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "10.0.0.1"])
+def test_a_port_that_others_reach_requires_keys(
+    address: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["--model", "m", "--published"]
+    for loopback in ("127.0.0.1", "::1", "localhost"):
+        monkeypatch.setenv(serving.PUBLISHED_ADDRESS, loopback)
+        assert not arguments.parse(line).keys
+    monkeypatch.setenv(serving.PUBLISHED_ADDRESS, address)
+    with pytest.raises(RequestError, match=f"SERVE_ADDRESS={address} requires API keys") as wrong:
+        arguments.parse(line)
+    assert "PADDLE_STACKS_API_KEYS_FILE" in wrong.value.problems[0].remedy
+    assert arguments.parse([*line, "--api-keys", str(keys)]).keys
+
+
+@pytest.mark.parametrize(
+    ("origin", "right"),
+    [
+        ("https://app.example", True),
+        ("http://localhost:3000", True),
+        ("https://app.example/", False),
+        ("app.example", False),
+        ("null", False),
+        ("https://app.example\r\nX: y", False),
+    ],
+)
+def test_origins_are_scheme_host_and_port(origin: str, right: bool) -> None:
+    line = ["--model", "m", "--allowed-origin", origin]
+    if right:
+        assert arguments.parse(line).origins == {origin}
+    else:
+        with pytest.raises(RequestError, match="is not an origin"):
+            arguments.parse(line)
+
+
+def test_every_origin_requires_keys(keys: Path) -> None:
+    line = ["--model", "m", "--allowed-origin", "*"]
+    with pytest.raises(RequestError, match="requires --api-keys"):
+        arguments.parse(line)
+    assert arguments.parse([*line, "--api-keys", str(keys)]).origins == {"*"}
 
 
 def test_small_parts_are_sent_at_once() -> None:
