@@ -351,10 +351,12 @@ class Scheduler:
             token = answer.pending = row.choose(logits)
             before = len(row.tokens)
             text = row.take(token)
-            if len(row.tokens) > before:
-                work.tokens += 1
-                if work.likeliest is not None:
-                    answer.choices.append(choice(logits, token, work.likeliest))
+            grown = len(row.tokens) > before
+            work.tokens += grown
+            # Whoever asks for a prompt's logprobs counts back from the token behind it, which
+            # must be there even if it ends the answer.
+            if work.likeliest is not None and (grown or work.num_prompt_logprobs is not None):
+                answer.choices.append(choice(logits, token, work.likeliest))
         else:
             row.reason = "length"
         if row.reason:

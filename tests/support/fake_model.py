@@ -39,6 +39,7 @@ def spelt(byte: int) -> str:
 
 class FakeTokenizer:
     eos_token_id = END
+    bos_token, eos_token, pad_token = "<s>", "</s>", "<pad>"
     chat_template = jinja2.Template(TEMPLATE)
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from paddle_stacks import __version__
-from tests.support.fake_model import CONTEXT, END, FIRST, FakeNetwork, FakeTokenizer
+from tests.support.fake_model import BEGIN, CONTEXT, END, FIRST, FakeNetwork, FakeTokenizer
 from tests.support.served import Served, serving
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -258,6 +258,17 @@ def streamed(served: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
                 for name, values in choice.logprobs or {}:
                     whole["logprobs"].setdefault(name, []).extend(values)
     return [choices[index] for index in sorted(choices)]
+
+
+def test_an_echo_has_the_logprob_of_an_end_token_too(server: Served) -> None:
+    """Clients cut the last entry off, as the one token that was generated."""
+    prompt = [BEGIN, *tokens_of("a" * 90)]  # behind which the model ends
+    found = complete(server, prompt=prompt, echo=True, logprobs=1, max_tokens=1)
+    choice = found["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("a" * 90, "stop")
+    assert len(choice["logprobs"]["token_logprobs"]) == len(prompt) + 1
+    assert choice["logprobs"]["tokens"][-1] == "</s>"
+    assert found["usage"]["completion_tokens"] == 0
 
 
 def test_an_echo_alone_generates_nothing(server: Served) -> None:
