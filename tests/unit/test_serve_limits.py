@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -15,10 +17,15 @@ from typing import Any
 
 import pytest
 
+from entrypoints.serving import guard
 from entrypoints.serving.body import MAX_VALUES
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.guard import LARGEST_BODY
+from entrypoints.serving.guard import LARGEST_BODY, Guard, Rules
+from entrypoints.serving.limits import RateLimit
+from entrypoints.serving.metrics import Metrics
+from entrypoints.serving.peers import Peers
 from entrypoints.serving.requests import ChatRequest, CompletionRequest, parse
+from paddle_stacks.jobs.serving import Keys
 from tests.support.served import Served, serving
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -172,6 +179,50 @@ def test_a_body_that_comes_byte_by_byte_has_a_deadline() -> None:
                             break
             assert time.monotonic() - began < 5, "a second is all that a hasty one waits"
         assert served.post(CHATS, CHAT).status_code == 200
+
+
+def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_BUFFERED", 100)
+    statuses: list[int] = []
+    inner: list[int] = []
+    rules = Rules(
+        keys=Keys({}),
+        peers=Peers(frozenset()),
+        rate=RateLimit(0, time.monotonic),
+        log=io.StringIO(),
+    )
+
+    async def request(app: Any, size: int) -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/x",
+            "headers": [(b"host", b"localhost")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "state": {},
+        }
+        await app(scope, receive, send)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if not inner:  # another body while this one is held
+            inner.append(1)
+            await request(middleware, 60)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    middleware = Guard(application, rules, Metrics("fake"))
+    asyncio.run(request(middleware, 60))
+    asyncio.run(request(middleware, 60))
+    assert statuses == [503, 200, 200], "and the room of a body that is done with is free again"
 
 
 def test_the_fault_of_a_template_is_its_requests(server: Served) -> None:
