@@ -84,8 +84,8 @@ class NetworkDecoding:
         logits = self._forward(tokens, np.ones_like(tokens, dtype=bool)).numpy()
         logits = logits.astype(np.float32, copy=False)
         self.logits = np.ascontiguousarray(logits[:, -1])
-        found: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])
-        return found
+        rows: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])
+        return rows
 
     def _forward(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> Any:
         """Run the network on the next tokens, and return its logits, ``[batch, new, …]``."""

@@ -197,8 +197,8 @@ def distribution(
         scaled = scaled[tokens]
     if 0 < sampling.top_k < scaled.size:
         # Ties with the k-th stay, as in transformers.
-        kept = np.flatnonzero(scaled >= np.partition(scaled, -sampling.top_k)[-sampling.top_k])
-        tokens, scaled = tokens[kept], scaled[kept]
+        top = np.flatnonzero(scaled >= np.partition(scaled, -sampling.top_k)[-sampling.top_k])
+        tokens, scaled = tokens[top], scaled[top]
     weights = np.exp(scaled)
     weights /= weights.sum()
     order = _likeliest_first(weights, sampling.top_p)

@@ -85,10 +85,10 @@ class TextStream:
             certain, self._held = self._held, ""
             self.text += certain
             return certain
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
+        matches = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if matches:
             self.stopped = True
-            at, stop = min(found, key=lambda each: each[0])
+            at, stop = min(matches, key=lambda each: each[0])
             certain = self._held[: at + len(stop) * self._include_stop]
             self._held = ""
         else:

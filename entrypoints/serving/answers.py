@@ -188,8 +188,8 @@ class Completion:
     Args:
         header: of the response.
         token_bytes: returns a token's bytes.
-        likeliest: how many of the likeliest tokens are told; None for no probabilities.
-        echoes: a prompt each; none where prompts are not repeated.
+        likeliest: the number of likeliest tokens at each position; None for no logprobs.
+        echoes: of the prompts; empty where the answers do not repeat them.
         n: answers to each prompt.
     """
 
@@ -254,7 +254,7 @@ class Completion:
         }
 
     def _echoed_logprobs(self, echo: Echo, choices: Sequence[Choice]) -> dict[str, Any] | None:
-        """Return the logprobs of a prompt and its answer; the first token has none."""
+        """Return the logprobs of a prompt and its answer; null for the first token."""
         if self._likeliest is None:
             return None
         first = self._token(echo.tokens[0])

@@ -102,7 +102,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
     @app.api_route("/v1/responses/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     async def responses() -> Response:
-        """Say that there is no Responses API."""
+        """Refuse the Responses API, which this server does not have."""
         message = "this server has no Responses API: use POST /v1/chat/completions"
         raise ApiError(404, message, code="unsupported_api")
 
@@ -163,7 +163,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         """Return one of them."""
         if name != service.model:
-            raise ApiError(404, f'there is no model "{name}" here', code="model_not_found")
+            raise ApiError(404, f'the model "{name}" does not exist', code="model_not_found")
         return entry
 
 

@@ -102,7 +102,7 @@ class Engine:
         own = self._scheduler.waiting.requests(client)
         full = total >= space.waiting + free
         if space.waiting_per_client:
-            # Whoever has nothing in the queue gets in, whatever others have put there.
+            # A client without a request in the queue can always add one.
             full = own >= space.waiting_per_client + free or (full and own > 0)
         if full:
             raise Full(self._patience(total + 1))

@@ -236,7 +236,7 @@ class _Exchange:
 
     @property
     def is_preflight(self) -> bool:
-        """Whether a browser asks what a page of another site may do here."""
+        """Return true for a CORS preflight request from an allowed origin."""
         return (
             self._method == "OPTIONS"
             and b"access-control-request-method" in self.headers
@@ -358,8 +358,8 @@ def _check_local(scope: Scope, headers: Mapping[bytes, bytes], peers: Peers) -> 
     client = (scope.get("client") or ("", 0))[0]
     server = (scope.get("server") or ("", 0))[0]
     if not peers.local(client, server):
-        what = "without API keys this server answers connections from its own machine only"
-        raise ApiError(403, what, code="keys_needed")
+        message = "without API keys this server answers connections from its own machine only"
+        raise ApiError(403, message, code="keys_needed")
     host = host_of(headers.get(b"host", b"").decode("latin-1"))
     if not is_local_name(host):
         what = f'without API keys this server is called localhost or 127.0.0.1, not "{host}"'

@@ -267,8 +267,8 @@ class _Request(_Body):
         if not isinstance(value, dict):
             return value
         for field, harmless in _UNSUPPORTED.items():
-            given = value.get(field)
-            if given is not None and not any(_same(given, other) for other in harmless):
+            wish = value.get(field)
+            if wish is not None and not any(_same(wish, other) for other in harmless):
                 raise PydanticCustomError(
                     "unsupported", "{field} is not supported by this server", {"field": field}
                 )
@@ -293,12 +293,12 @@ class _Request(_Body):
 
     @property
     def usage_in_stream(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """True if a stream ends with its usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def usage_in_chunks(self) -> bool:
-        """Whether every chunk of a stream has the usage so far."""
+        """True if every chunk of a stream has the usage so far."""
         options = self.stream_options
         return bool(options and options.include_usage and options.continuous_usage_stats)
 
@@ -488,10 +488,10 @@ def _extras(model: BaseModel, path: str) -> Iterator[tuple[str, str, type[BaseMo
 def _check_spelling(name: str, path: str, kind: type[BaseModel]) -> None:
     if len(name) > 64:
         return
-    known = {*kind.model_fields}
+    fields = {*kind.model_fields}
     if issubclass(kind, _Request):
-        known |= _UNSUPPORTED.keys() | _WITHOUT_EFFECT
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
+        fields |= _UNSUPPORTED.keys() | _WITHOUT_EFFECT
+    if near := difflib.get_close_matches(name, fields, n=1, cutoff=_NEAR):
         raise ApiError(
             400,
             f'unknown field {path}{name}: did you mean "{near[0]}"?',
@@ -503,8 +503,8 @@ def _check_spelling(name: str, path: str, kind: type[BaseModel]) -> None:
 def _raise_misspelt(value: Any, kind: type[BaseModel]) -> None:
     """Name a misspelt field first: it is often why another one is missing."""
     if isinstance(value, Mapping):
-        known = kind.model_fields.keys() | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
-        for name in [name for name in value if name not in known][:_MAX_UNKNOWN_FIELDS]:
+        fields = kind.model_fields.keys() | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
+        for name in [name for name in value if name not in fields][:_MAX_UNKNOWN_FIELDS]:
             _check_spelling(name, "", kind)
 
 

@@ -353,8 +353,8 @@ class Scheduler:
             text = row.take(token)
             grown = len(row.tokens) > before
             work.tokens += grown
-            # Whoever asks for a prompt's logprobs counts back from the token behind it, which
-            # must be there even if it ends the answer.
+            # Clients that want a prompt's logprobs cut the last entry off as the generated
+            # token, so it must be there even if it is an end token.
             if work.likeliest is not None and (grown or work.num_prompt_logprobs is not None):
                 answer.choices.append(choice(logits, token, work.likeliest))
         else:

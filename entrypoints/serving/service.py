@@ -128,7 +128,7 @@ class Service:
         if name not in (None, self.model):
             raise ApiError(
                 404,
-                f'there is no model "{name}" here: it is "{self.model}"',
+                f'the model "{name}" does not exist: this server has "{self.model}"',
                 param="model",
                 code="model_not_found",
             )

@@ -64,7 +64,7 @@ def test_the_client_lists_and_finds_the_model(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.object, model.owned_by) == ("fake", "model", "paddle-stacks")
     assert client.models.retrieve("fake") == model
-    with pytest.raises(openai.NotFoundError, match='no model "other"'):
+    with pytest.raises(openai.NotFoundError, match='"other" does not exist'):
         client.models.retrieve("other")
 
 

@@ -326,7 +326,7 @@ function copy(turn) {
   return copyText(turn.content);
 }
 
-// Puts a question into a text box; when it is sent, it is answered anew, and what followed goes.
+// Opens an editor for a question. Sending it generates a new answer and removes later turns.
 function edit(turn) {
   if (stopping || turn.node.querySelector(".editor")) return;
   const form = $("editor").content.cloneNode(true).firstElementChild;
@@ -365,16 +365,16 @@ function saved() {
   }
 }
 
-// Stores conversations, the newest first; the oldest go where there is no room.
+// Stores conversations, the newest first; drops the oldest ones where storage is full.
 function store(all) {
-  let kept = all.slice(0, MAX_CONVERSATIONS);
+  let fitting = all.slice(0, MAX_CONVERSATIONS);
   for (;;) {
     try {
-      localStorage.setItem("conversations", JSON.stringify(kept));
+      localStorage.setItem("conversations", JSON.stringify(fitting));
       return;
     } catch {
-      if (!kept.length) return; // storage is forbidden
-      kept = kept.slice(0, -1);
+      if (!fitting.length) return; // storage is forbidden
+      fitting = fitting.slice(0, -1);
     }
   }
 }
