@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
     server.engine.start()
     _say_who_may(options)
     note(f"ready after {time.perf_counter() - begun:.1f} s: {listening.url} has {server.name}")
+    phase("serving")
     run(server.app, server.engine, listening, options.grace)
     return 0
 

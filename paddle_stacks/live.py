@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from paddle_stacks.access_line import summarize
 from paddle_stacks.jobs.events import Event
 
 if TYPE_CHECKING:
@@ -114,8 +115,12 @@ class LiveView:
         self.tick()
 
     def line(self, text: str) -> None:
-        """Let the line scroll by above the view."""
-        self._above(text, "")
+        """Let the line scroll by above the view; an access line of the server as one short line."""
+        summary = summarize(text)
+        if summary is None:
+            self._above(text, "")
+        else:
+            self._above(summary, "dim", one_line=True)
 
     def tick(self) -> None:
         """Draw again."""
@@ -129,10 +134,13 @@ class LiveView:
             self._closed = True
             self._live.stop()
 
-    def _above(self, text: str, style: str) -> None:
+    def _above(self, text: str, style: str, *, one_line: bool = False) -> None:
         from rich.text import Text
 
-        self._console.print(Text(text, style=style))
+        line = Text(text, style=style)
+        if one_line:
+            line.truncate(self._console.width, overflow="ellipsis")
+        self._console.print(line, no_wrap=one_line)
 
     def _end_phase(self, *, done: bool) -> None:
         from rich.text import Text

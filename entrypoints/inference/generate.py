@@ -23,11 +23,21 @@ class Limits:
         max_new_tokens: at so many tokens.
         context: where prompt and answer fill the model's context.
         stops: at any of these texts.
+        stop_token_ids: at any of these tokens, besides the model's end tokens.
+        ignore_eos: not at the model's end tokens.
+        min_tokens: at no end token and no stop text before so many tokens.
+        include_stop: with the stop text that ended it, which is left out otherwise.
+        skip_special_tokens: without special tokens in the text.
     """
 
     max_new_tokens: int
     context: int
     stops: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    include_stop: bool = False
+    skip_special_tokens: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,16 @@ class Row:
         self.chooser = chooser
         self._likeliest = likeliest
         self._choices: list[Choice] = []
-        self.stream = TextStream(text.decode, limits.stops)
+        self.stream = TextStream(
+            text.decode if limits.skip_special_tokens else text.decode_all,
+            limits.stops,
+            min_tokens=limits.min_tokens,
+            include_stop=limits.include_stop,
+        )
         self.tokens: list[int] = []
         self.reason = ""
-        self._ends = text.ends
+        self._ends = limits.stop_token_ids | (frozenset() if limits.ignore_eos else text.ends)
+        self._min_tokens = limits.min_tokens
         self._room = min(limits.max_new_tokens, limits.context - len(prompt))
 
     def take(self, token: int) -> str:
@@ -156,7 +172,8 @@ class Row:
 
     def choose(self, logits: Logits) -> int:
         """Return the next token."""
-        token = self.chooser.choose(logits)
+        banned = self._ends if len(self.tokens) < self._min_tokens else ()
+        token = self.chooser.choose(logits, banned)
         if self._likeliest is not None:
             self._choices.append(choice(logits, token, self._likeliest))
         return token

@@ -69,6 +69,26 @@ class NetworkDecoding:
             tokens: ``[batch, new]``.
             known: ``[batch, new]``, false where a token is padding.
         """
+        # Nothing is copied where it is float32 already.
+        self.logits = self._forward(tokens, known)[:, -1].numpy().astype(np.float32, copy=False)
+
+    def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Give the model the next tokens, and return the logits behind each.
+
+        Args:
+            tokens: ``[batch, new]``.
+
+        Returns:
+            ``[batch x new, vocabulary]``.
+        """
+        logits = self._forward(tokens, np.ones_like(tokens, dtype=bool)).numpy()
+        logits = logits.astype(np.float32, copy=False)
+        self.logits = np.ascontiguousarray(logits[:, -1])
+        rows: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])
+        return rows
+
+    def _forward(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> Any:
+        """Run the network on the next tokens, and return its logits, ``[batch, new, …]``."""
         past, new = self._known.shape[1], tokens.shape[1]
         self._known = np.concatenate([self._known, known], axis=1)
         positions = np.maximum(np.cumsum(self._known, axis=1) - 1, 0)[:, past:]
@@ -85,8 +105,7 @@ class NetworkDecoding:
                 return_dict=True,
             )
         self._past = found.past_key_values
-        # Nothing is copied where it is float32 already.
-        self.logits = found.logits[:, -1].numpy().astype(np.float32, copy=False)
+        return found.logits
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""

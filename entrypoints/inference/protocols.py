@@ -27,6 +27,13 @@ class Decoding(Protocol):
     def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
         """Give the model the next tokens, ``[rows, new]``; not ``known`` are paddings."""
 
+    def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Give the model the next tokens, ``[rows, new]``, and return the logits behind each.
+
+        Returns:
+            ``[rows x new, vocabulary]``.
+        """
+
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
 

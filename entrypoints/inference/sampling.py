@@ -2,14 +2,18 @@
 
 The order of the steps, and what each does at its limits, is that of Hugging Face
 transformers (``generation/logits_process.py``): repetition penalty, temperature,
-top-k, top-p. Plain NumPy: Paddle's ``log_softmax`` is quadratic in the vocabulary
-on a CPU at batch 1, and its ``top_p_sampling`` has no CPU kernel.
+top-k, top-p. What only vLLM has stands where vLLM has it: logit bias first, presence
+and frequency penalties after the repetition penalty, min-p after the temperature.
+
+Plain NumPy: Paddle's ``log_softmax`` is quadratic in the vocabulary on a CPU at batch 1,
+and its ``top_p_sampling`` has no CPU kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +47,11 @@ class Sampling:
         repetition_penalty: divides the positive logits of tokens that have occurred,
             in the prompt or since, and multiplies the negative ones; 1 for none.
         seed: of the random numbers; ≥ 0.
+        min_p: only tokens with at least this share of the likeliest one's probability;
+            0 for all.
+        presence_penalty: subtracted from the logits of tokens that have been generated.
+        frequency_penalty: the same, as often as the token has been generated.
+        logit_bias: added to the logits of these tokens.
     """
 
     greedy: bool = True
@@ -51,6 +60,10 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 class Chooser:
@@ -69,16 +82,25 @@ class Chooser:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64([sampling.seed, number]))
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+        self._counts_tokens = bool(sampling.presence_penalty or sampling.frequency_penalty)
+        self._counts: Counter[int] = Counter()
 
-    def choose(self, logits: Logits) -> int:
+    def choose(self, logits: Logits, banned: Collection[int] = ()) -> int:
         """Return the next token.
 
         Args:
             logits: ``[vocabulary]``, float32.
+            banned: tokens that are not chosen.
         """
         sampling = self._sampling
+        logits = self._biased(logits, banned)
         if sampling.repetition_penalty != 1.0:
             logits = penalized(logits, self._seen, sampling.repetition_penalty)
+        if self._counts:
+            tokens = np.fromiter(self._counts, dtype=np.int64)
+            counts = np.fromiter(self._counts.values(), dtype=np.float32)
+            logits = logits.copy()
+            logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
         if sampling.greedy:
             token = int(logits.argmax())
         else:
@@ -88,7 +110,19 @@ class Chooser:
             token = int(tokens[np.searchsorted(edges, drawn, side="right")])
         if sampling.repetition_penalty != 1.0:
             self._seen.add(token)
+        if self._counts_tokens:
+            self._counts[token] += 1
         return token
+
+    def _biased(self, logits: Logits, banned: Collection[int]) -> Logits:
+        bias = self._sampling.logit_bias
+        if not (bias or banned):
+            return logits
+        logits = logits.copy()
+        for token, value in bias.items():
+            logits[token] += value
+        logits[[token for token in banned if token < logits.size]] = -np.inf
+        return logits
 
 
 @dataclass(frozen=True)
@@ -151,24 +185,28 @@ def distribution(
 
     Args:
         logits: ``[vocabulary]``, float32.
-        sampling: temperature, top_k and top_p are used.
+        sampling: temperature, min_p, top_k and top_p are used.
     """
     scaled = logits.astype(np.float64)
     scaled -= scaled.max()  # first: the likeliest stays at 0, however small the temperature is
     with np.errstate(over="ignore"):
         scaled /= sampling.temperature
     tokens = np.arange(scaled.size)
+    if sampling.min_p:
+        tokens = np.flatnonzero(scaled >= np.log(sampling.min_p))
+        scaled = scaled[tokens]
     if 0 < sampling.top_k < scaled.size:
         # Ties with the k-th stay, as in transformers.
-        tokens = np.flatnonzero(scaled >= np.partition(scaled, -sampling.top_k)[-sampling.top_k])
-    weights = np.exp(scaled[tokens])
+        top = np.flatnonzero(scaled >= np.partition(scaled, -sampling.top_k)[-sampling.top_k])
+        tokens, scaled = tokens[top], scaled[top]
+    weights = np.exp(scaled)
     weights /= weights.sum()
     order = _likeliest_first(weights, sampling.top_p)
     tokens, weights = tokens[order], weights[order]
     if sampling.top_p < 1.0:
         # A token stays if those before it do not reach top_p yet.
-        kept = int(np.searchsorted(np.cumsum(weights), sampling.top_p, side="left")) + 1
-        tokens, weights = tokens[:kept], weights[:kept]
+        count = int(np.searchsorted(np.cumsum(weights), sampling.top_p, side="left")) + 1
+        tokens, weights = tokens[:count], weights[:count]
     return tokens, weights / weights.sum()
 
 

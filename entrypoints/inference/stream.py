@@ -19,18 +19,29 @@ class TextStream:
 
     Args:
         decode: returns the text of a sequence of tokens.
-        stops: texts that end the answer, and are not part of it.
+        stops: texts that end the answer.
+        min_tokens: tokens before which no stop text counts.
+        include_stop: whether the text ends with the stop text that ended it.
 
     Attributes:
         text: what has been let out so far.
         stopped: whether a stop text has come.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stops: Sequence[str] = (),
+        *,
+        min_tokens: int = 0,
+        include_stop: bool = False,
+    ) -> None:
         self.text = ""
         self.stopped = False
         self._decode = decode
         self._stops = stops
+        self._min_tokens = min_tokens
+        self._include_stop = include_stop
         self._tokens: list[int] = []
         self._begin = 0  # of the tokens that are decoded again as context
         self._done = 0  # tokens whose text is known
@@ -70,10 +81,15 @@ class TextStream:
 
     def _let_out(self, piece: str) -> str:
         self._held += piece
-        found = [at for at in map(self._held.find, self._stops) if at >= 0]
-        if found:
+        if len(self._tokens) < self._min_tokens:
+            certain, self._held = self._held, ""
+            self.text += certain
+            return certain
+        matches = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if matches:
             self.stopped = True
-            certain = self._held[: min(found)]
+            at, stop = min(matches, key=lambda each: each[0])
+            certain = self._held[: at + len(stop) * self._include_stop]
             self._held = ""
         else:
             certain = self._held[: len(self._held) - self._beginning_of_stop()]

@@ -74,10 +74,34 @@ class Text:
         self._check_ids(tokens, prompt)
         return tokens
 
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the tokens of a text, without a chat template.
+
+        Raises:
+            RequestError: it is so long that it cannot fit into the model's context.
+        """
+        self._check_length(len(text) // self._longest_token(text), None, "at least ")
+        encoded = self._tokenizer(
+            text, add_special_tokens=add_special_tokens, return_attention_mask=False
+        )
+        return list(encoded["input_ids"])
+
+    def special_tokens(self) -> dict[str, str | None]:
+        """Return the texts of the tokens that begin, end and pad a text."""
+        names = ("bos_token", "eos_token", "pad_token")
+        return {name: getattr(self._tokenizer, name, None) for name in names}
+
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, special ones left out."""
         text: str = self._tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def decode_all(self, tokens: list[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
@@ -154,12 +178,12 @@ class Text:
                 remedy="leave out what is not in turn; --raw goes without the template",
             )
 
-    def _check_length(self, length: int, prompt: Prompt, about: str) -> None:
+    def _check_length(self, length: int, prompt: Prompt | None, about: str) -> None:
         if length >= self._context:
             raise RequestError(
                 f"the prompt is {about}{length} tokens long, and the model's context"
                 f" {self._context}, the answer included",
-                where=prompt.where,
+                where=prompt.where if prompt else "",
                 remedy="shorten it",
             )
 

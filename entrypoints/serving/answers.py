@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from entrypoints.inference.sampling import Chance, Choice
 from entrypoints.serving.work import Piece
 
-__all__ = ["Answer", "Chat", "Completion", "Header", "usage_of"]
+__all__ = ["Answer", "Chat", "Completion", "Echo", "Header", "usage_of"]
 
 TokenBytes = Callable[[int], bytes]
 
@@ -65,6 +66,13 @@ class Answer:
         self.choices += piece.choices
         self.tokens = piece.tokens
         self.finish_reason = piece.finish_reason
+
+    @property
+    def mean_logprob(self) -> float:
+        """The mean logprob of its tokens; an answer without tokens comes last."""
+        if not self.choices:
+            return -math.inf
+        return sum(choice.chosen.logprob for choice in self.choices) / len(self.choices)
 
 
 def usage_of(prompt_tokens: int, answers: Sequence[Answer]) -> dict[str, int]:
@@ -159,43 +167,105 @@ class Chat:
         }
 
 
-class Completion:
-    """The objects of ``/v1/completions``; arguments as :class:`Chat`'s."""
+@dataclass
+class Echo:
+    """A prompt that its answers begin with.
 
-    def __init__(self, header: Header, token_bytes: TokenBytes, likeliest: int | None) -> None:
+    Args:
+        text: of the prompt.
+        tokens: of the prompt.
+        choices: its tokens from the second on, where logprobs are wanted.
+    """
+
+    text: str
+    tokens: Sequence[int]
+    choices: Sequence[Choice] = ()
+
+
+class Completion:
+    """The objects of ``/v1/completions``.
+
+    Args:
+        header: of the response.
+        token_bytes: returns a token's bytes.
+        likeliest: the number of likeliest tokens at each position; None for no logprobs.
+        echoes: of the prompts; empty where the answers do not repeat them.
+        n: answers to each prompt.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        token_bytes: TokenBytes,
+        likeliest: int | None,
+        echoes: Sequence[Echo] = (),
+        n: int = 1,
+    ) -> None:
         self._header = header
         self._bytes = token_bytes
         self._likeliest = likeliest
+        self._echoes = echoes
+        self._n = n
 
     def whole(self, answers: Sequence[Answer], usage: dict[str, int]) -> dict[str, Any]:
         """Return the response."""
-        choices = [
-            self._choice(index, answer.text, answer.choices, 0, answer.finish_reason)
-            for index, answer in enumerate(answers)
-        ]
+        choices = []
+        for index, answer in enumerate(answers):
+            text, logprobs = answer.text, self._logprobs(answer.choices, 0)
+            if echo := self._echo(index):
+                text = echo.text + text
+                logprobs = self._echoed_logprobs(echo, answer.choices)
+            choices.append(self._choice(index, text, logprobs, answer.finish_reason))
         return self._header.object("text_completion", choices, usage=usage)
 
-    def first(self, index: int) -> None:
-        """Return nothing: a stream begins with the text."""
+    def first(self, index: int) -> dict[str, Any] | None:
+        """Return what a stream begins an answer with: the prompt, where it is repeated."""
+        if not (echo := self._echo(index)):
+            return None
+        choice = self._choice(index, echo.text, self._echoed_logprobs(echo, ()), "")
+        return self._header.object("text_completion", [choice])
 
     def chunks(self, index: int, piece: Piece, before: Answer) -> list[dict[str, Any]]:
         """Return what a stream says of a piece; arguments as :meth:`Chat.chunks`."""
-        offset = len(self._spelt(before.choices))
-        choice = self._choice(index, piece.text, piece.choices, offset, piece.finish_reason)
+        logprobs = None
+        if self._likeliest is not None:
+            echo = self._echo(index)
+            offset = len(self._spelt(echo.tokens)) if echo else 0
+            offset += len(self._spelt([choice.chosen.token for choice in before.choices]))
+            logprobs = self._logprobs(piece.choices, offset)
+        choice = self._choice(index, piece.text, logprobs, piece.finish_reason)
         return [self._header.object("text_completion", [choice])]
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         """Return what a stream ends with where usage was asked for."""
         return self._header.object("text_completion", [], usage=usage)
 
+    def _echo(self, index: int) -> Echo | None:
+        return self._echoes[index // self._n] if self._echoes else None
+
     def _choice(
-        self, index: int, text: str, choices: Sequence[Choice], offset: int, reason: str
+        self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str
     ) -> dict[str, Any]:
         return {
             "index": index,
             "text": text,
-            "logprobs": self._logprobs(choices, offset),
+            "logprobs": logprobs,
             "finish_reason": reason or None,
+        }
+
+    def _echoed_logprobs(self, echo: Echo, choices: Sequence[Choice]) -> dict[str, Any] | None:
+        """Return the logprobs of a prompt and its answer; null for the first token."""
+        if self._likeliest is None:
+            return None
+        first = self._token(echo.tokens[0])
+        rest = self._logprobs([*echo.choices, *choices], len(first))
+        assert rest is not None
+        top = rest["top_logprobs"]
+        return {
+            "tokens": [first, *rest["tokens"]],
+            "token_logprobs": [None, *rest["token_logprobs"]],
+            "top_logprobs": None if top is None else [None, *top],
+            "text_offset": [0, *rest["text_offset"]],
         }
 
     def _logprobs(self, choices: Sequence[Choice], offset: int) -> dict[str, Any] | None:
@@ -226,5 +296,5 @@ class Completion:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
 
-    def _spelt(self, choices: Sequence[Choice]) -> str:
-        return "".join(self._token(choice.chosen.token) for choice in choices)
+    def _spelt(self, tokens: Sequence[int]) -> str:
+        return "".join(map(self._token, tokens))

@@ -11,14 +11,23 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from entrypoints.serving.errors import ApiError
 from entrypoints.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from entrypoints.serving.requests import ChatRequest, CompletionRequest, parse
+from entrypoints.serving.requests import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Parsed,
+    TokenizeRequest,
+)
+from entrypoints.serving.scheduler import describe
 from entrypoints.serving.service import Conversation, Service
+from paddle_stacks import __version__
 
 __all__ = ["PAGE", "make"]
 
@@ -67,6 +76,7 @@ def make(service: Service, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     _add_answers(app, service)
+    _add_tokens(app, service)
     _add_models(app, service)
     _add_watching(app, service, metrics)
     _add_page(app)
@@ -78,26 +88,57 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", **_posted(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
-        asked = parse(await _json_body(request), ChatRequest)
-        _for_log(request, "messages", asked)
-        return await _answer(request, service, asked)
+        parsed = await _parsed(request, service, ChatRequest)
+        _log_request(request, "messages", parsed)
+        return await _answer(request, service, parsed)
 
     @app.post("/v1/completions", **_posted(CompletionRequest))
     async def completions(request: Request) -> Response:
         """Go on with a text."""
-        asked = parse(await _json_body(request), CompletionRequest)
-        _for_log(request, "prompt", asked)
-        return await _answer(request, service, asked)
+        parsed = await _parsed(request, service, CompletionRequest)
+        _log_request(request, "prompt", parsed)
+        return await _answer(request, service, parsed)
+
+    @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
+    @app.api_route("/v1/responses/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
+    async def responses() -> Response:
+        """Refuse the Responses API, which this server does not have."""
+        message = "this server has no Responses API: use POST /v1/chat/completions"
+        raise ApiError(404, message, code="unsupported_api")
 
 
-def _posted(kind: type[ChatRequest] | type[CompletionRequest]) -> dict[str, Any]:
+def _add_tokens(app: FastAPI, service: Service) -> None:
+    """Add vLLM's routes for tokens."""
+
+    @app.post("/tokenize", **_posted(TokenizeRequest, streams=False))
+    async def tokenize(request: Request) -> Response:
+        """Return the tokens of a text or a conversation."""
+        return JSONResponse(
+            await service.tokenize(await _parsed(request, service, TokenizeRequest))
+        )
+
+    @app.post("/detokenize", **_posted(DetokenizeRequest, streams=False))
+    async def detokenize(request: Request) -> Response:
+        """Return the text of tokens."""
+        return JSONResponse(
+            await service.detokenize(await _parsed(request, service, DetokenizeRequest))
+        )
+
+    @app.get("/tokenizer_info", responses=dict.fromkeys((401, 403, 421, 429), _ERRORS))
+    async def tokenizer_info() -> dict[str, Any]:
+        """Return the special tokens that a client needs to count as the server does."""
+        return dict(service.encoder.special_tokens())
+
+
+def _posted(kind: type[BaseModel], *, streams: bool = True) -> dict[str, Any]:
     """Return what a route tells FastAPI of a body that it does not read itself."""
+    answers = _ANSWERS if streams else {"description": "The answer."}
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     content = {"application/json": {"schema": schema}}
     return {
         "response_class": JSONResponse,
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
-        "responses": {200: _ANSWERS, **dict.fromkeys(_STATUSES, _ERRORS)},
+        "responses": {200: answers, **dict.fromkeys(_STATUSES, _ERRORS)},
     }
 
 
@@ -122,7 +163,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         """Return one of them."""
         if name != service.model:
-            raise ApiError(404, f'there is no model "{name}" here', code="model_not_found")
+            raise ApiError(404, f'the model "{name}" does not exist', code="model_not_found")
         return entry
 
 
@@ -133,6 +174,16 @@ def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:
         if service.engine.alive:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "the engine has ended"}, 500)
+
+    @app.get("/health", response_class=Response, responses={500: {"description": "See /healthz."}})
+    async def health() -> Response:
+        """Say the same by the status alone, as vLLM does."""
+        return Response(status_code=200 if service.engine.alive else 500)
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        """Return the version of paddle-stacks."""
+        return {"version": __version__}
 
     @app.get("/readyz", responses={503: {"description": "It takes nothing new."}})
     async def readyz() -> JSONResponse:
@@ -161,7 +212,13 @@ def _declare(app: FastAPI, model: str) -> None:
     made = app.openapi()
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR_SCHEMA
-    for kind in (ChatRequest, CompletionRequest):
+    kinds: tuple[type[BaseModel], ...] = (
+        ChatRequest,
+        CompletionRequest,
+        TokenizeRequest,
+        DetokenizeRequest,
+    )
+    for kind in kinds:
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schema["properties"]["model"]["enum"] = [model]
@@ -180,20 +237,28 @@ async def _json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def _for_log(request: Request, field: str, asked: ChatRequest | CompletionRequest) -> None:
+async def _parsed(request: Request, service: Service, kind: type[Parsed]) -> Parsed:
+    parsed, unknown = await service.parse(await _json_body(request), kind)
+    if unknown:
+        request.scope["state"]["told"]["ignored_fields"] = unknown
+    return parsed
+
+
+def _log_request(request: Request, field: str, parsed: ChatRequest | CompletionRequest) -> None:
     told: dict[str, Any] = request.scope["state"]["told"]
-    told["stream"] = bool(asked.stream)
+    told["stream"] = bool(parsed.stream)
     if request.scope["state"]["log_prompts"]:
-        told[field] = asked.model_dump(mode="json")[field]
+        told[field] = parsed.model_dump(mode="json", exclude_unset=True)[field]
 
 
 async def _answer(
-    request: Request, service: Service, asked: ChatRequest | CompletionRequest
+    request: Request, service: Service, parsed: ChatRequest | CompletionRequest
 ) -> Response:
-    conversation = await service.begin(asked)
+    client = request.scope["state"]["told"].get("key") or ""
+    conversation = await service.begin(parsed, client)
     try:
         async with _watched(request, conversation):
-            if asked.stream:
+            if parsed.stream:
                 stream = conversation.stream()
                 first = await anext(stream, None)
             else:
@@ -201,7 +266,7 @@ async def _answer(
     except BaseException:
         _close(request, conversation)
         raise
-    if asked.stream and not conversation.failed:
+    if parsed.stream and not conversation.failed:
         return _Stream(request, conversation, first, stream)
     _close(request, conversation)
     # Where nobody is there any more, nobody reads this; 499 is nginx's word for it.
@@ -273,6 +338,7 @@ class _Stream(Response):
                 async for chunk in self._rest:
                     await send(_part(_event(chunk)))
         except ApiError as error:
+            self._request.scope["state"]["told"] |= error.log_fields()
             await send(_part(_event(error.body())))
         finally:
             _close(self._request, self._conversation)
@@ -303,17 +369,24 @@ class _Files(StaticFiles):
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    request.scope["state"]["told"] |= error.log_fields()
     return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
     """Say that the server is at fault; the log has the rest."""
-    found = ApiError(500, "the server failed; its log says how")
-    return JSONResponse(found.body(), found.status)
+    fault = ApiError(500, "the server failed; its log says how", cause=describe(error))
+    request.scope["state"]["told"] |= fault.log_fields()
+    return JSONResponse(fault.body(), fault.status)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = {404: "there is nothing here", 405: f"{request.method} is not for this"}
-    found = ApiError(error.status_code, what.get(error.status_code, str(error.detail)))
-    return JSONResponse(found.body(), error.status_code, headers=error.headers)
+    messages = {
+        404: f"{request.method} {request.url.path[:100]} does not exist; see /openapi.json",
+        405: f"{request.method} is not allowed here",
+    }
+    message = messages.get(error.status_code, str(error.detail))
+    refusal = ApiError(error.status_code, message)
+    request.scope["state"]["told"] |= refusal.log_fields()
+    return JSONResponse(refusal.body(), error.status_code, headers=error.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Options:
         keys: who may use it; none where it answers its own machine only.
         requests_per_minute: of each key; 0 for no limit.
         log_prompts: whether the log has what is asked.
+        origins: of sites whose pages may use the server.
         batch_size: answers at once.
         max_waiting: requests that may wait.
         max_new_tokens: an answer's greatest length.
@@ -52,6 +54,7 @@ class Options:
     keys: Keys
     requests_per_minute: int
     log_prompts: bool
+    origins: frozenset[str]
     batch_size: int
     max_waiting: int
     max_new_tokens: int
@@ -82,6 +85,7 @@ def parse(argv: list[str]) -> Options:
         keys=known,
         requests_per_minute=found.requests_per_minute,
         log_prompts=found.log_prompts,
+        origins=frozenset(found.allowed_origin),
         batch_size=found.batch_size,
         max_waiting=found.max_waiting,
         max_new_tokens=found.max_new_tokens,
@@ -100,5 +104,26 @@ def _keys(named: str | None) -> Keys:
 
 
 def _check_host(found: argparse.Namespace, known: Keys) -> None:
-    if not (known or found.published or serving.is_loopback(found.host)):
+    """Check that keys are given where other machines reach the server.
+
+    A container does not see where its port is published, and its engine's proxy hides where a
+    connection comes from: what counts is the address that the port is published on.
+    """
+    if known:
+        return
+    published = os.environ.get(serving.PUBLISHED_ADDRESS, serving.LOOPBACK)
+    if found.published and not serving.is_loopback(published):
+        raise RequestError(
+            f"SERVE_ADDRESS={published} requires API keys, otherwise the server is open to the"
+            " network",
+            where="docker-compose.yml, serve",
+            remedy="PADDLE_STACKS_API_KEYS_FILE=keys.txt; or leave SERVE_ADDRESS out",
+        )
+    if not (found.published or serving.is_loopback(found.host)):
         raise RequestError(serving.open_to_the_network(found.host))
+    if "*" in found.allowed_origin:
+        raise RequestError(
+            "--allowed-origin * requires --api-keys, otherwise any web page can use the server",
+            where="serve",
+            remedy="--api-keys FILE; or name the origins: --allowed-origin https://app.example",
+        )

@@ -6,14 +6,13 @@ import math
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from entrypoints.console import warn
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.scheduler import Scheduler, Space
+from entrypoints.serving.scheduler import Scheduler, Space, describe
 from entrypoints.serving.work import Work
 
 __all__ = ["Draining", "Engine", "Full"]
@@ -61,7 +60,6 @@ class Engine:
         self._space = space
         self._scheduler = Scheduler(network, text, space, metrics, clock)
         self._news = threading.Condition()
-        self._incoming: deque[Work] = deque()
         self._draining = False
         self._stopping = False
         self._seconds_per_work = 1.0  # of late
@@ -83,22 +81,31 @@ class Engine:
         return self._draining
 
     def submit(self, works: Sequence[Work]) -> None:
-        """Hand in works, all or none.
+        """Hand in the works of a request.
 
         Raises:
-            Full: too many wait.
+            Full: too many requests wait, of all clients or of this one.
             Draining: the server is about to end.
         """
         with self._news:
             if self._draining or self._stopping:
                 raise Draining
-            waiting = len(self._incoming) + len(self._scheduler.waiting)
-            if waiting + len(works) > self._space.waiting + self._free_places():
-                raise Full(self._patience(waiting + len(works)))
+            self._check_queue(works[0].client)
             for work in works:
                 work.arrived = self.clock()
-                self._incoming.append(work)
+            self._scheduler.waiting.add(works)
             self._news.notify()
+
+    def _check_queue(self, client: str) -> None:
+        space, free = self._space, self._free_places()
+        total = self._scheduler.waiting.requests()
+        own = self._scheduler.waiting.requests(client)
+        full = total >= space.waiting + free
+        if space.waiting_per_client:
+            # A client without a request in the queue can always add one.
+            full = own >= space.waiting_per_client + free or (full and own > 0)
+        if full:
+            raise Full(self._patience(total + 1))
 
     def cancel(self, works: Sequence[Work]) -> None:
         """Let go of works; those that have ended do not mind."""
@@ -132,10 +139,10 @@ class Engine:
             begun, ended = self.clock(), self._scheduler.ended
             try:
                 self._scheduler.round()
-            except Exception:
+            except Exception as error:
                 # Whatever a model or its memory can do: others wait, and may have more luck.
                 warn(f"a round of the engine failed:\n{traceback.format_exc()}")
-                self._scheduler.fail("fault")
+                self._scheduler.fail("fault", describe(error))
             self._learn(self._scheduler.ended - ended, self.clock() - begun)
         self._scheduler.fail("stopped")
         self._scheduler.fail_waiting("stopped")
@@ -149,8 +156,6 @@ class Engine:
     def _wait_for_news(self) -> bool:
         """Take in what has come; wait for it if there is nothing else to do."""
         with self._news:
-            while not (self._stopping or self._incoming or not self._scheduler.idle):
+            while not self._stopping and self._scheduler.idle:
                 self._news.wait()
-            self._scheduler.waiting.extend(self._incoming)
-            self._incoming.clear()
             return not self._stopping

@@ -26,6 +26,7 @@ class ApiError(Exception):
         param: the field that is wrong, if one is.
         code: a word for programs, if there is one.
         headers: that go with it.
+        cause: what the log says besides, and the client does not see.
     """
 
     def __init__(
@@ -36,13 +37,20 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        cause: str = "",
     ) -> None:
         self.status = status
         self.message = message
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.cause = cause
         super().__init__(message)
+
+    def log_fields(self) -> dict[str, str]:
+        """Return what the log says of it."""
+        fields = {"error": self.message, "param": self.param, "cause": self.cause}
+        return {name: value for name, value in fields.items() if value}
 
     def body(self) -> dict[str, Any]:
         """Return the object that says so."""

@@ -11,12 +11,12 @@ from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.serving import api
 from entrypoints.serving.arguments import Options
-from entrypoints.serving.asking import Bounds, Encoder
 from entrypoints.serving.engine import Engine
 from entrypoints.serving.guard import Guard, Rules
 from entrypoints.serving.limits import RateLimit
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.peers import Peers, gateways
+from entrypoints.serving.preprocess import Bounds, Encoder
 from entrypoints.serving.scheduler import Space
 from entrypoints.serving.service import Service
 
@@ -84,6 +84,7 @@ def put_together(options: Options, model: Model) -> Parts:
         cache_tokens=max(options.cache_tokens, model.context),
         prefill_tokens=options.prefill_tokens,
         waiting=options.max_waiting,
+        waiting_per_client=max(options.max_waiting // 2, 1) if len(options.keys) > 1 else 0,
     )
     bounds = Bounds(
         context=model.context,
@@ -111,5 +112,6 @@ def put_together(options: Options, model: Model) -> Parts:
         peers=Peers(gateways() if options.published else frozenset()),
         rate=RateLimit(options.requests_per_minute, time.monotonic),
         log_prompts=options.log_prompts,
+        origins=options.origins,
     )
     return Parts(Guard(api.make(service, metrics), rules, metrics), engine, model.name)

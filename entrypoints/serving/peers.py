@@ -17,9 +17,13 @@ class Peers:
     """The addresses that connections from this machine come from.
 
     In a container, a port that is published on the host's loopback address is reached
-    through the engine, whose address is the container's gateway. Another machine's
-    connection to a port that is published on all addresses keeps that machine's address,
-    so that a port that was published too widely by mistake is still not open.
+    through the engine, whose address is the container's gateway. Everything else that
+    connects to the container's own address, another container above all, has an address of
+    its own and is refused.
+
+    This says nothing about a port that is published on other addresses: an engine's proxy
+    gives connections from anywhere the gateway's address. There, keys are required
+    (:mod:`entrypoints.serving.arguments`).
 
     Args:
         gateways: the container's; none outside a container.

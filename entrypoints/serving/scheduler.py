@@ -14,6 +14,7 @@ the others. A round is
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +22,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from entrypoints.console import warn
 from entrypoints.inference.generate import Row
 from entrypoints.inference.protocols import Decoding, LanguageModel
 from entrypoints.inference.sampling import Choice, Chooser, choice
 from entrypoints.inference.text import Text
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.work import Failure, Piece, Work
+from entrypoints.serving.request_queue import RequestQueue
+from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work
 
-__all__ = ["Scheduler", "Space"]
+__all__ = ["Scheduler", "Space", "describe"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,15 @@ class Space:
         cache_tokens: tokens whose keys and values are kept. In a batch every text takes
             as much as the longest, so this bounds places x the longest text.
         prefill_tokens: tokens of prompts that are read in a round.
-        waiting: works that may wait for a place.
+        waiting: requests that may wait for a place.
+        waiting_per_client: of one client; 0 where clients have no names.
     """
 
     places: int
     cache_tokens: int
     prefill_tokens: int
     waiting: int
+    waiting_per_client: int = 0
 
 
 @dataclass
@@ -56,6 +61,8 @@ class _Reading:
     work: Work
     batch: Decoding
     done: int = 0
+    alone: bool = False  # not together with others: that has failed
+    choices: list[Choice] = field(default_factory=list)  # of the prompt's tokens
 
     @property
     def left(self) -> int:
@@ -103,7 +110,7 @@ class Scheduler:
         self._space = space
         self._metrics = metrics
         self._clock = clock
-        self.waiting: deque[Work] = deque()
+        self.waiting = RequestQueue()
         self.taken = self.ended = 0
         self._reading: deque[_Reading] = deque()
         self._answers: list[_Answer] = []
@@ -131,50 +138,58 @@ class Scheduler:
         running = len({id(w) for w in self._under_way()})
         self._metrics.state(running, len(self.waiting), used / self._space.cache_tokens)
 
-    def fail(self, kind: str) -> None:
+    def fail(self, kind: str, cause: str = "") -> None:
         """End all works that have begun, and begin anew with those that wait.
 
         Args:
             kind: why; see :class:`entrypoints.serving.work.Failure`.
+            cause: the exception, for the log.
         """
         works = {id(work): work for work in self._under_way()}
         self._reading.clear()
         self._answers, self._batch = [], None
         for work in works.values():
-            self._fail(work, kind)
+            self._fail(work, kind, cause)
         self._tell()
 
     def fail_waiting(self, kind: str) -> None:
         """End the works that wait."""
-        while self.waiting:
-            self._fail(self.waiting.popleft(), kind)
+        for work in self.waiting.clear():
+            self._fail(work, kind)
         self._tell()
 
     def _under_way(self) -> list[Work]:
         return [r.work for r in self._reading] + [a.work for a in self._answers]
 
-    def _fail(self, work: Work, kind: str) -> None:
+    def _fail(self, work: Work, kind: str, cause: str = "") -> None:
         self.ended += 1
         self._metrics.ended(work, "error" if kind == "fault" else "abort", self._clock())
         if not work.cancelled:
-            work.listen(Failure(kind, work.started is not None))
+            work.listen(Failure(kind, work.started is not None, cause))
+
+    def _fault(self, works: Sequence[Work], error: Exception) -> None:
+        """End works whose own computation failed; the others go on."""
+        trace = "".join(traceback.format_exception(error))
+        warn(f"a request failed in the engine:\n{trace}")
+        for work in works:
+            self._fail(work, "fault", describe(error))
 
     def _drop(self) -> None:
         """Let go of works that nobody wants any more, and of those whose time is over."""
         now = self._clock()
-        works = [*self.waiting, *self._under_way()]
-        over = {id(w): w for w in works if w.cancelled or now >= w.deadline}
+        for work in self.waiting.pop_ended(now):
+            self._fail(work, "timeout")
+        over = {id(w): w for w in self._under_way() if w.cancelled or now >= w.deadline}
         if not over:
             return
-        self.waiting = deque(w for w in self.waiting if id(w) not in over)
         self._reading = deque(r for r in self._reading if id(r.work) not in over)
         self._keep([at for at, a in enumerate(self._answers) if id(a.work) not in over])
         for work in over.values():
             self._fail(work, "timeout")
 
     def _let_in(self) -> None:
-        while self.waiting and self._fits(self.waiting[0]):
-            work = self.waiting.popleft()
+        while (work := self.waiting.peek()) and self._fits(work):
+            work = self.waiting.pop()
             work.started = self._clock()
             self._reading.append(_Reading(work, self._network.begin(1)))
 
@@ -195,23 +210,46 @@ class Scheduler:
         """
         if not self._reading:
             return 0
-        if together := self._short_ones():
-            self._read_together(together)
+        if len(together := self._short_ones()) > 1:
+            try:
+                batch = self._read_together(together)
+            except Exception:  # one of them is at fault, and only its own request fails
+                for reading in together:
+                    reading.alone = True
+                return 0
+            self._begin_answers(batch, [r.work for r in together])
             for _ in together:
                 self._reading.popleft()
             return sum(len(r.work.prompt) for r in together)
         first = self._reading[0]
         count = min(first.left, self._space.prefill_tokens)
-        part = first.work.prompt[first.done : first.done + count]
-        tokens = np.array([part], dtype=np.int64)
-        first.batch.read(tokens, np.ones_like(tokens, dtype=bool))
+        try:
+            self._read_part(first, count)
+        except Exception as error:
+            self._reading.popleft()
+            self._fault([first.work], error)
+            return count
         first.done += count
         if first.left:
             self._reading.rotate(-1)  # the others' turn
         else:
+            if first.work.num_prompt_logprobs is not None:
+                first.work.listen(PromptLogprobs(tuple(first.choices)))
             self._begin_answers(first.batch, [first.work])
             self._reading.popleft()
         return count
+
+    def _read_part(self, reading: _Reading, count: int) -> None:
+        work, done = reading.work, reading.done
+        tokens = np.array([work.prompt[done : done + count]], dtype=np.int64)
+        if work.num_prompt_logprobs is None:
+            reading.batch.read(tokens, np.ones_like(tokens, dtype=bool))
+            return
+        logits = reading.batch.read_all(tokens)
+        following = work.prompt[done + 1 : done + count + 1]
+        # Behind the last token of the prompt stands the answer's first, which is not chosen yet.
+        for row, token in zip(logits, following, strict=False):
+            reading.choices.append(choice(row, token, work.num_prompt_logprobs))
 
     def _short_ones(self) -> list[_Reading]:
         """Return the prompts, from the first in turn, that can be read whole and at once."""
@@ -220,12 +258,12 @@ class Scheduler:
         for reading in self._reading:
             longest = max(longest, reading.left)
             # A batch is as long as its longest: padding costs as much as what is read.
-            if reading.done or longest * (len(found) + 1) > self._space.prefill_tokens:
+            if longest * (len(found) + 1) > self._space.prefill_tokens or not _joinable(reading):
                 break
             found.append(reading)
         return found
 
-    def _read_together(self, found: Sequence[_Reading]) -> None:
+    def _read_together(self, found: Sequence[_Reading]) -> Decoding:
         longest = max(r.left for r in found)
         tokens = np.zeros((len(found), longest), dtype=np.int64)
         known = np.zeros_like(tokens, dtype=bool)
@@ -234,7 +272,7 @@ class Scheduler:
             known[at, longest - reading.left :] = True
         batch = self._network.begin(len(found))
         batch.read(tokens, known)
-        self._begin_answers(batch, [r.work for r in found])
+        return batch
 
     def _begin_answers(self, batch: Decoding, works: Sequence[Work]) -> None:
         """Choose the first tokens of works that have been read, and let them join the others."""
@@ -287,26 +325,40 @@ class Scheduler:
 
     def _choose(self, batch: Decoding, answers: Sequence[_Answer]) -> list[int]:
         """Choose every answer's next token, tell it, and return which answers go on."""
-        kept = []
+        failed: set[int] = set()
         now = self._clock()
-        for at, (answer, logits) in enumerate(zip(answers, batch.logits, strict=True)):
+        for answer, logits in zip(answers, batch.logits, strict=True):
+            if id(answer.work) in failed:
+                continue
             if answer.last is not None:
                 self._metrics.between_tokens(now - answer.last)
             answer.last = now
-            self._take(answer, logits, now)
-            if not answer.row.reason:
-                kept.append(at)
-        return kept
+            try:
+                self._take(answer, logits, now)
+            except Exception as error:
+                failed.add(id(answer.work))
+                self._fault([answer.work], error)
+        return [
+            at
+            for at, answer in enumerate(answers)
+            if not answer.row.reason and id(answer.work) not in failed
+        ]
 
     def _take(self, answer: _Answer, logits: npt.NDArray[np.float32], now: float) -> None:
         work, row = answer.work, answer.row
-        token = answer.pending = row.chooser.choose(logits)
-        before = len(row.tokens)
-        text = row.take(token)
-        if len(row.tokens) > before:
-            work.tokens += 1
-            if work.likeliest is not None:
+        text = ""
+        if work.limits.max_new_tokens:
+            token = answer.pending = row.choose(logits)
+            before = len(row.tokens)
+            text = row.take(token)
+            grown = len(row.tokens) > before
+            work.tokens += grown
+            # Clients that want a prompt's logprobs cut the last entry off as the generated
+            # token, so it must be there even if it is an end token.
+            if work.likeliest is not None and (grown or work.num_prompt_logprobs is not None):
                 answer.choices.append(choice(logits, token, work.likeliest))
+        else:
+            row.reason = "length"
         if row.reason:
             work.finish_reasons[answer.index] = row.reason
         if text or row.reason:
@@ -315,3 +367,13 @@ class Scheduler:
         if len(work.finish_reasons) == work.count:
             self.ended += 1
             self._metrics.ended(work, "", now)
+
+
+def _joinable(reading: _Reading) -> bool:
+    """Return whether a prompt can be read in one batch with others."""
+    return not (reading.done or reading.alone or reading.work.num_prompt_logprobs is not None)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and message, as a log has it."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

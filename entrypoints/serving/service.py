@@ -1,4 +1,4 @@
-"""A request from its parsed body to its answers: encoding, the engine, and giving up."""
+"""A request from its body to its answers: parsing, encoding, the engine, and giving up."""
 
 from __future__ import annotations
 
@@ -10,18 +10,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from entrypoints.serving.answers import Answer, Chat, Completion, Header, TokenBytes, usage_of
-from entrypoints.serving.asking import Bounds, Encoder, works
+from entrypoints.serving.answers import (
+    Answer,
+    Chat,
+    Completion,
+    Echo,
+    Header,
+    TokenBytes,
+    usage_of,
+)
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.requests import ChatRequest, CompletionRequest
-from entrypoints.serving.work import Failed, Failure, Piece, Work
+from entrypoints.serving.preprocess import Bounds, EncodedPrompt, Encoder, make_works
+from entrypoints.serving.requests import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Parsed,
+    TokenizeRequest,
+    parse,
+)
+from entrypoints.serving.work import Failed, Failure, Piece, PromptLogprobs, Work
 
 __all__ = ["Conversation", "Service", "as_api_error"]
 
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
+_MAX_NAMED_FIELDS = 1000
 _WHILE_DRAINING = "the server is about to end, and takes nothing new"
 
 
@@ -46,50 +62,99 @@ class Service:
     model: str
     created: int
     fingerprint: str
-    _threads: ThreadPoolExecutor = field(
+    # A thread each: tokenizers are not made for several, and of bodies one at a time is
+    # parsed, so that several large ones do not take their memory together.
+    _encoding: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="encoder")
     )
+    _parsing: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="parser")
+    )
+    _named: set[str] = field(default_factory=set)
 
-    async def begin(self, asked: ChatRequest | CompletionRequest) -> Conversation:
+    async def parse(self, body: bytes, kind: type[Parsed]) -> tuple[Parsed, list[str]]:
+        """Return a request, and its unknown fields that no request had before.
+
+        Raises:
+            ApiError: 400, see :func:`entrypoints.serving.requests.parse`.
+        """
+        loop = asyncio.get_running_loop()
+        request, unknown = await loop.run_in_executor(self._parsing, parse, body, kind)
+        news = [name for name in unknown if name not in self._named]
+        if len(self._named) < _MAX_NAMED_FIELDS:
+            self._named.update(news)
+        return request, news
+
+    async def begin(
+        self, request: ChatRequest | CompletionRequest, client: str = ""
+    ) -> Conversation:
         """Hand a request to the engine.
+
+        Args:
+            request: the request.
+            client: the name of the client's key; empty without keys.
 
         Raises:
             ApiError: 400, it cannot be answered; 404, for another model; 429, too much
                 waits; 503, the server is about to end.
         """
-        if asked.model != self.model:
+        self._check_model(request.model)
+        if self.engine.draining:
+            raise ApiError(503, _WHILE_DRAINING, headers={"Retry-After": "5"})
+        if isinstance(request, ChatRequest):
+            prompts = await self._encode(self.encoder.chat, request)
+        else:
+            prompts = await self._encode(self.encoder.completions, request)
+        return self._submit(request, prompts, client)
+
+    async def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
+        """Return the tokens of a text or a conversation, as vLLM's ``/tokenize`` does."""
+        self._check_model(request.model)
+        tokens = await self._encode(self.encoder.tokenize, request)
+        spelt = [self.token_bytes(token).decode("utf-8", "replace") for token in tokens]
+        return {
+            "count": len(tokens),
+            "max_model_len": self.bounds.context,
+            "tokens": tokens,
+            "token_strs": spelt if request.return_token_strs else None,
+        }
+
+    async def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
+        """Return the text of tokens, as vLLM's ``/detokenize`` does."""
+        self._check_model(request.model)
+        return {"prompt": await self._encode(self.encoder.detokenize, request)}
+
+    def _check_model(self, name: str | None) -> None:
+        if name not in (None, self.model):
             raise ApiError(
                 404,
-                f'there is no model "{asked.model}" here: it is "{self.model}"',
+                f'the model "{name}" does not exist: this server has "{self.model}"',
                 param="model",
                 code="model_not_found",
             )
-        if self.engine.draining:
-            raise ApiError(503, _WHILE_DRAINING, headers={"Retry-After": "5"})
-        if isinstance(asked, ChatRequest):
-            prompts = [await self._in_thread(self.encoder.chat, asked)]
-        else:
-            prompts = await self._in_thread(self.encoder.completions, asked)
-        return self._submit(asked, prompts)
 
-    async def _in_thread(self, function: Callable[[_Given], _Made], given: _Given) -> _Made:
-        # A thread of its own, and one only: tokenizers are not made for several.
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, given)
+    async def _encode(
+        self, function: Callable[[_Argument], _Result], argument: _Argument
+    ) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, function, argument)
 
     def _submit(
-        self, asked: ChatRequest | CompletionRequest, prompts: list[list[int]]
+        self,
+        request: ChatRequest | CompletionRequest,
+        prompts: Sequence[EncodedPrompt],
+        client: str,
     ) -> Conversation:
         loop = asyncio.get_running_loop()
-        news: asyncio.Queue[tuple[int, Piece | Failure] | None] = asyncio.Queue()
+        news: asyncio.Queue[tuple[int, Piece | PromptLogprobs | Failure] | None] = asyncio.Queue()
 
-        def listen(number: int, said: Piece | Failure) -> None:
+        def listen(number: int, said: Piece | PromptLogprobs | Failure) -> None:
             # The loop may be closed where the server has given up on the engine.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(news.put_nowait, (number, said))
 
-        made = works(asked, prompts, self.bounds, self.engine.clock(), listen)
+        works = make_works(request, prompts, self.bounds, self.engine.clock(), listen, client)
         try:
-            self.engine.submit(made)
+            self.engine.submit(works)
         except Full as full:
             raise ApiError(
                 429,
@@ -99,7 +164,7 @@ class Service:
             ) from None
         except Draining:
             raise ApiError(503, _WHILE_DRAINING, headers={"Retry-After": "5"}) from None
-        return Conversation(self, asked, made, news)
+        return Conversation(self, request, prompts, works, news)
 
     def header(self, kind: str) -> Header:
         """Return what the objects of a new response begin with."""
@@ -119,23 +184,35 @@ class Conversation:
     def __init__(
         self,
         service: Service,
-        asked: ChatRequest | CompletionRequest,
-        made: Sequence[Work],
-        news: asyncio.Queue[tuple[int, Piece | Failure] | None],
+        request: ChatRequest | CompletionRequest,
+        prompts: Sequence[EncodedPrompt],
+        works: Sequence[Work],
+        news: asyncio.Queue[tuple[int, Piece | PromptLogprobs | Failure] | None],
     ) -> None:
         self._service = service
-        self._asked = asked
-        self._works = made
+        self._request = request
+        self._works = works
         self._news = news
-        self._count = made[0].count
-        self.answers = [Answer() for _ in range(len(made) * self._count)]
-        self.prompt_tokens = sum(len(work.prompt) for work in made)
+        self._count = works[0].count
+        self.answers = [Answer() for _ in range(len(works) * self._count)]
+        self.prompt_tokens = sum(len(work.prompt) for work in works)
         self.failed = ""
-        objects = Chat if isinstance(asked, ChatRequest) else Completion
-        kind = "chatcmpl" if isinstance(asked, ChatRequest) else "cmpl"
-        self._objects: Chat | Completion = objects(
-            service.header(kind), service.token_bytes, asked.likeliest
-        )
+        self._echoes: list[Echo] = []
+        self._objects: Chat | Completion
+        if isinstance(request, ChatRequest):
+            self._objects = Chat(
+                service.header("chatcmpl"), service.token_bytes, request.num_logprobs
+            )
+        else:
+            if request.echo:
+                self._echoes = [Echo(prompt.text, prompt.tokens) for prompt in prompts]
+            self._objects = Completion(
+                service.header("cmpl"),
+                service.token_bytes,
+                request.num_logprobs,
+                self._echoes,
+                request.n or 1,
+            )
 
     @property
     def usage(self) -> dict[str, int]:
@@ -161,7 +238,18 @@ class Conversation:
                 self.answers[index].add(piece)
         except Failed as failed:
             raise as_api_error(failed.failure) from None
-        return None if self.failed else self._objects.whole(self.answers, self.usage)
+        return None if self.failed else self._objects.whole(self._best(), self.usage)
+
+    def _best(self) -> list[Answer]:
+        """Return the ``n`` best of the candidates for each prompt, the best first."""
+        n = self._request.n or 1
+        if self._count == n:
+            return self.answers
+        best: list[Answer] = []
+        for begin in range(0, len(self.answers), self._count):
+            candidates = self.answers[begin : begin + self._count]
+            best += sorted(candidates, key=lambda answer: -answer.mean_logprob)[:n]
+        return best
 
     async def stream(self) -> AsyncIterator[dict[str, Any] | None]:
         """Yield the objects of a stream, then None if it came to its end.
@@ -171,7 +259,7 @@ class Conversation:
         Raises:
             ApiError: it failed.
         """
-        usage = self._asked.usage_in_stream
+        usage = self._request.usage_in_stream
         begun: set[int] = set()
         try:
             async for index, piece in self._pieces():
@@ -181,8 +269,9 @@ class Conversation:
                     made += [first] if (first := self._objects.first(index)) else []
                 made += self._objects.chunks(index, piece, self.answers[index])
                 self.answers[index].add(piece)
+                so_far = self.usage if self._request.usage_in_chunks else None
                 for chunk in made:
-                    yield {**chunk, "usage": None} if usage else chunk
+                    yield {**chunk, "usage": so_far} if usage else chunk
         except Failed as failed:
             raise as_api_error(failed.failure) from None
         if self.failed:
@@ -203,6 +292,10 @@ class Conversation:
             if isinstance(said, Failure):
                 self.failed = said.kind
                 raise Failed(said)
+            if isinstance(said, PromptLogprobs):
+                if self._echoes:
+                    self._echoes[number].choices = said.choices
+                continue
             left -= bool(said.finish_reason)
             yield number * self._count + said.index, said
 
@@ -216,4 +309,5 @@ def as_api_error(failure: Failure) -> ApiError:
         return ApiError(504, "the request's time was over before its answer", code="timeout")
     if failure.kind == "stopped":
         return ApiError(503, "the server ended before the answer did", code="stopped")
-    return ApiError(500, "the engine failed; the server's log says how", code="engine_failed")
+    message = "the engine failed; the server's log says how"
+    return ApiError(500, message, code="engine_failed", cause=failure.cause)

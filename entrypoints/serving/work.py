@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from entrypoints.inference.generate import Limits
 from entrypoints.inference.sampling import Choice, Sampling
 
-__all__ = ["Failed", "Failure", "Piece", "Work"]
+__all__ = ["Failed", "Failure", "Piece", "PromptLogprobs", "Work"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class PromptLogprobs:
+    """The logprobs of a prompt's tokens; they come before the first :class:`Piece`.
+
+    Args:
+        choices: of the tokens from the second on; the first one has no probability.
+    """
+
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
 class Failure:
     """A work that does not go on.
 
@@ -38,10 +49,12 @@ class Failure:
         kind: ``timeout`` (its time was over), ``fault`` (the engine failed) or ``stopped``
             (the server ends).
         started: whether anything was computed for it.
+        cause: the exception, for the log.
     """
 
     kind: str
     started: bool
+    cause: str = ""
 
 
 class Failed(Exception):
@@ -65,6 +78,9 @@ class Work:
             probabilities at all.
         deadline: on the engine's clock, in seconds.
         listen: is given each :class:`Piece`, or the :class:`Failure`, by the engine's thread.
+        num_prompt_logprobs: the number of likeliest tokens at each position of the prompt;
+            None for no :class:`PromptLogprobs`.
+        client: whose request it is; empty where clients have no names.
 
     Attributes:
         arrived: when it was taken in; on the engine's clock, as are the following.
@@ -81,7 +97,9 @@ class Work:
     limits: Limits
     likeliest: int | None
     deadline: float
-    listen: Callable[[Piece | Failure], None] = field(repr=False)
+    listen: Callable[[Piece | PromptLogprobs | Failure], None] = field(repr=False)
+    num_prompt_logprobs: int | None = None
+    client: str = ""
     arrived: float = 0.0
     started: float | None = None
     first_token: float | None = None

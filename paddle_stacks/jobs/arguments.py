@@ -612,7 +612,7 @@ def _add_listening(made: Parser) -> None:
     add(
         "--published",
         action="store_true",
-        help="an engine publishes the port of this container: listen on all its addresses",
+        help="the port of this container is published on 127.0.0.1: listen on all its addresses",
     )
     add("--api-keys", metavar="FILE", help="a key per line, or NAME KEY; anything else is refused")
     add(
@@ -623,6 +623,13 @@ def _add_listening(made: Parser) -> None:
         help="of each key (default: 0, no limit)",
     )
     add("--log-prompts", action="store_true", help="put what is asked into the log")
+    add(
+        "--allowed-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site whose pages may use the server (CORS), as https://app.example; repeatable",
+    )
 
 
 def _add_space(made: Parser) -> None:

@@ -18,10 +18,12 @@ from paddle_stacks.errors import Problem, RequestError
 
 __all__ = [
     "LOOPBACK",
+    "PUBLISHED_ADDRESS",
     "SHORTEST",
     "Keys",
     "is_address",
     "is_loopback",
+    "is_origin",
     "load",
     "load_some",
     "open_to_the_network",
@@ -30,11 +32,15 @@ __all__ = [
 LOOPBACK = "127.0.0.1"
 """Where the server listens, and its port is published, unless keys protect it."""
 
+PUBLISHED_ADDRESS = "PADDLE_STACKS_PUBLISHED_ADDRESS"
+"""The variable by which Compose tells the container where its port is published."""
+
 SHORTEST = 16
 """Characters. Shorter ones can be guessed: ``openssl rand -hex 24`` makes one of 48."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[\x21-\x7e]+")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,253}|\*")
 
 
 class Keys:
@@ -49,6 +55,9 @@ class Keys:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def owner(self, given: str) -> str | None:
         """Return whose key that is; None if it is nobody's.
@@ -86,6 +95,11 @@ def open_to_the_network(address: str) -> Problem:
         "serve",
         "--api-keys FILE; without --host it answers this machine only",
     )
+
+
+def is_origin(text: str) -> bool:
+    """Return whether that is a site's origin, as a browser sends it, or ``*``."""
+    return _ORIGIN.fullmatch(text) is not None
 
 
 def load_some(path: Path) -> dict[str, str]:

@@ -127,6 +127,15 @@ def _check_serve(arguments: argparse.Namespace, backend: str) -> list[Problem]:
         ],
     )
     problems += _check_dtype("serve", arguments, backend)
+    problems += [
+        Problem(
+            f'--allowed-origin "{origin}" is not an origin',
+            "serve",
+            "scheme, host and port alone: --allowed-origin https://app.example:8443",
+        )
+        for origin in arguments.allowed_origin
+        if not serving.is_origin(origin)
+    ]
     name = arguments.served_model_name
     if name is not None and not _MODEL_NAME.fullmatch(name):
         what = f'--served-model-name "{name}" must consist of letters, digits and ._/+:-'

@@ -168,6 +168,37 @@ def test_several_answers_and_probabilities_of_a_real_model(job, workspace: Path)
         end(running)
 
 
+def post(url: str, path: str, **fields: Any) -> dict[str, Any]:
+    with httpx.Client(timeout=180, trust_env=False) as client:
+        answer = client.post(url + path, json=fields)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-fast", "tiny-qwen2"])
+def test_an_echo_has_the_logprobs_of_the_tokens_one_by_one(job, workspace, model: str) -> None:
+    line = ["--model", model, "--prefill-tokens", "16"]
+    with served(job, workspace, *line) as (running, url):
+        running.wait_for("serving")
+        tokens = post(url, "/tokenize", prompt="ka lo mi tu ne sa " * 4)["tokens"]
+        asked = {"model": model, "temperature": 0}
+        echo = post(
+            url, "/v1/completions", **asked, prompt=tokens, max_tokens=1, echo=True, logprobs=3
+        )["choices"][0]["logprobs"]
+        assert len(echo["tokens"]) == len(tokens) + 1
+        for at in (1, 2, 15, 16, 17, len(tokens)):
+            alone = post(
+                url, "/v1/completions", **asked, prompt=tokens[:at], max_tokens=1, logprobs=3
+            )["choices"][0]["logprobs"]
+            if not alone["top_logprobs"]:  # an end token, which is no token of the answer
+                continue
+            assert sorted(echo["top_logprobs"][at].values()) == pytest.approx(
+                sorted(alone["top_logprobs"][0].values()), abs=1e-3
+            )
+        end(running)
+
+
 def test_what_a_template_does_not_take_is_refused(job, workspace: Path) -> None:
     twice = [*user("ka?"), *user("lo?")]
     for model, messages, words in (

@@ -102,11 +102,51 @@ def test_a_conversation_is_copied_and_exported(seen) -> None:
     assert f"## assistant\n\n{seen['copied']}\n" in seen["markdown"]
 
 
-def test_it_speaks_chinese_and_remembers_that_and_nothing_else(seen) -> None:
+def test_settings_collapse_when_a_conversation_begins(seen) -> None:
+    assert seen["collapsed"] is True
+
+
+def test_conversations_are_kept_in_the_browser_until_they_are_deleted(seen) -> None:
+    assert seen["conversations"] >= 2
+    turns, same = seen["opened again"]
+    assert turns == 2 and same is True and seen["history closed"] is True
+    assert seen["conversations after"] == seen["conversations"], "it goes on, and is no new one"
+    assert seen["one deleted"] == seen["conversations"] - 1
+    assert seen["all deleted"] == [0, "[]"]
+
+
+def test_a_question_is_edited_and_answered_anew(seen) -> None:
+    assert seen["edit cancelled"] == 6
+    assert seen["edited"] == ["first", "changed"] and seen["turns after editing"] == 4
+
+
+def test_markdown_is_shown_and_nothing_in_it_is_carried_out(seen) -> None:
+    found = seen["markdown elements"]
+    shown = {name: found[name] for name in ("h3", "em", "ul", "ol", "blockquote", "table", "pre")}
+    assert shown == dict.fromkeys(shown, 1)
+    assert found["strong"] == 2 and found["dangerous"] == 0
+    assert found["links"] == ["https://example.org/x"]
+    assert found["code block"] == 'def f(x):\n    return "<script>alert(1)</script>"'
+    assert found["code copied"] == found["code block"]
+    assert all(request.startswith(seen["url"]) for request in seen["requests of Markdown"])
+
+
+def test_the_theme_is_chosen_and_kept(seen) -> None:
+    assert seen["markdown elements"]["theme"] == "dark"
+    assert seen["markdown elements"]["theme kept"] == "rgb(21, 23, 27)"
+
+
+def test_nothing_is_cut_off_on_any_screen(seen) -> None:
+    assert len(seen["layout"]) == 6
+    for name, found in seen["layout"].items():
+        assert found == {"rows of buttons": 1, "cut off": False, "wider": False}, name
+
+
+def test_it_speaks_chinese_and_remembers_that(seen) -> None:
     assert seen["language"] == seen["language kept"] == seen["language of the browser"] == "zh-CN"
     assert seen["send in Chinese"] == "发送" and "词元" in seen["facts in Chinese"]
     assert seen["English left"] == [], "but for names, and for the way back"
-    assert seen["nothing kept"] == 0
+    assert seen["nothing kept"] == 0, "a new conversation, until one of the history is opened"
 
 
 def test_every_word_is_in_both_languages(seen) -> None:

@@ -61,6 +61,12 @@ def last(page: Page) -> str:
     return page.locator(".turn.assistant .text").last.inner_text()
 
 
+def chosen(page: Page, button: str) -> None:
+    """Choose something from the menu."""
+    page.click("#more > summary")
+    page.click(button)
+
+
 def everything(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     page = opened(browser, url, seen, locale="en-US", color_scheme="light")
@@ -86,8 +92,12 @@ def everything(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
     seen["language kept"] = page.get_attribute("html", "lang")
     seen["nothing kept"] = page.locator(".turn").count()
     seen |= failing(page)
+    seen |= remembered(page, folder)
+    seen |= edited(page)
     seen |= dark(browser, url, folder)
     seen |= markup(browser, url)
+    seen |= markdown(browser, url, folder)
+    seen |= laid_out(browser, url, folder)
     return seen
 
 
@@ -96,7 +106,7 @@ def copied_and_exported(page: Page, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"copied": page.evaluate("navigator.clipboard.readText()")}
     for button, name in (("#export-markdown", "markdown"), ("#export-json", "json")):
         with page.expect_download() as download:
-            page.click(button)
+            chosen(page, button)
         path = folder / download.value.suggested_filename
         download.value.save_as(path)
         found[name] = path.read_text(encoding="utf-8")
@@ -136,6 +146,8 @@ def settings(page: Page, folder: Path) -> dict[str, Any]:
         asked(page, "hello")
     found["sent"] = sent.value.post_data_json
     found["cut"] = page.locator(".facts").last.inner_text()
+    found["collapsed"] = page.locator("#settings").is_hidden()
+    page.click("#settings-button")
     page.fill("#temperature", "9")
     page.focus("#question")
     page.keyboard.type("too hot")
@@ -159,7 +171,7 @@ def again(page: Page) -> dict[str, Any]:
 
 
 def other_language(page: Page, folder: Path) -> dict[str, Any]:
-    page.click("#language")
+    chosen(page, "#language")
     page.screenshot(path=folder / "settings-light-zh.png")
     found = {
         "language": page.get_attribute("html", "lang"),
@@ -185,7 +197,7 @@ def unlabelled(page: Page) -> list[str]:
 
 
 def failing(page: Page) -> dict[str, Any]:
-    page.click("#language")
+    chosen(page, "#language")
     page.focus("#question")
     asked(page, "crash")
     found = {
@@ -198,6 +210,141 @@ def failing(page: Page) -> dict[str, Any]:
     asked(page, "hello")
     found["fault is gone"] = page.locator("#fault").is_hidden()
     return found
+
+
+def remembered(page: Page, folder: Path) -> dict[str, Any]:
+    """The history: it is there after a reload, is opened again, and is deleted."""
+    answer = last(page)
+    page.reload()
+    until(page, "document.title === 'fake'")
+    page.click("#history-button")
+    page.screenshot(path=folder / "history-light-en.png")
+    entries = page.locator("#conversations .open")
+    found: dict[str, Any] = {"conversations": entries.count()}
+    entries.first.click()
+    found["opened again"] = [page.locator(".turn").count(), last(page) == answer]
+    found["history closed"] = page.locator("#history").is_hidden()
+    asked(page, "and more?")
+    page.click("#history-button")
+    found["conversations after"] = entries.count()
+    page.locator("#conversations .delete").first.click()
+    found["one deleted"] = entries.count()
+    page.click("#forget")
+    found["all deleted"] = [entries.count(), page.evaluate("localStorage.getItem('conversations')")]
+    page.click("#history-button")
+    return found
+
+
+def edited(page: Page) -> dict[str, Any]:
+    page.click("#new")
+    for text in ("first", "second", "third"):
+        asked(page, text)
+    page.locator(".edit:visible").nth(1).click()
+    page.fill(".editor textarea", "changed")
+    page.click(".editor .cancel")
+    found: dict[str, Any] = {"edit cancelled": page.locator(".turn").count()}
+    page.locator(".edit:visible").nth(1).click()
+    page.fill(".editor textarea", "changed")
+    with page.expect_request("**/chat/completions") as sent:
+        page.click(".editor .main")
+    page.wait_for_selector("#send:not([hidden])")
+    messages = sent.value.post_data_json["messages"]
+    found["edited"] = [m["content"] for m in messages if m["role"] == "user"]
+    found["turns after editing"] = page.locator(".turn").count()
+    return found
+
+
+MARKDOWN = """# Title
+
+A **bold** and *thin* word, `code <b>`, [a link](https://example.org/x) and
+[a trap](javascript:alert(1)), ![a picture](https://example.org/x.png) <img src=x>.
+
+- one
+- two
+  1. inner
+  2. more
+
+> quoted
+
+| a | b |
+|---|---|
+| 1 | **2** |
+
+```python
+def f(x):
+    return "<script>alert(1)</script>"
+```
+"""
+
+
+def answering(page: Page, text: str) -> None:
+    """Have the server answer with a text, in pieces."""
+    events = [
+        {"choices": [{"index": 0, "delta": {"content": text[at : at + 7]}, "finish_reason": None}]}
+        for at in range(0, len(text), 7)
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    page.route(
+        "**/chat/completions",
+        lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"{body}data: [DONE]\n\n"
+        ),
+    )
+
+
+def markdown(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    page = opened(browser, url, seen, locale="en-US")
+    answering(page, MARKDOWN)
+    until(page, "document.title === 'fake'")
+    asked(page, "Show me Markdown.")
+    page.screenshot(path=folder / "markdown-light-en.png")
+    text = page.locator(".turn.assistant .text")
+    names = ("h3", "strong", "em", "code", "ul", "ol", "blockquote", "table", "pre", "a")
+    found: dict[str, Any] = {name: text.locator(name).count() for name in names}
+    found["dangerous"] = text.locator("img, script, b, [onerror]").count()
+    found["links"] = [a.get_attribute("href") for a in text.locator("a").all()]
+    found["code block"] = text.locator("pre code").inner_text()
+    text.locator("pre button").click()
+    found["code copied"] = page.evaluate("navigator.clipboard.readText()")
+    chosen(page, "#theme")
+    chosen(page, "#theme")
+    found["theme"] = page.get_attribute("html", "data-theme")
+    page.reload()
+    until(page, "document.title === 'fake'")
+    found["theme kept"] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return {"markdown elements": found, "requests of Markdown": seen["requests"]}
+
+
+def laid_out(browser: Browser, url: str, folder: Path) -> dict[str, Any]:
+    """Nothing is cut off, on a telephone and on a low screen, in both languages and schemes."""
+    found: dict[str, Any] = {}
+    for width, height in ((390, 780), (1280, 800), (1280, 420)):
+        for scheme, locale in (("light", "en-US"), ("dark", "zh-CN")):
+            seen: dict[str, Any] = {}
+            page = opened(browser, url, seen, locale=locale, color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": height})
+            answering(page, MARKDOWN)
+            until(page, "document.title === 'fake'")
+            asked(page, "Show me Markdown.")
+            name = f"{width}x{height}-{scheme}-{locale[:2]}"
+            page.screenshot(path=folder / f"{name}.png")
+            page.click("#settings-button")
+            page.screenshot(path=folder / f"{name}-settings.png")
+            found[name] = page.evaluate(
+                """() => {
+                  const box = (id) => document.querySelector(id).getBoundingClientRect();
+                  const tops = [...document.querySelectorAll("nav > *")]
+                    .map((n) => Math.round(n.getBoundingClientRect().top));
+                  return {
+                    "rows of buttons": new Set(tops).size,
+                    "cut off": box("#ask").bottom > innerHeight + 1,
+                    "wider": document.documentElement.scrollWidth > innerWidth,
+                  };
+                }"""
+            )
+            page.context.close()
+    return {"layout": found}
 
 
 def dark(browser: Browser, url: str, folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ PAD, BEGIN, END, FIRST = 0, 1, 2, 3
 SCRIPT = "The quick brown fox 狐狸 jumps over the lazy dog 🐶, été comme hiver. "
 TEMPLATE = (
     "{% for m in messages %}{{ '<s>' + m['role'] + ': ' + m['content'] + '</s>' }}{% endfor %}"
-    "{{ '<s>' }}"
+    "{% if messages[0]['content'] == 'divide by zero' %}{{ 1 // 0 }}{% endif %}{{ '<s>' }}"
 )
 _SPECIAL = {"<pad>": PAD, "<s>": BEGIN, "</s>": END}
 _PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -40,6 +40,7 @@ def spelt(byte: int) -> str:
 
 class FakeTokenizer:
     eos_token_id = END
+    bos_token, eos_token, pad_token = "<s>", "</s>", "<pad>"
     chat_template = jinja2.Template(TEMPLATE)
     special_tokens_map: ClassVar[dict[str, str]] = {}
 
@@ -55,8 +56,16 @@ class FakeTokenizer:
                 text = text[1:]
         return {"input_ids": tokens}
 
-    def decode(self, tokens: Sequence[int], **_: object) -> str:
-        return bytes(t - FIRST for t in tokens if t >= FIRST).decode("utf-8", errors="replace")
+    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
+        assert not tokenize
+        return self.chat_template.render(messages=messages)
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False, **_: object) -> str:
+        names = {number: name.encode() for name, number in _SPECIAL.items()}
+        special = dict.fromkeys(names, b"") if skip_special_tokens else names
+        return b"".join(bytes([t - FIRST]) if t >= FIRST else special[t] for t in tokens).decode(
+            "utf-8", errors="replace"
+        )
 
     def get_vocab(self) -> dict[str, int]:
         return {**_SPECIAL, **{spelt(byte): byte + FIRST for byte in range(256)}}
@@ -89,6 +98,13 @@ class FakeBatch:
             row += [int(token) for token, is_there in zip(new, there, strict=True) if is_there]
         self._columns += tokens.shape[1]
         self._look()
+
+    def read_all(self, tokens: np.ndarray) -> np.ndarray:
+        found = []
+        for column in tokens.T:
+            self.read(column[:, None], np.ones((len(column), 1), dtype=bool))
+            found.append(self.logits)
+        return np.stack(found, axis=1).reshape(tokens.size, -1)
 
     def step(self, tokens: Sequence[int]) -> None:
         self._network.calls.append(("step", len(tokens)))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,22 @@ class Served:
         with httpx.Client(timeout=SECONDS, trust_env=False) as client:
             return client.get(self.url + path, **options)
 
+    def options(self, path: str, **options: Any) -> httpx.Response:
+        with httpx.Client(timeout=SECONDS, trust_env=False) as client:
+            return client.options(self.url + path, **options)
+
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def logged(self, request: str) -> dict[str, Any]:
+        """Return the access line of a request by its X-Request-Id; it follows the response."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            for line in self.log():
+                if line["request"] == request:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line of {request}")
 
     def end(self, signum: int = signal.SIGTERM) -> int:
         self.process.send_signal(signum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from paddle_stacks import launch
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.jobs.serving import PUBLISHED_ADDRESS
 from paddle_stacks.plan import Plan, backend, make, show
 from paddle_stacks.settings import Settings
 
@@ -105,6 +107,23 @@ def test_only_serve_is_reached_and_only_from_this_machine(services: dict[str, An
     made = launch.make_plan("serve", ["--model", "smollm2-135m-instruct"], settings)
     assert [(p.address, str(p.number)) for p in made.ports] == [("127.0.0.1", port["published"])]
     assert list(made.argv) == ["serve", *services["serve"]["command"]]
+
+
+def test_serve_knows_where_its_port_is_published() -> None:
+    if not shutil.which("docker"):
+        pytest.skip("the docker command is not installed")
+    for address in ("127.0.0.1", "0.0.0.0", "192.0.2.1"):
+        done = subprocess.run(
+            ["docker", "compose", "--profile", "serve", "config", "--format", "json"],
+            cwd=ROOT,
+            env={**os.environ, "SERVE_ADDRESS": address},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        service = json.loads(done.stdout)["services"]["serve"]
+        assert service["ports"][0]["host_ip"] == address
+        assert service["environment"] == {PUBLISHED_ADDRESS: address}
 
 
 @pytest.mark.parametrize("name", NODES)

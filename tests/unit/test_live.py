@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
 
+from paddle_stacks.access_line import summarize
 from paddle_stacks.jobs.events import Event
 from paddle_stacks.live import LiveView, PlainView, duration, sparkline, view_for
 
@@ -162,6 +165,47 @@ def test_brackets_in_a_line_are_not_markup() -> None:
     view.line("[red]not a colour[/red]")
     view.close(done=True)
     assert "[red]not a colour[/red]" in stream.getvalue()
+
+
+ACCESS = {
+    "time": "2026-11-30T12:34:56.789+00:00",
+    "request": "abc",
+    "client": "127.0.0.1",
+    "method": "POST",
+    "path": "/v1/chat/completions",
+    "status": 200,
+    "seconds": 0.5213,
+    "key": "alice",
+    "stream": True,
+    "prompt_tokens": 12,
+    "completion_tokens": 34,
+    "finish_reasons": ["stop"],
+}
+
+
+def test_a_server_that_serves_says_so_and_its_requests_take_a_line_each() -> None:
+    view, stream = live(60)
+    view.event(Event("phase", {"name": "load the model"}))
+    view.event(Event("phase", {"name": "serving"}))
+    view.line(json.dumps(ACCESS))
+    refused = {**ACCESS, "status": 400, "error": "temperature: " + "too cold " * 50}
+    view.line(json.dumps(refused))
+    view.line(json.dumps({**ACCESS, "path": "/\x1b[2J\u202e", "failed": "gone"}))
+    assert "serving" in screen(view) and "load the model" not in screen(view)
+    view.close(done=True)
+    shown = [
+        line
+        for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).splitlines()
+        if line.startswith("12:34:56")
+    ]
+    assert len(shown) == 3 and max(map(len, shown)) <= 60
+    assert shown[0] == "12:34:56  200  POST /v1/chat/completions  0.5213 s  12+34 t…"
+    assert r"/\u001b[2J\u202e" in shown[2]
+
+
+@pytest.mark.parametrize("line", ["{", "{}", "[1]", '{"request": 1}', "a line", "{" * 10_000])
+def test_other_lines_stay_as_they_are(line: str) -> None:
+    assert summarize(line) is None
 
 
 @pytest.mark.parametrize(

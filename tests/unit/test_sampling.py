@@ -102,3 +102,34 @@ def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> Non
     sampling = Sampling(greedy=False, temperature=temperature)
     assert by_token(LOGITS, sampling)[1] == 1.0
     assert Chooser(sampling, 0, []).choose(LOGITS) == 1
+
+
+# ------------------------------------------------------------------------ what vLLM has besides
+
+
+def test_min_p_keeps_what_is_likely_beside_the_likeliest() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
+    tokens, probabilities = distribution(logits, Sampling(greedy=False, min_p=0.29))
+    assert tokens.tolist() == [0, 1, 2]
+    assert probabilities == pytest.approx(np.array([0.5, 0.3, 0.15]) / 0.95)
+    both = Sampling(greedy=False, min_p=0.29, top_k=2, top_p=0.4)
+    assert distribution(logits, both)[0].tolist() == [0]
+    # After the temperature, as in vLLM: a cold one leaves fewer.
+    cold = Sampling(greedy=False, min_p=0.29, temperature=0.5)
+    assert distribution(logits, cold)[0].tolist() == [0, 1]
+
+
+def test_presence_and_frequency_penalties_count_what_was_generated() -> None:
+    logits = np.array([3.0, 2.5, 0.0], dtype=np.float32)
+    once = Chooser(Sampling(presence_penalty=1.0), 0, [1, 1, 1])
+    assert [once.choose(logits) for _ in range(4)] == [0, 1, 0, 0]
+    often = Chooser(Sampling(frequency_penalty=1.0), 0, [])
+    assert [often.choose(logits) for _ in range(6)] == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_bias_and_banned_tokens_leave_the_logits_as_they_are() -> None:
+    logits = np.array([3.0, 2.5, 0.0], dtype=np.float32)
+    chooser = Chooser(Sampling(logit_bias={2: 5.0}), 0, [])
+    assert chooser.choose(logits) == 2
+    assert chooser.choose(logits, banned={2, 0, 99}) == 1
+    assert logits.tolist() == [3.0, 2.5, 0.0]

@@ -147,6 +147,48 @@ def test_a_published_container_listens_on_all_its_addresses() -> None:
     assert arguments.parse(["--model", "m", "--published"]).host == "0.0.0.0"
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "10.0.0.1"])
+def test_a_port_that_others_reach_requires_keys(
+    address: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["--model", "m", "--published"]
+    for loopback in ("127.0.0.1", "::1", "localhost"):
+        monkeypatch.setenv(serving.PUBLISHED_ADDRESS, loopback)
+        assert not arguments.parse(line).keys
+    monkeypatch.setenv(serving.PUBLISHED_ADDRESS, address)
+    with pytest.raises(RequestError, match=f"SERVE_ADDRESS={address} requires API keys") as wrong:
+        arguments.parse(line)
+    assert "PADDLE_STACKS_API_KEYS_FILE" in wrong.value.problems[0].remedy
+    assert arguments.parse([*line, "--api-keys", str(keys)]).keys
+
+
+@pytest.mark.parametrize(
+    ("origin", "right"),
+    [
+        ("https://app.example", True),
+        ("http://localhost:3000", True),
+        ("https://app.example/", False),
+        ("app.example", False),
+        ("null", False),
+        ("https://app.example\r\nX: y", False),
+    ],
+)
+def test_origins_are_scheme_host_and_port(origin: str, right: bool) -> None:
+    line = ["--model", "m", "--allowed-origin", origin]
+    if right:
+        assert arguments.parse(line).origins == {origin}
+    else:
+        with pytest.raises(RequestError, match="is not an origin"):
+            arguments.parse(line)
+
+
+def test_every_origin_requires_keys(keys: Path) -> None:
+    line = ["--model", "m", "--allowed-origin", "*"]
+    with pytest.raises(RequestError, match="requires --api-keys"):
+        arguments.parse(line)
+    assert arguments.parse([*line, "--api-keys", str(keys)]).origins == {"*"}
+
+
 def test_small_parts_are_sent_at_once() -> None:
     found = listen("127.0.0.1", 0)
     with found.socket:

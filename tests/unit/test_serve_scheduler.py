@@ -15,7 +15,7 @@ from entrypoints.inference.sampling import choice as choice_of
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.scheduler import Scheduler, Space
-from entrypoints.serving.work import Failure, Piece, Work
+from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work
 from tests.support import fake_model
 from tests.support.fake_model import FakeNetwork
 
@@ -304,6 +304,72 @@ def test_probabilities_are_the_softmax() -> None:
     assert len(choice_of(logits, 7, 99).likeliest) == 50
 
 
+def test_clients_take_turns() -> None:
+    made = scheduler(Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=9))
+    order: list[str] = []
+    for client, count in (("a", 4), ("b", 2), ("c", 1)):
+        for number in range(count):
+            given, _ = work("<s>x</s><s>", limits=Limits(1, fake_model.CONTEXT), client=client)
+            given.listen = lambda _, name=f"{client}{number}": order.append(name)
+            made.waiting.append(given)
+    finish(made)
+    assert order == ["a0", "b0", "c0", "a1", "b1", "a2", "a3"]
+
+
+def test_a_fault_in_one_prompt_fails_no_other_that_is_read_with_it(capfd) -> None:
+    made = scheduler()
+    asked = [work(f"<s>user: {text}</s><s>") for text in ("hello", "crash", "you")]
+    running, heard_running = work(FOREVER, limits=Limits(30, fake_model.CONTEXT))
+    made.waiting.append(running)
+    made.round()
+    made.waiting.extend(given for given, _ in asked)
+    finish(made)
+    (_, heard_good), (_, heard_bad), (_, heard_other) = asked
+    assert heard_bad.failure and heard_bad.failure.kind == "fault"
+    assert heard_good.text() == as_infer_does(asked[0][0]).text
+    assert heard_other.text() == as_infer_does(asked[2][0]).text
+    assert heard_running.reason() == "length"
+    assert "the fake network was told to fail" in capfd.readouterr().err
+
+
+def test_a_fault_in_choosing_a_token_fails_its_own_request_only(capfd) -> None:
+    made = scheduler()
+    bias = {fake_model.VOCABULARY: 1.0}  # beyond the logits; the server refuses it before
+    given, heard = work("<s>user: a</s><s>", sampling=Sampling(logit_bias=bias), count=2)
+    other, heard_other = work(PROMPTS[0])
+    made.waiting.extend([given, other])
+    finish(made)
+    assert heard.failure and "IndexError" in heard.failure.cause
+    assert heard_other.text() == as_infer_does(other).text
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize("part", [7, 64])
+def test_logprobs_of_a_prompt_are_those_of_its_tokens(part: int) -> None:
+    made = scheduler(Space(places=4, cache_tokens=16384, prefill_tokens=part, waiting=9))
+    given, heard = work("a prompt", num_prompt_logprobs=2, limits=Limits(1, fake_model.CONTEXT))
+    other, heard_other = work(PROMPTS[0])
+    made.waiting.extend([given, other])
+    finish(made)
+    told = heard.news[0]
+    assert isinstance(told, PromptLogprobs) and isinstance(heard.news[1], Piece)
+    tokens = list(given.prompt)
+    assert [choice.chosen.token for choice in told.choices] == tokens[1:]
+    for at, choice in enumerate(told.choices, 1):
+        logits = FakeNetwork().logits(tuple(tokens[:at]))
+        assert choice == choice_of(logits, tokens[at], 2)
+    assert heard_other.text() == as_infer_does(other).text
+
+
+def test_no_new_tokens_end_a_request_when_its_prompt_is_read() -> None:
+    made = scheduler()
+    given, heard = work("a prompt", limits=Limits(0, fake_model.CONTEXT))
+    made.waiting.append(given)
+    finish(made)
+    assert (heard.text(), heard.reason(), given.tokens) == ("", "length", 0)
+    assert not [call for call in made._network.calls if call[0] == "step"]
+
+
 # ------------------------------------------------------------------------ the thread
 
 
@@ -336,7 +402,8 @@ def test_a_fault_ends_what_is_under_way_and_the_engine_goes_on(engine, fault: st
     (bad, heard_bad), (good, heard_good) = work(f"<s>{fault}</s><s>"), work(PROMPTS[0])
     engine.submit([bad])
     wait_for(heard_bad)
-    assert heard_bad.failure == Failure("fault", started=True)
+    cause = "RuntimeError: the fake network was told to fail"
+    assert heard_bad.failure == Failure("fault", started=True, cause=cause)
     engine.submit([good])
     wait_for(heard_good)
     assert heard_good.text() == as_infer_does(good).text
@@ -344,16 +411,33 @@ def test_a_fault_ends_what_is_under_way_and_the_engine_goes_on(engine, fault: st
     assert "the fake network was told to fail" in capfd.readouterr().err
 
 
-def test_a_full_queue_takes_all_of_a_request_or_none(engine) -> None:
+def test_a_full_queue_counts_requests_and_not_their_prompts(engine) -> None:
     # The thread is not started: what comes stays.
-    engine.submit([work("a")[0], work("b")[0], work("c")[0]])
+    engine.submit([work(f"<s>{n}</s><s>", limits=Limits(1, 99))[0] for n in range(40)])
+    for _ in range(3):  # two places and two that wait
+        engine.submit([work("a", limits=Limits(1, 99))[0]])
     with pytest.raises(Full) as full:
-        engine.submit([work("d")[0], work("e")[0]])
-    assert 1 <= full.value.retry_after <= 60
-    engine.submit([work("d")[0]])
-    with pytest.raises(Full):
         engine.submit([work("e")[0]])
+    assert 1 <= full.value.retry_after <= 60
     engine.start()
+
+
+def test_a_client_leaves_room_in_the_queue_for_the_others() -> None:
+    space = Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=4, waiting_per_client=2)
+    made = Engine(FakeNetwork(), fake_model.text(), space, Metrics("fake"))
+    last = [work(f"<s>{n}</s><s>", client=f"c{n}", limits=Limits(1, 99)) for n in range(4)]
+    for _ in range(3):
+        made.submit([work("a", client="c0", limits=Limits(1, 99))[0]])
+    with pytest.raises(Full):
+        made.submit([last[0][0]])
+    for given, _ in last[1:]:
+        made.submit([given])  # a full queue takes one of each client that has none in it
+    with pytest.raises(Full):
+        made.submit([work("a", client="c1")[0]])
+    made.start()
+    for _, heard in last[1:]:
+        wait_for(heard)
+    made.stop()
 
 
 def test_what_is_under_way_is_finished_while_it_drains(engine) -> None:

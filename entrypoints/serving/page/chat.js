@@ -1,12 +1,16 @@
 "use strict";
-// A conversation with the model, by the same API that programs use. What was said is in
-// `turns` and nowhere else; the page is drawn from it.
+// A conversation with the model, by the same API that programs use. It is in `turns`, from
+// which the page is drawn, and a copy of it in the browser's storage.
 
 const $ = (id) => document.getElementById(id);
 const turns = []; // {role, content, facts: {tokens, seconds, first} | null, end: "", node}
 let language = "en";
 let model = "";
 let stopping = null; // an AbortController while an answer comes
+let conversation = ""; // its ID in the history; empty until it has a turn
+let theme = "system";
+const MAX_CONVERSATIONS = 50;
+const THEMES = { system: "themeSystem", light: "themeLight", dark: "themeDark" };
 
 // ---------------------------------------------------------------- words
 
@@ -21,7 +25,21 @@ function speak(to) {
   $("language").lang = to === "zh" ? "en" : "zh-CN";
   remember("language", to);
   translate(document);
+  drawTheme();
   turns.forEach(drawEnd);
+}
+
+function drawTheme() {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  $("theme").textContent = say(THEMES[theme]);
+}
+
+function nextTheme() {
+  const names = Object.keys(THEMES);
+  theme = names[(names.indexOf(theme) + 1) % names.length];
+  remember("theme", theme);
+  drawTheme();
 }
 
 function translate(root) {
@@ -160,7 +178,9 @@ async function answer() {
   if (turn.content) {
     const seconds = (now - first) / 1000;
     turn.facts = { tokens, seconds, first: (first - begun) / 1000 };
+    draw(turn);
     drawEnd(turn);
+    save();
   } else {
     giveBack(turn);
   }
@@ -169,16 +189,29 @@ async function answer() {
   $("question").focus();
 }
 
+// Redraws an answer once a frame, however many pieces come in between.
 function write(turn, piece) {
+  turn.content += piece;
+  if (turn.drawing) return;
+  turn.drawing = true;
+  requestAnimationFrame(() => {
+    turn.drawing = false;
+    draw(turn);
+  });
+}
+
+function draw(turn) {
   const text = turn.node.querySelector(".text");
   const list = $("conversation");
   const follow = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-  if (text.classList.contains("waiting")) {
-    text.classList.remove("waiting");
-    text.textContent = "";
+  text.classList.remove("waiting");
+  showMarkdown(text, turn.content);
+  for (const pre of navigator.clipboard ? text.querySelectorAll("pre") : []) {
+    const button = element("button", say("copy"));
+    button.type = "button";
+    button.addEventListener("click", () => copyText(pre.querySelector("code").textContent));
+    pre.append(button);
   }
-  turn.content += piece;
-  text.append(piece);
   if (follow) list.scrollTop = list.scrollHeight;
 }
 
@@ -186,12 +219,15 @@ function add(role, content) {
   const node = $("turn").content.cloneNode(true).firstElementChild;
   node.classList.add(role);
   node.querySelector(".text").textContent = content;
-  const turn = { role, content, facts: null, end: "", node };
+  const turn = { role, content, facts: null, end: "", node, drawing: false };
   turns.push(turn);
   // Browsers let a page copy only where nobody in between could have changed it.
   node.querySelector(".copy").hidden = !navigator.clipboard;
   node.querySelector(".copy").addEventListener("click", () => copy(turn));
   node.querySelector(".again").addEventListener("click", again);
+  node.querySelector(".edit").addEventListener("click", () => edit(turn));
+  node.querySelector(".edit").hidden = role !== "user";
+  node.querySelector("footer").hidden = role !== "user";
   $("turns").append(node);
   translate($("turns"));
   $("conversation").scrollTop = $("conversation").scrollHeight;
@@ -233,7 +269,9 @@ function drawState() {
   for (const id of ["export-markdown", "export-json", "new"]) $(id).disabled = !turns.length || !idle;
   for (const turn of turns) {
     // Only the last answer can be another one.
-    turn.node.querySelector(".again").hidden = turn !== turns.at(-1) || !idle;
+    const again = turn === turns.at(-1) && turn.role === "assistant" && idle;
+    turn.node.querySelector(".again").hidden = !again;
+    turn.node.querySelector(".edit").disabled = !idle;
   }
 }
 
@@ -264,6 +302,8 @@ function ask() {
     return fault(say("invalid"));
   }
   fault("");
+  openSettings(false);
+  openHistory(false);
   $("question").value = "";
   grow();
   add("user", content);
@@ -277,12 +317,127 @@ function again() {
   answer();
 }
 
-async function copy(turn) {
-  await navigator.clipboard.writeText(turn.content);
+async function copyText(text) {
+  await navigator.clipboard.writeText(text);
   announce(say("copied"));
 }
 
+function copy(turn) {
+  return copyText(turn.content);
+}
+
+// Opens an editor for a question. Sending it generates a new answer and removes later turns.
+function edit(turn) {
+  if (stopping || turn.node.querySelector(".editor")) return;
+  const form = $("editor").content.cloneNode(true).firstElementChild;
+  const box = form.querySelector("textarea");
+  const shown = [turn.node.querySelector(".text"), turn.node.querySelector("footer")];
+  const close = () => {
+    form.remove();
+    for (const node of shown) node.hidden = false;
+  };
+  box.value = turn.content;
+  form.querySelector(".cancel").addEventListener("click", close);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const content = box.value.trim();
+    if (!content || stopping) return;
+    close();
+    while (turns.at(-1) !== turn) remove(turns.at(-1));
+    turn.content = turn.node.querySelector(".text").textContent = content;
+    fault("");
+    answer();
+  });
+  for (const node of shown) node.hidden = true;
+  translate(form);
+  turn.node.append(form);
+  box.focus();
+}
+
+// ---------------------------------------------------------------- the history
+
+function saved() {
+  try {
+    const found = JSON.parse(recall("conversations") ?? "[]");
+    return Array.isArray(found) ? found : [];
+  } catch {
+    return [];
+  }
+}
+
+// Stores conversations, the newest first; drops the oldest ones where storage is full.
+function store(all) {
+  let fitting = all.slice(0, MAX_CONVERSATIONS);
+  for (;;) {
+    try {
+      localStorage.setItem("conversations", JSON.stringify(fitting));
+      return;
+    } catch {
+      if (!fitting.length) return; // storage is forbidden
+      fitting = fitting.slice(0, -1);
+    }
+  }
+}
+
+function save() {
+  conversation = conversation || `${Date.now()}-${Math.random().toString(36).slice(2)}`;
+  const entry = {
+    id: conversation,
+    time: Date.now(),
+    system: $("system").value,
+    turns: turns.map(({ role, content, facts, end }) => ({ role, content, facts, end })),
+  };
+  store([entry, ...saved().filter(({ id }) => id !== conversation)]);
+  if (!$("history").hidden) drawHistory();
+}
+
+function drawHistory() {
+  const all = saved();
+  $("no-history").hidden = all.length > 0;
+  $("forget").hidden = !all.length;
+  $("conversations").replaceChildren(
+    ...all.map((entry) => {
+      const node = $("entry").content.cloneNode(true).firstElementChild;
+      const title = String(entry.turns?.[0]?.content ?? "").slice(0, 80);
+      const open = node.querySelector(".open");
+      open.textContent = `${title} · ${new Date(entry.time).toLocaleString(document.documentElement.lang)}`;
+      if (entry.id === conversation) open.setAttribute("aria-current", "true");
+      open.addEventListener("click", () => reopen(entry));
+      node.querySelector(".delete").addEventListener("click", () => {
+        store(saved().filter(({ id }) => id !== entry.id));
+        if (entry.id === conversation) conversation = "";
+        drawHistory();
+      });
+      return node;
+    }),
+  );
+  translate($("conversations"));
+}
+
+function reopen(entry) {
+  if (stopping) return;
+  anew();
+  conversation = entry.id;
+  $("system").value = entry.system ?? "";
+  for (const { role, content, facts, end } of entry.turns) {
+    const turn = add(role === "user" ? "user" : "assistant", String(content));
+    Object.assign(turn, { facts, end: end ?? "" });
+    if (turn.role === "assistant") draw(turn);
+    drawEnd(turn);
+  }
+  openHistory(false);
+}
+
+function openHistory(open) {
+  $("history").hidden = !open;
+  $("history-button").setAttribute("aria-expanded", String(open));
+  if (!open) return;
+  openSettings(false);
+  drawHistory();
+}
+
 function openSettings(open) {
+  if (open) openHistory(false);
   $("settings").hidden = !open;
   $("settings-button").setAttribute("aria-expanded", String(open));
 }
@@ -322,6 +477,8 @@ function exportJson() {
 
 function anew() {
   while (turns.length) remove(turns.at(-1));
+  conversation = "";
+  openHistory(false);
   fault("");
   $("question").focus();
 }
@@ -340,7 +497,22 @@ $("question").addEventListener("keydown", (event) => {
 });
 $("question").addEventListener("input", grow);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && stopping) stopping.abort();
+  if (event.key !== "Escape") return;
+  $("more").open = false;
+  stopping?.abort();
+});
+document.addEventListener("click", (event) => {
+  // A choice is made, or the menu is not meant.
+  if (!(event.target instanceof Element && event.target.closest("#more > summary"))) {
+    $("more").open = false;
+  }
+});
+$("theme").addEventListener("click", nextTheme);
+$("history-button").addEventListener("click", () => openHistory($("history").hidden));
+$("forget").addEventListener("click", () => {
+  store([]);
+  conversation = "";
+  drawHistory();
 });
 $("stop").addEventListener("click", () => stopping?.abort());
 $("new").addEventListener("click", anew);
@@ -355,6 +527,7 @@ $("key").addEventListener("change", () => {
 });
 
 $("key").value = recall("key", sessionStorage) ?? "";
+theme = Object.hasOwn(THEMES, recall("theme") ?? "") ? recall("theme") : "system";
 speak(recall("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
 $("question").focus();
 findModel();
