@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SLOW_FOLDERS = ("bundle", "cluster", "dcu_sim", "docs", "faults", "isolation", "jobs")
+SLOW_FOLDERS = ("bundle", "clients", "cluster", "dcu_sim", "docs", "faults", "isolation", "jobs")
 """Their tests are slow, but for those that are marked ``fast``; elsewhere it is the reverse."""
 
 

@@ -93,7 +93,7 @@ def _selected(suite: str | None) -> list[str]:
     if suite not in NAMES:
         hint = did_you_mean(suite, NAMES)
         raise RequestError(
-            f'there is no suite "{suite}"', remedy=f"{hint} suites: {', '.join(NAMES)}".strip()
+            f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(NAMES)}".strip()
         )
     return [suite]
 

@@ -69,6 +69,12 @@ SUITES: Mapping[str, Suite] = {
         ("tests/images", "tests/dcu_sim"),
         "dcu-sim",
     ),
+    "clients": Suite(
+        "real clients of the server, each in an environment of its own",
+        ("tests/clients",),
+        images=False,
+        in_fast_tier=False,
+    ),
     "docs": Suite("the documentation's commands, as written", ("tests/docs",), in_fast_tier=False),
     "cluster": Suite(
         "jobs on a real Slurm of three machines", ("tests/cluster",), in_fast_tier=False

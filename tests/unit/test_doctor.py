@@ -671,11 +671,11 @@ def test_every_name_is_public() -> None:
 def test_no_backend_of_that_name() -> None:
     clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
     done = subprocess.run(
-        [sys.executable, "-m", "paddle_stacks.cli", "doctor", "--backend", "dcv"],
+        [sys.executable, "-m", "paddle_stacks.cli", "doctor", "--backend", "dcu_sim"],
         cwd=ROOT,
         env=clean,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and 'did you mean "dcu"?' in done.stderr
+    assert done.returncode == 2 and 'did you mean "dcu-sim"?' in done.stderr

@@ -200,7 +200,7 @@ def test_a_server_that_serves_says_so_and_its_requests_take_a_line_each() -> Non
     ]
     assert len(shown) == 3 and max(map(len, shown)) <= 60
     assert shown[0] == "12:34:56  200  POST /v1/chat/completions  0.5213 s  12+34 t…"
-    assert r"/\u001b[2J\u202e" in shown[2]
+    assert r"/\x1b[2J\u202e" in shown[2]
 
 
 @pytest.mark.parametrize("line", ["{", "{}", "[1]", '{"request": 1}', "a line", "{" * 10_000])

@@ -11,8 +11,8 @@ import pytest
 from entrypoints.chat_template import ChatTemplate
 from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.text import Text
-from entrypoints.serving.asking import Bounds, Encoder
 from entrypoints.serving.errors import ApiError
+from entrypoints.serving.preprocess import Bounds, Encoder
 from entrypoints.serving.requests import ChatRequest
 from entrypoints.training.data import Encoder as TrainingEncoder
 from paddle_stacks.errors import RequestError

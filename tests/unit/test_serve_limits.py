@@ -254,9 +254,9 @@ def test_the_log_has_nothing_that_a_terminal_obeys(server: Served) -> None:
     server.logged("end")
     assert all(line.rstrip("\n").isprintable() for line in server.lines)
     lines = server.log()
-    assert any(line["path"] == "/\x1b[2J\u202e\x9b" for line in lines), "escaped, and still there"
+    assert any(line["path"] == r"/\x1b[2J\u202e\x9b" for line in lines), "escaped, and still there"
     assert max(len(json.dumps(line)) for line in lines) < 4000
-    assert any("(4501 more characters)" in line["path"] for line in lines)
+    assert any("(4501 more)" in line["path"] for line in lines)
 
 
 def test_an_unknown_field_is_named_once(server: Served) -> None:
