@@ -73,7 +73,7 @@ def test_a_record_that_a_template_refuses_is_named() -> None:
     tokenizer = FakeTokenizer()
     tokenizer.chat_template = ChatTemplate("{{ raise_exception('no') }}")
     record = Record(src=("a",), tgt=("b",), context={}, where="train.json:7")
-    with pytest.raises(RequestError, match="chat template fails: no") as caught:
+    with pytest.raises(RequestError, match="refuses this record: no") as caught:
         TrainingEncoder(tokenizer, 32, 64).encode(record)
     assert caught.value.problems[0].where == "train.json:7"
 
