@@ -135,7 +135,7 @@ def chroot() -> str:
 
 
 @attempt
-def write_to_the_images_files() -> str:
+def write_to_files_of_the_image() -> str:
     for folder in ("/", "/etc", "/usr/bin", "/opt/venv/bin", "/opt/paddle-stacks", "/root", "/var"):
         with contextlib.suppress(OSError):
             path = Path(folder, ".probe")
@@ -146,7 +146,7 @@ def write_to_the_images_files() -> str:
 
 
 @attempt
-def replace_the_jobs_code() -> str:
+def replace_the_code_of_the_job() -> str:
     for name in ("entrypoints/__main__.py", "paddle_stacks/errors.py"):
         with contextlib.suppress(OSError):
             path = Path("/opt/paddle-stacks", name)
@@ -187,7 +187,7 @@ def rewrite_what_runs_on_the_host() -> str:
 
 
 @attempt
-def write_to_a_file_of_another_users() -> str:
+def write_to_a_file_of_another_user() -> str:
     with Path(TOLD["others_file"]).open("a"):
         return TOLD["others_file"]
 
@@ -379,7 +379,7 @@ def make_a_device_node() -> str:
 
 
 @attempt
-def open_the_machines_memory_and_disks() -> str:
+def open_memory_and_disks_of_the_machine() -> str:
     names = ["mem", "kmsg", "port", "kvm", "fuse", "loop-control", "net/tun", "vhost-net"]
     disks = sorted(Path("/sys/class/block").glob("*"))
     for name in [*names, *(path.name for path in disks)]:

@@ -139,8 +139,8 @@ ATTEMPTS: tuple[Attempt, ...] = (
     ),
     Attempt("make a user namespace", "seccomp", _SECCOMP, _seccomp, job=True),
     Attempt("chroot", _CAPABILITIES, _DROPPED, _no_capability),
-    Attempt("write to the images files", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
-    Attempt("replace the jobs code", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
+    Attempt("write to files of the image", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
+    Attempt("replace the code of the job", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
     Attempt(
         "write outside of tmp and the workspace",
         "no other mount can be written",
@@ -155,7 +155,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
         _parts_of_the_claim,
         root=False,
     ),
-    Attempt("write to a file of another users", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("write to a file of another user", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt("mount a file system", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt("make root writable", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
@@ -210,7 +210,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     ),
     Attempt("make a device node", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
-        "open the machines memory and disks",
+        "open memory and disks of the machine",
         "the devices' cgroup",
         "not privileged",
         _no_devices,
