@@ -165,6 +165,7 @@ def test_the_whole_ones_are_whole(name: str, tmp_path: Path) -> None:
     TARGETS[name].run(TARGETS[name].examples()[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @FUZZ
 @given(data=st.data())
@@ -172,6 +173,7 @@ def test_damaged_inputs(name: str, data: st.DataObject) -> None:
     check(name, data.draw(damaged(name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_JSON)
 @FUZZ
 @given(data=st.data())

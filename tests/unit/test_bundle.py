@@ -53,6 +53,7 @@ def test_what_is_made_here_is_there_on_the_other_side(site: Site) -> None:
     assert commit_seconds(site.to) == commit_seconds(site.project) > 0
 
 
+@pytest.mark.slow
 def test_a_layer_that_images_share_is_stored_and_sent_once(site: Site) -> None:
     site.create()
     blobs = list((site.bundle / "images" / "blobs" / "sha256").iterdir())
@@ -282,6 +283,7 @@ def test_all_faults_are_told_at_once(site: Site) -> None:
         assert expected in done.stderr
 
 
+@pytest.mark.slow
 def test_a_load_that_is_killed_before_any_rename_goes_on(site: Site) -> None:
     site.create(split=10**6)
     assert site.load().returncode == 0
@@ -312,6 +314,7 @@ def test_a_load_that_is_killed_before_any_rename_goes_on(site: Site) -> None:
     assert kills > 8
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_killed_while_it_is_made_goes_on(site: Site) -> None:
     kills = 0
     for moment in range(1, 1000):

@@ -47,6 +47,7 @@ def test_an_unknown_task_is_told_what_is_near(words: tuple[str, ...]) -> None:
     assert 'did you mean "build"?' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_a_list_quietly() -> None:
     for words in ("errors", "keys --json", "--list"):
         line = f"{sys.executable} -m paddle_stacks.cli {words} | head -n 1 | cut -c 1-20"

@@ -761,6 +761,7 @@ def inv(cluster: Cluster, tmp_path: Path) -> Command:
 INFER = ("infer", "--model", "m", "--prompt", "x", "--engine", "kubernetes")
 
 
+@pytest.mark.slow
 def test_a_job_from_its_submission_to_its_end(cluster: Cluster, inv: Command) -> None:
     done = inv("cluster.submit", *INFER, PADDLE_STACKS_REGISTRY="registry.example")
     assert done.returncode == 0, done.stderr

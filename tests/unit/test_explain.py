@@ -403,6 +403,7 @@ def test_every_task_has_a_sentence() -> None:
     assert [f"{o.task} {o.name}" for o in options if not o.help] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["errors.md", "keys.md"])
 def test_the_commands_of_the_page_are_run(tmp_path: Path, name: str) -> None:
     message = tmp_path / "message.txt"

@@ -267,6 +267,7 @@ def test_an_array_that_is_not_data(tmp_path: Path, content: bytes, words: list[s
         assert word in text
 
 
+@pytest.mark.slow
 def test_an_array_is_not_kept_in_memory(tmp_path: Path) -> None:
     entry = json.dumps({"src": "a" * 1000, "tgt": "b"})
     folder_with(tmp_path, "[" + ",".join([entry] * 20_000) + "]")
@@ -324,6 +325,7 @@ def test_a_line_of_ten_megabytes_is_a_record_and_a_longer_one_is_not(tmp_path: P
     assert "train.json:3" in text  # what comes after is still numbered rightly
 
 
+@pytest.mark.slow
 def test_checking_keeps_nothing(tmp_path: Path) -> None:
     line = json.dumps({"src": "a" * 1000, "tgt": "b"}) + "\n"
     folder_with(tmp_path, line * 20_000)

@@ -369,6 +369,7 @@ def test_a_body_that_does_not_come_is_told_so(hasty: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_is_cut_off_and_nobody_waits_for_it(hasty: Served) -> None:
     body = json.dumps(
         {
@@ -432,6 +433,7 @@ def test_clients_that_leave_at_once_leave_nothing_behind(server: Served) -> None
 # ------------------------------------------------------------------------ made from the document
 
 
+@pytest.mark.slow
 def test_requests_made_from_the_document_are_answered_as_it_says(
     server: Served, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def record(root: Path, name: str) -> dict[str, object]:
     return dict(json.loads((root / ".cache" / "test" / f"cpu-{name}.json").read_text()))
 
 
+@pytest.mark.slow
 def test_suites_run_at_the_same_time(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     one, other = MEET.format(own="a", other="b"), MEET.format(own="b", other="a")
     assert run(root, write(root, a=one, b=other)) == 0
@@ -91,6 +92,7 @@ def test_a_failure_is_shown_with_the_command_that_repeats_it(
     assert failed_last(root) == {"b": ["tests/b/test_b.py::test_bad"]}
 
 
+@pytest.mark.slow
 def test_what_failed_is_repeated_until_it_passes(root: Path) -> None:
     table = write(root, a=GOOD, b=BAD + GOOD)
     assert run(root, table) == 1
@@ -101,6 +103,7 @@ def test_what_failed_is_repeated_until_it_passes(root: Path) -> None:
     assert failed_last(root) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["", "a"])
 def test_every_outcome_is_counted(
     root: Path, parallel: str, capfd: pytest.CaptureFixture[str]
@@ -116,6 +119,7 @@ def test_every_outcome_is_counted(
 SUITE_A = {"a": Suite("a's", ("tests/a",))}
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_imported_is_an_error(
     root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_file_that_cannot_be_imported_is_an_error(
     assert "1 error, 1 passed in " in output.out
 
 
+@pytest.mark.slow
 def test_a_selection_is_no_run_of_the_folders(root: Path) -> None:
     table = write(root, a=GOOD, b=BAD)
     assert run(root, table, "-k", "good") == 0
