@@ -117,9 +117,8 @@ def container(
 ) -> Iterator[Container]:
     """One container of the image for all its tests, with the rights of a plan."""
     workspace = tmp_path_factory.mktemp(image)
-    workspace.chmod(0o777)
     plan = make(
-        JOBS["infer"],
+        JOBS["finetune"],
         [],
         Settings(root=ROOT, workspace=workspace),
         PLATFORM,
@@ -127,6 +126,10 @@ def container(
         user=USER,
         suffix=f"test-{image}-{uuid4().hex[:8]}",  # no run's leftover is in another's way
     )
+    for mount in plan.mounts:
+        if workspace in Path(mount.source).parents:
+            Path(mount.source).mkdir()
+            Path(mount.source).chmod(0o777)
     options = {**container_options(plan, {}), "image": built.id, "command": ["sleep", "infinity"]}
     if "code" not in stages_in(image):
         # Nothing here knows commands yet.

@@ -39,7 +39,8 @@ def test_the_root_file_system_cannot_be_written(host: Any) -> None:
 
 def test_the_workspace_can_be_written(host: Any) -> None:
     assert host.check_output("pwd") == "/workspace"
-    host.check_output("echo written > file && rm file")
+    host.check_output("echo written > runs/file && rm runs/file")
+    assert host.run("echo written > file").failed, "no more than a job needs"
 
 
 def test_home_and_the_caches_can_be_made(host: Any, container: Container) -> None:
