@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from checkout import ROOT, Checkout, Suite, say
 
 PACKAGES = ("paddle_stacks", "entrypoints")
 DATABASE = "coverage.sqlite"
+_AT_ONCE = 500  # files that one command combines
 
 
 def run_suite(checkout: Checkout, name: str, suite: Suite, options: list[str]) -> dict[str, Any]:
@@ -54,13 +56,19 @@ def combine(checkout: Checkout) -> None:
     """Add the data of all processes to the database."""
     settings = checkout.work / "combine.rc"
     settings.write_text(checkout.settings(str(checkout.work / DATABASE)))
-    folders = [str(path) for path in (checkout.data, *checkout.data.glob("containers-*"))]
+    files = [
+        str(path) for path in checkout.data.rglob("*.pid*") if not path.name.endswith("-journal")
+    ]
     command = [str(checkout.python), "-m", "coverage", "combine", "--append", "--quiet"]
-    done = subprocess.run(
-        [*command, f"--rcfile={settings}", *folders], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        say(f"coverage combine: {(done.stdout + done.stderr).strip()[-400:]}")
+    for start in range(0, len(files), _AT_ONCE):
+        done = subprocess.run(
+            [*command, f"--rcfile={settings}", *files[start : start + _AT_ONCE]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            say(f"coverage combine: {(done.stdout + done.stderr).strip()[-400:]}")
 
 
 def report(checkout: Checkout) -> dict[str, Any]:
@@ -121,6 +129,7 @@ def main() -> int:
         ended = json.loads(arguments.output.read_text())["suites"]
     elif not arguments.keep:
         (checkout.work / DATABASE).unlink(missing_ok=True)
+        shutil.rmtree(checkout.data, ignore_errors=True)
     checkout.observe([], measured=True)
     for name in arguments.suite or suites:
         say(f"{name} begins")
