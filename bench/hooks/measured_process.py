@@ -50,9 +50,11 @@ def _begin() -> None:
     global _measured
     import coverage
 
-    _measured = coverage.Coverage(config_file=_SETTINGS, check_preimported=False)
+    # Not switch_context, which opens the data file: a job gives up its rights before it ends.
+    _measured = coverage.Coverage(
+        config_file=_SETTINGS, check_preimported=False, context=_running_test() or None
+    )
     _measured.start()
-    _measured.switch_context(_running_test())
 
 
 def _begin_in_child() -> None:
