@@ -195,6 +195,8 @@ entrypoints =
         record.parent.mkdir(parents=True, exist_ok=True)
         record.unlink(missing_ok=True)
         command = [self.python, "-m", "pytest", "-p", "measured_pytest", f"--junitxml={record}"]
+        # Also in the background, where a shell makes its children ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         environment = {**os.environ, "PADDLE_STACKS_BACKEND": backend, "PYTHONUNBUFFERED": "1"}
         with (
             record.with_suffix(".log").open("wb") as log,
