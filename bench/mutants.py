@@ -274,13 +274,17 @@ class Contexts:
         return exact or [test for test, _ in rows]
 
 
+class Undecided(Exception):
+    """The tests of a fault take too long, with it and without it."""
+
+
 @dataclasses.dataclass
 class Verdict:
     """What became of a fault."""
 
     mutant: Mutant
     caught_by: str = ""
-    tier: str = ""  # fast, slow, nobody, or gone: the code is no longer there
+    tier: str = ""  # fast, slow, nobody; gone: the code is no longer there; undecided: too slow
     seconds: int = 0
 
 
@@ -315,17 +319,21 @@ class Hunt:
         if line is None:
             verdict.tier = "gone"
             return verdict
-        verdict.tier = "nobody"
-        for ids, files in self._rounds(mutant, line):
-            for tier, expression in self._tiers.items():
-                verdict.caught_by = self._catcher(mutant, ids, files, expression)
-                if verdict.caught_by:
-                    verdict.tier = tier
-                    break
-            if verdict.caught_by:
-                break
+        try:
+            verdict.tier, verdict.caught_by = self._first_catcher(mutant, line)
+        except Undecided:
+            verdict.tier = "undecided"
         verdict.seconds = round(time.monotonic() - began)
         return verdict
+
+    def _first_catcher(self, mutant: Mutant, line: int) -> tuple[str, str]:
+        """Return the tier and the test that catch a fault."""
+        for ids, files in self._rounds(mutant, line):
+            for tier, expression in self._tiers.items():
+                test = self._catcher(mutant, ids, files, expression)
+                if test:
+                    return tier, test
+        return "nobody", ""
 
     def _rounds(self, mutant: Mutant, line: int) -> Iterator[tuple[list[str] | None, list[str]]]:
         """Yield what to run, one after the other: ids (None: all) and their files."""
@@ -354,6 +362,10 @@ class Hunt:
         while True:
             with self._mutated(mutant):
                 failed = self._failing(ids, files, expression)
+            if failed == [HANGS]:
+                if self._failing(ids, files, expression) == [HANGS]:
+                    raise Undecided
+                return HANGS
             new = [test for test in failed if test not in self._sound_tests]
             for test in new:
                 inside = [test] if "::" in test else None
@@ -406,7 +418,7 @@ def _failed(record: Path) -> list[str]:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """Return how many faults of each area which tier caught, as a Markdown table."""
-    columns = ("faults", "fast", "slow", "nobody", "gone")
+    columns = ("faults", "fast", "slow", "nobody", "gone", "undecided")
     lines = ["| area | " + " | ".join(columns) + " |", "|---" + "|--:" * len(columns) + "|"]
     for area in [*dict.fromkeys(verdict.mutant.area for verdict in verdicts), "all"]:
         counts = Counter(v.tier for v in verdicts if area in (v.mutant.area, "all"))
