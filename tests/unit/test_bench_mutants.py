@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -89,56 +86,44 @@ def test_the_listed_faults_are_enough_and_of_all_areas() -> None:
     assert {mutant.kind for mutant in listed} == set(mutants.KINDS)
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[tuple[str, list[bytes]]]:
-    """A socket that records what it receives, and answers each request alike."""
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(tmp_path / "e"))
-    server.listen()
-    received: list[bytes] = []
-
-    def serve() -> None:
-        connection, _ = server.accept()
-        while chunk := connection.recv(1 << 16):
-            received.append(chunk)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield str(tmp_path / "e"), received
-    server.close()
-
-
-def test_the_relay_adds_mounts_to_new_containers_only(
-    engine: tuple[str, list[bytes]], tmp_path: Path
-) -> None:
+def test_the_relay_adds_mounts_to_new_containers_only(tmp_path: Path) -> None:
     import measured_pytest
 
-    path, received = engine
-    mounts = ["/code:/opt/code:ro", "/data:/data"]
+    engine, relay = tmp_path / "e", tmp_path / "r"
+    received: list[bytes] = []
 
-    def edit(document: dict[str, Any]) -> None:
-        measured_pytest.add_mounts(document, mounts, tmp_path / "r", path)
+    def receive() -> None:
+        connection, _ = server.accept()
+        with connection:
+            while chunk := connection.recv(1 << 16):
+                received.append(chunk)
+            connection.sendall(b"the answer")
 
-    measured_pytest.Relay(tmp_path / "r", path, edit)
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(tmp_path / "r"))
-    wanted = {"Image": "x", "HostConfig": {"Binds": [f"{path}:/socket", "/mine:/data"]}}
-    for target in ("/v1.45/containers/create?name=x", "/v1.45/containers/x/start"):
-        connection.request("POST", target, json.dumps(wanted))
-        assert connection.getresponse().read() == b"{}"
-    connection.request("POST", "/load", iter([b"two", b"parts"]), encode_chunked=True)
-    assert connection.getresponse().read() == b"{}"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(engine))
+        server.listen()
+        threading.Thread(target=receive, daemon=True).start()
+        measured_pytest.Relay(
+            relay,
+            str(engine),
+            lambda document: measured_pytest.add_mounts(
+                document, ["/code:/opt/code:ro", "/data:/data"], relay, str(engine)
+            ),
+        )
+        client.settimeout(30)
+        client.connect(str(relay))
+        wanted = {"Image": "x", "HostConfig": {"Binds": [f"{engine}:/socket", "/mine:/data"]}}
+        body = json.dumps(wanted).encode()
+        sized = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        others = b"POST /v1.45/containers/x/start HTTP/1.1\r\n" + sized
+        others += b"POST /load HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n"
+        others += b"POST /attach HTTP/1.1\r\nUpgrade: tcp\r\n\r\nPOST /containers/create \r\n"
+        client.sendall(b"POST /v1.45/containers/create?name=x HTTP/1.1\r\n" + sized + others)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(64) == b"the answer"
     sent = b"".join(received)
-    first, second = (json.loads(part[: part.rindex(b"}") + 1]) for part in _bodies(sent)[:2])
-    assert first["HostConfig"]["Binds"] == [
-        f"{tmp_path / 'r'}:/socket",
-        "/mine:/data",
-        "/code:/opt/code:ro",
-    ]
-    assert second == wanted
-    assert sent.endswith(b"3\r\ntwo\r\n5\r\nparts\r\n0\r\n\r\n")
-
-
-def _bodies(sent: bytes) -> list[bytes]:
-    return sent.split(b"\r\n\r\n")[1:]
+    assert sent.endswith(others)
+    head, _, changed = sent.removesuffix(others).partition(b"\r\n\r\n")
+    assert b"Content-Length: %d" % len(changed) in head
+    mounts = [f"{relay}:/socket", "/mine:/data", "/code:/opt/code:ro"]
+    assert json.loads(changed) == {"Image": "x", "HostConfig": {"Binds": mounts}}
