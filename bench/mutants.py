@@ -6,7 +6,7 @@ Without ``--seed`` the faults are those of ``mutants.json``; ``--seed N --write`
 Each fault is applied to a clone (``.cache/mutants``), never to the working tree; containers get
 the clone's code mounted over their own. The tests of a fault are those that executed the line
 when ``bench/line_coverage.py`` measured (``--contexts``), fastest first, then the test files
-that its area names below. A test that fails without the fault too does not count as catching
+that its area names below; with ``--no-containers`` only unit tests among them. A test that fails without the fault too does not count as catching
 it. Prints a line for each fault and a table of areas, and writes both as JSON (``--output``).
 """
 
@@ -295,10 +295,14 @@ class Hunt:
         checkout: whose code is changed.
         contexts: the tests of a line.
         tier: ``fast`` or ``all``.
+        containers: whether tests that need an engine are run.
     """
 
-    def __init__(self, checkout: Checkout, contexts: Contexts, tier: str) -> None:
+    def __init__(
+        self, checkout: Checkout, contexts: Contexts, tier: str, *, containers: bool
+    ) -> None:
         self._checkout = checkout
+        self._containers = containers
         self._contexts = contexts
         self._tiers = {"fast": "not slow", "slow": "slow"}
         if tier == "fast":
@@ -340,12 +344,14 @@ class Hunt:
         tests = self._contexts.tests(mutant.file, line)
         tests = sorted(tests, key=lambda test: (Path(mutant.file).stem not in test, test))
         unit = [test for test in tests if test.startswith(("tests/unit/", "tests/fuzz/"))]
-        others = [test for test in tests if test not in unit]
+        others = [test for test in tests if test not in unit and self._containers]
         for ids in (unit[:_MAX_UNIT], others[:_MAX_CONTAINER]):
             files = self._existing(ids)
             if files:
                 yield ids, files
         for pattern in AREAS[mutant.area][1]:
+            if not self._containers and not pattern.startswith(("unit/", "fuzz/")):
+                continue
             root = self._checkout.root
             files = [str(path.relative_to(root)) for path in root.glob(f"tests/{pattern}")]
             if files:
@@ -438,6 +444,7 @@ def main() -> int:
     )
     parser.add_argument("--only", help="numbers of faults, as 0,5,7; or an area")
     parser.add_argument("--tier", choices=("fast", "all"), default="all")
+    parser.add_argument("--no-containers", action="store_true", help="run only unit tests and fuzz")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "mutants")
     parser.add_argument("--contexts", type=Path, default=ROOT / ".cache" / "coverage")
     parser.add_argument("--output", type=Path, default=ROOT / ".cache" / "mutants.json")
@@ -460,13 +467,14 @@ def main() -> int:
         return 0
     checkout = Checkout(arguments.work, arguments.revision)
     contexts = Contexts(arguments.contexts / DATABASE, arguments.contexts / "checkout")
-    hunt = Hunt(checkout, contexts, arguments.tier)
+    hunt = Hunt(checkout, contexts, arguments.tier, containers=not arguments.no_containers)
     verdicts: list[Verdict] = []
     for number, mutant in numbered:
         verdicts.append(hunt.judge(mutant))
         caught = f"{verdicts[-1].tier} {verdicts[-1].caught_by}".strip()
         say(f"{number} {mutant}: {caught} ({verdicts[-1].seconds} s)")
         document: dict[str, Any] = {"revision": checkout.revision, "tier": arguments.tier}
+        document["containers"] = not arguments.no_containers
         document["mutants"] = [dataclasses.asdict(verdict) for verdict in verdicts]
         arguments.output.write_text(json.dumps(document, indent=1))
     print(table(verdicts))
