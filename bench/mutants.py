@@ -5,9 +5,10 @@
 Without ``--seed`` the faults are those of ``mutants.json``; ``--seed N --write`` replaces them.
 Each fault is applied to a clone (``.cache/mutants``), never to the working tree; containers get
 the clone's code mounted over their own. The tests of a fault are those that executed the line
-when ``bench/line_coverage.py`` measured (``--contexts``), fastest first, then the test files
-that its area names below; with ``--no-containers`` only unit tests among them. A test that fails without the fault too does not count as catching
-it. Prints a line for each fault and a table of areas, and writes both as JSON (``--output``).
+when ``bench/line_coverage.py`` measured (``--contexts``), then the test files that its area
+names below; with ``--no-containers`` only unit tests and fuzz among them. A test that fails
+without the fault too does not count as catching it. Prints a line for each fault and a table of
+areas, and writes both as JSON (``--output``).
 """
 
 from __future__ import annotations
