@@ -180,23 +180,23 @@ def test_full_finetuning_keeps_the_best_checkpoint(job, ready: Path) -> None:
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
     configure(
         ready,
-        max_steps=300,
-        save_steps=100,
+        max_steps=80,
+        save_steps=40,
         gradient_accumulation_steps=2,
         evaluation_strategy="epoch",
     )
     whole = finetune(job, ready, "--name", "whole")
     assert whole.status == 0, whole.stderr
     line = ["finetune", "--config", "my.json", "--name", "parts"]
-    stopped = job.start(line, ready, hold_at="step 20/300")
-    stopped.wait_for("step 20/300")
+    stopped = job.start(line, ready, hold_at="step 20/80")
+    stopped.wait_for("step 20/80")
     stopped.send(signal.SIGTERM)
     end = stopped.wait()
     assert end.status == 128 + signal.SIGTERM, end.stderr
     assert "the same command goes on from there" in end.stderr
     run = ready / "runs" / "parts"
     last = max(losses(run))
-    assert 20 <= last < 300
+    assert 20 <= last < 80
     assert (run / f"checkpoint-{last}" / "checkpoint.json").is_file()
     assert not (run / "adapter").exists()
     again = finetune(job, ready, "--name", "parts")
@@ -210,7 +210,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
 
 
 def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(job, ready: Path) -> None:
-    configure(ready, max_steps=200, save_steps=5, lora=False)
+    configure(ready, max_steps=60, save_steps=5, lora=False)
     line = ["finetune", "--config", "my.json", "--name", "killed"]
     killed = job.start(line, ready, hold_at="saved checkpoint-40")
     killed.wait_for("saved checkpoint-40")
@@ -307,7 +307,8 @@ def test_several_turns_need_a_chat_template(job, ready: Path) -> None:
     configure(ready, model_name_or_path="tiny-plain")
     done = job(["finetune", "--config", "my.json", "--name", "plain"], ready)
     assert done.status == 2
-    assert done.stderr.count("several turns") == 6
+    assert done.stderr.count("several turns") == 1, "equal faults are reported once"
+    assert "places: 6, 11, 16, 21, 26" in done.stderr
     assert "data/small/train.json:6" in done.stderr
 
 

@@ -76,14 +76,14 @@ def test_it_continues_from_weights(job, ready: Path) -> None:
 def test_killed_and_resumed_it_has_the_curve_of_one_that_was_not(
     job, ready: Path, seed: int
 ) -> None:
-    configure(ready, PRETRAIN, max_steps=400, save_steps=20, save_total_limit=3)
+    configure(ready, PRETRAIN, max_steps=150, save_steps=10, save_total_limit=3)
     whole = train(job, "pretrain", ready, "whole")
     pick = random.Random(seed)
     line = ["pretrain", "--config", "my.json", "--name", "killed"]
     for _ in range(3):
         running = job.start(line, ready)
         running.wait_for("== train")
-        time.sleep(pick.uniform(0.05, 0.9))
+        time.sleep(pick.uniform(0.05, 0.5))
         running.send(signal.SIGKILL)
         running.wait()
     done = job(line, ready)

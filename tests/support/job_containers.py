@@ -18,7 +18,7 @@ IMAGE = "paddle-stacks/{}:cpu"
 STATUS = {signal.SIGKILL: 137, signal.SIGTERM: 143}
 """What a job ends with that a signal ended."""
 KILLED = STATUS[signal.SIGKILL]
-TIMEOUT = 180  # seconds, for jobs that take three
+TIMEOUT = 600  # seconds, for jobs that take ten, or three minutes on a machine that is busy
 STARTED: list[Running] = []
 """What the test that is running has begun; conftest.py ends what it leaves."""
 

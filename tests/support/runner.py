@@ -24,7 +24,7 @@ from tests.support import warm
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
-TIMEOUT = 180  # seconds, for jobs that take ten
+TIMEOUT = 600  # seconds, for jobs that take ten, or three minutes on a machine that is busy
 SERVE_PORT = 8000
 HERE = Path(__file__).parent
 SUPPORT = "/srv/support"
@@ -97,9 +97,13 @@ class Running:
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            if self.container is None and PYTHON is None:
+                self.send(signal.SIGUSR1)  # a fork then shows its stack
+                time.sleep(1)
             self.send(signal.SIGKILL)
             self.process.wait()
-            raise
+            log = "".join(self.lines)
+            raise AssertionError(f"it has not ended after {timeout} s:\n{log}") from None
         for reader in self._readers:
             reader.join()
         status = 128 - status if status < 0 else status

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import faulthandler
 import fcntl
 import importlib
 import json
@@ -163,6 +164,7 @@ def _make_root(request: Request) -> None:
 def _run(request: Request, descriptors: list[int]) -> NoReturn:
     """Become the job, and end as its main module does."""
     os.setsid()
+    faulthandler.register(signal.SIGUSR1)  # by which a test asks where a job hangs
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         if descriptor > 2:
