@@ -78,6 +78,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
     write_small_things(folder)
     run(f"./inv fetch {MODEL}", folder)
+    # What the recipes' data is on a DCU server, in the same place.
+    corpus = "--input data/raw/some.jsonl --output data/openwebtext/llama"
+    run(f"./inv prepare {corpus} --model {MODEL}", folder)
     return folder
 
 
@@ -89,10 +92,10 @@ def write_small_things(folder: Path) -> None:
     del config["output_dir"], config["num_train_epochs"]
     (folder / "my.json").write_text(json.dumps(config))
     lines = [{"src": f"Who is number {n}?", "tgt": f"Number {n}."} for n in range(8)]
-    data = folder / "data" / "mine"
-    data.mkdir()
-    for name in ("train.json", "dev.json"):
-        (data / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for data in (folder / "data" / "mine", folder / "data" / "alpaca"):
+        data.mkdir()
+        for name in ("train.json", "dev.json"):
+            (data / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     prompts = [{"id": n, "prompt": "Count to three.", "max_new_tokens": 8} for n in range(2)]
     (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompts))
     text = [json.dumps({"text": f"Document {n} says little."}) + "\n" for n in range(50)]
@@ -168,7 +171,7 @@ def shape(line: str) -> str:
 def test_a_page_is_true(page: Path, copy: Path, request: pytest.FixtureRequest) -> None:
     text = "".join(block.text for block in blocks(page) if THIS in block.runs)
     if "try1" in text and "--name try1" not in text:
-        shutil.copytree(request.getfixturevalue("trained"), copy / "runs")
+        shutil.copytree(request.getfixturevalue("trained"), copy / "runs", dirs_exist_ok=True)
     said, left = follow(page, copy)
     if check := LEAVES.get(name_of(page)):
         check(copy, said)

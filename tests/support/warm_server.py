@@ -27,7 +27,9 @@ import signal
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
@@ -80,10 +82,41 @@ def main(argv: list[str]) -> None:
             return
         if listener in readable:
             connection, _ = listener.accept()
+            _wait_until_threads_sleep()
             if os.fork() == 0:
                 listener.close()
                 _serve(connection)
             connection.close()
+
+
+def _wait_until_threads_sleep() -> None:
+    """Return when the libraries' threads wait, so that none of them holds a lock.
+
+    A child has only the thread that forks: a lock that another one holds stays locked in it.
+    Paddle's statistics (bvar's SamplerCollector) take locks once a second for microseconds,
+    but a busy machine may interrupt them there, and a job then hung.
+    """
+    before = None
+    while True:
+        threads = _other_threads()
+        if threads == before and all(state == "S" for state, _ in threads.values()):
+            return
+        before = threads
+        time.sleep(0.002)
+
+
+def _other_threads() -> dict[str, tuple[str, str]]:
+    """Return the state of this process's other threads, and how often each has waited."""
+    threads = {}
+    for thread in Path("/proc/self/task").iterdir():
+        if int(thread.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # one that has just ended
+            lines = (thread / "status").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
+            state, waits = fields["State"].split()[0], fields["voluntary_ctxt_switches"].strip()
+            threads[thread.name] = (state, waits)
+    return threads
 
 
 def _serve(connection: socket.socket) -> None:
