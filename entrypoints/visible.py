@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import texts
 from paddle_stacks.jobs.arguments import parser
 
 __all__ = ["check"]
@@ -64,6 +65,8 @@ def check(job: str, arguments: Sequence[str]) -> None:
 
 
 def _is_there(path: str) -> bool:
+    if path.startswith(texts.PREFIX):
+        return True  # a text of the image
     return (_WORKSPACE / path).exists() or Path(path).parts[0] in _FOLDERS
 
 

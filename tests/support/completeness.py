@@ -69,6 +69,9 @@ def documents(workspace: Path) -> int:
 def answers(workspace: Path) -> dict[str, str]:
     """Return the file of answers, and each answer, in it or in its unfinished part."""
     output = workspace / f"{NAME}.jsonl"
+    staged = workspace / ".output" / output.name / output.name
+    if staged.parent.is_dir():  # `./inv` moves it to its place at the job's end
+        output = staged
     part = output.with_name(output.name + ".part")
     found: dict[str, str] = {}
     if part.exists():
