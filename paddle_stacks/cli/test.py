@@ -12,12 +12,14 @@ from paddle_stacks.testing.suites import FAST, LINT, NAMES, SUITES, Suite
 
 
 @task(
+    iterable=["without"],
     help={
         "all": "Run all tests. Default: those that take ten minutes together.",
         "suite": f"All tests of one suite: {', '.join(NAMES)}.",
         "only": "The tests that match: an expression of pytest's -k, or a test's id.",
         "failed": "Repeat the tests that failed last.",
-    }
+        "without": "A suite to leave out; repeatable.",
+    },
 )
 def test(
     context: Any,
@@ -25,13 +27,15 @@ def test(
     suite: str | None = None,
     only: str | None = None,
     failed: bool = False,
+    without: list[str] | None = None,
 ) -> None:
     """Run the tests; what they need is installed, started and built first."""
     from paddle_stacks.testing.progress import progress_for
     from paddle_stacks.testing.runner import TestSession, failed_last
 
     ids = failed_last(ROOT) if failed else {}
-    names = list(ids) if failed else _selected(suite)
+    left_out = {name for word in without or () for name in _selected(word)}
+    names = [name for name in (ids or _selected(suite)) if name not in left_out]
     if failed and not ids:
         print("no test failed when it was last run", file=sys.stderr)
         return

@@ -89,7 +89,7 @@ def test_what_is_published_is_what_was_tested() -> None:
     assert release["on"] == {"push": {"tags": ["v*"]}}
     assert release["jobs"]["publish"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
     steps = release["jobs"]["test"]["steps"]
-    assert any(step.get("run", "").endswith("bash .ci/run\n") for step in steps)
+    assert any(step.get("run", "").endswith("bash .ci/run --nightly\n") for step in steps)
     assert not any("cache" in step.get("uses", "") for step in steps), "built here, not taken over"
     others = [load(path)["on"] for path in WORKFLOWS if path.stem != "release"]
     assert not any("tags" in (on.get("push") or {}) for on in others)
@@ -102,7 +102,7 @@ def test_every_push_is_tested_and_scanned() -> None:
     assert "bash .ci/run --fast\n" in scripts and "./inv images.scan" in scripts
     nightly = load(ROOT / ".github" / "workflows" / "nightly.yml")
     assert "schedule" in nightly["on"]
-    assert nightly["jobs"]["test"]["steps"][-1]["run"].endswith("bash .ci/run\n")
+    assert nightly["jobs"]["test"]["steps"][-1]["run"].endswith("bash .ci/run --nightly\n")
 
 
 # ------------------------------------------------------------------------------- kept layers
