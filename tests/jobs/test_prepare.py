@@ -213,7 +213,7 @@ BAD_INPUT = [
     ("split", {"a.jsonl": GOOD}, "--input data/a.jsonl --split 0,0", "no split"),
     ("output is a folder", {"a.jsonl": GOOD}, "--input data/a.jsonl --output data", "a folder"),
     ("output with suffix", {"a.jsonl": GOOD}, "--input data/a.jsonl --output d/x.bin", "without .bin"),  # noqa: E501
-    ("workers", {"a.jsonl": GOOD}, "--input data/a.jsonl --workers 0", "1 or more"),
+    ("workers", {"a.jsonl": GOOD}, "--input data/a.jsonl --workers 0", "at least 1"),
     ("in the way", {"a.jsonl": GOOD, "out.bin": "x"}, "--input data/a.jsonl", "--force"),
     ("another corpus", {"a.jsonl": GOOD, "out.idx": "x"}, "--input data/a.jsonl", "another corpus"),
     ("a typo", {"a.jsonl": GOOD}, "--input data/a.jsonl --append-oes", 'did you mean "--append-eos"'),  # noqa: E501
