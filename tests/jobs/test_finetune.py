@@ -309,7 +309,7 @@ def test_several_turns_need_a_chat_template(job, ready: Path) -> None:
     assert done.status == 2
     assert done.stderr.count("several turns") == 1, "equal faults are reported once"
     assert "places: 6, 11, 16, 21, 26" in done.stderr
-    assert "data/small/train.json:6" in done.stderr
+    assert "data/small/train.json:1 and 5 more places" in done.stderr
 
 
 def test_accumulation_and_recompute_do_not_change_the_losses(job, ready: Path) -> None:

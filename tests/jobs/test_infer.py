@@ -214,7 +214,7 @@ def test_messages_and_a_system_message(job, ready: Path) -> None:
     refused = infer(job, ready, *line, "--model", "tiny-plain", status=2)
     assert "no chat template" in refused.stderr
     assert "in.jsonl:2" in refused.stderr
-    assert "in.jsonl:3" in refused.stderr
+    assert "and 1 more place: 3" in refused.stderr
     refused = infer(job, ready, *line, "--model", "tiny", "--system", "ka?", status=2)
     assert "system message of its own" in refused.stderr
 
