@@ -15,7 +15,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ __all__ = [
     "report",
     "run_tests",
     "tally",
+    "tally_counts",
     "write",
     "write_records",
 ]
@@ -236,9 +237,13 @@ def attest(
 
 def tally(found: Sequence[Outcome]) -> str:
     """Return the outcomes in a line, as pytest does: ``212 passed, 3 skipped``."""
-    counts = Counter(outcome.result for outcome in found)
+    return tally_counts(Counter(outcome.result for outcome in found))
+
+
+def tally_counts(counts: Mapping[str, int]) -> str:
+    """Return how many tests ended with each outcome, as :func:`tally` does."""
     order = ("failed", "error", "passed", "skipped")
-    return ", ".join(f"{counts[name]} {name}" for name in order if counts[name]) or "no tests"
+    return ", ".join(f"{counts[name]} {name}" for name in order if counts.get(name)) or "no tests"
 
 
 def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict[str, Any]]:

@@ -25,6 +25,7 @@ from paddle_stacks.settings import PREFIX
 from paddle_stacks.testing.progress import Progress, as_minutes
 from paddle_stacks.testing.reporter import OPTION as EVENTS_OPTION
 from paddle_stacks.testing.suites import CORES, Suite
+from paddle_stacks.verify import tally_counts
 
 __all__ = ["RECORDS", "SuiteRun", "TestSession", "failed_last"]
 
@@ -232,7 +233,8 @@ class TestSession:
         for run in self._runs:
             record = f"{RECORDS / run.name}.xml"
             lines.append(
-                f"{run.name:<10} {_tally(run.counts):<40} {as_minutes(run.seconds):>6}  {record}"
+                f"{run.name:<10} {tally_counts(run.counts):<40} "
+                f"{as_minutes(run.seconds):>6}  {record}"
             )
         slowest = sorted(tests, key=lambda pair: -pair[0]["seconds"])[:_SLOWEST]
         lines += ["", "slowest tests, in seconds"]
@@ -245,7 +247,7 @@ class TestSession:
             lines += [f"  {_repeat(name, test['id'])}" for test, name in failures]
         total = sum((run.counts for run in self._runs), Counter[str]())
         seconds = time.monotonic() - self._began
-        return [*lines, "", f"{_tally(total)} in {as_minutes(seconds)}"]
+        return [*lines, "", f"{tally_counts(total)} in {as_minutes(seconds)}"]
 
     def _keep(self) -> None:
         """Keep how long tests took, and which failed, for the next run."""
@@ -289,9 +291,3 @@ def _failure(suite: str, test: Mapping[str, Any]) -> str:
 
 def _repeat(suite: str, name: str) -> str:
     return f"./inv test --suite {suite} --only '{name}'"
-
-
-def _tally(counts: Mapping[str, int]) -> str:
-    """Return the outcomes as pytest's last line has them: ``212 passed, 3 skipped``."""
-    order = ("failed", "error", "passed", "skipped")
-    return ", ".join(f"{counts[name]} {name}" for name in order if counts.get(name)) or "no tests"
