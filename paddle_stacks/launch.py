@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -219,6 +220,13 @@ def make_steps(
         return Steps((), _plan_of_arguments(job, arguments, settings, platform, choices))
     known = recipes.load(settings.root, settings.backend)
     recipe = recipes.find(choices.recipe, settings.root, settings.backend, job)
+    if model := _model_beside_recipe(recipe, arguments):
+        known = {
+            name: recipes.with_model(each, model, settings.root)
+            for name, each in known.items()
+            if each.model == recipe.model
+        }
+        recipe = known[recipe.name]
     plan = _plan_of_recipe(recipe, arguments, settings, platform, choices)
     before = [
         Step(
@@ -395,6 +403,8 @@ def _plan_of_recipe(
             where=str(settings.workspace),
             remedy=f"cp --parents {recipe.config} {settings.workspace} (in {settings.root})",
         )
+    if recipe.job == "quantize" and not recipe.script:
+        return _plan_of_quantization(recipe, given, settings, platform, choices)
     if not recipe.script:
         name = given.get("name") or recipe.name
         line = ["--config", recipe.config, "--name", name]
@@ -428,10 +438,31 @@ def _plan_of_recipe(
     )
 
 
+def _plan_of_quantization(
+    recipe: Recipe,
+    given: Mapping[str, str],
+    settings: Settings,
+    platform: Backend,
+    choices: Choices,
+) -> Plan:
+    """Return the plan of a quantization on a CPU: our own program, with upstream's keys."""
+    values = _changed(recipe, choices.changes, recipe.name)
+    line = ["--config", recipe.config]
+    for key, value in values.items():
+        line += ["--set", f"{key}={value}"]
+    line += [word for key, value in given.items() if key != "model" for word in (f"--{key}", value)]
+    return _plan_of_arguments("quantize", line, settings, platform, choices)
+
+
 def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, str]:
     """Return the arguments that a recipe leaves to the caller."""
     spread = ("name", "ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
-    allowed = {"prepare": (), "pretrain": spread, "quantize": spread}.get(recipe.job, ("name",))
+    allowed = {
+        "prepare": (),
+        "finetune": ("name",),
+        "pretrain": spread,
+        "quantize": (*spread, "model"),
+    }.get(recipe.job, ("name", "model"))
     found: dict[str, str] = {}
     rest = list(arguments)
     while rest:
@@ -448,6 +479,23 @@ def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, 
         else:
             found[name] = value if equals else rest.pop(0) if rest else ""
     return found
+
+
+def _model_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> str:
+    """Return the model that replaces the recipe's own, as a name in ``models/``; empty if none.
+
+    Raises:
+        RequestError: it is a path outside ``models/``.
+    """
+    value = _given_beside_recipe(recipe, arguments).get("model", "")
+    model = value.removeprefix("models/").rstrip("/")
+    if not value or re.fullmatch(r"[\w][\w.-]*", model):
+        return model
+    raise RequestError(
+        f'"{value}" is not the name of a model in models/',
+        where="--model",
+        remedy=f"--model smollm2-135m-instruct; ./inv fetch NAME --from PATH puts {value} there",
+    )
 
 
 def _changed(recipe: Recipe, changes: Sequence[str], name: str) -> dict[str, Any]:
@@ -482,13 +530,13 @@ def _plan_of_upstream(
     instead: str = "",
 ) -> Plan:
     """Return the plan of a run of upstream's program, after a check of what can be known here."""
-    if not platform.devices:
+    parsed = parse("upstream", line, settings.backend)
+    if not platform.devices and not parsed.script.endswith(upstream.PREDICT):
         raise RequestError(
             f"{job} runs upstream's program, which is in the images for a DCU only",
             where=f"--backend {platform.name}",
             remedy=_on_a_dcu(job, line),
         )
-    parsed = parse("upstream", line, settings.backend)
     _check_nodes(parsed)
     fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)

@@ -5,6 +5,7 @@ A platform's recipes are in ``configs/recipes/<backend>.toml``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,18 @@ from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs.workspace import has_weights
 from paddle_stacks.plan import backend as platforms
 
-__all__ = ["BENCHMARK", "FOLDER", "Line", "Recipe", "find", "is_whole", "lines", "load", "steps"]
+__all__ = [
+    "BENCHMARK",
+    "FOLDER",
+    "Line",
+    "Recipe",
+    "find",
+    "is_whole",
+    "lines",
+    "load",
+    "steps",
+    "with_model",
+]
 
 FOLDER = Path("configs", "recipes")
 
@@ -116,7 +128,7 @@ def load(root: Path, backend: str) -> dict[str, Recipe]:
     problems: list[Problem] = []
     found: dict[str, Recipe] = {}
     for name, entry in table.items():
-        if name == "line":
+        if name in _TABLES:
             continue
         faults = _faults(path, name, entry)
         problems += faults
@@ -127,9 +139,47 @@ def load(root: Path, backend: str) -> dict[str, Recipe]:
             found[name] = Recipe(name=name, **values)
     problems += _wrong_references(path, table, found)
     problems += [fault for entry in table.get("line", []) for fault in _line_faults(path, entry)]
+    problems += _include_faults(path, table)
     if problems:
         raise RequestError(problems)
-    return {each.name: each for recipe in found.values() for each in _with_benchmark(recipe)}
+    recipes = {each.name: each for recipe in found.values() for each in _with_benchmark(recipe)}
+    if include := table.get("include"):
+        recipes = _included(root, **include) | recipes
+    return recipes
+
+
+def _included(root: Path, backend: str, jobs: list[str], model: str) -> dict[str, Recipe]:
+    """Return another backend's recipes of these jobs, with a model that this one can hold."""
+    return {
+        name: with_model(replace(recipe, unsupported="", instead=""), model, root)
+        for name, recipe in load(root, backend).items()
+        if recipe.job in jobs
+    }
+
+
+def with_model(recipe: Recipe, model: str, root: Path) -> Recipe:
+    """Return the recipe with another model in the place of its own.
+
+    What it reads and produces is named after the model, so that is replaced too. A
+    configuration stays as it is: its values are overridden by options.
+
+    Args:
+        recipe: of any job.
+        model: a name in ``models/``.
+        root: the repository's root.
+    """
+    own = f"models/{recipe.model}"
+
+    def renamed(value: Any) -> Any:
+        is_own = isinstance(value, str) and re.fullmatch(rf"{re.escape(own)}(-.*)?", value)
+        return f"models/{model}{value.removeprefix(own)}" if is_own else value
+
+    arguments = {key: renamed(value) for key, value in recipe.arguments.items()}
+    if recipe.config:
+        config = json.loads((root / recipe.config).read_text(encoding="utf-8"))
+        overrides = {k: renamed(v) for k, v in config.items() if renamed(v) != v}
+        arguments = overrides | arguments
+    return replace(recipe, model=model, arguments=arguments, produces=renamed(recipe.produces))
 
 
 def lines(root: Path, backend: str) -> tuple[Line, ...]:
@@ -222,6 +272,9 @@ def _with_benchmark(recipe: Recipe) -> list[Recipe]:
     )
     return [recipe, measured]
 
+
+# Tables of a file that are not recipes.
+_TABLES = ("include", "line")
 
 _STRING, _STRINGS = ("a string", str), ("a list of strings", list)
 _TYPES: dict[str, tuple[str, type]] = {
@@ -350,6 +403,23 @@ def _is_circle(name: str, found: Mapping[str, Recipe]) -> bool:
             seen.add(each)
             left += found[each].before
     return False
+
+
+def _include_faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with ``[include]``: recipes taken over from another backend."""
+    if "include" not in table:
+        return []
+    where = _heading(path, "include")
+    include = table["include"]
+    keys = {"backend": _STRING, "jobs": _STRINGS, "model": _STRING}
+    if not isinstance(include, dict):
+        return [Problem('"include" must be a table', where, "write [include]")]
+    problems = toml.unknown_keys(path, include, keys)
+    for key, (form, kind) in keys.items():
+        if not _fits(include.get(key), kind):
+            what = f'[include] "{key}" must be {form}'
+            problems.append(Problem(what, where, "configs/recipes/cpu.toml has a complete one"))
+    return problems
 
 
 def _line_faults(path: Path, entry: Any) -> list[Problem]:

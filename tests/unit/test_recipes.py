@@ -279,10 +279,62 @@ def test_the_recipes_of_a_cpu_plan(workspace: Path, name: str) -> None:
     steps = launch.make_steps(
         recipe.job, (), settings(workspace, "cpu"), launch.Choices(recipe=name)
     )
-    if recipe.config:
+    program = "upstream" if recipe.script else recipe.job
+    assert steps.plan.argv[0] == program and steps.plan.backend == "cpu"
+    if recipe.job == "quantize":
+        assert steps.plan.argv == ("quantize", "--config", recipe.config)
+    elif recipe.config:
         assert steps.plan.argv == (recipe.job, "--config", recipe.config, "--name", name)
-    assert steps.plan.argv[0] == recipe.job and steps.plan.backend == "cpu"
     assert steps.before[0].produces == f"models/{recipe.model}"
+
+
+def test_the_documented_inference_is_there_on_a_cpu() -> None:
+    inference = {name for name, recipe in DCU.items() if recipe.job in ("export", "infer")}
+    assert inference <= set(CPU)
+    for name in inference:
+        recipe = CPU[name]
+        assert recipe.model == "smollm2-135m-instruct" and not recipe.unsupported, name
+        assert "llama-2" not in json.dumps([recipe.arguments, recipe.produces]), name
+        assert set(recipe.arguments) == set(DCU[name].arguments), name
+
+
+@pytest.mark.parametrize("backend", ["cpu", "dcu"])
+def test_another_model_takes_the_place_of_the_recipes_own(workspace: Path, backend: str) -> None:
+    choices = launch.Choices(recipe="infer-block-static-cachekv-int8")
+    here = settings(workspace, backend)
+    steps = launch.make_steps("infer", ["--model=models/llama-nano"], here, choices)
+    shown = json.dumps(steps.as_json())
+    assert "llama-2" not in shown.replace("configs/jobs/dcu", "") and "smollm2" not in shown
+    assert [step.produces for step in steps.before] == [
+        "models/llama-nano",
+        "models/llama-nano-a8w8c8",
+        "models/llama-nano-static-block-cachekv-int8",
+    ]
+    quantize = " ".join(steps.before[1].plan.argv)
+    options = ("model_name_or_path", "output_dir")
+    wanted = ("models/llama-nano", "models/llama-nano-a8w8c8")
+    for key, value in zip(options, wanted, strict=True):
+        form = f"--set {key}={value}" if backend == "cpu" else f"--{key} {value}"
+        assert form in quantize
+
+
+def test_a_model_that_is_no_name(workspace: Path) -> None:
+    for value in ("/mnt/model", "../model", "models/a/b"):
+        with pytest.raises(RequestError, match="is not the name of a model") as caught:
+            planned(workspace, "infer-block-fp16", f"--model={value}")
+        assert "--model smollm2" in caught.value.problems[0].remedy
+
+
+def test_a_wrong_include_says_where(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    path = tmp_path / "configs" / "recipes" / "cpu.toml"
+    path.write_text(path.read_text().replace('jobs = ["export", "infer"]', 'job = "infer"'))
+    with pytest.raises(RequestError) as caught:
+        recipes.load(tmp_path, "cpu")
+    unknown, missing = caught.value.problems
+    assert '"job"' in unknown.what and "jobs" in unknown.remedy
+    assert missing.what == '[include] "jobs" must be a list of strings'
+    assert missing.where.startswith(f"{path}:")
 
 
 def test_text_is_prepared_before_it_is_trained_on(workspace: Path) -> None:
@@ -325,9 +377,10 @@ def test_a_recipe_of_prepare(workspace: Path) -> None:
 
 def test_the_configurations_of_a_cpu_are_right() -> None:
     for recipe in CPU.values():
-        if recipe.config:
+        if recipe.config and not recipe.script:
             config = schema.load(ROOT / recipe.config, job=recipe.job, backend="cpu")
-            assert config.notes == () and config["model_name_or_path"] == recipe.model
+            assert config.notes == ()
+            assert Path(config["model_name_or_path"]).name == recipe.model
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "jobs" / "dcu").glob("*.json")))
