@@ -86,4 +86,7 @@ def _colour() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_status = main(sys.argv[1:])
+    # The job has ended: a late request to stop must not turn its status into another one.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(exit_status)

@@ -31,7 +31,11 @@ while True:
     held.append(b"x" * 2**20)
 """
 # The line of the log at which memory runs out, of the jobs that go on in the middle.
-AT_WORK = {"finetune": "saved checkpoint-10", "pretrain": "saved checkpoint-10", "infer": "answer"}
+AT_WORK = {
+    "finetune": "saved checkpoint-10",
+    "pretrain": "saved checkpoint-10",
+    "infer": "answers: 3/",
+}
 
 
 def limited(limit: int) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def test_it_sends_something_else(own_hub: Server, wanted: dict[str, str], tmp_pa
 def test_nobody_is_there(fresh: Path, tmp_path: Path) -> None:
     with serving() as gone:
         nowhere = environ(gone)
-    done = run(ARGV, tmp_path, *nowhere)
+    done = run(ARGV, tmp_path, environ=nowhere)
     assert done.status == 5, done.stderr
     assert "fix: " in done.stderr
     shutil.copytree(fresh / "models", tmp_path / "models", dirs_exist_ok=True)
