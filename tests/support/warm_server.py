@@ -82,19 +82,25 @@ def main(argv: list[str]) -> None:
             return
         if listener in readable:
             connection, _ = listener.accept()
-            _wait_until_threads_sleep()
-            if os.fork() == 0:
+            if _fork() == 0:
                 listener.close()
                 _serve(connection)
             connection.close()
+
+
+def _fork() -> int:
+    """Fork while the libraries' threads wait; return the child's process id, in it 0."""
+    _wait_until_threads_sleep()
+    return os.fork()
 
 
 def _wait_until_threads_sleep() -> None:
     """Return when the libraries' threads wait, so that none of them holds a lock.
 
     A child has only the thread that forks: a lock that another one holds stays locked in it.
-    Paddle's statistics (bvar's SamplerCollector) take locks once a second for microseconds,
-    but a busy machine may interrupt them there, and a job then hung.
+    Paddle's statistics (bvar's SamplerCollector) take a lock once a second, and at once in
+    the thread that they start in a forked child: a child that forks in turn would copy it
+    locked, and the job would hang at its exit.
     """
     before = None
     while True:
@@ -127,7 +133,7 @@ def _serve(connection: socket.socket) -> None:
     if not request.network:
         _call(_libc.unshare(_CLONE_NEWNET))
         _bring_loopback_up()
-    init = os.fork()
+    init = _fork()
     if init == 0:
         connection.close()
         _be_init(request, descriptors)
@@ -171,7 +177,7 @@ def _supervise(connection: socket.socket, init: int) -> int:
 def _be_init(request: Request, descriptors: list[int]) -> NoReturn:
     """Be the first process of the job's namespace, as tini is in a container."""
     _make_root(request)
-    job = os.fork()
+    job = _fork()
     if job == 0:
         _run(request, descriptors)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT):
