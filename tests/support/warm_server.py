@@ -211,6 +211,7 @@ def _run(request: Request, descriptors: list[int]) -> NoReturn:
     _drop_rights(*request.user)
     os.environ.update(request.environ)
     _forget_modules_that_read(request.environ)
+    importlib.import_module("forked_python").install(_fork)  # beside this file, in the container
     os.chdir("/workspace")
     # A process that starts gets new ones; this one has its parent's.
     random.seed()

@@ -1,0 +1,155 @@
+"""Start Python programs from a process that has imported Paddle by a fork in the place of exec.
+
+A job of several processes starts Paddle's launcher, and that a worker for each rank: in a
+container each of them imports Paddle anew, which takes most of a small test's time. A fork of
+a warm job (warm_server.py) gives ``subprocess`` this instead. What a program gets by exec is
+made: descriptors, session, signals, environment, arguments and our own modules are new, and
+the exit status is the program's. One whose interpreter would be set up in another way
+(``PYTHONPATH``, ``-c``) is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+_OWN = ("entrypoints", "paddle_stacks")
+
+
+def install(fork: Callable[[], int]) -> None:
+    """Let ``subprocess`` fork Python programs.
+
+    Args:
+        fork: as :func:`os.fork`, when it is safe.
+    """
+    execute = subprocess._fork_exec  # type: ignore[attr-defined]
+
+    def fork_exec(*arguments: Any) -> int:
+        words = [os.fsdecode(word) for word in arguments[0]]
+        environ = dict(os.fsdecode(entry).split("=", 1) for entry in arguments[5] or ())
+        if not _can_fork(words, environ):
+            return int(execute(*arguments))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = fork()
+        if child == 0:
+            _become(_words_after_options(words), environ, arguments)
+        return child
+
+    subprocess._fork_exec = fork_exec  # type: ignore[attr-defined]
+
+
+def _can_fork(words: Sequence[str], environ: dict[str, str]) -> bool:
+    """Return whether a command line is Python's, with the interpreter that this one is."""
+    if words[0] != sys.executable or environ.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        return False
+    rest = _words_after_options(words)
+    return bool(rest) and (rest[0] == "-m" or rest[0].endswith(".py"))
+
+
+def _words_after_options(words: Sequence[str]) -> list[str]:
+    return list(words[2:] if words[1:2] == ["-u"] else words[1:])
+
+
+def _become(words: list[str], environ: dict[str, str], arguments: Sequence[Any]) -> NoReturn:
+    """Run a program in this new child, and end as its interpreter would.
+
+    Args:
+        words: ``-m MODULE`` or a file, and what follows.
+        environ: all of its environment.
+        arguments: of ``subprocess._fork_exec`` (CPython 3.11).
+    """
+    status = 1
+    try:
+        _take_over(*arguments)
+        os.environ.clear()
+        os.environ.update(environ)
+        _forget_parent()
+        _run(words)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Not through the frames of the process that forked, nor through its exit handlers.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+def _take_over(
+    _words: Any,
+    _paths: Any,
+    _close: Any,
+    _keep: Any,
+    cwd: str | None,
+    _environ: Any,
+    *rest: Any,
+) -> None:
+    """Do what happens between fork and exec: descriptors, session, signals, folder."""
+    stdin, parents_stdin, parents_stdout, stdout, parents_stderr, stderr = rest[:6]
+    sees_failure, tells_failure, _restore, own_session = rest[6:10]
+    preexec = rest[-2]
+    for descriptor in (parents_stdin, parents_stdout, parents_stderr, sees_failure):
+        if descriptor != -1:
+            os.close(descriptor)
+    for target, descriptor in enumerate((stdin, stdout, stderr)):
+        if descriptor != -1:
+            os.dup2(descriptor, target)
+    for descriptor in {stdin, stdout, stderr} - {-1, 0, 1, 2}:
+        os.close(descriptor)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if cwd is not None:
+        os.chdir(cwd)
+    if own_session:
+        os.setsid()
+    if preexec is not None:
+        preexec()
+    os.close(tells_failure)  # by which the parent sees that the program has started
+
+
+def _forget_parent() -> None:
+    """Drop what a new interpreter would not have."""
+    atexit._clear()
+    signal.alarm(0)
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+    for name in [name for name in sys.modules if name.partition(".")[0] in _OWN]:
+        del sys.modules[name]
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    # Read once and kept: how many threads and processes there are.
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    sys.modules["paddle.base.core"].__dict__["set_num_threads"](threads)
+    sys.modules["paddle.distributed.parallel"].__dict__["_global_parallel_env"] = None
+    if known := sys.modules.get("paddlenlp.utils.distributed"):
+        known.__dict__["world_size"] = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def _run(words: list[str]) -> None:
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")
