@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-__all__ = ["libraries_log_to"]
+__all__ = ["fleet_logs_with_libraries", "libraries_log_to"]
 
 
 def libraries_log_to(path: Path | None) -> None:
@@ -32,3 +32,16 @@ def libraries_log_to(path: Path | None) -> None:
     logger.logger.handlers[:] = []
     logger.logger.propagate = True
     logger.set_level("INFO")
+
+
+def fleet_logs_with_libraries() -> None:
+    """Send what ``paddle.distributed.fleet`` logs of each step where the libraries' logs go.
+
+    By itself it opens ``hybrid_parallel/worker_N.log`` in the working folder, the root of the
+    workspace, which is read-only (``fleet/utils/log_util.py``, Paddle 3.0.0b2).
+    """
+    from paddle.distributed.fleet.utils import log_util
+
+    logger = log_util.DistributedLogger("hybrid_parallel")
+    logger.handlers[:] = logging.getLogger().handlers
+    log_util.g_sync_rotate_logger = logger

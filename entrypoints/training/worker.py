@@ -7,7 +7,7 @@ import sys
 from entrypoints.pretraining.request import Request as Pretraining
 from entrypoints.training.imports import spare
 from entrypoints.training.processes import work
-from entrypoints.training.quiet import libraries_log_to
+from entrypoints.training.quiet import fleet_logs_with_libraries, libraries_log_to
 from entrypoints.training.request import LIBRARY_LOG
 from entrypoints.training.request import Request as Finetuning
 from entrypoints.training.stop import StopSignal
@@ -16,6 +16,7 @@ from entrypoints.training.stop import StopSignal
 def _prepare(request: Finetuning | Pretraining, rank: int) -> None:
     spare()
     libraries_log_to(request.run / LIBRARY_LOG if rank == 0 else None)
+    fleet_logs_with_libraries()
     if request.config["device"] == "cpu":
         from entrypoints.training import cpu_collectives
 

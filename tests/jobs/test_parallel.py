@@ -70,6 +70,17 @@ def test_a_layout_has_the_losses_of_one_process(
     assert not [key for key in written if "parallel" in key and written[key] not in (1, -1, False)]
 
 
+def test_a_container_of_its_own_has_the_same_losses(
+    container_job, job, shared: Path, alone: dict[int, float]
+) -> None:
+    """The other tests' ranks are forks of one process; these are started by Paddle's launcher."""
+    arguments = ("--ranks", *LAYOUTS["tensor"])
+    if not (shared / "runs" / "tensor").is_dir():
+        train(job, "pretrain", shared, "tensor", *arguments)
+    started = train(container_job, "pretrain", shared, "started", *arguments)
+    assert started == losses(shared / "runs" / "tensor")
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [

@@ -8,19 +8,23 @@ with it and without a container, for development.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddle_stacks import settings
+from paddle_stacks import access, settings
+from paddle_stacks.errors import StackError
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.plan import mounts
 from tests.support import warm
+from tests.support.hold_at import GO_ON
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = os.environ.get("PADDLE_STACKS_TEST_PYTHON")
@@ -49,6 +53,7 @@ class Running:
     container: str | None
     lines: list[str] = field(default_factory=list)
     stdout: list[str] = field(default_factory=list)
+    check_workspace: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._readers = [
@@ -107,6 +112,7 @@ class Running:
         for reader in self._readers:
             reader.join()
         status = 128 - status if status < 0 else status
+        self.check_workspace()
         return Finished(status, "".join(self.stdout), "".join(self.lines))
 
 
@@ -121,6 +127,7 @@ class Runner:
     def __init__(self, *, forks: bool = True) -> None:
         self._forks = forks
         self._started: list[Running] = []
+        self._writable: dict[Path, set[str]] = {}
 
     def __call__(
         self,
@@ -149,6 +156,8 @@ class Runner:
         if hold_at is not None:
             argv = holding(argv, hold_at)
         container = None
+        writable = self._writable.setdefault(workspace, {GO_ON})
+        writable |= {path.name for path in workspace.iterdir()} | writable_names(argv, workspace)
         process: subprocess.Popen[str] | warm.WarmProcess
         if PYTHON is None and self._forks and is_warm(argv, workspace):
             process = fork(argv, workspace, with_stdin=stdin is not None)
@@ -168,7 +177,13 @@ class Runner:
         if process.stdin is not None and stdin is not None:
             with process.stdin:
                 process.stdin.write(stdin)
-        self._started.append(Running(process, container))
+
+        def check_workspace() -> None:
+            extra = {path.name for path in workspace.iterdir()} - writable
+            # A plan makes the rest of the workspace read-only, so such a job would fail.
+            assert argv[0] not in JOBS or not extra, f"{argv} wrote {sorted(extra)}"
+
+        self._started.append(Running(process, container, check_workspace=check_workspace))
         return self._started[-1]
 
     def close(self) -> None:
@@ -176,6 +191,15 @@ class Runner:
             if running.process.poll() is None:
                 running.send(signal.SIGKILL)
                 running.process.wait()
+
+
+def writable_names(argv: Sequence[str], workspace: Path) -> set[str]:
+    """Return the names in a workspace's root that a job may write to, by its plan."""
+    names = {*mounts.FOLDERS, mounts.STAGE}
+    with contextlib.suppress(StackError):  # arguments that the job refuses
+        paths = access.of(argv, workspace) if argv[0] in JOBS else mounts.Access()
+        names |= {Path(path).parts[0] for path in (*paths.writes, *paths.outputs)}
+    return names
 
 
 def image_of(argv: Sequence[str]) -> str:
