@@ -121,4 +121,5 @@ def _standard_input() -> str:
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(signum, "stopped; answers to a file that are done stay for the same command")
+    remedy = "run the same command again; with --output it keeps the finished answers"
+    raise Stopped(signum, "stopped", remedy)

@@ -562,7 +562,7 @@ class _Other(Peers):
             self._refused = kind(
                 str(message["refused"]),
                 where=str(message.get("where", "")),
-                remedy=str(message.get("remedy", "")),
+                remedy=str(message.get("remedy") or "start the same image on every node"),
             )
         if "go" in message and not self._went:
             self._went = True

@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 __all__ = [
     "STATUSES",
@@ -31,6 +32,10 @@ __all__ = [
 _CLOSE = 0.7  # of difflib's ratio; below it, a word is another word and not a misspelt one
 _MAX_SHOWN = 4000
 """The most characters of a message's line: names in files can be of any length."""
+
+_CONTINUE = (
+    "run the same command again; training, fetch, prepare and export continue where they stopped"
+)
 
 # C0 but for tabs and ends of line, DEL, C1, surrogates, and Unicode's controls of direction,
 # its separators of lines and its invisible tags.
@@ -76,12 +81,19 @@ class Problem:
     Args:
         what: the fault, one sentence without a full stop.
         where: ``file:line``, a key, a record number or a path; may be empty.
-        remedy: what to do about it; may be empty.
+        remedy: how to fix it.
+
+    Raises:
+        ValueError: the remedy is empty.
     """
 
     what: str
-    where: str = ""
-    remedy: str = ""
+    where: str
+    remedy: str
+
+    def __post_init__(self) -> None:
+        if not self.remedy:
+            raise ValueError(f"no remedy for: {self.what}")
 
 
 class StackError(Exception):
@@ -90,11 +102,15 @@ class StackError(Exception):
     Args:
         problems: a sentence, one :class:`Problem`, or several of them.
         where: with a sentence: where the fault is.
-        remedy: with a sentence: what to do about it.
+        remedy: with a sentence: how to fix it.
     """
 
     status: int = 5
 
+    @overload
+    def __init__(self, problems: Problem | Sequence[Problem]) -> None: ...
+    @overload
+    def __init__(self, problems: str, *, where: str = "", remedy: str) -> None: ...
     def __init__(
         self, problems: str | Problem | Sequence[Problem], *, where: str = "", remedy: str = ""
     ) -> None:
@@ -133,8 +149,8 @@ class JobError(StackError):
 class Stopped(StackError):
     """The work was stopped by a signal (status 128 + n)."""
 
-    def __init__(self, signum: int, what: str = "") -> None:
-        super().__init__(what or f"stopped by signal {signum}")
+    def __init__(self, signum: int, what: str = "", remedy: str = _CONTINUE) -> None:
+        super().__init__(what or f"stopped by signal {signum}", remedy=remedy)
         self.status = 128 + signum
 
 
@@ -186,8 +202,7 @@ def render(error: StackError, *, colour: bool = False) -> str:
         lines.append(f"{red}{bold}error:{off} {_shown(problem.what)}")
         if problem.where:
             lines.append(f"   at: {_shown(problem.where)}")
-        if problem.remedy:
-            lines.append(f"  fix: {_shown(problem.remedy)}")
+        lines.append(f"  fix: {_shown(problem.remedy)}")
     return "\n".join(lines)
 
 

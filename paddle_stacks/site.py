@@ -35,12 +35,10 @@ def build(root: Path, output: Path | None = None) -> Path:
     command = [*_MKDOCS, "build", "--strict", "--clean", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        remedy = "mend the links; a new page gets a line in the nav of mkdocs.yml"
-        said = [line for line in done.stderr.splitlines() if line.startswith(_FAULTS)]
-        raise BuildError(
-            [Problem(" ".join(line.split()[2:]), "mkdocs.yml", remedy) for line in said]
-            or done.stderr.strip()[-2000:]
-        )
+        remedy = "fix the links; a new page needs a line in the nav of mkdocs.yml"
+        lines = [line for line in done.stderr.splitlines() if line.startswith(_FAULTS)]
+        messages = [" ".join(line.split()[2:]) for line in lines] or [done.stderr.strip()[-2000:]]
+        raise BuildError([Problem(message, "mkdocs.yml", remedy) for message in messages])
     return folder
 
 

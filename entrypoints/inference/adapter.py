@@ -190,14 +190,8 @@ def _check_fit(
     if faults:
         more = len(faults) - _LISTED
         remedy = "give the --model that the adapter was trained on"
-        problems = [
-            Problem(fault, str(folder), "give the --model that the adapter was trained on")
-            for fault in faults[:_LISTED]
-        ]
-        problems += (
-            [Problem(f"and {more} more of the kind", remedy="mend those above first")]
-            if more > 0
-            else []
-        )
+        problems = [Problem(fault, str(folder), remedy) for fault in faults[:_LISTED]]
+        if more > 0:
+            problems.append(Problem(f"and {more} more of the kind", str(folder), remedy))
         lead = Problem("the adapter does not fit the base model", str(folder), remedy)
         raise RequestError([lead, *problems])

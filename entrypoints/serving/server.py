@@ -96,7 +96,11 @@ def run(app: ASGIApp, engine: Engine, listening: Listening, grace: float) -> Non
     cut = asyncio.run(_serve(_Server(config), engine, listening, grace))
     engine.stop()
     if cut is not None:
-        raise Stopped(cut, "stopped before every answer was finished")
+        raise Stopped(
+            cut,
+            "stopped before every answer was finished",
+            "start it again; clients repeat those requests",
+        )
 
 
 class _Server(uvicorn.Server):

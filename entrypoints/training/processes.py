@@ -185,7 +185,7 @@ def _told(folder: Path, otherwise: StackError) -> StackError:
     problems = [Problem(**problem) for problem in told["problems"]]
     if told["signum"] is not None:
         signum = otherwise.status - 128 if stopped else told["signum"]
-        return Stopped(signum, problems[0].what)
+        return Stopped(signum, problems[0].what, problems[0].remedy)
     error = StackError(problems)
     error.status = told["status"]
     return error

@@ -50,8 +50,8 @@ def train(request: Request, stop: StopSignal) -> Path:
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(
             stop.received,
-            f"stopped after step {trainer.state.global_step}, which is saved; "
-            "the same command goes on from there",
+            f"stopped after step {trainer.state.global_step}, which is saved",
+            "run the same command again: it continues from there",
         )
     phase("save")
     output = _save(trainer, request)

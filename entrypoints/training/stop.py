@@ -87,4 +87,5 @@ class StopSignal:
         raise Stopped(
             self.received or signal.SIGTERM,
             f"stopped: the step and its checkpoint took longer than {self._grace} s",
+            "run the same command again: it continues from the last checkpoint",
         )

@@ -196,7 +196,9 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _require(done: subprocess.CompletedProcess[Any], what: str) -> None:
     if done.returncode:
-        raise JobError(f"{what}: {_reason(done)}")
+        raise JobError(
+            f"{what}: {_reason(done)}", remedy="run `docker info` and `docker system df`"
+        )
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

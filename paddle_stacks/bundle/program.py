@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(render(stopped), file=sys.stderr)
         return stopped.status
     except OSError as error:
-        told = StackError(str(error))
+        told = StackError(str(error), remedy="free space or fix the permissions, then run it again")
         print(render(told), file=sys.stderr)
         return told.status
     return 0

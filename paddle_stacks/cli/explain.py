@@ -1,4 +1,4 @@
-"""The tasks that say why something is there, what a message means, which errors and keys are."""
+"""The tasks that explain a name and list the keys of configurations."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
     from paddle_stacks.explain.commands import Option
     from paddle_stacks.explain.configuration import KeyRow
 
-__all__ = ["errors", "explain", "keys", "tasks_and_options"]
+__all__ = ["explain", "keys", "tasks_and_options"]
 
 
 @task(
     positional=["word"],
     help={
-        "word": "What to explain, or a message as it was said; - reads it from standard input.",
+        "word": "A name, or a line of a log; - reads standard input.",
         "json": "Print one JSON document.",
     },
 )
 def explain(context: Any, word: str, json: bool = False) -> None:
-    """Say why something is there, or what a message means.
+    """Explain a name: a pin, a key, an option, a setting, a check or a failure.
 
-    Images and stages, labels, packages, options, jobs, recipes, models, keys of a
-    configuration, settings, variables, checks, failures, exit statuses and error messages
-    have a name; this says what is known of one, from the files that it is made of.
+    Also images and their stages, labels, variables, jobs, tasks, recipes, models and exit
+    statuses. The explanation comes from the file that defines the name. A line of a log is
+    compared with the known failures.
     """
     from paddle_stacks.explain import answers
 
-    asked = sys.stdin.read() if word == "-" else word
-    found = answers.answer(asked, ROOT, *tasks_and_options())
+    query = sys.stdin.read() if word == "-" else word
+    answer = answers.answer(query, ROOT, *tasks_and_options())
     if json:
-        print(jsons.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        print(jsons.dumps(answer.to_json(), indent=2, ensure_ascii=False))
     else:
-        print(found.text())
+        print(answer.text())
 
 
 def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
@@ -60,30 +60,6 @@ def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
             for argument in found.get_arguments()
         ]
     return summaries, options
-
-
-@task(
-    help={
-        "json": "Print one JSON document.",
-        "markdown": "Print the page docs/errors.md.",
-    }
-)
-def errors(context: Any, json: bool = False, markdown: bool = False) -> None:
-    """List every error there is, with what to do about it."""
-    from paddle_stacks.doctor import CHECKS, logs
-    from paddle_stacks.explain import errors as index
-    from paddle_stacks.explain import page, sources
-
-    found = index.load(ROOT)
-    if json:
-        values = [page.entry_as_json(entry) for entry in found]
-        print(jsons.dumps(values, indent=2, ensure_ascii=False))
-    elif markdown:
-        abouts = sources.abouts(sources.load(ROOT))
-        print(page.as_markdown(found, abouts, CHECKS, logs.known()), end="")
-    else:
-        for entry in found:
-            print(f"{entry.path}: {entry.what}")
 
 
 @task(

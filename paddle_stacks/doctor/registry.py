@@ -9,7 +9,7 @@ from dataclasses import replace
 from paddle_stacks.doctor import devices, network, software, system
 from paddle_stacks.doctor.finding import Check, Finding
 from paddle_stacks.doctor.machine import Machine
-from paddle_stacks.errors import MachineError, Problem, StackError
+from paddle_stacks.errors import Problem, StackError
 
 __all__ = ["CHECKS", "checks_for", "examine", "preflight", "problems"]
 
@@ -166,8 +166,9 @@ def _fixed(machine: Machine, check: Check, found: Finding) -> Finding:
     try:
         found.fix.apply()
     except (StackError, OSError) as failure:
-        told = failure if isinstance(failure, StackError) else MachineError(str(failure))
-        problem = told.problems[0]
-        said = f"{found.saw}; to {found.fix.says} failed: {problem.what}"
-        return replace(found, saw=said, remedy=problem.remedy or found.remedy, fix=None)
+        message, remedy = str(failure), found.remedy
+        if isinstance(failure, StackError):
+            message, remedy = failure.problems[0].what, failure.problems[0].remedy
+        said = f"{found.saw}; to {found.fix.says} failed: {message}"
+        return replace(found, saw=said, remedy=remedy, fix=None)
     return replace(check.run(replace(machine)), fixed=found.fix.says)

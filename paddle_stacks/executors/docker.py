@@ -98,7 +98,11 @@ def execute(
         # `… | head`: nobody reads the result any more. The interpreter would
         # complain about the same pipe once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Stopped(signal.SIGPIPE, "nobody reads the output any more") from error
+        raise Stopped(
+            signal.SIGPIPE,
+            "the reader of standard output is gone",
+            "write the output to a file: `> FILE`",
+        ) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise _engine_went_away(plan, error) from error
 

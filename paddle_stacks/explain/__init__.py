@@ -1,1 +1,1 @@
-"""Why something is there, and what a message means: from the sources and tables themselves."""
+"""Explanations of pins, keys, options, settings, checks and failures, from their own files."""

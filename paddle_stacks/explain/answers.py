@@ -1,4 +1,4 @@
-"""What ``./inv explain`` answers."""
+"""Answers of ``./inv explain``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.doctor import logs
-from paddle_stacks.errors import STATUSES, RequestError
-from paddle_stacks.explain import commands, configuration, errors, images, pins
+from paddle_stacks.errors import RequestError
+from paddle_stacks.explain import commands, configuration, images, pins
 from paddle_stacks.explain.commands import Option
 from paddle_stacks.explain.topics import Topic
 
@@ -23,80 +23,76 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of a word or a message.
+    """Everything that a word or a line of a log can mean.
 
     Args:
-        asked: it.
-        topics: what it can mean, each with what is known of it.
+        query: the word or line.
+        topics: what it can mean.
     """
 
-    asked: str
+    query: str
     topics: tuple[Topic, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON-serializable values."""
-        return {"asked": self.asked, "topics": [topic.to_json() for topic in self.topics]}
+        """Return the answer as JSON-serializable values."""
+        return {"asked": self.query, "topics": [topic.to_json() for topic in self.topics]}
 
     def text(self) -> str:
-        """Return it as a person reads it: a paragraph for each thing it can mean."""
+        """Return the answer for a terminal: a paragraph per topic."""
         return "\n\n".join(_paragraph(topic) for topic in self.topics)
 
 
 def everything(
     root: Path, tasks: Mapping[str, str] | None = None, options: Iterable[Option] = ()
 ) -> Iterator[Topic]:
-    """Yield everything that has a name, and can be explained.
+    """Yield every topic.
 
     Args:
         root: the repository's root.
-        tasks: what each task does, in a sentence.
+        tasks: one line per task, by its name.
         options: the tasks' options.
     """
     yield from images.topics(root)
     yield from pins.topics(root)
     yield from configuration.topics(root)
-    yield from commands.topics(root, errors.load(root), tasks or {}, options)
+    yield from commands.topics(root, tasks or {}, options)
 
 
 def answer(
-    asked: str,
+    query: str,
     root: Path,
     tasks: Mapping[str, str] | None = None,
     options: Iterable[Option] = (),
 ) -> Answer:
-    """Return what is known of a word or a message.
+    """Return what a word means, or which known failure a log shows.
 
     Args:
-        asked: a name, or what a program said, with or without ``error:``, ``at:`` and ``fix:``.
+        query: a name, or lines of a log.
         root: the repository's root.
-        tasks: what each task does, in a sentence.
+        tasks: one line per task, by its name.
         options: the tasks' options.
 
     Raises:
-        RequestError: nothing is known of it.
+        RequestError: nothing matches.
     """
-    message = errors.message_of(asked)
-    if not message:
-        raise RequestError("nothing is asked", where="explain", remedy="./inv explain WORD")
+    query = query.strip()
+    if not query:
+        raise RequestError("WORD is required", where="explain", remedy="./inv explain pyarrow")
     topics = list(everything(root, tasks, options))
-    word = _plain(message)
-    found = [topic for topic in topics if _plain(topic.name) == word]
-    if not found and (status := commands.of_status(word)):
-        found = [status]
-    index = errors.load(root)
-    if not found:
-        found = [topic_of(entry, message) for entry in errors.who_says(message, index)]
-        found += _failures(asked, topics)
-    if not found:
-        near = [str(entry.what) for entry in errors.nearest(message, index)]
-        if " " not in message:
-            names = {_plain(topic.name): topic.name for topic in topics}
-            close = difflib.get_close_matches(word, names, n=3)
-            near = [names[name] for name in close] or near
+    word = _plain(query)
+    matches = [topic for topic in topics if _plain(topic.name) == word]
+    if not matches and (status := commands.of_status(word)):
+        matches = [status]
+    matches = matches or _failures(query, topics)
+    if not matches:
+        names = {_plain(topic.name): topic.name for topic in topics}
+        near = difflib.get_close_matches(word, names, n=3) if " " not in query else []
         raise RequestError(
-            f'nothing is known of "{_short(message)}"', where="explain", remedy=_instead(near)
+            f'nothing is named "{_short(query)}"',
+            where="explain",
+            remedy=_remedy([names[name] for name in near]),
         )
-    return Answer(message, tuple(found))
+    return Answer(query, tuple(matches))
 
 
 def _plain(word: str) -> str:
@@ -106,26 +102,16 @@ def _plain(word: str) -> str:
     return re.split(r"==|\s*=\s*", bare)[0].replace("_", "-")
 
 
-def _failures(asked: str, topics: Iterable[Topic]) -> list[Topic]:
-    """Return the failures of logs that a text tells of."""
-    told = {failure.name for failure in logs.known() if failure.search(asked)}
-    return [topic for topic in topics if topic.kind == "failure" and topic.name in told]
+def _failures(text: str, topics: Iterable[Topic]) -> list[Topic]:
+    """Return the known failures that lines of a log show."""
+    names = {failure.name for failure in logs.known() if failure.search(text)}
+    return [topic for topic in topics if topic.kind == "failure" and topic.name in names]
 
 
-def topic_of(entry: errors.Entry, message: str) -> Topic:
-    """Return an entry of the index as a topic, with what the message itself names."""
-    values = entry.what.values(message)
-    facts = [("do", remedy.filled(values)) for remedy in entry.remedies if remedy.parts]
-    meaning = STATUSES.get(entry.status, "")
-    facts.append(("status", f"{entry.status}: {meaning}" if meaning else entry.status))
-    facts.append(("said in", f"{entry.path}:{entry.line}"))
-    return Topic(entry.kind, str(entry.what), entry.about, tuple(facts))
-
-
-def _instead(near: Sequence[str]) -> str:
+def _remedy(near: Sequence[str]) -> str:
     if near:
         return "did you mean " + ", or ".join(f"`{name}`" for name in near) + "?"
-    return "docs/errors.md lists all messages; ./inv --list the tasks"
+    return "./inv doctor --log FILE searches a whole log; ./inv --list shows the tasks"
 
 
 def _short(text: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from paddle_stacks import recipes
 from paddle_stacks.doctor import CHECKS, logs
 from paddle_stacks.errors import STATUSES
-from paddle_stacks.explain.errors import Entry
 from paddle_stacks.explain.topics import Topic
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.arguments import PARSERS
@@ -36,14 +35,11 @@ class Option:
     help: str
 
 
-def topics(
-    root: Path, index: Iterable[Entry], tasks: Mapping[str, str], options: Iterable[Option]
-) -> Iterator[Topic]:
+def topics(root: Path, tasks: Mapping[str, str], options: Iterable[Option]) -> Iterator[Topic]:
     """Yield everything that has a name on the command line.
 
     Args:
         root: the repository's root.
-        index: the messages, for what a check can say.
         tasks: what each task does, in a sentence.
         options: those of the tasks, of which jobs' own are told by the jobs.
     """
@@ -54,7 +50,7 @@ def topics(
             yield Topic("task", task, summary, (("see", f"./inv --help {task}"),))
     yield from _recipes(root)
     yield from _models(root)
-    yield from _checks(root, tuple(index))
+    yield from _checks()
     for failure in logs.known():
         facts = [("do", failure.remedy), ("seen in", failure.source)]
         facts.append(("looks like", failure.pattern.pattern))
@@ -125,22 +121,13 @@ def _models(root: Path) -> Iterator[Topic]:
         yield Topic("model", name, model.title, facts)
 
 
-def _checks(root: Path, index: tuple[Entry, ...]) -> Iterator[Topic]:
+def _checks() -> Iterator[Topic]:
     for check in CHECKS:
-        facts = [("looks at", check.title), ("platforms", ", ".join(check.backends))]
-        facts.append(("worst", check.worst))
-        for entry in _said_by(check.look, root, index):
-            remedies = "; or ".join(str(remedy) for remedy in entry.remedies)
-            facts.append(("can say", f"{entry.what}: {remedies}"))
+        facts = (
+            ("looks at", check.title),
+            ("platforms", ", ".join(check.backends)),
+            ("worst", check.worst),
+            ("see", "docs/doctor.md"),
+        )
         about = (inspect.getdoc(check.look) or "").split("\n\n")[0]
-        yield Topic("check", check.name, " ".join(about.replace("``", "`").split()), tuple(facts))
-
-
-def _said_by(look: object, root: Path, index: tuple[Entry, ...]) -> list[Entry]:
-    """Return the findings that a function of a check makes itself."""
-    assert inspect.isfunction(look)
-    text, first = inspect.getsourcelines(look)
-    path = str(Path(inspect.getfile(look)).relative_to(root))
-    return [
-        entry for entry in index if entry.path == path and first <= entry.line < first + len(text)
-    ]
+        yield Topic("check", check.name, " ".join(about.replace("``", "`").split()), facts)

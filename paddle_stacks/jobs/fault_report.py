@@ -69,6 +69,6 @@ class FaultReport:
         hidden = self.count - sum(group.count for group in self._groups.values())
         if hidden:
             problems.append(
-                Problem(f"and {hidden} more {noun}", remedy="fix those above, then run it again")
+                Problem(f"and {hidden} more {noun}", "", "fix those above, then run it again")
             )
         return problems

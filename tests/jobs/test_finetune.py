@@ -193,7 +193,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(job, ready: Path) -> None:
     stopped.send(signal.SIGTERM)
     end = stopped.wait()
     assert end.status == 128 + signal.SIGTERM, end.stderr
-    assert "the same command goes on from there" in end.stderr
+    assert "run the same command again: it continues from there" in end.stderr
     run = ready / "runs" / "parts"
     last = max(losses(run))
     assert 20 <= last < 80

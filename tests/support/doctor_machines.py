@@ -33,7 +33,9 @@ OF_THE_HOST = (
     "host-name",
 )
 
-NO_ENGINE = MachineError("no Docker Engine answers: no socket", where="/var/run/docker.sock")
+NO_ENGINE = MachineError(
+    "no Docker Engine answers: no socket", where="/var/run/docker.sock", remedy="fix it"
+)
 
 
 @dataclass
@@ -90,7 +92,7 @@ def commands(**outputs: str) -> Any:
         for word, output in outputs.items():
             if word in line:
                 return output
-        raise MachineError(f"there is no program {arguments[0]}")
+        raise MachineError(f"there is no program {arguments[0]}", remedy="fix it")
 
     return run
 

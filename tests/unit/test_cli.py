@@ -49,7 +49,7 @@ def test_an_unknown_task_is_told_what_is_near(words: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 def test_a_reader_that_goes_away_ends_a_list_quietly() -> None:
-    for words in ("errors", "keys --json", "--list"):
+    for words in ("keys", "keys --json", "--list"):
         line = f"{sys.executable} -m paddle_stacks.cli {words} | head -n 1 | cut -c 1-20"
         done = subprocess.run(
             ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
@@ -306,10 +306,10 @@ def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, con
     ("raised", "status", "said"),
     [
         (RequestError("no", where="here", remedy="so"), 2, "error: no\n   at: here\n  fix: so\n"),
-        (MachineError("no"), 3, "error: no\n"),
-        (JobError("no"), 5, "error: no\n"),
-        (Stopped(15), 143, "error: stopped by signal 15\n"),
-        (KeyboardInterrupt(), 130, "error: stopped by signal 2\n"),
+        (MachineError("no", remedy="so"), 3, "error: no\n  fix: so\n"),
+        (JobError("no", remedy="so"), 5, "error: no\n  fix: so\n"),
+        (Stopped(15), 143, "error: stopped by signal 15\n  fix: run the same"),
+        (KeyboardInterrupt(), 130, "error: stopped by signal 2\n  fix: run the same"),
         (KeyError("x"), 5, "error: KeyError: 'x'\n"),
     ],
 )

@@ -54,7 +54,7 @@ def test_history_grows_and_a_failure_shows_until_the_next_reading() -> None:
     view = top.View(READING)
     view.add(READING)
     assert screen(view, 80)[4].split()[-2:] == ["██", "Normal"]
-    view.fail(MachineError("hy-smi does not answer"))
+    view.fail(MachineError("hy-smi does not answer", remedy="fix it"))
     assert "hy-smi does not answer" in screen(view, 80)
     view.add(READING)
     assert "hy-smi does not answer" not in screen(view, 80)

@@ -291,7 +291,7 @@ def test_hy_smi_is_asked_once(tmp_path: Path) -> None:
 
     def read(root: Path) -> tuple[Card, ...]:
         asked.append(root)
-        raise MachineError("hy-smi does not answer")
+        raise MachineError("hy-smi does not answer", remedy="fix it")
 
     looked_at = machine(tmp_path, read_cards=read)
     for name in ("hy-smi", "cards-busy", "card-memory", "card-type"):
@@ -568,7 +568,7 @@ def test_later_checks_see_what_was_fixed(tmp_path: Path) -> None:
 
     def connect() -> Engine:
         if not started:
-            raise MachineError("no engine")
+            raise MachineError("no engine", remedy="fix it")
         return started[0]
 
     looked_at = replace(machine(tmp_path), connect=connect)

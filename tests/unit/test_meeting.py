@@ -323,9 +323,13 @@ def test_a_failure_and_a_stop_are_told_to_all(at: Meeting, sayer: str) -> None:
 @pytest.mark.parametrize(
     ("error", "loss", "stopped_by"),
     [
-        (MachineError("no python"), Loss("node 1 (b)", "cannot go on: no python"), ""),
+        (
+            MachineError("no python", remedy="fix it"),
+            Loss("node 1 (b)", "cannot go on: no python"),
+            "",
+        ),
         (Stopped(15), None, "node 1 (b)"),
-        (JobError("its own"), None, ""),
+        (JobError("its own", remedy="fix it"), None, ""),
     ],
 )
 def test_a_node_that_leaves_with_an_error_says_so(

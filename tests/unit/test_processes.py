@@ -14,7 +14,11 @@ from entrypoints.training import processes
 from paddle_stacks.errors import JobError, StackError
 
 REQUEST = json.dumps({"resume": "runs/r/checkpoint-20", "changes": ["a=1"], "grace": 30})
-WORKERS_ERROR = {"status": 2, "signum": None, "problems": [{"what": "a worker's own"}]}
+WORKERS_ERROR = {
+    "status": 2,
+    "signum": None,
+    "problems": [{"what": "a worker's own", "where": "", "remedy": "fix it"}],
+}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, end: StackError | None) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def test_the_error_of_a_worker_counts_and_not_the_launchers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(StackError, match="a worker's own") as caught:
-        run(monkeypatch, tmp_path, JobError("the launcher's"))
+        run(monkeypatch, tmp_path, JobError("the launcher's", remedy="fix it"))
     assert caught.value.status == 2
 
 
@@ -55,5 +59,5 @@ def test_a_lost_node_counts_and_not_what_came_of_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(NodeLostError, match="node 1 is gone") as caught:
-        run(monkeypatch, tmp_path, NodeLostError("node 1 is gone"))
+        run(monkeypatch, tmp_path, NodeLostError("node 1 is gone", remedy="fix it"))
     assert caught.value.status == 5

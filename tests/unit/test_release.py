@@ -206,7 +206,9 @@ def test_images_of_another_commit_are_not_released(checkout: Path) -> None:
     assert nothing_is_left(checkout)
 
 
-@pytest.mark.parametrize("error", [BuildError("no"), KeyboardInterrupt(), OSError("disk full")])
+@pytest.mark.parametrize(
+    "error", [BuildError("no", remedy="fix it"), KeyboardInterrupt(), OSError("disk full")]
+)
 def test_a_build_that_ends_early_leaves_nothing(checkout: Path, error: BaseException) -> None:
     stand = Stand(checkout)
 
