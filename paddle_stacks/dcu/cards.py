@@ -28,7 +28,6 @@ class CardType:
         name: as ``hy-smi`` calls the series.
         architecture: as the compiler calls it, ``gfx928``.
         source: who says so.
-        certain: whether more than one source or a record of the card says so.
         memory_mib: its memory in MiB; None where no record was seen.
         dtypes: number formats that PaddleNLP's DCU kernels work with.
         no_dtypes: those they do not work with.
@@ -38,7 +37,6 @@ class CardType:
     name: str
     architecture: str
     source: str
-    certain: bool
     memory_mib: int | None = None
     dtypes: tuple[str, ...] = ()
     no_dtypes: tuple[str, ...] = ()

@@ -28,7 +28,6 @@ __all__ = [
     "Memory",
     "Process",
     "parse",
-    "parse_driver_version",
     "parse_json",
     "parse_memory",
     "parse_pids",
@@ -258,17 +257,6 @@ def parse_pids(text: str) -> tuple[Process, ...]:
         elif re.fullmatch(r"[0-9]{1,15}(?: +[0-9]{1,15})*", line.strip()):
             found += [Process(int(number)) for number in line.split()]
     return tuple(found)
-
-
-def parse_driver_version(text: str) -> str:
-    """Return the driver's version from ``hy-smi --showdriverversion``: ``6.3.31-V1.5.0a``.
-
-    Raises:
-        MachineError: no line tells of it.
-    """
-    if match := re.search(r"^.*Driver Version:[ \t]*(\S+)", text, re.MULTILINE | re.IGNORECASE):
-        return match[1]
-    raise _not_understood(_first_line(text), "the driver's version")
 
 
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'

@@ -14,7 +14,7 @@ from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.memory.states import States, shares, states
 
-__all__ = ["GRANULARITIES", "Line", "Plan", "Work", "gpt_layer", "layer_activations", "plan"]
+__all__ = ["GRANULARITIES", "Line", "Plan", "Work", "layer_activations", "plan"]
 
 GRANULARITIES = ("none", "core_attn", "full_attn", "full")
 """What is computed again: upstream's ``recompute_granularity``, or nothing."""
@@ -118,28 +118,6 @@ class Plan:
     def size(self) -> int:
         """Bytes of all lines."""
         return sum(line.size for line in self.lines)
-
-
-def gpt_layer(
-    sequence: int, batch: int, hidden: int, heads: int, tensor: int = 1, *, parallel: bool = False
-) -> float:
-    """Return the bytes that a GPT layer keeps for its backward pass, in half precision.
-
-    ``sbh(34 + 5as/h)``; ``sbh(10 + 24/t + 5as/(ht))`` with tensor parallelism;
-    ``sbh/t(34 + 5as/h)`` with sequence parallelism as well.
-    Source: Korthikanti et al. 2022, equations 1, 2 and 4.
-
-    Args:
-        sequence: tokens of a row.
-        batch: rows.
-        hidden: width.
-        heads: of attention.
-        tensor: degree of tensor parallelism.
-        parallel: whether sequences are split too.
-    """
-    inside, outside = 24 + 5 * heads * sequence / hidden, 10
-    unit = sequence * batch * hidden
-    return unit * (inside / tensor + outside / (tensor if parallel else 1))
 
 
 def layer_activations(model: Architecture, work: Work, layout: Layout) -> tuple[int, int]:

@@ -22,7 +22,6 @@ class Suite:
     """Tests that are run together, by one pytest.
 
     Args:
-        about: what they prove, in a few words.
         folders: of the tests.
         backend: the backend whose images they need.
         images: whether they need its images at all.
@@ -30,7 +29,6 @@ class Suite:
         is_parallel: whether its tests may run beside each other, on all cores.
     """
 
-    about: str
     folders: tuple[str, ...]
     backend: str = "cpu"
     images: bool = True
@@ -46,41 +44,33 @@ class Suite:
 # In the order in which they start: what fails fastest first, then the longest.
 SUITES: Mapping[str, Suite] = {
     "unit": Suite(
-        "host and container code, without an engine",
         ("tests/unit", "tests/fuzz"),
         images=False,
         is_parallel=True,
     ),
-    "images": Suite("testinfra on the built images", ("tests/images",)),
-    "jobs": Suite("real jobs in real containers", ("tests/jobs",), is_parallel=True),
+    "images": Suite(("tests/images",)),
+    "jobs": Suite(("tests/jobs",), is_parallel=True),
     "bundle": Suite(
-        "from a folder to a fine-tuned model on a machine without a network",
         ("tests/bundle",),
         in_fast_tier=False,
     ),
     "faults": Suite(
-        "jobs that are killed, starved and lied to",
         ("tests/faults",),
         in_fast_tier=False,
         is_parallel=True,
     ),
     "dcu-sim": Suite(
-        "the DCU's build stages, images and jobs on a simulated DCU",
         ("tests/images", "tests/dcu_sim"),
         "dcu-sim",
     ),
     "clients": Suite(
-        "real clients of the server, each in an environment of its own",
         ("tests/clients",),
         images=False,
         in_fast_tier=False,
     ),
-    "docs": Suite("the documentation's commands, as written", ("tests/docs",), in_fast_tier=False),
-    "cluster": Suite(
-        "jobs on a real Slurm of three machines", ("tests/cluster",), in_fast_tier=False
-    ),
+    "docs": Suite(("tests/docs",), in_fast_tier=False),
+    "cluster": Suite(("tests/cluster",), in_fast_tier=False),
     "isolation": Suite(
-        "what a job must not be able to do, in real containers",
         ("tests/isolation",),
         in_fast_tier=False,
     ),

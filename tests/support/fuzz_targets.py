@@ -347,7 +347,6 @@ TARGETS: dict[str, Target] = {
     "smi-memory": Target(_smi(smi.parse_memory), _recorded("memory*.txt")),
     "smi-json": Target(_smi(smi.parse_json), _recorded("json*.txt")),
     "smi-pids": Target(_smi(smi.parse_pids), _recorded("pids*.txt")),
-    "smi-driver": Target(_smi(smi.parse_driver_version), _recorded("driver*.txt")),
     "toml": Target(lambda raw, folder: toml.read(_put(raw, folder, "x.toml")), lambda: [_TOML]),
     "settings": Target(_settings, lambda: [_TOML]),
     "backend": Target(_backend, _jobs_files("backends/cpu.toml")),

@@ -11,7 +11,7 @@ from paddle_stacks.errors import RequestError
 
 def test_k100_ai_is_what_the_documents_say() -> None:
     card = known()["K100_AI"]
-    assert (card.architecture, card.memory_mib, card.certain) == ("gfx928", 65520, True)
+    assert (card.architecture, card.memory_mib) == ("gfx928", 65520)
     assert [card.supports(kind) for kind in ("fp32", "float16", "int8")] == [True] * 3
     assert card.supports("bf16") is False and card.supports("bfloat16") is False
     assert card.supports("fp8") is False

@@ -17,7 +17,7 @@ from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.layout import problems
 from paddle_stacks.memory import Layout, Work, plan, search
-from paddle_stacks.memory.estimate import gpt_layer, layer_activations
+from paddle_stacks.memory.estimate import layer_activations
 from paddle_stacks.memory.layouts import every, parse
 from paddle_stacks.memory.request import check, make
 from paddle_stacks.memory.schedule import as_svg, as_text, fraction, slots
@@ -97,16 +97,6 @@ def test_float32_and_o1_take_sixteen_bytes_too() -> None:
         assert "master weights" not in held
         states = ("parameters", "gradients", "AdamW's two moments")
         assert sum(held[name] for name in states) == 16 * model.parameters
-
-
-def test_korthikanti_s_formula_and_numbers() -> None:
-    # GPT-3 175B: s 2048, b 1, h 12288, a 96; the paper's 5as/h is 80 (section 5).
-    unit = 2048 * 12288
-    assert gpt_layer(2048, 1, 12288, 96) == unit * 114
-    assert gpt_layer(2048, 1, 12288, 96, 8) == unit * (10 + 24 / 8 + 80 / 8)
-    assert gpt_layer(2048, 1, 12288, 96, 8, parallel=True) == unit * 114 / 8
-    # MT-NLG 530B, the paper's 5as/h is 64
-    assert gpt_layer(2048, 1, 20480, 128) == 2048 * 20480 * (34 + 64)
 
 
 def test_the_terms_of_a_layer_of_llama() -> None:

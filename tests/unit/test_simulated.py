@@ -74,7 +74,7 @@ def test_hy_smi_answers_or_fails_as_the_variation_says(
     program = root / "opt" / "hyhal" / "bin" / "hy-smi"
     if not (root / "opt" / "hyhal").is_symlink():
         run = subprocess.run([program, "--showdriverversion"], capture_output=True, text=True)
-        assert smi.parse_driver_version(run.stdout) == variation.version
+        assert f"Driver Version: {variation.version}" in run.stdout
 
 
 @needs_root

@@ -55,7 +55,7 @@ def write(root: Path, parallel: str = "", **programs: str) -> dict[str, Suite]:
         folder = root / "tests" / name
         folder.mkdir(parents=True)
         (folder / f"test_{name}.py").write_text(program)
-        table[name] = Suite(f"{name}'s", (f"tests/{name}",), is_parallel=name == parallel)
+        table[name] = Suite((f"tests/{name}",), is_parallel=name == parallel)
     return table
 
 
@@ -116,7 +116,7 @@ def test_every_outcome_is_counted(
     assert "1 passed, 1 skipped in " in capfd.readouterr().out
 
 
-SUITE_A = {"a": Suite("a's", ("tests/a",))}
+SUITE_A = {"a": Suite(("tests/a",))}
 
 
 @pytest.mark.slow
