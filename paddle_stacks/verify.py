@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILDING",
+    "RECORDS",
     "Outcome",
     "Record",
     "as_markdown",
@@ -47,7 +48,8 @@ __all__ = [
     "write_records",
 ]
 
-_RECORDS = Path(".cache", "test")
+RECORDS = Path(".cache", "test")
+"""The folder, below the checkout, of what tests write about themselves."""
 BUILDING = ("tests/images/test_three_ways.py", "tests/images/test_repeatable.py")
 """The tests that build: it is not what a verification is asked for, needs a network, and
 would make other images than those that are here."""
@@ -134,7 +136,7 @@ def read_record(root: Path, backend: str, folder: str) -> Record | None:
 
 
 def _record_path(root: Path, backend: str, folder: str) -> Path:
-    return root / _RECORDS / f"{backend}-{Path(folder).name}.json"
+    return root / RECORDS / f"{backend}-{Path(folder).name}.json"
 
 
 def run_tests(
@@ -266,7 +268,7 @@ def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict
         images.inspect_all(client, settings.backend, only)  # says which there are
     selected = [f"--image={only}"] if only else []
     selected += [f"--ignore={path}" for path in BUILDING]
-    record = settings.root / _RECORDS / f"verify-{settings.backend}.xml"
+    record = settings.root / RECORDS / f"verify-{settings.backend}.xml"
     arguments = ["tests/images", *selected]
     status, found = run_tests(settings.root, settings.backend, arguments, record)
     for line in attest(found, built, images.inspect_all(client, settings.backend), settings):

@@ -8,7 +8,9 @@ reason of a skip; ``notes`` are what the test recorded for the summary
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 __all__ = ["OPTION", "Reporter", "pytest_addoption", "pytest_configure"]
 
 OPTION = "--events"
+_PR_SET_PDEATHSIG = 1
 _ORDER = ("error", "failed", "skipped", "passed")
 
 
@@ -88,3 +91,5 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption(OPTION)
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Reporter(Path(path)))
+        # Killed, ./inv cannot end its suites: then they end as at Ctrl-C, with their containers.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

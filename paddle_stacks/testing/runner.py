@@ -25,11 +25,10 @@ from paddle_stacks.settings import PREFIX
 from paddle_stacks.testing.progress import Progress, as_minutes
 from paddle_stacks.testing.reporter import OPTION as EVENTS_OPTION
 from paddle_stacks.testing.suites import CORES, Suite
-from paddle_stacks.verify import tally_counts
+from paddle_stacks.verify import RECORDS, tally_counts
 
 __all__ = ["RECORDS", "SuiteRun", "TestSession", "failed_last"]
 
-RECORDS = Path(".cache", "test")
 _DURATIONS = "durations.json"
 _FAILED = "failed.json"
 _NOTHING_SELECTED = 5  # pytest's exit status

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +95,46 @@ def test_a_failure_is_shown_with_the_command_that_repeats_it(
     assert output.out.index(repeat) < output.out.index("1 failed, 2 passed in ")
     assert [record(root, name)["passed"] for name in "abc"] == [True, False, True]
     assert failed_last(root) == {"b": ["tests/b/test_b.py::test_bad"]}
+
+
+SLEEPS = """
+import os, pathlib, time
+def test_sleeps():
+    try:
+        pathlib.Path("pid").write_text(str(os.getpid()))
+        time.sleep(600)
+    finally:
+        pathlib.Path("cleaned").touch()
+"""
+SESSION = """
+import sys
+from pathlib import Path
+from paddle_stacks.testing import progress
+from paddle_stacks.testing.runner import TestSession
+from paddle_stacks.testing.suites import Suite
+session = TestSession(Path(), progress.PlainProgress(), ())
+session.run({"a": Suite(("tests/a",))})
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_session_takes_its_suites_with_it(root: Path) -> None:
+    write(root, a=SLEEPS)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    session = subprocess.Popen([sys.executable, "-c", SESSION], cwd=root, env=environ)
+    pid = root / "pid"
+    wait_until(lambda: pid.is_file() and pid.read_text() != "")
+    session.kill()
+    session.wait()
+    wait_until((root / "cleaned").is_file)
+    wait_until(lambda: not Path("/proc", pid.read_text()).exists())
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
