@@ -22,7 +22,7 @@ import pytest
 from tests.support.doc_pages import ROOT, Block, Command, blocks, pages
 
 THIS = "tests/docs/test_commands.py"
-SECONDS = 3600  # for one command, which hangs then; the demo takes 3 minutes on two free cores
+SECONDS = 1800  # for one command, which hangs then
 TYPED = "Hello\n/exit\n"  # what a person types where a command asks
 MODEL = "smollm2-135m-instruct"
 # README.zh-CN.md has the commands of README.md, which tests/unit/test_docs.py holds it to.
@@ -208,14 +208,6 @@ LEAVES: dict[str, Callable[[Path, str], None]] = {
     "docs/pretraining.md": pretrained,
     "docs/quantization.md": quantized,
 }
-
-
-def test_the_demo(copy: Path) -> None:
-    """The first command of the README; its own goal is four answers of five."""
-    said = run("./inv demo", copy)
-    found = json.loads((copy / "runs" / "demo" / "summary.json").read_text())
-    assert found["exact_match"]["before"] < 0.1 < 0.8 <= found["exact_match"]["after"]
-    assert "right answers" in said and (copy / "runs" / "demo" / "loss.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
