@@ -47,6 +47,7 @@ __all__ = [
     "make_steps",
     "print_plan",
     "run_folder",
+    "shell",
 ]
 
 # The jobs that are a script of upstream's with a configuration.
@@ -180,6 +181,33 @@ def run(plan: Plan, settings: Settings) -> int:
     return docker.execute(plan, client, record=record)
 
 
+def shell(job: str, settings: Settings, choices: Choices = _NO_CHOICE) -> int:
+    """Open a shell in a container such as a job has, and return the shell's exit status.
+
+    Image, user, mounts, devices, limits and rights are the job's; standard input is the shell's.
+
+    Args:
+        job: its name.
+        settings: the backend, the workspace and so on.
+        choices: profile and cards.
+
+    Raises:
+        StackError: there is no such job or backend, or the machine is not fit.
+    """
+    platform = backend.load(settings.backend, settings.root, choices.profile)
+    plan = _plan(job, (find(job).name,), settings, platform, choices, mounts.Access())
+    preflight.check_machine(plan, settings)
+    from paddle_stacks import engine
+    from paddle_stacks.executors import docker
+
+    client = engine.connect()
+    preflight.check_image(plan, client)
+    _tell_unverified(plan, preflight.check_verified(plan, settings, client))
+    note = f"{_announcement(plan)}\nnote: `entry {job} …` runs the job in it"
+    print(note, file=sys.stderr)
+    return docker.attach(replace(plan, argv=()), entrypoint="bash")
+
+
 def _tell_unverified(plan: Plan, why: str) -> None:
     """Say, once for each image, that it is not verified, and why."""
     if why and plan.image not in _TOLD:
@@ -252,7 +280,7 @@ def print_plan(steps: Steps, *, as_json: bool) -> None:
         return
     for step in steps.before:
         state = "there already" if step.whole else "first"
-        print(f"{state}: {step.produces}, by")
+        print(f"{state}: {step.produces}")
         print("\n".join(f"  {line}" for line in _text(step.plan).splitlines()) + "\n")
     print(_text(steps.plan))
 
@@ -261,7 +289,8 @@ def _text(plan: Plan) -> str:
     sources = mounts.to_make(plan.mounts, plan.workspace)
     missing = [source for source in sources if not Path(source).exists()]
     made = f"mkdir -p {shlex.join(missing)}\n" if missing else ""
-    return f"{show.as_text(plan)}\n\nby hand:\n{made}{show.as_docker_command(plan)}"
+    lines = [f"plan: {plan.job} on {plan.backend}", *show.beside_command(plan), ""]
+    return "\n".join([*lines, made + show.as_docker_command(plan)])
 
 
 def _plan_of_arguments(
@@ -559,8 +588,9 @@ def _plan(
     settings: Settings,
     platform: Backend,
     choices: Choices,
+    access: mounts.Access | None = None,
 ) -> Plan:
-    access = access_of(argv, settings.workspace)
+    access = access or access_of(argv, settings.workspace)
     # The program's folders, not the job's: what a recipe runs may be upstream's.
     seen, outputs = mounts.find(
         settings.workspace, access, {*find(job).writes, *find(argv[0]).writes}

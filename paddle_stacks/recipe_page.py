@@ -38,8 +38,14 @@ def as_markdown(
     return beginning + "\n" + "\n".join(rows) + "\n"
 
 
-def show(known: Mapping[str, Recipe], backend: str) -> None:
-    """Print the recipes as a table on standard output."""
+def show(known: Mapping[str, Recipe], backend: str, backends: Sequence[str]) -> None:
+    """Print the recipes as a table on standard output.
+
+    Args:
+        known: the recipes, by name.
+        backend: the one that they are for.
+        backends: all that have recipes.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -64,7 +70,10 @@ def show(known: Mapping[str, Recipe], backend: str) -> None:
     measured = [name for name in known if name.endswith(BENCHMARK)]
     if measured:
         console.print(f"\n{len(measured)} of them have NAME{BENCHMARK} too, which measures.")
-    console.print(f"Run one: ./inv JOB --backend {backend} --recipe NAME", soft_wrap=True)
+    console.print(f"Run one: ./inv run NAME --backend {backend}", soft_wrap=True)
+    others = [f"./inv recipes --backend {name}" for name in backends if name != backend]
+    if others:
+        console.print(f"More recipes: {', '.join(others)}", soft_wrap=True)
 
 
 def _row(*cells: str) -> str:

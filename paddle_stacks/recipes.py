@@ -22,6 +22,7 @@ __all__ = [
     "FOLDER",
     "Line",
     "Recipe",
+    "backends",
     "find",
     "is_whole",
     "lines",
@@ -204,7 +205,11 @@ def find(name: str, root: Path, backend: str, job: str = "") -> Recipe:
     if name not in known:
         own = [recipe.name for recipe in known.values() if job in ("", recipe.job)]
         hint = did_you_mean(name, own) or did_you_mean(name, known)
-        listed = f"recipes of {job}: {', '.join(own)}" if own else "./inv recipes lists them"
+        listed = f"recipes of {job}: {', '.join(own)}" if job and own else ""
+        listed = listed or f"./inv recipes --backend {backend} lists them"
+        for other in backends(root):
+            if name in load(root, other):
+                hint, listed = f"./inv run {name} --backend {other}", ""
         raise RequestError(
             f'{backend} has no recipe "{name}"', where="--recipe", remedy=f"{hint} {listed}".strip()
         )
@@ -216,6 +221,11 @@ def find(name: str, root: Path, backend: str, job: str = "") -> Recipe:
             remedy=f"./inv {found.job} --backend {backend} --recipe {name}",
         )
     return found
+
+
+def backends(root: Path) -> list[str]:
+    """Return the backends that have recipes of their own."""
+    return sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
 
 
 def steps(recipe: Recipe, known: Mapping[str, Recipe]) -> list[Recipe]:
@@ -248,11 +258,10 @@ def _read(root: Path, backend: str) -> tuple[Path, dict[str, Any]]:
     if not path.is_file() and (parent := platforms.load(backend, root).extends):
         path = root / FOLDER / f"{parent}.toml"
     if not path.is_file():
-        others = sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
         raise RequestError(
-            f"there are no recipes for {backend}",
+            f"{backend} has no recipes",
             where=str(root / FOLDER),
-            remedy=f"there are some for: {', '.join(others) or 'no platform'} (--backend NAME)",
+            remedy=f"--backend with one of: {', '.join(backends(root))}",
         )
     return path, toml.read(path)
 

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from invoke.parser.argument import Argument
 from paddle_stacks import settings
 from paddle_stacks.errors import STATUSES, StackError, Stopped, render
 
-__all__ = ["NOBODY_READS", "ROOT", "StackTask", "colour", "finish", "nobody_reads", "task"]
+__all__ = [
+    "NOBODY_READS",
+    "ROOT",
+    "StackTask",
+    "colour",
+    "finish",
+    "nobody_reads",
+    "summary",
+    "task",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's root: where ``configs/`` and ``paddle-stacks.toml`` are."""
@@ -33,10 +42,33 @@ NOBODY_READS = 128 + signal.SIGPIPE
 """The exit status of a task whose output nobody reads to its end, as other programs have it."""
 
 
-class StackTask(invoke.tasks.Task[Any]):
-    """A task whose errors are the project's."""
+_NO_FORMS: Mapping[str, str] = {}
+_FORMS = {
+    **dict.fromkeys(("backend", "image", "model", "adapter", "profile", "recipe"), "NAME"),
+    **dict.fromkeys(("output", "config", "log", "database", "policy", "manifest"), "PATH"),
+    **dict.fromkeys(("bundle", "to", "sign", "allowed-signers", "svg"), "PATH"),
+    **dict.fromkeys(("port", "hours"), "INT"),
+    "card": "NAME",
+    "devices": "LIST",
+    "interval": "FLOAT",
+    "set": "KEY=VALUE",
+}
+"""The form of the values of options that several tasks have."""
 
-    def __init__(self, body: Callable[..., Any], **options: Any) -> None:
+
+class StackTask(invoke.tasks.Task[Any]):
+    """A task whose errors are the project's.
+
+    Args:
+        body: the function.
+        forms: the form of options' values in the help, as ``INT`` or ``PATH``, by their names.
+        **options: those of ``invoke.task``.
+    """
+
+    def __init__(
+        self, body: Callable[..., Any], forms: Mapping[str, str] = _NO_FORMS, **options: Any
+    ) -> None:
+        self.forms = {**_FORMS, **forms}
         # One-letter options made up from the first letter that is free would
         # change their meaning when an option is added.
         super().__init__(body, auto_shortflags=False, **options)
@@ -78,6 +110,11 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], StackTask]:
         **options: those of ``invoke.task``: ``help``, ``iterable``, ``optional``, …
     """
     return lambda body: StackTask(body, **options)
+
+
+def summary(made: invoke.tasks.Task[Any]) -> str:
+    """Return the first line of a task's help."""
+    return (made.__doc__ or "").split("\n")[0]
 
 
 def colour() -> bool:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from invoke.exceptions import Exit, ParseError
+from invoke.parser.context import to_flag
 from invoke.program import Program
 
 from paddle_stacks import __version__, completion
-from paddle_stacks.cli import NOBODY_READS, ROOT, aliases, colour, nobody_reads
+from paddle_stacks.cli import NOBODY_READS, ROOT, aliases, colour, listing, nobody_reads, summary
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
 from paddle_stacks.jobs import documented
+from paddle_stacks.jobs.catalog import JOBS
 
 
 class StackProgram(Program):
@@ -26,6 +31,10 @@ class StackProgram(Program):
 
     def parse_tasks(self) -> None:
         """Parse the tasks and their options; a fault in them ends with status 2."""
+        task, *words = [*sys.argv[1:], ""]
+        if task == "run" and words[0] in JOBS:
+            command = f"./inv {shlex.join(words[:-1])}"
+            _refuse(RequestError(f"{words[0]} is a job, not a recipe", where="run", remedy=command))
         with self._told():
             super().parse_tasks()
 
@@ -34,8 +43,7 @@ class StackProgram(Program):
         try:
             yield
         except ParseError as error:
-            print(render(self._fault(error), colour=colour()), file=sys.stderr)
-            raise Exit(code=RequestError.status) from error
+            _refuse(self._fault(error))
 
     def parse_core_args(self) -> None:
         """Parse the program's own options; print the project's script of a shell if asked."""
@@ -44,8 +52,7 @@ class StackProgram(Program):
             try:
                 print(completion.script(str(shell)), end="")
             except RequestError as error:
-                print(render(error, colour=colour()), file=sys.stderr)
-                raise Exit(code=error.status) from error
+                _refuse(error)
             raise Exit
 
     def parse_cleanup(self) -> None:
@@ -60,6 +67,37 @@ class StackProgram(Program):
         for candidate in completion.candidates(line, known(self.collection)):
             print(candidate)
         raise Exit
+
+    def no_tasks_given(self) -> None:
+        """Print the list of tasks."""
+        self.list_flat()
+        raise Exit
+
+    def list_flat(self) -> None:
+        """Print the tasks by purpose; those of a namespace as invoke does."""
+        if self.list_root:
+            super().list_flat()
+            return
+        names = self.collection.task_names
+        print("\n".join(listing.lines({name: summary(self.collection[name]) for name in names})))
+
+    def print_task_help(self, name: str) -> None:
+        """Print a task's usage, description and options, with the form of each value."""
+        task, context = self.collection[name], self.parser.contexts[name]
+        words = "".join(f" {argument.name.upper()}" for argument in context.positional_args)
+        print(f"Usage: {self.binary} {name} [--options]{words}\n")
+        print(textwrap.indent(inspect.getdoc(task) or "", "  "))
+        print("\nOptions:\n")
+        forms = getattr(task, "forms", {})
+        rows = []
+        for flag in sorted({to_flag(each.name) for each in context.flags.values()}):
+            names, about = context.help_for(flag)
+            argument = context.flags[flag]
+            form = forms.get(str(argument.name).replace("_", "-"), "STRING")
+            if argument.kind is list:
+                names += "=STRING"
+            rows.append((names.replace("=STRING", f"={form}"), about))
+        self.print_columns(rows)
 
     def print_help(self) -> None:
         """Print invoke's help and the exit statuses."""
@@ -88,6 +126,12 @@ class StackProgram(Program):
         if unknown:
             return RequestError(f'there is no task "{unknown}"', where=where, remedy=fix)
         return RequestError(str(error), where=where, remedy=fix)
+
+
+def _refuse(error: RequestError) -> NoReturn:
+    """Print an error and end with its status."""
+    print(render(error, colour=colour()), file=sys.stderr)
+    raise Exit(code=error.status) from error
 
 
 def _meant(context: Any, unknown: str) -> str:

@@ -26,7 +26,10 @@ __all__ = ["collection"]
 def _check(
     context: Any, database: str | None = None, policy: str | None = None, json: bool = False
 ) -> None:
-    """Look for known vulnerabilities of the pinned packages; 5 where there are any."""
+    """Search the pinned packages for known vulnerabilities.
+
+    The exit status is 5 if there are any.
+    """
     from paddle_stacks.provenance import advisories, vulnerabilities
 
     exceptions = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
@@ -54,7 +57,7 @@ def _check(
 
 @task(help={"database": "Advisories on this machine: an OSV archive, or a folder."})
 def _update(context: Any, database: str | None = None) -> None:
-    """Renew configs/advisories.json from the advisories of OSV.dev about the pinned packages."""
+    """Update configs/advisories.json from OSV.dev."""
     from paddle_stacks import settings
     from paddle_stacks.provenance import advisories
 

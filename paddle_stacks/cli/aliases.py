@@ -5,9 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from paddle_stacks.cli import ROOT
 from paddle_stacks.jobs import documented
-from paddle_stacks.jobs.catalog import JOBS
 
 __all__ = ["corrected_option", "task_command"]
 
@@ -50,8 +48,6 @@ def task_command(name: str, rest: Sequence[str]) -> str:
         return _STOP
     if name == "ps":
         return _RUNNING
-    if name == "run":
-        return _run_command(rest)
     if words := _PROGRAM.get(name):
         return f"./inv {words}"
     if words := _TASKS.get(name):
@@ -83,19 +79,3 @@ def corrected_option(job: str, option: str, argv: Sequence[str]) -> str:
     elif equals:
         new[-1] += f"={value}"
     return f"./inv {shlex.join([*words[:at], *new, *words[at + 1 :]])}"
-
-
-def _run_command(rest: Sequence[str]) -> str:
-    """Return what ``run JOB …`` or ``run RECIPE …`` means."""
-    from paddle_stacks import recipes
-
-    if not rest or rest[0].startswith("-"):
-        return "./inv JOB, with a JOB of ./inv --list, or ./inv recipes for ready commands"
-    if rest[0] in JOBS:
-        return f"./inv {shlex.join(rest)}"
-    for backend in ("cpu", "dcu"):
-        recipe = recipes.load(ROOT, backend).get(rest[0])
-        if recipe is not None:
-            words = [recipe.job, "--recipe", recipe.name, "--backend", backend, *rest[1:]]
-            return f"./inv {shlex.join(words)}"
-    return task_command(rest[0], rest[1:]) or "./inv recipes"

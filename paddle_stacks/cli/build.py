@@ -30,7 +30,10 @@ def build(
     plan: bool = False,
     record_hash: bool = False,
 ) -> None:
-    """Build the images, telling of each step, its log, and why it was run."""
+    """Build the images.
+
+    Each step is shown with its log and the reason why it ran again.
+    """
     from paddle_stacks import build as building
     from paddle_stacks import engine, settings
     from paddle_stacks.build.os_image import OsImage, dtk_reference, resolve
@@ -59,7 +62,10 @@ def build(
     },
 )
 def lock(context: Any, package: list[str], backend: str = "cpu") -> None:
-    """Resolve the requirements of the images and of .venv anew; say what changed."""
+    """Resolve all requirements again and show what changed.
+
+    These are the requirements of the images and of .venv.
+    """
     from paddle_stacks import locks
 
     for line in locks.relock(ROOT, backend, package):
@@ -68,7 +74,7 @@ def lock(context: Any, package: list[str], backend: str = "cpu") -> None:
 
 @task()
 def setup(context: Any) -> None:
-    """Make sure that a Docker Engine with buildx and Compose v2 answers."""
+    """Start Docker with buildx and Compose v2, or install it."""
     from paddle_stacks import engine
 
     engine.ensure()

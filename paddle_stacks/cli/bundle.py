@@ -38,7 +38,10 @@ def create(
     allow_dirty: bool = False,
     sign: str | None = None,
 ) -> None:
-    """Make a folder with all that a machine without a network needs; goes on where it was cut."""
+    """Create a folder for an air-gapped machine.
+
+    The same command continues after an interruption.
+    """
     from paddle_stacks import __version__, settings
     from paddle_stacks.bundle.create import Order, parse_size
     from paddle_stacks.bundle.create import create as make
@@ -64,7 +67,7 @@ def create(
 
 @task(help={"bundle": "The bundle's folder.", "allowed-signers": _SIGNERS})
 def verify(context: Any, bundle: str, allowed_signers: str | None = None) -> None:
-    """Compare every file of a bundle with its sum; tell of each fault by its name."""
+    """Compare every file of a bundle with its checksum."""
     from paddle_stacks.bundle.program import told_verified
 
     told_verified(Path(bundle), Path(allowed_signers) if allowed_signers else None)
@@ -85,7 +88,10 @@ def load(
     allowed_signers: str | None = None,
     no_verify: bool = False,
 ) -> None:
-    """Load a bundle's images, models and packages; goes on where it was interrupted."""
+    """Load a bundle's images, models and packages.
+
+    The same command continues after an interruption.
+    """
     from paddle_stacks.bundle.load import load as load_bundle
     from paddle_stacks.bundle.program import say
 

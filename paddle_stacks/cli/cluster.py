@@ -98,7 +98,10 @@ class _Request:
 
 
 def _render(context: Context, /, job: str, **options: Any) -> None:
-    """Write a job down for a scheduler: ./inv cluster.render pretrain … --engine slurm."""
+    """Print the job script for Slurm or Kubernetes.
+
+    ./inv cluster.render pretrain … --engine slurm.
+    """
     from paddle_stacks import launch
 
     request = _request(context, job, options)
@@ -113,7 +116,10 @@ def _render(context: Context, /, job: str, **options: Any) -> None:
 
 
 def _submit(context: Context, /, job: str, **options: Any) -> None:
-    """Hand a job to a scheduler and print its number: ./inv cluster.submit JOB --engine slurm."""
+    """Submit a job to Slurm or Kubernetes.
+
+    ./inv cluster.submit JOB --engine slurm prints its number.
+    """
     from paddle_stacks import launch
 
     request = _request(context, job, options)
@@ -137,7 +143,7 @@ def _submit(context: Context, /, job: str, **options: Any) -> None:
 # Invoke has no argument that stands by itself and may be left out: here it is --id.
 @task(help={"id": "A job's number or name. Default: all.", "json": "As JSON."})
 def _status(context: Context, id: str | None = None, json: bool = False) -> None:
-    """Show how the jobs that were submitted from this workspace are."""
+    """Show the jobs that were submitted from this workspace."""
     from paddle_stacks.executors import cluster
 
     found = settings.load(ROOT)
@@ -158,7 +164,7 @@ def _status(context: Context, id: str | None = None, json: bool = False) -> None
     },
 )
 def _logs(context: Context, id: str, rank: str | None = None, follow: bool = False) -> None:
-    """Print what a job has written, on every node."""
+    """Print a job's output from every node."""
     from paddle_stacks.executors import cluster
 
     found = settings.load(ROOT)
@@ -170,7 +176,7 @@ def _logs(context: Context, id: str, rank: str | None = None, follow: bool = Fal
 
 @task(positional=["id"], help={"id": "A job's number or name."})
 def _cancel(context: Context, id: str) -> None:
-    """End a job; while it runs it saves and leaves."""
+    """Cancel a job; a running job saves first."""
     from paddle_stacks.executors import cluster
 
     found = settings.load(ROOT)

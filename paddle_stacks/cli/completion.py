@@ -27,6 +27,7 @@ def known(tasks: Collection) -> completion.Known:
         workspace = ROOT  # a wrong setting is told by the task, not at every key
     options: dict[str, dict[str, bool]] = {}
     first: dict[str, Callable[[], Iterable[str]]] = {}
+    by_option = values.of_options(ROOT, workspace)
     for context in tasks.to_contexts():
         name = str(context.name)
         flags: dict[str, Any] = context.flags
@@ -35,13 +36,16 @@ def known(tasks: Collection) -> completion.Known:
             for flag, argument in flags.items()
             if flag.startswith("--") and flag not in context.inverse_flags
         }
-        if any(argument.name == "job" for argument in context.positional_args):
+        words = {argument.name for argument in context.positional_args}
+        if "job" in words:
             first[name] = lambda: JOBS
+        elif "recipe" in words:
+            first[name] = lambda: by_option["--recipe"]([])
     return completion.Known(
         options,
         first,
         {
-            **values.of_options(ROOT, workspace),
+            **by_option,
             "--image": lambda words: images.targets(ROOT),
             "--suite": lambda words: SUITES,
         },

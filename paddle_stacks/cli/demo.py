@@ -10,7 +10,7 @@ __all__ = ["demo"]
 
 @task(help={"backend": "The platform (default: the setting, else cpu)."})
 def demo(context: Context, backend: str = "") -> None:
-    """Fetch a small model, fine-tune it, and ask it what it could not know.
+    """Fetch a small model, fine-tune it and compare its answers.
 
     Finds or installs a container engine, finds or builds the images, and leaves
     runs/demo/ with the adapter, the log and summary.json.

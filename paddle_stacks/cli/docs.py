@@ -14,7 +14,10 @@ __all__ = ["collection"]
 
 @task()
 def _build(context: Any) -> None:
-    """Make the documents a site in .cache/site, which needs no server; print where it begins."""
+    """Build the documentation as an offline site.
+
+    It is in .cache/site and needs no server; the first page is printed.
+    """
     from paddle_stacks import site
 
     print(site.build(ROOT) / "index.html")
@@ -22,7 +25,7 @@ def _build(context: Any) -> None:
 
 @task(help={"port": "On 127.0.0.1 (default: 8001)."})
 def _serve(context: Any, port: str = "8001") -> None:
-    """Serve the documents to this machine, built anew whenever a page is saved."""
+    """Serve the documentation on this machine, with live reload."""
     from paddle_stacks import site
 
     if not port.isdigit():

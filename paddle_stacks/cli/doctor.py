@@ -12,13 +12,14 @@ __all__ = ["doctor"]
 
 
 @task(
+    forms={"nodes": "LIST"},
     help={
         "backend": "The platform to be fit for (default: the setting, else cpu).",
         "json": "Print one JSON document.",
         "fix": "Do what is safe about what is found, and look again.",
         "log": "Look into a failed job's log instead: a file, a run's folder, or -.",
         "nodes": "The hosts of a job on several nodes, separated by commas.",
-    }
+    },
 )
 def doctor(
     context: Any,
@@ -28,7 +29,7 @@ def doctor(
     log: str | None = None,
     nodes: str | None = None,
 ) -> None:
-    """Look whether this machine is fit, and say what to do where it is not.
+    """Check this machine and say how to fix what is wrong.
 
     Only errors make it unfit (3); hints and warnings do not. With --log the status is 3
     if a cause is named, 0 if the log tells of none that is known.

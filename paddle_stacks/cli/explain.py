@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.cli import ROOT, task
+from paddle_stacks.cli import ROOT, summary, task
 
 if TYPE_CHECKING:
     from paddle_stacks.explain.commands import Option
@@ -28,7 +28,7 @@ __all__ = ["explain", "keys", "tasks_and_options"]
     },
 )
 def explain(context: Any, word: str, json: bool = False) -> None:
-    """Explain a name: a pin, a key, an option, a setting, a check or a failure.
+    """Explain a pin, key, option, setting, check or failure.
 
     Also images and their stages, labels, variables, jobs, tasks, recipes, models and exit
     statuses. The explanation comes from the file that defines the name. A line of a log is
@@ -54,7 +54,7 @@ def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
     options = []
     for name in namespace.task_names:
         found = namespace[name]
-        summaries[name] = (found.__doc__ or "").split("\n")[0]
+        summaries[name] = summary(found)
         options += [
             Option(name, f"--{argument.names[0].replace('_', '-')}", argument.help or "")
             for argument in found.get_arguments()
@@ -69,7 +69,7 @@ def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
     }
 )
 def keys(context: Any, json: bool = False, markdown: bool = False) -> None:
-    """List the keys of configurations, with what they mean."""
+    """List the keys of a configuration with their meaning."""
     from paddle_stacks.explain import configuration, page
 
     rows = list(configuration.key_rows(ROOT))

@@ -28,7 +28,7 @@ _ONE = {"image": "One image. Default: all that are built."}
 def _images(
     context: Any, image: str | None = None, backend: str | None = None, json: bool = False
 ) -> None:
-    """Show the images: size, what each layer adds, versions, labels."""
+    """Show the size, layers, versions and labels of the images."""
     from paddle_stacks import engine, images, settings
 
     found = settings.load(ROOT, {"backend": backend})
@@ -55,7 +55,10 @@ def _sbom(
     output: str | None = None,
     backend: str | None = None,
 ) -> None:
-    """Write down what is in the images: SPDX and CycloneDX by syft, and a plain manifest."""
+    """Write the contents of the images as SPDX or CycloneDX.
+
+    Both come from syft; a plain manifest is ours.
+    """
     from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import sbom
 
@@ -78,7 +81,10 @@ def _sbom(
     },
 )
 def _diff(context: Any, before: str, after: str, files: bool = False, json: bool = False) -> None:
-    """Show what changed between two images: packages, layers, environment, labels, files."""
+    """Compare two images.
+
+    Packages, layers, environment, labels and files.
+    """
     from paddle_stacks.provenance import compare
 
     found = compare.difference(*_contents([before, after]))
@@ -110,7 +116,10 @@ def _scan(
     backend: str | None = None,
     json: bool = False,
 ) -> None:
-    """Look for known vulnerabilities in the images; 5 where there are any, or an old exception."""
+    """Search the images for known vulnerabilities.
+
+    The exit status is 5 if there are any, or if an exception has expired.
+    """
     from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import advisories, contents, vulnerabilities
 
@@ -144,7 +153,7 @@ def _scan(
 def _licences(
     context: Any, image: str | None = None, backend: str | None = None, json: bool = False
 ) -> None:
-    """Show the licences of all that is in the images, and which are not known."""
+    """Show the licences of all packages in the images."""
     from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import licences
 

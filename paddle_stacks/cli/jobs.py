@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from invoke.collection import Collection
@@ -18,16 +19,16 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS, find
 
-__all__ = ["PlanTask", "collection", "verbatim_words", "words_of"]
+__all__ = ["PlanTask", "collection", "host_options", "start", "verbatim_words", "words_of"]
 
 _DRY_RUN = "Print the plan, check data, model and configuration, and stop."
 _JSON = "The same with the plan as JSON."
-_BACKEND = "The platform (default: the setting, else cpu)."
+_BACKEND = "The backend (default: the setting, else cpu)."
 _DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
-_RECIPE = "A command of the platform's instructions, ready to run: ./inv recipes lists them."
-_SET = "KEY=VALUE: change a recipe's option; repeatable."
+_RECIPE = "A job that is ready to run; ./inv recipes lists them, ./inv run runs one."
+_SET = "Change a recipe's option; repeatable."
 _VERIFIED = "Refuse to run in an image whose tests have not passed: ./inv verify runs them."
-_PROFILE = "Other rights than the least: debug, or doc for those of the platform's instructions."
+_PROFILE = "More rights: debug, or doc for those of the vendor's instructions."
 
 
 class JobTask(StackTask):
@@ -35,7 +36,8 @@ class JobTask(StackTask):
 
     def __init__(self, body: Callable[..., Any], jobs: Iterable[str], **options: Any) -> None:
         self.jobs = tuple(jobs)
-        super().__init__(body, positional=(), **options)
+        forms = {name: form for job in self.jobs for name, form in _forms(job)}
+        super().__init__(body, forms=forms, positional=(), **options)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the arguments of the jobs, each once, and the host's own.
@@ -72,7 +74,7 @@ class PlanTask(JobTask):
 
 def _job_task(name: str) -> JobTask:
     def body(context: Context, **options: Any) -> None:
-        _launch(name, options, verbatim_words(context))
+        start(name, options, verbatim_words(context))
 
     summary = JOBS[name].summary
     body.__doc__ = f"{summary[0].upper()}{summary[1:]}."
@@ -80,9 +82,12 @@ def _job_task(name: str) -> JobTask:
 
 
 def _plan(context: Context, job: str, **options: Any) -> None:
-    """Print what a job would do and check it: ./inv plan finetune --config my.json --json."""
+    """Show what a job would run, and check its request.
+
+    ./inv plan finetune --config my.json --json
+    """
     find(job)
-    _launch(job, {**options, "dry_run": True}, verbatim_words(context))
+    start(job, {**options, "dry_run": True}, verbatim_words(context))
 
 
 def verbatim_words(context: Context) -> list[str]:
@@ -90,7 +95,33 @@ def verbatim_words(context: Context) -> list[str]:
     return sys.argv[sys.argv.index("--") + 1 :] if context.remainder and "--" in sys.argv else []
 
 
-def _launch(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> None:
+def _shell(
+    context: Context,
+    job: str = "finetune",
+    backend: str | None = None,
+    devices: str | None = None,
+    profile: str | None = None,
+    require_verified: bool = False,
+) -> None:
+    """Open a shell in a container such as a job has.
+
+    Image, user, mounts, devices, limits and rights are those of the job: ./inv shell serve
+    """
+    from paddle_stacks import launch
+
+    flags = {"backend": backend, "require_verified": "true" if require_verified else None}
+    cards = parse_devices(devices) if devices else ()
+    finish(launch.shell(job, settings.load(ROOT, flags), launch.Choices(profile or "", cards)))
+
+
+def start(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> None:
+    """Run or plan a job.
+
+    Args:
+        job: its name.
+        options: the job's and the host's, by their names.
+        verbatim: the words after ``--``.
+    """
     from paddle_stacks import launch
 
     verified = "true" if options.pop("require_verified", False) else None
@@ -151,15 +182,35 @@ def _actions(job: str) -> list[argparse.Action]:
     ]
 
 
+def _forms(job: str) -> Iterator[tuple[str, str]]:
+    """Yield the form of each option's value, by the option's name."""
+    for action in _actions(job):
+        name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
+        if form := _form(action):
+            yield name, form
+
+
+def _form(action: argparse.Action) -> str:
+    """Return what a value looks like: its choices, a pattern such as KEY=VALUE, or its type."""
+    metavar = str(action.metavar or "")
+    if action.choices:
+        return "|".join(map(str, action.choices))
+    if re.search("[=|:]", metavar):
+        return metavar
+    if metavar in ("FILE", "FOLDER", "PATH", "PREFIX"):
+        return "PATH"
+    kind: Any = action.type
+    # A function that checks a number says by its annotation which kind it returns.
+    name = getattr(kind, "__annotations__", {}).get("return") or getattr(kind, "__name__", "")
+    return {"int": "INT", "float": "FLOAT", "Path": "PATH"}.get(str(name), "")
+
+
 def _argument(action: argparse.Action, *, positional: bool, before: str = "") -> Argument:
     if before:
         name = before + action.option_strings[-1].lstrip("-")
         return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=action.help)
     name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
     kind = bool if action.nargs == 0 else list if isinstance(action.default, list) else str
-    # invoke shows the type of a value; what it looks like is worth saying where it has a form.
-    form = str(action.metavar or "")
-    shown = f"{form}: {action.help}" if "=" in form or "|" in form else action.help
     return Argument(
         name,
         # Invoke's help looks an option up by its attribute, with dashes: --from, whose
@@ -168,7 +219,7 @@ def _argument(action: argparse.Action, *, positional: bool, before: str = "") ->
         kind=kind,
         # Left to the job's own parser, so that a plan shows what was asked for and no more.
         default=False if kind is bool else None,
-        help=shown,
+        help=action.help,
         positional=positional and not action.option_strings,
     )
 
@@ -193,10 +244,22 @@ def _host_arguments() -> list[Argument]:
     ]
 
 
+def host_options() -> dict[str, str]:
+    """Return the help of the host's own options, by their names."""
+    texts = {
+        argument.names[0].replace("-", "_"): str(argument.help) for argument in _host_arguments()
+    }
+    return {name: text for name, text in texts.items() if name not in ("debug", "recipe")}
+
+
 def collection() -> Collection:
-    """Return the tasks: one for each job, and ``plan``."""
+    """Return the tasks: one for each job, ``plan`` and ``shell``."""
     made = Collection()
     for name in PARSERS:
         made.add_task(_job_task(name))
     made.add_task(PlanTask(_plan, PARSERS, name="plan"))
+    about = host_options()
+    about = {name: about[name] for name in ("backend", "devices", "profile", "require_verified")}
+    about["job"] = f"One of: {', '.join(JOBS)} (default: finetune)."
+    made.add_task(StackTask(_shell, name="shell", positional=["job"], help=about))
     return made

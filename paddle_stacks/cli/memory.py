@@ -8,7 +8,7 @@ from typing import Any
 
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.errors import RequestError
-from paddle_stacks.memory.request import OPTIONS
+from paddle_stacks.memory.request import CHOICES, NUMBERS, OPTIONS
 
 _HELP = {name: f"{text[0].upper()}{text[1:]}." for name, text in OPTIONS.items()} | {
     "search": "List every layout of that many cards, the best first.",
@@ -17,7 +17,12 @@ _HELP = {name: f"{text[0].upper()}{text[1:]}." for name, text in OPTIONS.items()
 }
 
 
-@task(help=_HELP)
+_FORMS = {name: "|".join(choices) for name, choices in CHOICES.items()} | dict.fromkeys(
+    ("cards", *NUMBERS), "INT"
+)
+
+
+@task(help=_HELP, forms=_FORMS)
 def memory(
     context: Any,
     model: str | None = None,
@@ -38,7 +43,10 @@ def memory(
     json: bool = False,
     svg: str | None = None,
 ) -> None:
-    """Tell what every card holds: ./inv memory --model llama-2-13b --cards 8 --layout pp=8."""
+    """Estimate the memory of each card.
+
+    ./inv memory --model llama-2-13b --cards 8 --layout pp=8
+    """
     from paddle_stacks import settings
     from paddle_stacks.memory import request as requests
     from paddle_stacks.memory import schedule, show
@@ -77,7 +85,7 @@ def memory(
         document = show.as_json(asked, plans, fits=problem is None)
         print(json_module.dumps(document, indent=2))
     else:
-        print("\n".join(show.as_lines(asked, plans)))
+        print("\n".join(show.as_lines(asked, plans, fits=problem is None)))
     if problem:
         raise RequestError(problem)
 

@@ -1,4 +1,4 @@
-"""The task that lists the recipes of a platform."""
+"""The tasks that list the recipes of a backend, and run one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json as json_module
 from typing import Any
 
 from paddle_stacks.cli import ROOT, task
+from paddle_stacks.cli.jobs import host_options
+
+__all__ = ["recipes", "run"]
 
 
 @task(
     help={
-        "backend": "The platform: a file in configs/recipes/ (default: the setting, else dcu).",
+        "backend": "The backend (default: the setting, else cpu).",
         "json": "Print one JSON document.",
         "markdown": "Print the page docs/recipes.md.",
     }
@@ -18,20 +21,55 @@ from paddle_stacks.cli import ROOT, task
 def recipes(
     context: Any, backend: str | None = None, json: bool = False, markdown: bool = False
 ) -> None:
-    """List the commands of a platform's instructions that are ready to run."""
+    """List the recipes of the backend: jobs that are ready to run."""
     from paddle_stacks import recipe_page, settings
-    from paddle_stacks import recipes as found
+    from paddle_stacks import recipes as tables
 
-    chosen = settings.load(ROOT, {"backend": backend}).backend
-    # Without a platform it is the DCU's, which is the one with instructions.
-    name = chosen if backend or chosen != "cpu" else "dcu"
-    known = found.load(ROOT, name)
+    name = settings.load(ROOT, {"backend": backend}).backend
+    known = tables.load(ROOT, name)
     if json:
         values = [recipe.to_json() for recipe in known.values()]
         print(json_module.dumps(values, indent=2, ensure_ascii=False))
     elif markdown:
-        beginning = (ROOT / found.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-        lines = found.lines(ROOT, name)
+        beginning = (ROOT / tables.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        lines = tables.lines(ROOT, name)
         print(recipe_page.as_markdown(beginning, known, lines, name), end="")
     else:
-        recipe_page.show(known, name)
+        recipe_page.show(known, name, tables.backends(ROOT))
+
+
+@task(
+    positional=["recipe"],
+    iterable=["set"],
+    help={"recipe": "Its name: ./inv recipes lists them.", **host_options()},
+)
+def run(
+    context: Any,
+    recipe: str,
+    backend: str | None = None,
+    devices: str | None = None,
+    profile: str | None = None,
+    set: list[str] | None = None,
+    require_verified: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Run a recipe, whatever its job.
+
+    ./inv run lora-13b --backend dcu
+    """
+    from paddle_stacks import recipes as tables
+    from paddle_stacks import settings
+    from paddle_stacks.cli.jobs import start
+
+    name = settings.load(ROOT, {"backend": backend}).backend
+    options = {
+        "backend": backend,
+        "devices": devices,
+        "profile": profile,
+        "set": set,
+        "require_verified": require_verified,
+        "dry_run": dry_run,
+        "json": json,
+    }
+    start(tables.find(recipe, ROOT, name).job, {**options, "recipe": recipe})

@@ -24,7 +24,7 @@ __all__ = ["release"]
 def release(
     context: Any, version: str, backend: list[str] | None = None, dry_run: bool = False
 ) -> None:
-    """Check, build, verify, write notes and tag; push nothing."""
+    """Build, verify and tag a release; nothing is pushed."""
     from paddle_stacks import release as releasing
 
     backends = backend or ["cpu"]

@@ -18,15 +18,18 @@ __all__ = ["sim_host", "sim_hosts"]
     }
 )
 def sim_host(context: Any, name: str, output: str = "") -> None:
-    """Make a folder that looks like the root of a DCU host, sound or faulty. Needs root.
+    """Create the files of a DCU host for tests; requires root.
 
+    The host is healthy or has one fault.
     PADDLE_STACKS_HOST_ROOT=FOLDER makes every command look at it instead of this machine.
     """
     from paddle_stacks.errors import RequestError
     from paddle_stacks.simulated import hosts
 
     if not output:
-        raise RequestError("where to?", remedy=f"./inv sim-host {name} --output DIR")
+        raise RequestError(
+            "--output is required", where="sim-host", remedy=f"./inv sim-host {name} --output DIR"
+        )
     folder = hosts.make(name, Path(output).expanduser().absolute())
     print(f"made {name}: use it with PADDLE_STACKS_HOST_ROOT={folder}", file=sys.stderr)
     print(folder)
@@ -34,7 +37,7 @@ def sim_host(context: Any, name: str, output: str = "") -> None:
 
 @task()
 def sim_hosts(context: Any) -> None:
-    """List the simulated DCU hosts: what is the matter with each, what the doctor finds."""
+    """List the simulated DCU hosts with their faults."""
     from paddle_stacks.simulated import hosts
 
     hosts.show()

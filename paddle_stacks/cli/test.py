@@ -29,7 +29,7 @@ def test(
     failed: bool = False,
     without: list[str] | None = None,
 ) -> None:
-    """Run the tests; what they need is installed, started and built first."""
+    """Run the tests; their requirements are built first."""
     from paddle_stacks.testing.progress import progress_for
     from paddle_stacks.testing.runner import TestSession, failed_last
 
@@ -71,7 +71,10 @@ def test(
     }
 )
 def verify(context: Any, image: str | None = None, backend: str | None = None) -> None:
-    """Check the built images, and this machine, and write a report to attach to an issue."""
+    """Test the built images and write a report.
+
+    The report includes this machine; attach it to an issue.
+    """
     from paddle_stacks import settings, verify
 
     status, report = verify.check_images(settings.load(ROOT, {"backend": backend}), image)
@@ -82,7 +85,10 @@ def verify(context: Any, image: str | None = None, backend: str | None = None) -
 
 @task()
 def lint(context: Any) -> None:
-    """Run ruff, mypy, shellcheck, hadolint, and check the Compose and bake files."""
+    """Run the linters and the type checker.
+
+    These are ruff, mypy, shellcheck and hadolint; Compose and bake files are checked too.
+    """
     print(linters.run(ROOT), file=sys.stderr)
 
 

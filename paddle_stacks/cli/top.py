@@ -21,7 +21,10 @@ __all__ = ["top"]
 def top(
     context: Any, once: bool = False, interval: str = "2", backend: str = "", json: bool = False
 ) -> None:
-    """Show the DCU cards live: memory, use, temperature, power, processes. q quits."""
+    """Show the DCU cards live; q quits.
+
+    Memory, load, temperature, power and processes.
+    """
     from json import dumps
 
     from paddle_stacks import settings

@@ -107,15 +107,20 @@ def execute(
         raise _engine_went_away(plan, error) from error
 
 
-def attach(plan: Plan) -> int:
+def attach(plan: Plan, entrypoint: str = "") -> int:
     """Run the plan's container on our standard streams and return its exit status.
 
     The engine's own client does it: it knows about raw mode and window sizes.
+
+    Args:
+        plan: what to run.
+        entrypoint: the program to run in place of the image's; empty for that.
 
     Raises:
         MachineError: the client is not installed.
     """
     streams = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
+    streams += ["--entrypoint", entrypoint] if entrypoint else []
     words = [word for group in docker_arguments(plan, attach=streams) for word in group]
     # The client hands Ctrl-C to the job; it is not ours to die of it before the job has.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

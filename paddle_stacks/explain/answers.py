@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,6 @@ from paddle_stacks.explain.commands import Option
 from paddle_stacks.explain.topics import Topic
 
 __all__ = ["Answer", "answer", "everything"]
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -119,15 +118,16 @@ def _short(text: str) -> str:
 
 
 def _paragraph(topic: Topic) -> str:
+    columns = shutil.get_terminal_size((100, 24)).columns
     width = max((len(label) for label, _ in topic.facts), default=0)
     lines = [f"{topic.kind}: {topic.name}"]
     if topic.says:
-        lines += textwrap.wrap(topic.says, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(topic.says, columns, initial_indent="  ", subsequent_indent="  ")
     for label, value in topic.facts:
         begin = f"  {label:<{width}}  "
         lines += textwrap.wrap(
             value,
-            _WIDTH,
+            columns,
             initial_indent=begin,
             subsequent_indent=" " * len(begin),
             break_long_words=False,

@@ -17,7 +17,7 @@ from paddle_stacks.memory.layouts import parse
 from paddle_stacks.memory.search import Candidate, nearest, search
 from paddle_stacks.memory.shapes import find
 
-__all__ = ["OPTIONS", "Request", "check", "make", "ranked"]
+__all__ = ["CHOICES", "NUMBERS", "OPTIONS", "Request", "check", "make", "ranked"]
 
 OPTIONS = {
     "model": "a known model, a folder in models/, or the path of a config.json",
@@ -25,25 +25,27 @@ OPTIONS = {
     "cards": "how many cards (default: as many as the layout takes)",
     "layout": "degrees of dp, tp, pp, vpp, sharding, stage, sp: tp=2,pp=4; the rest is dp",
     "card": "the kind of card, from configs/dcu/cards.toml (default: K100_AI)",
-    "dtype": "number format, float32, float16 or bfloat16 (default: float16)",
-    "level": "of mixed precision, O1 or O2 (default: O2)",
-    "method": "what is done, lora, full or inference (default: lora)",
+    "dtype": "number format (default: float16)",
+    "level": "of mixed precision (default: O2)",
+    "method": "what the job does (default: lora)",
     "rank": "of LoRA (default: 8)",
     "batch": "rows of a micro-batch (default: 1)",
     "sequence": "tokens of a row (default: 4096)",
     "micro-batches": "of a step: gradient_accumulation_steps (default: 1)",
-    "recompute": f"one of {', '.join(GRANULARITIES)} (default: none)",
+    "recompute": "what the backward pass computes again (default: none)",
     "flash": "flash attention: no score matrix is kept",
 }
 """The options of a plan, and what each is."""
 
-_CHOICES = {
+CHOICES = {
     "dtype": ("float32", "float16", "bfloat16"),
     "level": ("O1", "O2"),
     "method": ("lora", "full", "inference"),
     "recompute": GRANULARITIES,
 }
-_NUMBERS = {"rank": 2**16, "batch": 2**20, "sequence": 2**24, "micro-batches": 2**20}
+"""The values of an option that has only a few."""
+NUMBERS = {"rank": 2**16, "batch": 2**20, "sequence": 2**24, "micro-batches": 2**20}
+"""The largest value of each option that is a whole number."""
 _COUNTS = ("tensor_parallel_degree", "pipeline_parallel_degree", "virtual_pp_degree")
 _READ = {  # upstream's names
     "batch": ("per_device_train_batch_size", 8),
@@ -96,12 +98,12 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
             )
     found = _options(given.get("config"), workspace, told)
     values = {**_from_config(found, told), **given}
-    for name, choices in _CHOICES.items():
+    for name, choices in CHOICES.items():
         if name in given and given[name] not in choices:
             hint = did_you_mean(given[name], choices)
             remedy = f"{hint} one of {', '.join(choices)}".strip()
             told.append(Problem(f'"{given[name]}" is no {name}', f"--{name}", remedy))
-    numbers = {name: _number(values, name, top, told) for name, top in _NUMBERS.items()}
+    numbers = {name: _number(values, name, top, told) for name, top in NUMBERS.items()}
     name = values.get("model", "")
     if not name:
         what = "which model is not said"

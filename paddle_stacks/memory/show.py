@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,30 +20,35 @@ _IN = " " * 40
 _DRAWN = 8  # micro-batches; a line of more is wider than a terminal
 
 
-def as_lines(request: Request, plans: Sequence[Plan]) -> list[str]:
-    """Return the fullest rank's table, the other stages' sums, and the pipeline's schedule.
+def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str]:
+    """Return the verdict, the fullest rank's table, the stages' sums and the schedule.
 
     Args:
         request: what was planned.
         plans: of every stage.
+        fits: whether the card has enough memory.
     """
     layout, work = request.layout, request.work
     worst = max(plans, key=lambda each: each.size)
+    share = worst.size / request.memory
+    width = shutil.get_terminal_size((100, 24)).columns
     lines = [
-        f"{request.model.name}: {request.model.parameters:,} parameters, {work.method}, "
-        f"{work.dtype}{f' {work.level}' if work.half else ''}, batch {work.batch} x "
-        f"{work.sequence} tokens, {layout.world} x {request.card}, {layout}",
+        f"{'fits' if fits else 'does not fit'}: {worst.size / _GIB:.1f} of "
+        f"{request.memory / _GIB:.1f} GiB ({share:.0%}) when {worst.moment}",
+        *textwrap.wrap(
+            f"{request.model.name}: {request.model.parameters:,} parameters, {work.method}, "
+            f"{work.dtype}{f' {work.level}' if work.half else ''}, batch {work.batch} x "
+            f"{work.sequence} tokens, {layout.world} x {request.card}, {layout}",
+            width,
+        ),
         "",
         f"{'a rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
     ]
     for line in worst.lines:
-        lines.append(f"{line.name:<30}{line.size / _GIB:>8.2f}  {line.formula}")
-        lines += textwrap.wrap(line.source, 100, initial_indent=_IN, subsequent_indent=_IN)
-    share = worst.size / request.memory
-    lines.append(
-        f"{'sum':<30}{worst.size / _GIB:>8.2f}  {share:.0%} of {request.memory / _GIB:.1f}, "
-        f"when {worst.moment}"
-    )
+        name = f"{line.name:<30}{line.size / _GIB:>8.2f}  "
+        lines += textwrap.wrap(line.formula, width, initial_indent=name, subsequent_indent=_IN)
+        lines += textwrap.wrap(line.source, width, initial_indent=_IN, subsequent_indent=_IN)
+    lines.append(f"{'sum':<30}{worst.size / _GIB:>8.2f}")
     if len(plans) > 1:
         sums = ", ".join(f"{each.size / _GIB:.1f}" for each in plans)
         lines += ["", f"GiB by stage: {sums}"]

@@ -18,6 +18,7 @@ __all__ = [
     "as_json",
     "as_line",
     "as_text",
+    "beside_command",
     "docker_arguments",
     "mount_option",
 ]
@@ -71,7 +72,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def as_text(plan: Plan) -> str:
-    """Return the plan as a person reads it: a line for each thing decided."""
+    """Return the plan without a command line: a line for each thing decided."""
     rows = [
         ("job", shlex.join(plan.argv)),
         ("image", plan.image),
@@ -101,6 +102,18 @@ def as_text(plan: Plan) -> str:
         lines.append(f"  {label if label != previous else '':<{width}}  {value}")
         previous = label
     return "\n".join([f"plan: {plan.job} on {plan.backend}", *lines])
+
+
+def beside_command(plan: Plan) -> list[str]:
+    """Return what ``docker run`` does not say of a plan, a line each."""
+    rows = [
+        *(("output", f"{name}, moved to {plan.workspace} in the end") for name in plan.outputs),
+        *(("secret", f"{s.target}, written for the run") for s in plan.secrets if not s.source),
+        *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
+        *([("ranks", str(plan.ranks))] if plan.ranks > 1 else []),
+        *(("note", note) for note in plan.notes),
+    ]
+    return [f"  {label:<8}{value}" for label, value in rows]
 
 
 def as_line(plan: Plan) -> str:

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from paddle_stacks.cli import task
+import tasks
+from paddle_stacks.cli import listing, task
 from paddle_stacks.errors import STATUSES, JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs.catalog import JOBS
 from tests.support.workspaces import make_workspace
@@ -67,12 +69,70 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_list_names_every_job() -> None:
-    done = inv("--list")
-    assert done.returncode == 0
-    for job in JOBS.values():
-        assert job.name in done.stdout
-    assert "demo" in done.stdout and "plan" in done.stdout
+def test_the_list_has_every_task_once() -> None:
+    names = [name for group in listing.GROUPS.values() for name in group]
+    assert sorted(names) == sorted(tasks.namespace.task_names)
+
+
+@pytest.mark.parametrize("words", [(), ("--list",)])
+def test_the_list_fits_a_terminal(words: tuple[str, ...]) -> None:
+    done = inv(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert [line for line in lines if line and line[0] != " "][:-1] == list(listing.GROUPS)
+
+
+def test_help_shows_the_form_of_each_value() -> None:
+    shown = inv("infer", "--help").stdout
+    for form in ("--batch-size=INT", "--top-p=FLOAT", "--input=PATH", "--set=KEY=VALUE"):
+        assert form in shown
+    assert "--decode=greedy|sampling" in shown
+    assert "--level=O1|O2" in inv("memory", "--help").stdout
+
+
+def test_a_recipe_runs_whatever_its_job(tmp_path: Path) -> None:
+    workspace = str(make_workspace(tmp_path))
+
+    def plan(*words: str) -> dict[str, Any]:
+        done = inv(*words, "--backend", "dcu", "--json", PADDLE_STACKS_WORKSPACE=workspace)
+        values: dict[str, Any] = json.loads(done.stdout)
+        return values
+
+    ours = plan("run", "infer-block-fp16")
+    theirs = plan("infer", "--recipe", "infer-block-fp16")
+    assert (ours["job"], ours["recipe"]) == ("infer", "infer-block-fp16")
+    assert (ours["argv"], ours["mounts"]) == (theirs["argv"], theirs["mounts"])
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("run", "infer", "--model", "m"), "./inv infer --model m"),
+        (("run", "infer-fp16"), "./inv run infer-fp16 --backend dcu"),
+        (("run", "nothing"), "./inv recipes --backend cpu lists them"),
+        (("shell", "infr"), 'did you mean "infer"?'),
+    ],
+)
+def test_what_cannot_run_has_a_remedy(words: tuple[str, ...], remedy: str) -> None:
+    done = inv(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"  fix: {remedy}" in done.stderr
+
+
+def test_recipes_are_those_of_the_backend() -> None:
+    assert "lora-demo" in inv("recipes").stdout
+    assert "./inv recipes --backend dcu" in inv("recipes").stdout
+    assert "lora-13b" in inv("recipes", PADDLE_STACKS_BACKEND="dcu").stdout
+
+
+@pytest.mark.parametrize(
+    ("layout", "status", "verdict"), [("pp=8", 0, "fits: "), ("pp=1", 2, "does not fit: ")]
+)
+def test_a_memory_plan_begins_with_its_verdict(layout: str, status: int, verdict: str) -> None:
+    done = inv("memory", "--model", "llama-2-13b", "--method", "full", "--layout", layout)
+    assert done.returncode == status
+    assert done.stdout.startswith(verdict)
 
 
 def test_the_list_imports_nothing_heavy() -> None:
@@ -181,7 +241,9 @@ def test_a_plan_checks_what_the_run_would(tmp_path: Path, form: tuple[str, ...])
         (fetch, ["the model's source does not exist"]),
     ):
         assert done.returncode == 2
-        assert "by hand" in done.stdout or '"argv"' in done.stdout  # the plan is shown all the same
+        assert (
+            "docker run --rm" in done.stdout or '"argv"' in done.stdout
+        )  # the plan is shown all the same
         assert [fault for fault in faults if fault not in done.stderr] == []
 
 
@@ -218,7 +280,7 @@ def test_a_source_in_the_workspace_is_the_jobs(tmp_path: Path) -> None:
 
 
 def test_recipes_are_listed_for_people_and_programs() -> None:
-    done = inv("recipes")
+    done = inv("recipes", "--backend", "dcu")
     assert done.returncode == 0, done.stderr
     assert "infer-block-static-cachekv-int8" in done.stdout
     listed = json.loads(inv("recipes", "--backend", "dcu", "--json").stdout)

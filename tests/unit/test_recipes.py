@@ -130,7 +130,7 @@ def test_an_unsupported_recipe_works_with_what_it_lacks(workspace: Path) -> None
 def test_unsupported_recipes_are_marked_where_recipes_are_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recipe_page.show(DCU, "dcu")
+    recipe_page.show(DCU, "dcu", ["cpu", "dcu"])
     shown = capsys.readouterr().out
     for name in UNSUPPORTED:
         if not name.endswith("-benchmark"):
@@ -469,8 +469,8 @@ def test_a_platform_without_recipes(tmp_path: Path) -> None:
         (tmp_path / "configs" / folder / f"{folder}.toml").write_text(text)
     with pytest.raises(RequestError) as caught:
         recipes.load(tmp_path, "backends")
-    assert caught.value.problems[0].what == "there are no recipes for backends"
-    assert "some for: recipes" in caught.value.problems[0].remedy
+    assert caught.value.problems[0].what == "backends has no recipes"
+    assert "one of: recipes" in caught.value.problems[0].remedy
 
 
 def test_a_platform_has_the_recipes_of_the_one_that_it_extends() -> None:

@@ -134,9 +134,6 @@ def test_an_option_that_people_type(line: str, command: str | None) -> None:
         ("train", ["--config", "c"], "./inv finetune --config c"),
         ("chat", ["--model", "m"], "./inv infer --chat --model m"),
         ("list", [], "./inv --list"),
-        ("run", ["infer", "--model", "m"], "./inv infer --model m"),
-        ("run", ["infer-fp16"], "./inv infer --recipe infer-fp16 --backend dcu"),
-        ("run", ["train"], "./inv finetune"),
         ("wibble", [], ""),
     ],
 )
