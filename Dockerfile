@@ -7,10 +7,12 @@ ARG OS_IMAGE=debian:bookworm-20250520-slim
 # ccr-2vdh3abv-pub.cnc.bj.baidubce.com/paddlepaddle/paddle-dcu with the same tag.
 ARG DTK_IMAGE=registry.baidubce.com/device/paddle-dcu:dtk24.04.1-kylinv10-gcc82
 ARG BACKEND=cpu
-# Debian's packages: of every image, and of the stage that installs Python's. Its stable
+# Debian's packages: of every image, and of the stages that are in none. Its stable
 # release moves by security fixes only, so they are not pinned.
 ARG BASE_PACKAGES="ca-certificates libgomp1 python3 tini"
 ARG INSTALLER_PACKAGES=python3-venv
+# What compiles operators on a CPU's platform; a DTK has its own compilers.
+ARG COMPILER_PACKAGES=g++
 
 # Of stages that begin with the same one, those that are in no image stand first: BuildKit
 # writes the later one's history over the earlier one's (0.13, which Docker 26 has).
@@ -150,8 +152,21 @@ FROM scratch AS headers-cpu
 # hadolint ignore=DL3006
 FROM headers-${BACKEND} AS headers
 
+FROM base AS compilers-cpu
+SHELL ["/bin/sh", "-eu", "-c"]
+ARG COMPILER_PACKAGES
+# hadolint ignore=DL3008,SC2086
+RUN --mount=type=bind,from=packages,target=/srv/packages \
+    --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
+    --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
+    /srv/with-network apt-get update -q && \
+    /srv/with-network apt-get install -yq --no-install-recommends $COMPILER_PACKAGES
+FROM base AS compilers-dcu
+FROM base AS compilers-dcu-sim
+
 # What compiles the operators, and is in no image: the same Paddle, with its headers.
-FROM base AS operators
+# hadolint ignore=DL3006
+FROM compilers-${BACKEND} AS operators
 ARG BACKEND
 ARG LOCK=cpu
 RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
@@ -168,6 +183,13 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=tmpfs,target=/tmp \
     /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
     /srv/with-network /srv/install /srv/lock whole
+# Operators for the CPU, for every backend.
+RUN --mount=type=bind,source=images/ops,target=/srv/ops \
+    --mount=type=tmpfs,target=/tmp \
+    python /srv/ops/build_cpu_operators.py /srv/ops/cpu /opt/cpu-operators
+
+# PaddleNLP's own, for a DCU.
+FROM operators AS dcu-operators
 ARG GFX_ARCHS=notset
 RUN --mount=type=bind,from=paddlenlp,target=/srv/paddlenlp \
     --mount=type=bind,from=headers,target=/srv/headers \
@@ -225,14 +247,25 @@ COPY configs/models /opt/paddle-stacks/configs/models
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # ----------------------------------------------------------------------------- ops
+# Jobs that use them name the folders in CUSTOM_DEVICE_ROOT and PYTHONPATH.
 FROM framework AS ops-cpu
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,from=operators,source=/opt/cpu-operators,target=/srv/operators \
+    --mount=type=bind,source=images/ops/check_cpu_operators.py,target=/srv/check_cpu_operators.py \
+    --mount=type=bind,source=images/base/dated,target=/srv/dated \
+    --mount=type=tmpfs,target=/tmp \
+    install -d /opt/cpu-operators && \
+    cp -r --no-preserve=timestamps /srv/operators/kernels /srv/operators/site /opt/cpu-operators/ && \
+    python -m compileall -q --invalidation-mode unchecked-hash /opt/cpu-operators/site && \
+    python /srv/check_cpu_operators.py /opt/cpu-operators /srv/operators/cpu-operators.json && \
+    /srv/dated
 
-FROM framework AS ops-dcu
+FROM ops-cpu AS ops-dcu
 # Upstream's own programs are with the operators, for what only a DCU's kernels can run.
 # Nobody may change them.
 RUN --mount=type=tmpfs,target=/srv \
     --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
-    --mount=type=bind,from=operators,source=/opt/operators,target=/srv/operators \
+    --mount=type=bind,from=dcu-operators,source=/opt/operators,target=/srv/operators \
     --mount=type=bind,source=images/ops,target=/srv/ops \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=tmpfs,target=/tmp \
@@ -354,11 +387,15 @@ FROM ${OS_IMAGE} AS debian-packages
 SHELL ["/bin/sh", "-eu", "-c"]
 ARG BASE_PACKAGES
 ARG INSTALLER_PACKAGES
+ARG COMPILER_PACKAGES
+ARG BACKEND
 # hadolint ignore=SC2086
 RUN --mount=type=bind,source=images/base/with-network,target=/srv/with-network \
     --mount=type=bind,source=images/base/carry-debian,target=/srv/carry-debian \
     --mount=type=secret,id=ca_bundle --mount=type=secret,id=network \
-    /srv/with-network /srv/carry-debian /carried $BASE_PACKAGES $INSTALLER_PACKAGES
+    if [ "$BACKEND" != cpu ]; then COMPILER_PACKAGES=; fi; \
+    /srv/with-network /srv/carry-debian /carried \
+        $BASE_PACKAGES $INSTALLER_PACKAGES $COMPILER_PACKAGES
 
 # uv, by the Python that installs it; all else by the Python that it is for.
 FROM installer AS installer-packages

@@ -232,7 +232,7 @@ def _run_script(archs: str, script: str, arguments: list[str]) -> None:
 
     flags = [f"-amdgpu-target={arch}" for arch in archs.split(";")]
     extension_utils.get_rocm_arch_flags = lambda given: [*given, "-fno-gpu-rdc", *flags]
-    workers = _compilers(len(flags))
+    workers = compilers(len(flags))
     cpp_extension.os = SimpleNamespace(**{**vars(os), "cpu_count": lambda: workers})
     # Its answer goes into flags for another vendor's compiler, which ROCm does not use.
     paddle.device.cuda.get_device_properties = lambda *_: SimpleNamespace(major=0, minor=0)
@@ -242,7 +242,7 @@ def _run_script(archs: str, script: str, arguments: list[str]) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def _compilers(archs: int) -> int:
+def compilers(archs: int) -> int:
     """Return how many compilers fit into the memory that is free."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)

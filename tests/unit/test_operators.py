@@ -95,9 +95,9 @@ def test_a_newer_setuptools_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compilers_are_started_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_operators.os, "cpu_count", lambda: 64)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemAvailable:   8601600 kB\n")
-    assert build_operators._compilers(1) == 12
-    assert build_operators._compilers(3) == 4
-    assert build_operators._compilers(100) == 1
+    assert build_operators.compilers(1) == 12
+    assert build_operators.compilers(3) == 4
+    assert build_operators.compilers(100) == 1
 
 
 def test_gits_submodules_come_with_the_context(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+// Checks of what an operator is called with.
+#pragma once
+
+#include <string>
+
+#include "paddle/common/exception.h"
+
+namespace paddle_stacks {
+
+// Throws with the message that `message` returns, unless `condition` holds.
+template <typename Message>
+void Require(bool condition, const Message& message) {
+  if (!condition) PD_THROW(std::string(message()));
+}
+
+inline void RequireLength(const char* what, int64_t length, int64_t expected) {
+  Require(length == expected, [&] {
+    return std::string(what) + ": expected " + std::to_string(expected) + " elements, got " +
+           std::to_string(length);
+  });
+}
+
+}  // namespace paddle_stacks
