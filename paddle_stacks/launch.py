@@ -485,7 +485,7 @@ def _plan_of_quantization(
 
 def _given_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> dict[str, str]:
     """Return the arguments that a recipe leaves to the caller."""
-    spread = ("name", "ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
+    spread = ("name", *recipes.DISTRIBUTED)
     allowed = {
         "prepare": (),
         "finetune": ("name",),

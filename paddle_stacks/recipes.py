@@ -19,6 +19,7 @@ from paddle_stacks.plan import backend as platforms
 
 __all__ = [
     "BENCHMARK",
+    "DISTRIBUTED",
     "FOLDER",
     "Line",
     "Recipe",
@@ -40,6 +41,9 @@ _BENCHMARK_ARGUMENTS: Mapping[str, Any] = {
     "max_length": 1024,
     "benchmark": True,
 }
+DISTRIBUTED = ("ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
+"""The options that say where a training runs, which a recipe leaves to the caller."""
+
 # The jobs that a recipe can be of; the last four can be a script of upstream's.
 _JOBS = ("prepare", "finetune", "pretrain", "quantize", "export", "infer")
 

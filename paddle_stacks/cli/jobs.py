@@ -18,8 +18,10 @@ from paddle_stacks.dcu.cards import parse_devices
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS, find
+from paddle_stacks.recipes import DISTRIBUTED
+from paddle_stacks.recipes import find as find_recipe
 
-__all__ = ["PlanTask", "collection", "host_options", "start", "verbatim_words", "words_of"]
+__all__ = ["PlanTask", "collection", "start", "verbatim_words", "words_of"]
 
 _DRY_RUN = "Print the plan, check data, model and configuration, and stop."
 _JSON = "The same with the plan as JSON."
@@ -72,6 +74,21 @@ class PlanTask(JobTask):
         return [Argument("job", positional=True, help=f"One of: {', '.join(JOBS)}.")]
 
 
+class RunTask(JobTask):
+    """The task that runs a recipe, named by its first argument."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Return the recipe's name, the options that a recipe leaves open, and the host's."""
+        about = "One of those that ./inv recipes lists."
+        left_open = [
+            _argument(action, positional=False)
+            for action in _actions("quantize")
+            if action.dest in ("name", "model", *DISTRIBUTED)
+        ]
+        host = [argument for argument in _host_arguments() if argument.name != "recipe"]
+        return [Argument("recipe", positional=True, help=about), *left_open, *host]
+
+
 def _job_task(name: str) -> JobTask:
     def body(context: Context, **options: Any) -> None:
         start(name, options, verbatim_words(context))
@@ -93,6 +110,15 @@ def _plan(context: Context, job: str, **options: Any) -> None:
 def verbatim_words(context: Context) -> list[str]:
     """Return the words after ``--``: invoke has them too, joined to one string."""
     return sys.argv[sys.argv.index("--") + 1 :] if context.remainder and "--" in sys.argv else []
+
+
+def _run(context: Context, recipe: str, **options: Any) -> None:
+    """Run a recipe, whatever its job.
+
+    ./inv run lora-demo
+    """
+    name = settings.load(ROOT, {"backend": options["backend"]}).backend
+    start(find_recipe(recipe, ROOT, name).job, {**options, "recipe": recipe})
 
 
 def _shell(
@@ -244,22 +270,19 @@ def _host_arguments() -> list[Argument]:
     ]
 
 
-def host_options() -> dict[str, str]:
-    """Return the help of the host's own options, by their names."""
-    texts = {
-        argument.names[0].replace("-", "_"): str(argument.help) for argument in _host_arguments()
-    }
-    return {name: text for name, text in texts.items() if name not in ("debug", "recipe")}
-
-
 def collection() -> Collection:
-    """Return the tasks: one for each job, ``plan`` and ``shell``."""
+    """Return the tasks: one for each job, ``plan``, ``run`` and ``shell``."""
     made = Collection()
     for name in PARSERS:
         made.add_task(_job_task(name))
     made.add_task(PlanTask(_plan, PARSERS, name="plan"))
-    about = host_options()
-    about = {name: about[name] for name in ("backend", "devices", "profile", "require_verified")}
-    about["job"] = f"One of: {', '.join(JOBS)} (default: finetune)."
+    made.add_task(RunTask(_run, ["quantize"], name="run"))
+    about = {
+        "job": f"One of: {', '.join(JOBS)} (default: finetune).",
+        "backend": _BACKEND,
+        "devices": _DEVICES,
+        "profile": _PROFILE,
+        "require_verified": _VERIFIED,
+    }
     made.add_task(StackTask(_shell, name="shell", positional=["job"], help=about))
     return made

@@ -1,4 +1,4 @@
-"""The tasks that list the recipes of a backend, and run one."""
+"""The task that lists the recipes of a backend."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json as json_module
 from typing import Any
 
 from paddle_stacks.cli import ROOT, task
-from paddle_stacks.cli.jobs import host_options
 
-__all__ = ["recipes", "run"]
+__all__ = ["recipes"]
 
 
 @task(
@@ -36,40 +35,3 @@ def recipes(
         print(recipe_page.as_markdown(beginning, known, lines, name), end="")
     else:
         recipe_page.show(known, name, tables.backends(ROOT))
-
-
-@task(
-    positional=["recipe"],
-    iterable=["set"],
-    help={"recipe": "Its name: ./inv recipes lists them.", **host_options()},
-)
-def run(
-    context: Any,
-    recipe: str,
-    backend: str | None = None,
-    devices: str | None = None,
-    profile: str | None = None,
-    set: list[str] | None = None,
-    require_verified: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Run a recipe, whatever its job.
-
-    ./inv run lora-13b --backend dcu
-    """
-    from paddle_stacks import recipes as tables
-    from paddle_stacks import settings
-    from paddle_stacks.cli.jobs import start
-
-    name = settings.load(ROOT, {"backend": backend}).backend
-    options = {
-        "backend": backend,
-        "devices": devices,
-        "profile": profile,
-        "set": set,
-        "require_verified": require_verified,
-        "dry_run": dry_run,
-        "json": json,
-    }
-    start(tables.find(recipe, ROOT, name).job, {**options, "recipe": recipe})

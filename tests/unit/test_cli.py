@@ -109,7 +109,7 @@ def test_a_recipe_runs_whatever_its_job(tmp_path: Path) -> None:
     ("words", "remedy"),
     [
         (("run", "infer", "--model", "m"), "./inv infer --model m"),
-        (("run", "infer-fp16"), "./inv run infer-fp16 --backend dcu"),
+        (("run", "lora-13b"), "./inv run lora-13b --backend dcu"),
         (("run", "nothing"), "./inv recipes --backend cpu lists them"),
         (("shell", "infr"), 'did you mean "infer"?'),
     ],
@@ -319,7 +319,7 @@ def test_a_recipe_as_json() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("infer", "--recipe", "infer-fp16"), 'cpu has no recipe "infer-fp16"'),
+        (("pretrain", "--recipe", "pretrain-pp8"), 'cpu has no recipe "pretrain-pp8"'),
         (("infer", "--model", "m", "--chat", "--set", "a=1"), "infer has no --set"),
         (("fetch", "m", "--", "x"), "fetch takes nothing behind --"),
         (("upstream", "run_finetune.py", "--", "x.json"), "images for a DCU only"),
