@@ -77,6 +77,10 @@ def read(browser: Browser, address: str) -> dict[str, Any]:
         "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
     )
     seen["pictures"] = page.evaluate("document.images.length")
+    page.goto(f"{address}/architecture/20-images.html")
+    # The theme replaces the source, a <pre>, by a <div> with the drawing.
+    page.wait_for_selector("div.mermaid", timeout=20_000)
+    seen["diagrams"] = page.locator("div.mermaid").count()
     seen["asked"] = len(asked)
     near = (address, "data:", "blob:", "about:")
     seen["elsewhere"] = [url for url in asked if not url.startswith(near)]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("sh", "console")
-LANGUAGES = (*COMMANDS, "json", "python", "text", "toml", "yaml")
+LANGUAGES = (*COMMANDS, "json", "mermaid", "python", "text", "toml", "yaml")
 NEEDS = (
     "a DCU",
     "a DCU's image",

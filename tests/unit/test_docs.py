@@ -41,6 +41,24 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     assert missing == []
 
 
+def test_the_readme_is_short() -> None:
+    for page in (README, CHINESE):
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 100, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_table_cells_are_short(page: Path) -> None:
+    lines = enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+    cells = (
+        (number, cell.strip())
+        for number, line in lines
+        if line.startswith("|")
+        for cell in re.split(r"(?<!\\)\|", line)
+    )
+    too_long = [f"{page.name}:{number}: {cell[:60]}…" for number, cell in cells if len(cell) > 200]
+    assert too_long == [], "write a list or a section instead"
+
+
 class Outline(NamedTuple):
     """What two languages of a page have in common."""
 
@@ -125,6 +143,14 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(built: Path) -> None
         assert elsewhere == [], f"{page.name} loads {elsewhere}"
     for style in built.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//", style.read_text()), style.name
+
+
+def test_diagrams_are_drawn_by_the_sites_own_copy_of_mermaid(built: Path) -> None:
+    page = (built / "architecture" / "20-images.html").read_text()
+    assert '<pre class="mermaid">' in page
+    assert 'src="../assets/mermaid.tiny.js"' in page
+    script = (built / "assets" / "mermaid.tiny.js").read_text()
+    assert 'globalThis["mermaid"]' in script, "the theme loads Mermaid from a CDN without this"
 
 
 def test_the_site_can_be_read_from_a_disk_and_searched_in_chinese(built: Path) -> None:
