@@ -1,4 +1,4 @@
-"""Recipes as a person reads them: a table on a terminal, and the page ``docs/recipes.md``."""
+"""Listings of recipes: a table for the terminal, and the page ``docs/recipes.md``."""
 
 from __future__ import annotations
 
@@ -10,32 +10,48 @@ __all__ = ["as_markdown", "show"]
 
 
 def as_markdown(
-    beginning: str, known: Mapping[str, Recipe], lines: Sequence[Line], backend: str
+    introduction: str, known: Mapping[str, Recipe], lines: Sequence[Line], backend: str
 ) -> str:
     """Return the page.
 
     Args:
-        beginning: what stands before the tables.
+        introduction: Markdown above the recipes.
         known: the recipes, by name.
-        lines: of the instructions, that are no jobs.
-        backend: the platform.
+        lines: commands of the instructions that are not jobs.
+        backend: the backend's name.
     """
-    rows = [_row("the instructions' line", "ours", "what differs, and why"), "|---|---|---|"]
+    text = [
+        introduction,
+        "## Recipes by name",
+        "",
+        "This section is generated from `configs/recipes/dcu.toml` by `./inv recipes --markdown`.",
+        "",
+    ]
     for recipe in known.values():
-        if recipe.name.endswith(BENCHMARK):
-            continue
-        documented = "<br>".join(map(_code, recipe.documented)) or "none"
-        ours = _code(f"./inv {recipe.job} --backend {backend} --recipe {recipe.name}")
-        differs = "; ".join(recipe.differs) or "nothing"
-        if recipe.unsupported:
-            differs = f"**refused on a DCU**: {recipe.unsupported}; use {_code(recipe.instead)}"
-        rows.append(_row(documented, ours, differs))
-    rows += ["", "## Everything else", ""]
-    rows += [_row("the instructions' line", "ours", "what differs, and why"), "|---|---|---|"]
+        if not recipe.name.endswith(BENCHMARK):
+            text += [*_section(recipe, backend), ""]
+    text += ["## Other commands", ""]
     for line in lines:
         ours = line.ours if line.ours.startswith("the same") else _code(line.ours)
-        rows.append(_row(_code(line.documented), ours, line.differs or "nothing"))
-    return beginning + "\n" + "\n".join(rows) + "\n"
+        text += [f"* {_code(line.documented)}", f"    * here: {ours}"]
+        text += [f"    * {line.differs}"] if line.differs else []
+    return "\n".join(text) + "\n"
+
+
+def _section(recipe: Recipe, backend: str) -> list[str]:
+    command = f"./inv {recipe.job} --backend {backend} --recipe {recipe.name}"
+    text = [f"### {recipe.name}", "", f"{_sentence(recipe.summary)}", ""]
+    text += [f"* documented: {_code(each)}" for each in recipe.documented]
+    text += [f"* here: {_code(command)}"]
+    if recipe.unsupported:
+        text += [f"* **rejected on a DCU**: {recipe.unsupported}; use {_code(recipe.instead)}"]
+    elif recipe.differs:
+        text += ["", "Differences:", "", *(f"* {each}" for each in recipe.differs)]
+    return text
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def show(known: Mapping[str, Recipe], backend: str, backends: Sequence[str]) -> None:
@@ -60,24 +76,17 @@ def show(known: Mapping[str, Recipe], backend: str, backends: Sequence[str]) -> 
         before = f" (after {', '.join(recipe.before)})" if recipe.before else ""
         what = recipe.summary + before
         if recipe.unsupported:
-            what = f"{recipe.summary}: refused, use {recipe.instead}"
+            what = f"{recipe.summary}: rejected, use {recipe.instead}"
         table.add_row(recipe.name, recipe.job, cards, recipe.model, what)
-    # In a pipe a line is a recipe, however long it is.
+    # In a pipe, each recipe stays on one line.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=250)
     console.print(table)
     measured = [name for name in known if name.endswith(BENCHMARK)]
     if measured:
-        console.print(f"\n{len(measured)} of them have NAME{BENCHMARK} too, which measures.")
-    console.print(f"Run one: ./inv run NAME --backend {backend}", soft_wrap=True)
-    others = [f"./inv recipes --backend {name}" for name in backends if name != backend]
-    if others:
-        console.print(f"More recipes: {', '.join(others)}", soft_wrap=True)
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        console.print(f"\n{len(measured)} recipes have a variant NAME{BENCHMARK}.")
+    console.print(f"Run one: ./inv JOB --backend {backend} --recipe NAME", soft_wrap=True)
 
 
 def _code(text: str) -> str:

@@ -135,10 +135,10 @@ def test_unsupported_recipes_are_marked_where_recipes_are_listed(
     for name in UNSUPPORTED:
         if not name.endswith("-benchmark"):
             (line,) = [row for row in shown.splitlines() if row.startswith(f"{name} ")]
-            assert f"refused, use {DCU[name].instead}" in line
+            assert f"rejected, use {DCU[name].instead}" in line
     page = (ROOT / "docs" / "recipes.md").read_text()
-    assert page.count("**refused on a DCU**") == 6
-    assert "refused" not in "".join(
+    assert page.count("**rejected on a DCU**") == 6
+    assert "rejected" not in "".join(
         row for row in shown.splitlines() if row.startswith("infer-block")
     )
 
@@ -397,14 +397,14 @@ def test_a_configuration_has_none_of_the_documented_mistakes(path: Path) -> None
 
 
 def test_the_page_is_made_from_the_file() -> None:
-    beginning = (ROOT / "configs" / "recipes" / "dcu.md").read_text()
-    made = recipe_page.as_markdown(beginning, DCU, recipes.lines(ROOT, "dcu"), "dcu")
+    introduction = (ROOT / "configs" / "recipes" / "dcu.md").read_text()
+    made = recipe_page.as_markdown(introduction, DCU, recipes.lines(ROOT, "dcu"), "dcu")
     assert (ROOT / "docs" / "recipes.md").read_text() == made, (
         "./inv recipes --markdown > docs/recipes.md"
     )
     for recipe in DCU.values():
         for line in recipe.documented:
-            assert line in made.replace("\\|", "|")
+            assert line in made
 
 
 def broken(tmp_path: Path, text: str) -> list[tuple[str, str]]:
