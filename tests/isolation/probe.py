@@ -94,7 +94,7 @@ def hold_a_capability() -> str:
 
 
 @attempt
-def run_a_program_that_sets_the_user() -> str:
+def run_a_setuid_program() -> str:
     """A copy of ``id`` that belongs to another user, with the set-user-id bit."""
     mine = os.geteuid()
     done = subprocess.run([TOLD["set_user_id"], "-u"], capture_output=True, text=True, check=True)
@@ -114,7 +114,7 @@ def use_sudo_or_su() -> str:
 
 
 @attempt
-def make_a_user_namespace() -> str:
+def create_a_user_namespace() -> str:
     def unshare() -> str:
         call(272, 0x10000000)  # CLONE_NEWUSER
         return "CLONE_NEWUSER"
@@ -135,7 +135,7 @@ def chroot() -> str:
 
 
 @attempt
-def write_to_files_of_the_image() -> str:
+def write_to_image_files() -> str:
     for folder in ("/", "/etc", "/usr/bin", "/opt/venv/bin", "/opt/paddle-stacks", "/root", "/var"):
         with contextlib.suppress(OSError):
             path = Path(folder, ".probe")
@@ -156,7 +156,7 @@ def replace_the_code_of_the_job() -> str:
 
 
 @attempt
-def write_outside_of_tmp_and_the_workspace() -> str:
+def write_outside_tmp_and_the_workspace() -> str:
     """Wherever something is mounted; what is in memory is the container's own."""
     allowed = ("/workspace", "/tmp", "/dev", "/proc", "/sys")
     found = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -174,7 +174,7 @@ def write_outside_of_tmp_and_the_workspace() -> str:
 
 
 @attempt
-def rewrite_what_runs_on_the_host() -> str:
+def modify_code_that_runs_on_the_host() -> str:
     """Those of its own user, of a checkout that is the workspace."""
     for name in TOLD["runs_on_the_host"]:
         path = Path("/workspace", name)
@@ -187,7 +187,7 @@ def rewrite_what_runs_on_the_host() -> str:
 
 
 @attempt
-def write_to_a_file_of_another_user() -> str:
+def write_files_of_another_user() -> str:
     with Path(TOLD["others_file"]).open("a"):
         return TOLD["others_file"]
 
@@ -202,7 +202,7 @@ def mount_a_file_system() -> str:
 
 
 @attempt
-def make_root_writable() -> str:
+def remount_root_as_writable() -> str:
     call(165, None, b"/", None, 0x20 | 0x1000, None)  # MS_REMOUNT | MS_BIND
     Path("/.probe").write_text("")
     Path("/.probe").unlink()
@@ -210,7 +210,7 @@ def make_root_writable() -> str:
 
 
 @attempt
-def open_a_file_of_the_machine_by_its_handle() -> str:
+def open_a_host_file_by_handle() -> str:
     """open_by_handle_at, by which containers once left their root."""
     with _descriptor("/workspace") as descriptor:
         handle = ctypes.create_string_buffer(8 + 128)
@@ -234,7 +234,7 @@ def _descriptor(path: str) -> Iterator[int]:
 
 
 @attempt
-def change_a_setting_of_the_kernel() -> str:
+def change_kernel_settings() -> str:
     path = Path("/proc/sys/kernel/core_pattern")
     value = path.read_text()
     with path.open("w") as stream:
@@ -243,7 +243,7 @@ def change_a_setting_of_the_kernel() -> str:
 
 
 @attempt
-def pull_the_emergency_cord() -> str:
+def trigger_sysrq() -> str:
     with Path("/proc/sysrq-trigger").open("r+"):  # nothing is written; not every kernel has it
         return "/proc/sysrq-trigger"
 
@@ -272,7 +272,7 @@ def load_a_kernel_module() -> str:
 
 
 @attempt
-def load_a_program_into_the_kernel() -> str:
+def load_a_bpf_program() -> str:
     """bpf(BPF_PROG_LOAD); an empty one would be refused as invalid."""
     attributes = ctypes.create_string_buffer(128)
     try:
@@ -284,7 +284,7 @@ def load_a_program_into_the_kernel() -> str:
 
 
 @attempt
-def keep_a_key_in_the_kernel() -> str:
+def use_the_kernel_keyring() -> str:
     """add_key and keyctl: keyrings are not divided among containers."""
     call(248, b"user", b"probe", b"x", 1, -1)
     return "add_key"
@@ -301,7 +301,7 @@ def use_io_uring() -> str:
 
 
 @attempt
-def reach_the_engine() -> str:
+def reach_the_container_engine() -> str:
     for path in (
         "/var/run/docker.sock",
         "/run/docker.sock",
@@ -316,7 +316,7 @@ def reach_the_engine() -> str:
 
 
 @attempt
-def see_processes_of_the_machine() -> str:
+def see_host_processes() -> str:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if TOLD["process"].encode() in (folder / "cmdline").read_bytes():
@@ -325,7 +325,7 @@ def see_processes_of_the_machine() -> str:
 
 
 @attempt
-def signal_or_trace_a_process_of_the_machine() -> str:
+def signal_or_trace_host_processes() -> str:
     number = TOLD["process_id"]
     with contextlib.suppress(OSError):
         if TOLD["process"].encode() in Path(f"/proc/{number}/cmdline").read_bytes():
@@ -335,7 +335,7 @@ def signal_or_trace_a_process_of_the_machine() -> str:
 
 
 @attempt
-def read_a_file_of_the_machine() -> str:
+def read_host_files() -> str:
     for root in ("/", "/proc/1/root", "/proc/self/root", "/host"):
         with contextlib.suppress(OSError):
             return Path(root, TOLD["host_file"].lstrip("/")).read_text()
@@ -343,7 +343,7 @@ def read_a_file_of_the_machine() -> str:
 
 
 @attempt
-def read_secrets_that_it_was_not_given() -> str:
+def read_secrets_of_other_jobs() -> str:
     """In files, in its own variables and in those of the other processes."""
     seen = b""
     for folder in (Path("/run/secrets"), Path("/run"), Path("/var/run"), Path("/etc/docker")):
@@ -365,7 +365,7 @@ def read_secrets_that_it_was_not_given() -> str:
 
 
 @attempt
-def make_a_device_node() -> str:
+def create_a_device_node() -> str:
     for folder in ("/tmp", "/workspace", "/dev"):
         with contextlib.suppress(OSError):
             path = Path(folder, "probe-node")
@@ -379,7 +379,7 @@ def make_a_device_node() -> str:
 
 
 @attempt
-def open_memory_and_disks_of_the_machine() -> str:
+def open_host_memory_and_disks() -> str:
     names = ["mem", "kmsg", "port", "kvm", "fuse", "loop-control", "net/tun", "vhost-net"]
     disks = sorted(Path("/sys/class/block").glob("*"))
     for name in [*names, *(path.name for path in disks)]:
@@ -389,7 +389,7 @@ def open_memory_and_disks_of_the_machine() -> str:
 
 
 @attempt
-def open_a_device_beyond_its_plan() -> str:
+def open_devices_outside_its_plan() -> str:
     """Everything in /dev but what every container has, and what the plan names."""
     usual = {"null", "zero", "full", "random", "urandom", "tty", "console", "ptmx"}
     kept = ("/dev/pts/", "/dev/fd/", "/dev/shm/", "/dev/mqueue/")
@@ -409,7 +409,7 @@ def open_a_device_beyond_its_plan() -> str:
 
 
 @attempt
-def reach_another_address() -> str:
+def reach_the_network() -> str:
     """A port of the machine's, and any interface besides the loopback."""
     for address, port in TOLD["addresses"]:
         with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=3):
@@ -418,7 +418,7 @@ def reach_another_address() -> str:
 
 
 @attempt
-def send_packets_of_its_own() -> str:
+def send_raw_packets() -> str:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW):
         return "a packet socket"
 
@@ -427,7 +427,7 @@ def send_packets_of_its_own() -> str:
 
 
 @attempt
-def start_processes_without_end() -> str:
+def start_unlimited_processes() -> str:
     """Threads, which count as processes do; a few more than the limit are enough to know."""
     wanted, gate = TOLD["processes"], threading.Event()
     threading.stack_size(64 * 1024)

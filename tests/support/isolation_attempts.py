@@ -1,7 +1,7 @@
-"""What a job must not be able to do, who keeps it from that, and what ``--profile doc`` allows.
+"""Attempts that a job must not succeed with, what blocks each, and what ``--profile doc`` allows.
 
-``probe.py`` tries each attempt in real containers, the unit tests hold documents for
-Kubernetes and the table in docs/security.md to the same rows.
+``probe.py`` tries each attempt in real containers. Unit tests compare Kubernetes documents and
+the table in docs/security.md with the same rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Attempt:
 
     Args:
         name: of the probe's function.
-        by: what keeps a plan and a Compose service from it.
-        kubernetes: what of a pod does, as it is said.
-        holds: whether a pod has that; None where a document for Kubernetes cannot say it.
+        by: what blocks it in a plan and a Compose service.
+        kubernetes: what blocks it in a pod.
+        holds: whether a pod has that; None if a Kubernetes document cannot express it.
         root: whether it succeeds for root in a container of ``--profile doc``, as for
             whoever runs ``docker exec``; None where that depends on the machine.
         job: the same for a job in it, from which the image's entry takes all capabilities
@@ -119,17 +119,17 @@ def _policy(pod: Pod, documents: list[Pod]) -> bool:
 
 _CAPABILITIES = "no capability"
 _DROPPED = "`capabilities.drop: [ALL]`"
-_ROOT_READ_ONLY = "root file system read only"
+_ROOT_READ_ONLY = "read-only root file system"
 _READ_ONLY = "`readOnlyRootFilesystem`"
 _SECCOMP = "`seccompProfile: RuntimeDefault`"
-_MASKED = "mounted read only"
-_NO_HOST_PATH = "no `hostPath` but the DCU's, read only"
+_MASKED = "mounted read-only"
+_NO_HOST_PATH = "no `hostPath` except the DCU driver's, read-only"
 
 ATTEMPTS: tuple[Attempt, ...] = (
     Attempt("become root", "another user, no capability", "`runAsNonRoot`", _not_root, root=False),
     Attempt("hold a capability", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
-        "run a program that sets the user",
+        "run a setuid program",
         "no new privileges",
         "`allowPrivilegeEscalation: false`",
         _no_more_rights,
@@ -137,110 +137,110 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Attempt(
         "use sudo or su", "no new privileges", "`allowPrivilegeEscalation: false`", _no_more_rights
     ),
-    Attempt("make a user namespace", "seccomp", _SECCOMP, _seccomp, job=True),
+    Attempt("create a user namespace", "seccomp", _SECCOMP, _seccomp, job=True),
     Attempt("chroot", _CAPABILITIES, _DROPPED, _no_capability),
-    Attempt("write to files of the image", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
+    Attempt("write to image files", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
     Attempt("replace the code of the job", _ROOT_READ_ONLY, _READ_ONLY, _read_only_root, job=True),
     Attempt(
-        "write outside of tmp and the workspace",
-        "no other mount can be written",
+        "write outside tmp and the workspace",
+        "no other writable mount",
         _NO_HOST_PATH,
         _few_volumes,
         job=True,
     ),
     Attempt(
-        "rewrite what runs on the host",
+        "modify code that runs on the host",
         "`models/`, `data/` and `runs/` are mounted, never the checkout",
         "`subPath` mounts of the claim",
         _parts_of_the_claim,
         root=False,
     ),
-    Attempt("write to a file of another user", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("write files of another user", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt("mount a file system", _CAPABILITIES, _DROPPED, _no_capability),
-    Attempt("make root writable", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("remount root as writable", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
-        "open a file of the machine by its handle",
+        "open a host file by handle",
         _CAPABILITIES,
         _DROPPED,
         _no_capability,
         root=None,
     ),
+    Attempt("change kernel settings", _MASKED, "default `procMount`", _masked, job=True),
     Attempt(
-        "change a setting of the kernel", _MASKED, "`procMount` is the usual", _masked, job=True
-    ),
-    Attempt(
-        "pull the emergency cord",
+        "trigger sysrq",
         _MASKED,
-        "`procMount` is the usual",
+        "default `procMount`",
         _masked,
         root=None,
         job=None,
     ),
     Attempt("change its own limits", _MASKED, "not privileged", _masked, root=None, job=None),
     Attempt("load a kernel module", _CAPABILITIES, _DROPPED, _no_capability, root=None),
-    Attempt("load a program into the kernel", _CAPABILITIES, _DROPPED, _no_capability, root=None),
-    Attempt("keep a key in the kernel", "seccomp", _SECCOMP, _seccomp, root=None, job=None),
+    Attempt("load a bpf program", _CAPABILITIES, _DROPPED, _no_capability, root=None),
+    Attempt("use the kernel keyring", "seccomp", _SECCOMP, _seccomp, root=None, job=None),
     Attempt("use io uring", "seccomp", _SECCOMP, _seccomp, root=None, job=None),
     Attempt(
-        "reach the engine", "its socket is not mounted", _NO_HOST_PATH, _few_volumes, root=False
+        "reach the container engine",
+        "its socket is not mounted",
+        _NO_HOST_PATH,
+        _few_volumes,
+        root=False,
     ),
     Attempt(
-        "see processes of the machine",
-        "a PID namespace of its own",
+        "see host processes",
+        "own PID namespace",
         "no `hostPID`",
         _own_namespaces,
         root=False,
     ),
     Attempt(
-        "signal or trace a process of the machine",
-        "a PID namespace of its own",
+        "signal or trace host processes",
+        "own PID namespace",
         "no `hostPID`",
         _own_namespaces,
         root=False,
     ),
+    Attempt("read host files", "not mounted", _NO_HOST_PATH, _few_volumes, root=False),
     Attempt(
-        "read a file of the machine", "it is not mounted", _NO_HOST_PATH, _few_volumes, root=False
-    ),
-    Attempt(
-        "read secrets that it was not given",
-        "mounted where the plan names them, alone",
-        "no secret, no token of a service account",
+        "read secrets of other jobs",
+        "only the plan's own secrets are mounted",
+        "no Secret, no service account token",
         _no_secrets,
         root=False,
     ),
-    Attempt("make a device node", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("create a device node", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
-        "open memory and disks of the machine",
-        "the devices' cgroup",
+        "open host memory and disks",
+        "device cgroup",
         "not privileged",
         _no_devices,
         job=True,
     ),
     Attempt(
-        "open a device beyond its plan",
-        "the devices' cgroup",
+        "open devices outside its plan",
+        "device cgroup",
         "the device plugin",
         _no_devices,
         job=True,
     ),
     Attempt(
-        "reach another address",
-        "network `none`; `fetch` and `serve` have one",
+        "reach the network",
+        "network `none`, except `fetch` and `serve`",
         "a NetworkPolicy",
         _policy,
         job=True,
     ),
-    Attempt("send packets of its own", _CAPABILITIES, _DROPPED, _no_capability),
+    Attempt("send raw packets", _CAPABILITIES, _DROPPED, _no_capability),
     Attempt(
-        "start processes without end",
-        "`pids` of the platform's file",
+        "start unlimited processes",
+        "`pids` of the backend",
         "the kubelet's `podPidsLimit`",
         None,
         job=True,
     ),
     Attempt(
-        "take all of the memory",
-        "`memory_percent` of the platform's file; for Compose `MEMORY_LIMIT`",
+        "use all memory",
+        "`memory_percent` of the backend; `MEMORY_LIMIT` with Compose",
         "the namespace's LimitRange",
         None,
         job=True,
@@ -249,19 +249,19 @@ ATTEMPTS: tuple[Attempt, ...] = (
 
 HEAD = (
     "attempt",
-    "a plan, a Compose service",
-    "a job with `--profile doc`",
-    "root in that",
-    "a pod",
+    "plan, Compose service",
+    "job with `--profile doc`",
+    "root with `--profile doc`",
+    "pod",
 )
-_OUTCOMES = {True: "**possible**", False: "refused", None: "up to the machine"}
+_OUTCOMES = {True: "**possible**", False: "blocked", None: "depends on the machine"}
 
 
 def table() -> str:
     """Return the table in docs/security.md."""
     rows = [HEAD, ("---",) * len(HEAD)]
     for row in ATTEMPTS:
-        held = row.kubernetes if row.holds else f"{row.kubernetes}, which the cluster has to set"
+        held = row.kubernetes if row.holds else f"{row.kubernetes}, set by the cluster"
         outcomes = _OUTCOMES[row.job], _OUTCOMES[row.root]
-        rows.append((row.name, f"refused: {row.by}", *outcomes, held))
+        rows.append((row.name, f"blocked: {row.by}", *outcomes, held))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

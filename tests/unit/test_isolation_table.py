@@ -64,11 +64,11 @@ def test_a_pod_is_kept_from_every_attempt(
 
 @pytest.mark.parametrize("operator", ["none", "paddlejob"])
 def test_pods_that_train_together_reach_each_other_and_nothing_else(operator: str) -> None:
-    assert missing(documents("cpu", "pretrain", 2, operator=operator)) == ["reach another address"]
+    assert missing(documents("cpu", "pretrain", 2, operator=operator)) == ["reach the network"]
 
 
 def test_what_fetches_reaches_the_network() -> None:
-    assert missing(documents("cpu", "fetch")) == ["reach another address"]
+    assert missing(documents("cpu", "fetch")) == ["reach the network"]
 
 
 def test_the_documented_profile_is_kept_from_little() -> None:
@@ -116,7 +116,7 @@ def test_the_table_of_the_page_is_the_tests() -> None:
 def test_every_row_is_tried() -> None:
     probe = (ROOT / "tests" / "isolation" / "probe.py").read_text()
     for row in isolation_attempts.ATTEMPTS:
-        assert f"def {row.name.replace(' ', '_')}(" in probe or row.name == "take all of the memory"
+        assert f"def {row.name.replace(' ', '_')}(" in probe or row.name == "use all memory"
 
 
 def test_every_attempt_on_the_page_has_a_test_that_is_there() -> None:
