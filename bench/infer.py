@@ -136,13 +136,13 @@ def start(plan: Plan, rounds: int, threads: int) -> dict[str, list[float]]:
     line = command(resident, threads, argv=["sleep", "3600"])
     line.insert(2, "--detach")
     subprocess.run(line, check=True, capture_output=True)
-    seen: dict[str, list[float]] = {"docker run": [], "inside": []}
+    seen: dict[str, list[float]] = {"docker run": [], "running container": []}
     try:
         for number in range(1, rounds + 1):
             report.say(f"start, round {number}, load {report.load()}")
             seen["docker run"].append(_to_first_byte(command(plan, threads, argv=argv)))
             inside = ["docker", "exec", resident.name, "entry", *argv]
-            seen["inside"].append(_to_first_byte(inside))
+            seen["running container"].append(_to_first_byte(inside))
     finally:
         subprocess.run(["docker", "rm", "-f", resident.name], check=True, capture_output=True)
     return seen
@@ -189,15 +189,15 @@ def tables(found: dict[str, Any]) -> str:
         heads += ("first token, s", "transformers", "ratio", "of bandwidth", "same tokens")
         texts.append(report.table(heads, rows))
         texts.append(
-            f"Memory is read at {speeds['bandwidth_gb_per_second']:.1f} GB/s: at the most"
+            f"Memory bandwidth: {speeds['bandwidth_gb_per_second']:.1f} GB/s, at most"
             f" {limit:.1f} steps/s with {speeds['weights_bytes'] / 1e6:.0f} MB of weights."
         )
     if "start" in found:
         medians = {name: statistics.median(times) for name, times in found["start"].items()}
-        ratio = medians["docker run"] / medians["inside"]
+        ratio = medians["docker run"] / medians["running container"]
         rows = [(name, f"{seconds:.2f}") for name, seconds in medians.items()]
         rows.append(("ratio", f"{ratio:.2f} (goal {GOALS['start']})"))
-        texts.append(report.table(("to the first token", "s"), rows))
+        texts.append(report.table(("time to first token", "s"), rows))
     return "\n\n".join(texts)
 
 

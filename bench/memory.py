@@ -172,9 +172,8 @@ def table(found: dict[str, Any]) -> str:
         for run in found["runs"]
     ]
     text = report.table(headings, rows)
-    return (
-        f"{text}\n\nThe process without a model to speak of: {found['baseline_mib']} MiB resident."
-    )
+    baseline = found["baseline_mib"]
+    return f"{text}\n\nBaseline of the process with a negligible model: {baseline} MiB resident."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,10 +123,10 @@ def table(found: dict[str, Any]) -> str:
     heading = ("minutes", "requests", "resident memory, MiB", "threads", "open files")
     asked = found["requests"]
     return (
-        f"{report.table(heading, rows)}\n\n{asked.get('whole', 0)} answers were read to the end, "
-        f"{asked.get('left', 0)} clients went away, {asked.get('refused', 0)} wrong requests got "
-        f"400, {len(found['lost'])} were lost. Beside the first half's most memory the second "
-        f"half's is {found['growth']:+.1%} (goal: at the most {GOAL:+.0%})."
+        f"{report.table(heading, rows)}\n\n{asked.get('whole', 0)} complete answers, "
+        f"{asked.get('left', 0)} disconnected clients, {asked.get('refused', 0)} invalid requests "
+        f"(400), {len(found['lost'])} lost requests. Peak memory of the second half compared with "
+        f"the first: {found['growth']:+.1%} (goal: at most {GOAL:+.0%})."
     )
 
 
