@@ -9,29 +9,40 @@ from paddle_stacks.explain.configuration import KeyRow
 
 __all__ = ["keys_as_markdown"]
 
-_KEYS = (
-    "# Keys",
+_INTRODUCTION = (
+    "# Configuration keys",
     "",
-    "What the JSON of `--config` may hold, in the jobs in which it has an effect, and what it "
-    "means. Names, types and defaults are those of PaddleNLP 3.0.0b3, but for what "
-    "[Fine-tuning](finetuning.md#configuration) and [Pretraining](pretraining.md) say; a default "
-    "may differ from job to job. Upstream's other keys are accepted where they change nothing, "
-    "and refused with a reason where they would. Made from the sources and `configs/keys.toml` by "
-    "`./inv keys --markdown`; do not edit it here.",
+    "For everyone who writes a JSON configuration for `--config`. This page lists all keys, the "
+    "jobs that use them, their types and defaults.",
     "",
     "<!-- runs: tests/unit/test_explain.py::test_the_commands_of_the_page_are_run -->",
     "```sh",
-    "./inv keys                      # the same on a terminal",
-    "./inv explain learning_rate     # one of them, with its older names",
+    "./inv keys                      # the same list on a terminal",
+    "./inv explain learning_rate     # one key, with its older names",
     "```",
+    "",
+    "* Names, types and defaults are those of PaddleNLP 3.0.0b3, except for the differences listed "
+    "in [Fine-tuning](finetuning.md#configuration) and [Pretraining](pretraining.md).",
+    "* A default may differ between jobs.",
+    "* Other keys of upstream are accepted if they have no effect, and rejected with a reason "
+    "otherwise.",
+    "",
+    "This page is generated from the sources and `configs/keys.toml` by `./inv keys --markdown`; "
+    "do not edit it here.",
 )
 
 
 def keys_as_markdown(rows: Iterable[KeyRow]) -> str:
     """Return the page ``docs/keys.md``."""
-    parts = list(_KEYS)
+    parts = list(_INTRODUCTION)
     for group, found in groupby(rows, key=lambda row: row.group):
-        parts += ["", f"## {group}", "", "| key | | in | is | default |", "|---|---|---|---|---|"]
+        parts += [
+            "",
+            f"## {group}",
+            "",
+            "| key | meaning | jobs | type | default |",
+            "|---|---|---|---|---|",
+        ]
         parts += [
             f"| `{row.name}` | {row.says} | {', '.join(row.jobs)} | {row.kind} | `{row.default}` |"
             for row in found

@@ -77,7 +77,7 @@ def test_what_is_pinned_is_in_the_locks_that_it_is_for() -> None:
         ("urllib3", "package", "another package"),
         ("--devices", "option", "cards"),
         ("learning-rate", "key", "--config"),
-        ("lora_rank", "key", "The rank of LoRA's matrices"),
+        ("lora_rank", "key", "Rank of the LoRA matrices"),
         ("merge", "key", "upstream does not have it"),
         ("ca_bundle", "setting", "certificates"),
         ("PADDLE_STACKS_DEBUG", "variable", "traceback"),
