@@ -363,7 +363,7 @@ def test_the_command_names_the_cause(tmp_path: Path) -> None:
         done = doctor("--log", str(path))
         assert done.returncode == 3, done.stderr
         said = done.stdout.decode()
-        assert ":2: with eval_with_do_generation" in said
+        assert ":2: eval_with_do_generation does not measure" in said
         assert "fix: eval_with_do_generation=false" in said
         assert "source: source of PaddleNLP's trainer.py" in said
 
