@@ -247,9 +247,7 @@ def test_a_compose_service(service: str, place: Place) -> None:
         )
     assert done.returncode == 0, done.stderr.decode()
     found = succeeded(place.results(done.stdout))
-    assert found.pop("read secrets of other jobs", "") == (
-        "API key" if service == "serve" else ""
-    )
+    assert found.pop("read secrets of other jobs", "") == ("API key" if service == "serve" else "")
     # The network of the two nodes is internal, but the machine itself has an address in it.
     network = found.pop("reach the network", None)
     assert (network is not None) == (service == "serve")
