@@ -24,7 +24,7 @@ def as_markdown(
         introduction,
         "## Recipes by name",
         "",
-        "This section is generated from `configs/recipes/dcu.toml` by `./inv recipes --markdown`.",
+        "This section is generated from `configs/recipes/dcu.toml` by `./inv recipes --backend dcu --markdown`.",
         "",
     ]
     for recipe in known.values():
@@ -86,7 +86,10 @@ def show(known: Mapping[str, Recipe], backend: str, backends: Sequence[str]) -> 
     measured = [name for name in known if name.endswith(BENCHMARK)]
     if measured:
         console.print(f"\n{len(measured)} recipes have a variant NAME{BENCHMARK}.")
-    console.print(f"Run one: ./inv JOB --backend {backend} --recipe NAME", soft_wrap=True)
+    console.print(f"Run one: ./inv run NAME --backend {backend}", soft_wrap=True)
+    others = [f"./inv recipes --backend {name}" for name in backends if name != backend]
+    if others:
+        console.print(f"More recipes: {', '.join(others)}", soft_wrap=True)
 
 
 def _code(text: str) -> str:

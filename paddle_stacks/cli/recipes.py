@@ -30,8 +30,8 @@ def recipes(
         values = [recipe.to_json() for recipe in known.values()]
         print(json_module.dumps(values, indent=2, ensure_ascii=False))
     elif markdown:
-        introduction = (ROOT / found.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-        lines = found.lines(ROOT, name)
+        introduction = (ROOT / tables.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        lines = tables.lines(ROOT, name)
         print(recipe_page.as_markdown(introduction, known, lines, name), end="")
     else:
         recipe_page.show(known, name, tables.backends(ROOT))
