@@ -24,7 +24,8 @@ def as_markdown(
         introduction,
         "## Recipes by name",
         "",
-        "This section is generated from `configs/recipes/dcu.toml` by `./inv recipes --backend dcu --markdown`.",
+        "This section is generated from `configs/recipes/dcu.toml`: "
+        "`./inv recipes --backend dcu --markdown`.",
         "",
     ]
     for recipe in known.values():
