@@ -96,7 +96,8 @@ def measure(
         if abs(ours.losses[0] - theirs.losses[0]) > _SAME_LOSS:
             raise JobError(
                 f"the two sides do not do the same: the first step's loss is {ours.losses[0]} "
-                f"here and {theirs.losses[0]} in peft"
+                f"here and {theirs.losses[0]} in peft",
+                remedy="compare their data, weights and precision before their speed",
             )
         seen.append({"paddle-stacks": ours, "peft": theirs})
     return seen
@@ -183,7 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     try:
         if given.steps <= _WARM_UP:
-            raise RequestError(f"--steps must be more than {_WARM_UP}", where="--steps")
+            raise RequestError(
+                f"--steps must be more than {_WARM_UP}",
+                where="--steps",
+                remedy=f"write --steps {_WARM_UP + 10}",
+            )
         WORKSPACE.mkdir(parents=True, exist_ok=True)
         found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
         packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")

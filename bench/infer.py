@@ -71,7 +71,11 @@ def answered(line: Sequence[str]) -> Any:
     """
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise JobError(f"status {done.returncode}: {done.stderr[-500:]}", where=line[-1])
+        raise JobError(
+            f"status {done.returncode}: {done.stderr[-500:]}",
+            where=line[-1],
+            remedy="run the command that `at` shows by itself",
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -156,7 +160,11 @@ def _to_first_byte(line: Sequence[str]) -> float:
         seconds = time.perf_counter() - began
         process.communicate()
     if process.returncode or not first:
-        raise JobError(f"status {process.returncode}", where=line[-1])
+        raise JobError(
+            f"status {process.returncode}",
+            where=line[-1],
+            remedy="run the command that `at` shows by itself",
+        )
     return seconds
 
 

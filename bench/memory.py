@@ -154,7 +154,11 @@ def _run(found: settings.Settings, model: str, argv: Sequence[str]) -> str:
     line = finetune.command(here, len(os.sched_getaffinity(0)), argv=argv)
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        raise JobError(f"status {done.returncode}: {done.stderr[-400:].strip()}", where=argv[1])
+        raise JobError(
+            f"status {done.returncode}: {done.stderr[-400:].strip()}",
+            where=argv[1],
+            remedy="run the command that `at` shows by itself",
+        )
     return done.stderr
 
 

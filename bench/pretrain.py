@@ -100,7 +100,10 @@ def measure(
         }
         first = {side: run.losses[0] for side, run in entry.items() if side != _TWO}
         if max(first.values()) - min(first.values()) > _SAME_LOSS:
-            raise JobError(f"the sides do not do the same: the first step's losses are {first}")
+            raise JobError(
+                f"the sides do not compute the same: the first step's losses are {first}",
+                remedy="compare their data, weights and precision before their speed",
+            )
         seen.append(entry)
     return seen
 
@@ -220,7 +223,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     try:
         if given.steps <= _WARM_UP:
-            raise RequestError(f"--steps must be more than {_WARM_UP}", where="--steps")
+            raise RequestError(
+                f"--steps must be more than {_WARM_UP}",
+                where="--steps",
+                remedy=f"write --steps {_WARM_UP + 10}",
+            )
         WORKSPACE.mkdir(parents=True, exist_ok=True)
         found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
         packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")

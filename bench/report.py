@@ -113,7 +113,11 @@ def write(page: str, name: str, text: str) -> None:
         flags=re.DOTALL,
     )
     if count != 1:
-        raise JobError(f"the page has {count} places for them: {begin}", where=str(path))
+        raise JobError(
+            f"expected one place for the results, got {count}: {begin}",
+            where=str(path),
+            remedy=f"the page needs one line {begin} and one line {_END} after it",
+        )
     with replacing_file(path) as stream:
         stream.write(made)
 
@@ -131,6 +135,10 @@ def _draw(name: str, document: dict[str, Any]) -> None:
     line += ["paddle-stacks/train:cpu", "python", "/bench/draw.py", name]
     done = subprocess.run(line, input=json.dumps(document).encode(), capture_output=True)
     if done.returncode:
-        raise JobError(done.stderr.decode(errors="replace").strip(), where="bench/draw.py")
+        raise JobError(
+            done.stderr.decode(errors="replace").strip(),
+            where="bench/draw.py",
+            remedy="its environment has matplotlib; run it by itself to see more",
+        )
     with replacing_file(_DOCS / "pictures" / f"bench-{name}.svg", "wb") as stream:
         stream.write(done.stdout)

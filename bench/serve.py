@@ -91,12 +91,17 @@ async def stream(client: httpx.AsyncClient, prompt: str, count: int) -> AsyncIte
     }
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
-            raise JobError(f"status {response.status_code}: {(await response.aread())[:200]!r}")
+            raise JobError(
+                f"status {response.status_code}: {(await response.aread())[:200]!r}",
+                remedy="read the server's log",
+            )
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 found = json.loads(line[6:])
                 if "error" in found:  # the last event of a stream that cannot go on
-                    raise JobError(f"the stream ended with {found['error']}")
+                    raise JobError(
+                        f"the stream ended with {found['error']}", remedy="read the server's log"
+                    )
                 yield found
 
 
@@ -115,7 +120,7 @@ async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) ->
                 pieces.append(piece)
                 last = now
     if reason is None or usage is None:
-        raise JobError("the stream ended before the answer did")
+        raise JobError("the stream ended before the answer did", remedy="read the server's log")
     seen.whole.append(time.perf_counter() - begun)
     seen.tokens += usage["completion_tokens"]
     return "".join(pieces)
@@ -183,7 +188,7 @@ class Server:
             except httpx.HTTPError:
                 time.sleep(0.1)
         self.__exit__()
-        raise JobError("the server did not become ready")
+        raise JobError("the server did not become ready", remedy="read the server's log")
 
     def __exit__(self, *_: object) -> None:
         subprocess.run(["docker", "rm", "--force", self.name], check=False, capture_output=True)
@@ -211,7 +216,11 @@ class Server:
     def _run(command: list[str]) -> str:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise JobError(done.stderr.strip(), where=" ".join(command[:3]))
+            raise JobError(
+                done.stderr.strip(),
+                where=" ".join(command[:3]),
+                remedy="run the command that `at` shows by itself",
+            )
         return done.stdout
 
 
@@ -297,7 +306,9 @@ def main() -> None:
     if given.write:
         report.publish("serve", document, tables(document))
     if lost:
-        raise JobError(f"{len(lost)} answers were lost", where=lost[0])
+        raise JobError(
+            f"{len(lost)} answers were lost", where=lost[0], remedy="read the server's log"
+        )
 
 
 if __name__ == "__main__":

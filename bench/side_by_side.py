@@ -76,7 +76,11 @@ def watched(plan: Plan, line: Sequence[str]) -> Run:
             losses.append(loss)
     if process.returncode or not losses:
         said = "".join(other[-5:]).strip()
-        raise JobError(f"status {process.returncode}: {said}", where=" ".join(line[-4:]))
+        raise JobError(
+            f"status {process.returncode}: {said}",
+            where=" ".join(line[-4:]),
+            remedy="run the command that `at` shows by itself",
+        )
     return Run(stamps[0] - began, _differences(stamps), cpu[0], _differences(cpu), peak, losses)
 
 

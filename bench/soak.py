@@ -59,7 +59,10 @@ async def request(client: httpx.AsyncClient, pick: random.Random) -> str:
     else:
         answer = await client.post("/v1/chat/completions", json=WRONG)
         if answer.status_code != 400:
-            raise JobError(f"a wrong request got {answer.status_code}, not 400")
+            raise JobError(
+                f"expected status 400 for a wrong request, got {answer.status_code}",
+                remedy="read the server's log",
+            )
     return kind
 
 

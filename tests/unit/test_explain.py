@@ -108,7 +108,7 @@ def test_what_has_a_name_is_explained(word: str, kind: str, part: str) -> None:
 def test_an_image_says_where_it_stands() -> None:
     found = facts("framework", "image")
     assert found["starts from"] == ["base"]
-    assert found["starts"] == ["code, ops-cpu, ops-dcu"]
+    assert found["starts"] == ["code, ops-cpu"]
     assert "paddle-stacks/framework:${BACKEND}" in found["tag"]
 
 
