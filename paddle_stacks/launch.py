@@ -31,6 +31,7 @@ from paddle_stacks.jobs import (
 )
 from paddle_stacks.jobs.arguments import as_upstream, parse, parser, words
 from paddle_stacks.jobs.catalog import find
+from paddle_stacks.jobs.schema.values import key_value
 from paddle_stacks.ownership import run_as
 from paddle_stacks.plan import Backend, Plan, backend, mounts, show
 from paddle_stacks.recipes import Recipe
@@ -533,12 +534,8 @@ def _changed(recipe: Recipe, changes: Sequence[str], name: str) -> dict[str, Any
     if recipe.script.endswith("predictor.py"):
         found["output_file"] = f"runs/{name}/output.json"
     for text in changes:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise RequestError(
-                f'"{text}" is not KEY=VALUE', where="--set", remedy="for instance --set top_p=0.9"
-            )
-        found[key.strip()] = value
+        key, value = key_value(text, "top_p=0.9")
+        found[key] = value
     return found
 
 
@@ -689,7 +686,8 @@ def run_folder(plan: Plan) -> Path | None:
     if plan.argv[0] not in _TRAININGS:
         return None
     config = preflight.training_config(plan, arguments)
-    return plan.workspace / preflight.run_folder(arguments, config)
+    folder = workspace.run_folder(arguments.name, arguments.config, config["output_dir"])
+    return plan.workspace / folder
 
 
 def _move_into_workspace(arguments: argparse.Namespace, workspace: Path) -> None:

@@ -47,7 +47,6 @@ __all__ = [
     "check_request",
     "check_verified",
     "check_workspace",
-    "run_folder",
 ]
 
 ARCHITECTURES = "paddle-stacks.ops.archs"
@@ -276,11 +275,8 @@ def training_config(plan: Plan, arguments: argparse.Namespace) -> schema.Config:
     )
 
 
-def run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
-    """Return the folder that a training writes, relative to the workspace."""
-    if arguments.name:
-        return Path("runs", arguments.name)
-    return Path(config["output_dir"] or Path("runs", arguments.config.stem))
+def _run_folder(arguments: argparse.Namespace, config: schema.Config) -> Path:
+    return workspace.run_folder(arguments.name, arguments.config, config["output_dir"])
 
 
 def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
@@ -311,7 +307,7 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
         *_faults(
             lambda: records.check(here / config["dataset_name_or_path"], dev=config["do_eval"])
         ),
-        *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
+        *_faults(lambda: _check_idle(here / _run_folder(arguments, config))),
     ]
     if faults:
         raise RequestError(faults)
@@ -324,7 +320,7 @@ def _check_pretrain(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
     faults = [
         *_faults(lambda: models.append(workspace.find_model(config["model_name_or_path"], here))),
         *_faults(lambda: parts.extend(corpus.parts(config["input_dir"], here))),
-        *_faults(lambda: _check_idle(here / run_folder(arguments, config))),
+        *_faults(lambda: _check_idle(here / _run_folder(arguments, config))),
     ]
     if models and config["continue_training"]:
         faults += _faults(lambda: workspace.check_weights(models[0], arguments.allow_pickle))

@@ -14,12 +14,12 @@ import numpy as np
 import paddle_stacks
 from entrypoints.console import phase
 from entrypoints.exporting.program import program, signature
-from entrypoints.fetching.checkpoint import sha256_of
 from entrypoints.inference import exported, static
 from entrypoints.inference import model as models
 from entrypoints.inference.llama import Shape
 from entrypoints.inference.protocols import LanguageModel
 from paddle_stacks.errors import JobError
+from paddle_stacks.jobs.files import sha256_of
 
 __all__ = ["add_static"]
 

@@ -6,8 +6,6 @@ that a model that lost a byte is noticed before it is loaded, not after.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,13 +17,13 @@ from entrypoints.fetching.progress import in_mib
 from paddle_stacks import __version__
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.files import sha256_of
 
-__all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "seal", "sha256_of"]
+__all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "seal"]
 
 MANIFEST = "paddle-stacks.json"
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("model.safetensors", INDEX, "model_state.pdparams", "model_state.pdparams.index.json")
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,19 @@ def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     paths = [folder / name for name in names if name.as_posix() != MANIFEST]
     report, done = in_mib("checksums", sum(p.stat().st_size for p in paths)), 0
-    files = {}
-    for path in paths:
-        files[path.relative_to(folder).as_posix()] = {
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done)
+
+    files = {
+        path.relative_to(folder).as_posix(): {
             "size": path.stat().st_size,
-            "sha256": sha256_of(path, lambda count, done=done: report(done + count)),  # type: ignore[misc]
+            "sha256": sha256_of(path, progress=progress),
         }
-        done += path.stat().st_size
+        for path in paths
+    }
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     manifest = Manifest(model, source, source_sha256, form, __version__, created, files)
     write_json(folder / MANIFEST, asdict(manifest))
@@ -166,17 +170,6 @@ def check(folder: Path, *, weights: bool = True) -> None:
         problems += _weights_problems(folder, name)
     if problems:
         raise RequestError(problems)
-
-
-def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> str:
-    """Return the SHA-256 of a file, in hexadecimal; ``progress`` is told the bytes read."""
-    digest, done = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done)
-    return digest.hexdigest()
 
 
 def _weights_problems(folder: Path, name: str) -> list[Problem]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from entrypoints import console
-from entrypoints.fetching.checkpoint import sha256_of
 from entrypoints.fetching.progress import in_mib
 from paddle_stacks.errors import JobError, MachineError, RequestError, without_login
+from paddle_stacks.jobs.files import sha256_of
 
 if TYPE_CHECKING:
     import httpx

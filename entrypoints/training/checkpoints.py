@@ -7,7 +7,6 @@ without a seal, or one that its seal does not fit, is never resumed from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.jobs import json_files
-from paddle_stacks.jobs.files import sync_folder, sync_tree
+from paddle_stacks.jobs.files import sha256_of, sync_folder, sync_tree
 
 __all__ = [
     "PREFIX",
@@ -77,7 +76,7 @@ def damage(folder: Path) -> str:
                 return f"{name} is missing"
             if path.stat().st_size != int(told["bytes"]):
                 return f"{name} has {path.stat().st_size} bytes, not {told['bytes']}"
-            if _sha256(path) != told["sha256"]:
+            if sha256_of(path) != told["sha256"]:
                 return f"{name} is not what was written"
         open_whole(folder)
     except FileNotFoundError:
@@ -142,16 +141,8 @@ def _seal(folder: Path) -> dict[str, Any]:
 def _write_seal(folder: Path, step: int, data: Mapping[str, str]) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in paths
     }
     seal = {"step": step, "data": dict(data), "files": files}
     (folder / _SEAL).write_text(json.dumps(seal, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1024 * 1024):
-            digest.update(chunk)
-    return digest.hexdigest()

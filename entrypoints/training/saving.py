@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from paddle_stacks.jobs.files import replacing_folder
+from paddle_stacks.jobs.files import replacing_folder, sha256_of
 
 __all__ = [
     "BASE",
@@ -37,13 +36,8 @@ _WRITTEN_ANEW = ("config.json", "paddle-stacks.json", "static.json", "static.pdm
 
 def fingerprint(folder: Path) -> str:
     """Return the SHA-256 of a model's weight files, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith((".safetensors", ".pdparams")):
-            with path.open("rb") as stream:
-                while chunk := stream.read(1024 * 1024):
-                    digest.update(chunk)
-    return digest.hexdigest()
+    kinds = (".safetensors", ".pdparams")
+    return sha256_of(*(path for path in sorted(folder.iterdir()) if path.name.endswith(kinds)))
 
 
 def save_adapter(network: Any, base: Path, output: Path) -> None:

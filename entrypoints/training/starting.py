@@ -18,7 +18,7 @@ from paddle_stacks.jobs import json_files, workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 from paddle_stacks.jobs.schema import PARALLEL, Config
 
-__all__ = ["MAY_CHANGE", "Start", "begin", "resume_choice", "run_folder"]
+__all__ = ["MAY_CHANGE", "Start", "begin", "resume_choice"]
 
 _OUTPUTS = (workspace.ADAPTER, workspace.MODEL, workspace.MERGED)
 _FILES = (RESULT, CONFIG, METRICS, LOSS)
@@ -59,24 +59,6 @@ class Start:
 
     finished: bool = False
     resume: checkpoints.Checkpoint | None = None
-
-
-def run_folder(name: str | None, config_path: Path, config: Config) -> Path:
-    """Return the folder of a run.
-
-    Args:
-        name: given by the caller, or None.
-        config_path: whose name is the run's where nothing else says it.
-        config: may say it in ``output_dir``.
-
-    Raises:
-        RequestError: the name cannot be a folder's.
-    """
-    if name is not None:
-        if problem := workspace.run_name_problem(name):
-            raise RequestError(problem)
-        return Path("runs", name)
-    return Path(config["output_dir"] or Path("runs", config_path.stem))
 
 
 def resume_choice(argument: str | None, config: Config) -> str:

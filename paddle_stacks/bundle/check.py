@@ -17,10 +17,10 @@ from paddle_stacks.bundle.contents import (
     SUMS,
     Manifest,
     Piece,
-    digest_of,
     read_sums,
 )
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.files import digest_of
 
 __all__ = ["Stamp", "read", "stamp", "verify"]
 

@@ -12,17 +12,17 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from paddle_stacks.errors import MachineError, RequestError
+from paddle_stacks.jobs.files import CHUNK
 
 __all__ = [
     "AGAIN",
-    "CHUNK",
     "FORMAT",
     "MANIFEST",
     "OUTSIDE",
@@ -35,7 +35,6 @@ __all__ = [
     "Manifest",
     "Piece",
     "check_name",
-    "digest_of",
     "open_joined",
     "read_sums",
     "telling_of_room",
@@ -51,7 +50,6 @@ README = "README.md"
 OUTSIDE = (MANIFEST, README, PROGRAM)
 """The files that have sums and are not in the manifest."""
 
-CHUNK = 2**20
 AGAIN = "copy it again from where the bundle was made"
 """What to do about a file that is not what it should be."""
 
@@ -204,22 +202,6 @@ def check_name(path: str) -> str:
             remedy="rename it where the bundle is made; do not load what has such a name",
         )
     return path
-
-
-def digest_of(stream: BinaryIO, told: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """Return the length and the sha256 of what a stream holds.
-
-    Args:
-        stream: read to its end.
-        told: called with the number of bytes of each chunk.
-    """
-    size, digest = 0, hashlib.sha256()
-    while chunk := stream.read(CHUNK):
-        size += len(chunk)
-        digest.update(chunk)
-        if told:
-            told(len(chunk))
-    return size, digest.hexdigest()
 
 
 def open_joined(folder: Path, pieces: Sequence[Piece]) -> BinaryIO:

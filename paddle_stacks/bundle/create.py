@@ -22,7 +22,6 @@ from pathlib import Path
 from paddle_stacks import __version__
 from paddle_stacks.bundle import downloads, pieces, readme, saving, signature
 from paddle_stacks.bundle.contents import (
-    CHUNK,
     MANIFEST,
     OUTSIDE,
     PROGRAM,
@@ -32,13 +31,12 @@ from paddle_stacks.bundle.contents import (
     Image,
     Manifest,
     check_name,
-    digest_of,
     telling_of_room,
     write_sums,
 )
 from paddle_stacks.bundle.load import PROJECT
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs.files import exchange, replacing_file, sync_tree
+from paddle_stacks.jobs.files import CHUNK, digest_of, exchange, replacing_file, sync_tree
 from paddle_stacks.jobs.workspace import find_model
 from paddle_stacks.revision import ARCHIVAL, commit_seconds, git, revision
 from paddle_stacks.settings import Settings

@@ -23,17 +23,15 @@ from typing import IO, Any
 
 from paddle_stacks.bundle import check, images, signature
 from paddle_stacks.bundle.contents import (
-    CHUNK,
     SUMS,
     File,
     Manifest,
     check_name,
-    digest_of,
     open_joined,
     telling_of_room,
 )
 from paddle_stacks.errors import JobError, MachineError, Problem, RequestError
-from paddle_stacks.jobs.files import remove_unfinished, replacing_file, sync_tree
+from paddle_stacks.jobs.files import CHUNK, digest_of, remove_unfinished, replacing_file, sync_tree
 from paddle_stacks.revision import revision
 
 __all__ = ["CARRIED", "PROJECT", "load"]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from paddle_stacks.bundle.contents import CHUNK, File, Piece, digest_of, open_joined
+from paddle_stacks.bundle.contents import File, Piece, open_joined
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.files import CHUNK, digest_of, replacing_file
 
 __all__ = ["files", "forget", "held", "keep_only", "names", "split"]
 

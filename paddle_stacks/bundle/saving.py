@@ -16,10 +16,10 @@ from typing import IO, TYPE_CHECKING, Any
 from paddle_stacks import __version__, build
 from paddle_stacks.build import os_image
 from paddle_stacks.bundle import images
-from paddle_stacks.bundle.contents import CHUNK, Image
+from paddle_stacks.bundle.contents import Image
 from paddle_stacks.bundle.pieces import held
 from paddle_stacks.errors import MachineError, RequestError
-from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.files import CHUNK, replacing_file
 from paddle_stacks.plan.make import build_command, image_name
 from paddle_stacks.settings import Settings
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
 from paddle_stacks.jobs import documented, models, texts, validation
+from paddle_stacks.jobs.schema.values import key_value
 from paddle_stacks.jobs.serving import LOOPBACK
 
 __all__ = [
@@ -176,14 +177,8 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
     for key, value in given.items():
         changes += [f"--{key}", value] if value else []
     for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise RequestError(
-                f'"{text}" is not KEY=VALUE',
-                where="--set",
-                remedy="for instance --set learning_rate=1e-4",
-            )
-        changes += [f"--{name.strip()}", value]
+        name, value = key_value(text)
+        changes += [f"--{name}", value]
     line: list[str] = []
     usual = {"ranks": 1, "wait": WAIT_SECONDS}
     for option in ("name", "ranks", "nnodes", "master", "rank", "wait"):

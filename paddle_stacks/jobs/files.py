@@ -1,26 +1,33 @@
-"""Writing files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there, and their SHA-256."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 __all__ = [
+    "CHUNK",
+    "digest_of",
     "exchange",
     "remove_unfinished",
     "replacing_file",
     "replacing_folder",
+    "sha256_of",
     "sync_folder",
     "sync_tree",
 ]
+
+CHUNK = 2**20
+"""How many bytes are read at once."""
 
 _PART, _OLD = ".part", ".old"
 _RANDOM = "?" * 8  # what tempfile puts between a name's beginning and its end
@@ -28,6 +35,42 @@ _RANDOM = "?" * 8  # what tempfile puts between a name's beginning and its end
 # Of linux/fs.h and fcntl.h; renameat2(2) is in Linux since 3.15, and in glibc since 2.28.
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+def digest_of(stream: BinaryIO, progress: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """Return the length and the SHA-256 of a stream, in hexadecimal.
+
+    Args:
+        stream: read to its end.
+        progress: called with the number of bytes of each chunk.
+    """
+    digest = hashlib.sha256()
+    size = _feed(digest, stream, progress)
+    return size, digest.hexdigest()
+
+
+def sha256_of(*paths: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of files, one after the other, in hexadecimal.
+
+    Args:
+        *paths: the files.
+        progress: called with the number of bytes of each chunk.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            _feed(digest, stream, progress)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, stream: BinaryIO, progress: Callable[[int], None] | None) -> int:
+    size = 0
+    while chunk := stream.read(CHUNK):
+        size += len(chunk)
+        digest.update(chunk)
+        if progress:
+            progress(len(chunk))
+    return size
 
 
 @contextmanager

@@ -6,7 +6,6 @@ record is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs import json_arrays
 from paddle_stacks.jobs.fault_report import FaultReport
+from paddle_stacks.jobs.files import sha256_of
 from paddle_stacks.jobs.record_formats import FORMAT, conversation
 
 __all__ = ["LONGEST_LINE", "Counts", "Record", "check", "files", "fingerprint", "read"]
@@ -174,12 +174,7 @@ def read(folder: Path, split: str) -> Iterator[Record]:
 
 def fingerprint(folder: Path, split: str) -> str:
     """Return the SHA-256 of a split's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in files(folder, split):
-        with path.open("rb") as stream:
-            while chunk := stream.read(1024 * 1024):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(*files(folder, split))
 
 
 def _count(path: Path, faults: FaultReport, ignored: Counter[str], *, upstream: bool) -> int:

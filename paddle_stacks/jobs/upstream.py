@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import documented, json_files
+from paddle_stacks.errors import Problem
+from paddle_stacks.jobs import documented, json_files, workspace
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema.reading import read
-from paddle_stacks.jobs.workspace import run_name_problem
 
 __all__ = [
     "PREDICT",
@@ -160,10 +159,7 @@ def run_folder(arguments: argparse.Namespace) -> Path:
     """
     words = arguments.arguments
     of = words[0] if words and words[0].endswith(".json") else arguments.script
-    name = arguments.name or Path(of).stem
-    if problem := run_name_problem(name):
-        raise RequestError(problem)
-    return Path("runs", name)
+    return workspace.run_folder(arguments.name or Path(of).stem, Path(of))
 
 
 def wants_bf16(found: Options) -> str:

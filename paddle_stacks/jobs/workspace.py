@@ -194,6 +194,24 @@ def run_name_problem(name: str, where: str = "--name") -> Problem | None:
     )
 
 
+def run_folder(name: str | None, config: Path, output_dir: str = "") -> Path:
+    """Return the folder of a run, relative to the workspace.
+
+    Args:
+        name: the run's, or None.
+        config: the configuration, whose name the run has if nothing else names it.
+        output_dir: the configuration's; empty for none.
+
+    Raises:
+        RequestError: the name cannot be a folder's.
+    """
+    if name is None:
+        return Path(output_dir or Path("runs", config.stem))
+    if problem := run_name_problem(name):
+        raise RequestError(problem)
+    return Path("runs", name)
+
+
 def find_run(name: str, workspace: Path = Path()) -> Path:
     """Return the folder of a run given by its name in ``runs/`` or by a path.
 

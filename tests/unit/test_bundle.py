@@ -15,6 +15,7 @@ import pytest
 from paddle_stacks.bundle import check, contents, create, downloads
 from paddle_stacks.bundle import load as loading
 from paddle_stacks.errors import BuildError, MachineError, RequestError
+from paddle_stacks.jobs import files
 from paddle_stacks.revision import commit_seconds, revision
 from tests.support.bundles import KILL, LAYERS, PYTHON, Site, killed_at
 
@@ -159,7 +160,7 @@ def _blob(bundle: Path) -> Path:
 def _resum(bundle: Path) -> None:
     """Make the sums fit again, as somebody would who has no key but knows what he does."""
     lines = (bundle / "SHA256SUMS").read_text()
-    digest = contents.digest_of((bundle / "manifest.json").open("rb"))[1]
+    digest = files.digest_of((bundle / "manifest.json").open("rb"))[1]
     fitting = re.sub(r"^\w+(?=  manifest)", digest, lines, flags=re.MULTILINE)
     (bundle / "SHA256SUMS").write_text(fitting)
 

@@ -202,10 +202,12 @@ def test_a_full_disk_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_the_run_folder(workspace: Path, line: list[str], folder: str) -> None:
     from paddle_stacks.jobs import schema
+    from paddle_stacks.jobs.workspace import run_folder
 
     arguments = parser("finetune").parse_args(["--config", "my.json", *line])
     config = schema.load(arguments.config, arguments.set)
-    assert preflight.run_folder(arguments, config) == Path(folder)
+    found = run_folder(arguments.name, arguments.config, config["output_dir"])
+    assert found == Path(folder)
 
 
 def test_a_text_of_the_image_is_a_name_to_the_host(

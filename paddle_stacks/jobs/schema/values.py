@@ -47,6 +47,24 @@ def check_value(key: Key, value: Any, where: str) -> tuple[Any, Problem | None]:
     return value, _out_of_bounds(key, value, where)
 
 
+def key_value(text: str, example: str = "learning_rate=1e-4") -> tuple[str, str]:
+    """Return key and value of a ``--set KEY=VALUE``, both as text.
+
+    Args:
+        text: the option's value.
+        example: a valid one, for the error.
+
+    Raises:
+        RequestError: there is no equals sign, or no key.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise RequestError(
+            f'"{text}" is not KEY=VALUE', where="--set", remedy=f"for instance --set {example}"
+        )
+    return name.strip(), value
+
+
 def from_override(text: str) -> tuple[str, Any]:
     """Return key and value of a ``--set KEY=VALUE``.
 
@@ -55,17 +73,11 @@ def from_override(text: str) -> tuple[str, Any]:
     Raises:
         RequestError: there is no equals sign, or no key.
     """
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise RequestError(
-            f'"{text}" is not KEY=VALUE',
-            where="--set",
-            remedy="for instance --set learning_rate=1e-4",
-        )
+    name, value = key_value(text)
     try:
-        return name.strip(), json_files.parse(value)
+        return name, json_files.parse(value)
     except ValueError:
-        return name.strip(), value
+        return name, value
 
 
 def _wrong_type(key: Key, value: Any, where: str) -> Problem:
