@@ -26,6 +26,7 @@ __all__ = [
     "did_you_mean",
     "printable",
     "render",
+    "suggest",
     "without_login",
 ]
 
@@ -192,6 +193,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     begun = [candidate for candidate in words if len(bare) > 2 and candidate.startswith(bare)]
     near = begun or difflib.get_close_matches(bare, words, n=1, cutoff=_CLOSE)
     return f'did you mean "{words[near[0]]}"?' if near else ""
+
+
+def suggest(word: str, known: Iterable[str], label: str) -> str:
+    """Return a remedy for an unknown word: the nearest known one, and all of them.
+
+    Args:
+        word: as it was written.
+        known: the words that are valid.
+        label: what they are, in the plural: ``backends``.
+    """
+    names = list(known)
+    return f"{did_you_mean(word, names)} {label}: {', '.join(names)}".strip()
 
 
 def render(error: StackError, *, colour: bool = False) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.errors import MachineError, RequestError, did_you_mean
+from paddle_stacks.errors import MachineError, RequestError, suggest
 from paddle_stacks.plan.make import build_command
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def inspect_all(client: docker.DockerClient, backend: str, only: str | None = No
     chosen = [image for image in found if image.name == only]
     if not chosen:
         names = [image.name for image in found]
-        hint = did_you_mean(only, names)
-        raise RequestError(
-            f'no image is named "{only}"', remedy=f"{hint} here: {', '.join(names)}".strip()
-        )
+        raise RequestError(f'no image is named "{only}"', remedy=suggest(only, names, "here"))
     return chosen
 
 

@@ -19,7 +19,7 @@ from paddle_stacks.build import reasons, recorded
 from paddle_stacks.build.os_image import OsImage, recorded_name, resolve, resolve_dtk
 from paddle_stacks.build.progress import Step, Steps, documents
 from paddle_stacks.build.variables import check_request, paddle_dcu, secrets, variables
-from paddle_stacks.errors import BuildError, RequestError, did_you_mean
+from paddle_stacks.errors import BuildError, RequestError, suggest
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
 
@@ -170,11 +170,10 @@ def check(images: Sequence[str], root: Path) -> None:
     known = targets(root)
     for name in images:
         if name not in known:
-            hint = did_you_mean(name, known)
             raise RequestError(
                 f'no image is named "{name}"',
                 where="docker-bake.hcl",
-                remedy=f"{hint} images: {', '.join(known)}".strip(),
+                remedy=suggest(name, known, "images"),
             )
 
 

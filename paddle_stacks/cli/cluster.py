@@ -18,7 +18,7 @@ from paddle_stacks import recipes, settings
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.cli.jobs import PlanTask, verbatim_words, words_of
 from paddle_stacks.dcu.cards import parse_devices
-from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean, printable
+from paddle_stacks.errors import MachineError, Problem, RequestError, printable, suggest
 from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import find
 
@@ -344,9 +344,8 @@ def _how(step: Step) -> str:
 
 def _engine(name: str | None) -> str:
     if name not in _ENGINES:
-        hint = did_you_mean(name or "", _ENGINES)
         what = f'no scheduler is named "{name}"' if name else "which scheduler is not said"
-        remedy = f"{hint} engines: {', '.join(_ENGINES)}".strip()
+        remedy = suggest(name or "", _ENGINES, "engines")
         raise RequestError(what, where="--engine", remedy=remedy)
     return name
 

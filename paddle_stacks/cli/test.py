@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from paddle_stacks.cli import ROOT, finish, task
-from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.errors import RequestError, suggest
 from paddle_stacks.testing import lint as linters
 from paddle_stacks.testing.suites import FAST, LINT, NAMES, SUITES, Suite
 
@@ -101,10 +101,7 @@ def _selected(suite: str | None) -> list[str]:
     if suite is None:
         return list(NAMES)
     if suite not in NAMES:
-        hint = did_you_mean(suite, NAMES)
-        raise RequestError(
-            f'no suite is named "{suite}"', remedy=f"{hint} suites: {', '.join(NAMES)}".strip()
-        )
+        raise RequestError(f'no suite is named "{suite}"', remedy=suggest(suite, NAMES, "suites"))
     return [suite]
 
 

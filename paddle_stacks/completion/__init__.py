@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.errors import RequestError, suggest
 
 __all__ = ["SHELLS", "Known", "candidates", "script"]
 
@@ -43,11 +43,10 @@ def script(shell: str) -> str:
         RequestError: there is none for that shell.
     """
     if shell not in SHELLS:
-        hint = did_you_mean(shell, SHELLS)
         raise RequestError(
             f'there is no completion for "{shell}"',
             where="--print-completion-script",
-            remedy=f"{hint} shells: {', '.join(SHELLS)}".strip(),
+            remedy=suggest(shell, SHELLS, "shells"),
         )
     return (Path(__file__).parent / f"inv.{shell}").read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paddle_stacks.errors import MachineError, RequestError, StackError, did_you_mean
+from paddle_stacks.errors import MachineError, RequestError, StackError, suggest
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -319,11 +319,10 @@ def _context(files: str, wanted: str) -> Object:
     if not wanted:
         return dict(current)
     if wanted not in names:
-        hint = did_you_mean(wanted, names)
         raise RequestError(
             f'the kubeconfig has no context "{wanted}"',
             where=files,
-            remedy=f"{hint} contexts: {', '.join(names)}".strip(),
+            remedy=suggest(wanted, names, "contexts"),
         )
     return dict(contexts[names.index(wanted)])
 

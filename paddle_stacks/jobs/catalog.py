@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.errors import RequestError, suggest
 
 __all__ = ["JOBS", "Job", "find"]
 
@@ -88,6 +88,6 @@ def find(name: str) -> Job:
     try:
         return JOBS[name]
     except KeyError:
-        known = "jobs: " + ", ".join(JOBS)
-        hint = did_you_mean(name, JOBS)
-        raise RequestError(f'no job is named "{name}"', remedy=f"{hint} {known}".strip()) from None
+        raise RequestError(
+            f'no job is named "{name}"', remedy=suggest(name, JOBS, "jobs")
+        ) from None

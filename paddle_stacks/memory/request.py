@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_stacks.dcu import cards
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, did_you_mean, suggest
 from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout, problems
 from paddle_stacks.jobs.schema.reading import read
@@ -100,8 +100,7 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
     values = {**_from_config(found, told), **given}
     for name, choices in CHOICES.items():
         if name in given and given[name] not in choices:
-            hint = did_you_mean(given[name], choices)
-            remedy = f"{hint} one of {', '.join(choices)}".strip()
+            remedy = suggest(given[name], choices, "choices")
             told.append(Problem(f'"{given[name]}" is no {name}', f"--{name}", remedy))
     numbers = {name: _number(values, name, top, told) for name, top in NUMBERS.items()}
     name = values.get("model", "")
@@ -113,8 +112,7 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
     if card is None or card.memory_mib is None:
         known = [each for each, kind in cards.known().items() if kind.memory_mib]
         what = f'no card "{wanted}"' if card is None else f"nobody says what memory a {wanted} has"
-        hint = did_you_mean(wanted, known)
-        told.append(Problem(what, "--card", f"{hint} known: {', '.join(known)}".strip()))
+        told.append(Problem(what, "--card", suggest(wanted, known, "cards")))
     elif card.supports(values.get("dtype", "float16")) is False:
         what = f"a {card.name} does not have {values.get('dtype')}"
         told.append(Problem(what, "--dtype", "use float16"))

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from paddle_stacks import toml
-from paddle_stacks.errors import RequestError, did_you_mean
+from paddle_stacks.errors import RequestError, suggest
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.schema.reading import read
@@ -52,6 +52,5 @@ def find(name: str, workspace: Path = Path()) -> Architecture:
         shape := models.find(short, workspace=workspace).architecture
     ):
         return from_config(shape, short)
-    hint = did_you_mean(short, known())
-    remedy = f"{hint} known: {', '.join(known())}; or the path of a config.json".strip()
+    remedy = f"{suggest(short, known(), 'models')}; or the path of a config.json"
     raise RequestError(f'no model is known as "{name}"', where="MODEL", remedy=remedy)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks import toml
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, did_you_mean, suggest
 
 __all__ = ["Backend", "load", "names", "profiles"]
 
@@ -141,8 +141,7 @@ def _table(name: str, root: Path) -> dict[str, Any]:
     path = folder / f"{name}.toml"
     known = names(root)
     if name not in known:
-        hint = did_you_mean(name, known)
-        remedy = f"{hint} backends: {', '.join(known)}".strip()
+        remedy = suggest(name, known, "backends")
         raise RequestError(f'no backend is named "{name}"', where=str(folder), remedy=remedy)
     table = toml.read(path)
     if problems := _faults(path, table):

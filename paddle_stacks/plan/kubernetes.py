@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, suggest
 from paddle_stacks.plan import cluster
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Mount, Plan
@@ -268,14 +268,12 @@ def _problems_of_choices(backend: Backend, placement: Placement) -> list[Problem
     found = []
     plugins = backend.kubernetes_resources
     if plugins and placement.resources not in plugins:
-        hint = did_you_mean(placement.resources, plugins)
         what = f'nobody\'s names of cards are called "{placement.resources}"'
-        remedy = f"{hint} resources: {', '.join(plugins)}".strip()
+        remedy = suggest(placement.resources, plugins, "resources")
         found.append(Problem(what, "--resources", remedy))
     if placement.operator and placement.operator not in OPERATORS:
-        hint = did_you_mean(placement.operator, OPERATORS)
         what = f'no operator is called "{placement.operator}"'
-        remedy = f"{hint} operators: {', '.join(OPERATORS)}".strip()
+        remedy = suggest(placement.operator, OPERATORS, "operators")
         found.append(Problem(what, "--operator", remedy))
     if placement.user and not _is_numeric(placement.user):
         what = f'"{placement.user}" is not a user by number'

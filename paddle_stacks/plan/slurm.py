@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.errors import Problem, RequestError, suggest
 from paddle_stacks.plan import cluster
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.make import PLAIN_ENVIRONMENT, WORKSPACE, Plan
@@ -52,8 +52,7 @@ class Container:
     def problems(self) -> list[Problem]:
         """Return what is wrong with the choice itself."""
         if self.engine not in ENGINES:
-            hint = did_you_mean(self.engine, ENGINES)
-            remedy = f"{hint} engines: {', '.join(ENGINES)}".strip()
+            remedy = suggest(self.engine, ENGINES, "engines")
             return [Problem(f'no container engine is named "{self.engine}"', "--container", remedy)]
         if self.archive is None:
             if self.engine == "docker":

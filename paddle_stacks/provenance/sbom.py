@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_stacks.errors import JobError, RequestError, did_you_mean
+from paddle_stacks.errors import JobError, RequestError, suggest
 from paddle_stacks.images import Image
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.provenance import contents
@@ -30,11 +30,10 @@ def check_formats(names: Sequence[str]) -> None:
     """Raise a RequestError for the names that are no formats."""
     for name in names:
         if name not in FORMATS:
-            hint = did_you_mean(name, FORMATS)
             raise RequestError(
                 f'no format is named "{name}"',
                 where="--format",
-                remedy=f"{hint} formats: {', '.join(FORMATS)}".strip(),
+                remedy=suggest(name, FORMATS, "formats"),
             )
 
 

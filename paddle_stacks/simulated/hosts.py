@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_stacks.errors import MachineError, RequestError, did_you_mean
+from paddle_stacks.errors import MachineError, RequestError, suggest
 
 __all__ = ["VARIATIONS", "Variation", "make", "show"]
 
@@ -203,8 +203,7 @@ def make(name: str, folder: Path) -> Path:
         MachineError: this user may not make device nodes, or the disk is at fault.
     """
     if name not in VARIATIONS:
-        hint = did_you_mean(name, VARIATIONS)
-        remedy = f"{hint} hosts: {', '.join(VARIATIONS)}".strip()
+        remedy = suggest(name, VARIATIONS, "hosts")
         raise RequestError(f'no simulated host is named "{name}"', remedy=remedy)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(
