@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paddle_stacks import fitness, preflight, recipes
+from paddle_stacks import feasibility, preflight, recipes
 from paddle_stacks import plan as plans
 from paddle_stacks.access import of as access_of
 from paddle_stacks.dcu.host import look
@@ -344,7 +344,7 @@ def _plan_of_training(
         backend=settings.backend,
         world=ranks * nodes,
     )
-    fitness.check_config(
+    feasibility.check_config(
         config,
         settings,
         platform,
@@ -564,7 +564,7 @@ def _plan_of_upstream(
             remedy=_on_a_dcu(job, line),
         )
     _check_nodes(parsed)
-    fitness.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
+    feasibility.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
     return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paddle_stacks.dcu import fit
+from paddle_stacks.dcu import capability
 from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
@@ -109,7 +109,7 @@ def _not_verified(settings: Settings, image_id: str) -> tuple[str, str]:
 
 
 def check_machine(plan: Plan, settings: Settings) -> None:
-    """Check what the doctor knows to end a job, and that the cards that were picked are free.
+    """Run the doctor's checks that would stop a job, and check that the listed devices are free.
 
     Args:
         plan: one with device nodes; another needs nothing of the kind.
@@ -151,8 +151,8 @@ def check_operators(plan: Plan, settings: Settings, client: DockerClient) -> Non
     if backend.load(plan.backend, settings.root).device != "gpu":
         return  # simulated cards compute with the CPU
     label = (client.images.get(plan.image).labels or {}).get(ARCHITECTURES, "")
-    cards = fit.look(settings.host_root, plan.cards)
-    if problems := fit.architecture_problems(label, cards, plan.image):
+    cards = capability.detect(settings.host_root, plan.cards)
+    if problems := capability.architecture_problems(label, cards, plan.image):
         raise MachineError(problems)
 
 

@@ -1,6 +1,5 @@
-"""Hygon DCU: the host that has one, its cards, and what fits what.
+"""Hygon DCU hosts: devices, driver, ``hy-smi`` and capability checks.
 
-Everything here reads below a ``root``, so that a simulated host
-(:mod:`paddle_stacks.simulated`) is looked at by the very code that looks at a
-real one.
+Everything here reads below a ``root`` folder, so the same code inspects a real host and
+a simulated one (:mod:`paddle_stacks.simulated`).
 """

@@ -1,4 +1,4 @@
-"""The cards there are (``configs/dcu/cards.toml``), and those that a job asks for."""
+"""The card types in ``configs/dcu/cards.toml``, and parsing and checking of ``--devices``."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from paddle_stacks import toml
 from paddle_stacks.dcu.smi import Card
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["TABLE", "CardType", "check_free", "find", "known", "parse_devices"]
+__all__ = ["TABLE", "CardType", "card_types", "check_free", "find", "parse_devices"]
 
 TABLE = Path(__file__).resolve().parents[2] / "configs" / "dcu" / "cards.toml"
 
-_HIGHEST = 255  # no host has more; it keeps "0-9999999999" from being counted out
+_MAX_INDEX = 255  # above any real host; keeps "0-9999999999" from being expanded
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
 
 
 @dataclass(frozen=True)
 class CardType:
-    """A kind of card.
+    """A card model.
 
     Args:
-        name: as ``hy-smi`` calls the series.
-        architecture: as the compiler calls it, ``gfx928``.
-        source: who says so.
-        memory_mib: its memory in MiB; None where no record was seen.
-        dtypes: number formats that PaddleNLP's DCU kernels work with.
-        no_dtypes: those they do not work with.
-        aliases: other names of it.
+        name: the card series reported by ``hy-smi``.
+        architecture: the compiler's target name, ``gfx928``.
+        source: where this entry comes from.
+        memory_mib: memory in MiB; None if unknown.
+        dtypes: number formats that PaddleNLP's DCU kernels support.
+        no_dtypes: number formats that they do not support.
+        aliases: other names of the card.
     """
 
     name: str
@@ -43,7 +43,7 @@ class CardType:
     aliases: tuple[str, ...] = ()
 
     def supports(self, dtype: str) -> bool | None:
-        """Return whether it works with a number format, None where nobody says.
+        """Return whether the card supports a number format; None if unknown.
 
         Args:
             dtype: ``fp16`` or ``float16``, ``bf16`` or ``bfloat16``, …
@@ -53,69 +53,70 @@ class CardType:
 
 
 @cache
-def known() -> dict[str, CardType]:
-    """Return the kinds of card in the table, by name."""
+def card_types() -> dict[str, CardType]:
+    """Return the card types in the table, by name."""
     return {name: _card_type(name, entry) for name, entry in toml.read(TABLE).items()}
 
 
 def find(name: str) -> CardType | None:
-    """Return the kind of card that ``hy-smi`` or a person calls so; None if it is not known."""
-    wanted = _plain(name)
+    """Return the card type with this name or alias, in any spelling; None if there is none."""
+    plain = _plain(name)
     return next(
-        (c for c in known().values() if wanted in map(_plain, (c.name, *c.aliases))),
+        (c for c in card_types().values() if plain in map(_plain, (c.name, *c.aliases))),
         None,
     )
 
 
 def check_free(indices: Sequence[int], cards: Sequence[Card]) -> list[Problem]:
-    """Return what speaks against running on these cards.
+    """Return a problem for each requested device that is missing, in use or repeated.
 
     Args:
-        indices: the cards that a job asks for.
-        cards: those that the host has.
+        indices: the devices that a job requests.
+        cards: the host's cards.
     """
-    here = {card.index: card for card in cards}
-    there = ", ".join(map(str, sorted(here))) or "none"
+    by_index = {card.index: card for card in cards}
+    available = ", ".join(map(str, sorted(by_index))) or "none"
     problems: list[Problem] = []
     for index in dict.fromkeys(indices):
         if indices.count(index) > 1:
-            problems.append(_twice(index))
-        if index not in here:
-            remedy = f"choose from the cards that are there: {there}"
-            problems.append(Problem(f"there is no card {index}", "--devices", remedy))
-        elif here[index].busy:
-            problems.append(_in_use(here[index], cards))
+            problems.append(_repeated(index))
+        if index not in by_index:
+            remedy = f"choose from the available devices: {available}"
+            problems.append(Problem(f"device {index} does not exist", "--devices", remedy))
+        elif by_index[index].busy:
+            problems.append(_in_use(by_index[index], cards))
     return problems
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
-    """Return the cards that ``--devices`` names: ``0,1,2-5``, in the order given.
+    """Return the indices listed by ``--devices`` (``0,1,2-5``), in the order listed.
 
     Raises:
-        RequestError: it is not a list of numbers and ranges, a range runs
-            backwards, or a card is named twice; all of it at once.
+        RequestError: not a list of indices and ranges, a range is reversed, or an index
+            is repeated. Reports all problems at once.
     """
-    found: list[int] = []
+    indices: list[int] = []
     problems: list[Problem] = []
     for part in text.split(","):
         ends = [end.strip() for end in part.split("-")]
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() for end in ends):
-            said = f'"{part.strip()}" is not a card' if part.strip() else "a card is missing"
-            problems.append(Problem(said, f"--devices {text}", "write it like 0,1,2-5"))
+            index = part.strip()
+            message = f'"{index}" is not a device index' if index else "a device index is missing"
+            problems.append(Problem(message, f"--devices {text}", "use a list like 0,1,2-5"))
             continue
         first, last = int(ends[0]), int(ends[-1])
         if last < first:
-            remedy = f"write it as {last}-{first}"
-            problems.append(Problem(f"{first}-{last} runs backwards", f"--devices {text}", remedy))
-        elif last > _HIGHEST:
-            said = f"no host has a card {last}"
-            problems.append(Problem(said, f"--devices {text}", "see the cards with ./inv top"))
+            message = f"the range {first}-{last} is reversed"
+            problems.append(Problem(message, f"--devices {text}", f"use {last}-{first}"))
+        elif last > _MAX_INDEX:
+            message = f"device index {last} is above the maximum, {_MAX_INDEX}"
+            problems.append(Problem(message, f"--devices {text}", "list the devices: ./inv top"))
         else:
-            found += range(first, last + 1)
-    problems += [_twice(index) for index in dict.fromkeys(found) if found.count(index) > 1]
+            indices += range(first, last + 1)
+    problems += [_repeated(index) for index in dict.fromkeys(indices) if indices.count(index) > 1]
     if problems:
         raise RequestError(problems)
-    return tuple(found)
+    return tuple(indices)
 
 
 def _card_type(name: str, entry: dict[str, Any]) -> CardType:
@@ -123,18 +124,18 @@ def _card_type(name: str, entry: dict[str, Any]) -> CardType:
     return CardType(name=name, **values)
 
 
-def _twice(index: int) -> Problem:
-    return Problem(f"card {index} is named twice", "--devices", "name each card once")
+def _repeated(index: int) -> Problem:
+    return Problem(f"device {index} is listed twice", "--devices", "list each device once")
 
 
 def _in_use(card: Card, cards: Sequence[Card]) -> Problem:
     memory = f"{card.vram_share:.0f} % of its memory" if card.vram_share is not None else ""
-    use = f"{card.use_percent:.0f} % of its units" if card.use_percent is not None else ""
+    use = f"{card.use_percent:.0f} % of its compute units" if card.use_percent is not None else ""
     free = ", ".join(str(other.index) for other in cards if not other.busy) or "none"
     return Problem(
-        f"card {card.index} is in use: {' and '.join(filter(None, (memory, use)))}",
+        f"device {card.index} is in use: {' and '.join(filter(None, (memory, use)))}",
         "--devices",
-        f"free cards: {free}; see who uses it with ./inv top",
+        f"free devices: {free}; show the processes that use it with ./inv top",
     )
 
 

@@ -1,7 +1,7 @@
-"""What a host offers to a container that wants its DCUs: nodes, user land, driver.
+"""Detect what a container needs from a DCU host: device nodes, user land, driver.
 
-Paths are those of a real host and of the container (``/dev/kfd``); where they are
-on this machine depends on ``root``, which is ``/`` except for a simulated host.
+Paths are those of a real host and of the container (``/dev/kfd``); their location on
+this machine depends on ``root``, which is ``/`` except for a simulated host.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from paddle_stacks.errors import MachineError
 __all__ = ["HYHAL", "MODULES", "Driver", "Host", "Node", "inside", "look"]
 
 HYHAL = "/opt/hyhal"
-"""The driver's user land, which must be the host's own in every container."""
+"""The driver's user land; every container must use the host's."""
 
 MODULES = ("hycu", "hydcu", "amdgpu")
-"""The kernel module's names, the newest first: from 6.3 on, up to 6.2, very old."""
+"""Names of the kernel module, newest first: from 6.3 on, up to 6.2, before that."""
 
 _NODES = ("/dev/kfd", "/dev/mkfd", "/dev/dri")
-_MAXIMUM_LINKS = 40  # as the kernel has it
+_MAX_LINKS = 40  # the kernel's limit
 
 
 @dataclass(frozen=True)
 class Node:
-    """A device node, or the directory of several.
+    """A device node, or a directory of device nodes.
 
     Args:
-        path: as on a real host and in the container.
-        source: where it is on this machine.
-        gid: its group, numeric: a container has names of its own for groups.
-        mode: the permission bits.
+        path: path on a real host and in the container.
+        source: path on this machine.
+        gid: numeric group; group names differ between host and container.
+        mode: permission bits.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Driver:
 
     Args:
         module: one of :data:`MODULES`.
-        version: as the module says it: ``6.2.17a``, ``6.3.31-V1.5.0a``.
+        version: as reported by the module: ``6.2.17a``, ``6.3.31-V1.5.0a``.
     """
 
     module: str
@@ -57,15 +57,14 @@ class Driver:
 
 @dataclass(frozen=True)
 class Host:
-    """What was found.
+    """The DCU resources of a host.
 
     Args:
         root: the folder that the host's paths are below.
-        nodes: ``/dev/kfd``, ``/dev/mkfd``, ``/dev/dri`` and the nodes in that, as
-            far as they exist.
-        hyhal: the real folder of :data:`HYHAL` on this machine, links followed;
-            None where there is none.
-        driver: None where no module is loaded.
+        nodes: ``/dev/kfd``, ``/dev/mkfd``, ``/dev/dri`` and the nodes in it that exist.
+        hyhal: the real folder of :data:`HYHAL` on this machine, links resolved; None if
+            it does not exist.
+        driver: None if no module is loaded.
     """
 
     root: Path
@@ -74,26 +73,26 @@ class Host:
     driver: Driver | None
 
     def node(self, path: str) -> Node | None:
-        """Return the node of that path, or None."""
+        """Return the node with this path, or None."""
         return next((node for node in self.nodes if node.path == path), None)
 
     def gids(self, paths: Iterable[str]) -> tuple[int, ...]:
-        """Return the groups that open the nodes, in order, each once.
+        """Return the groups that own the nodes, sorted, without duplicates.
 
         Args:
-            paths: of nodes; a directory stands for the nodes in it too.
+            paths: of nodes; a directory includes the nodes in it.
 
         Returns:
-            Numeric groups without root's, which nobody should be given.
+            Numeric groups without root's, which no container should get.
         """
-        wanted = tuple(paths)
-        inner = tuple(path.rstrip("/") + "/" for path in wanted)
-        found = {n.gid for n in self.nodes if n.path in wanted or n.path.startswith(inner)}
-        return tuple(sorted(found - {0}))
+        paths = tuple(paths)
+        directories = tuple(path.rstrip("/") + "/" for path in paths)
+        gids = {n.gid for n in self.nodes if n.path in paths or n.path.startswith(directories)}
+        return tuple(sorted(gids - {0}))
 
 
 def look(root: Path = Path("/")) -> Host:
-    """Return what the host below ``root`` offers; it is only read."""
+    """Return the DCU resources of the host below ``root``, without changing anything."""
     nodes = [node for path in _NODES if (node := _node(root, path))]
     dri = root / "dev" / "dri"
     inner = sorted(_names(dri), key=lambda name: (name.rstrip("0123456789"), len(name), name))
@@ -103,40 +102,39 @@ def look(root: Path = Path("/")) -> Host:
 
 
 def inside(root: Path, path: str) -> Path:
-    """Return where the host's ``path`` is on this machine, every link followed.
+    """Return the location of the host's ``path`` on this machine, with all links resolved.
 
-    An absolute link leads to a path of the host, hence below ``root`` again, and
-    ``..`` does not lead out of it, as in a container.
+    As in a chroot, an absolute link stays below ``root``, and ``..`` does not leave it.
 
     Args:
         root: the folder that the host's paths are below.
-        path: absolute, on the host; it need not exist.
+        path: absolute path on the host; it need not exist.
 
     Raises:
-        MachineError: links that lead in a circle.
+        MachineError: the links form a loop.
     """
-    found: list[str] = []
-    left = [part for part in reversed(path.split("/")) if part]
+    resolved: list[str] = []
+    remaining = [part for part in reversed(path.split("/")) if part]
     followed = 0
-    while left:
-        part = left.pop()
-        if part == ".." and found:
-            found.pop()
+    while remaining:
+        part = remaining.pop()
+        if part == ".." and resolved:
+            resolved.pop()
         if part in ("..", "."):
             continue
-        here = root.joinpath(*found, part)
+        here = root.joinpath(*resolved, part)
         if not here.is_symlink():
-            found.append(part)
+            resolved.append(part)
             continue
         followed += 1
-        if followed > _MAXIMUM_LINKS:
+        if followed > _MAX_LINKS:
             raise MachineError(
-                f"the links of {path} lead in a circle", where=str(here), remedy="mend the link"
+                f"{path}: too many levels of symbolic links", where=str(here), remedy="fix the link"
             )
         target = str(here.readlink())
-        found = [] if target.startswith("/") else found
-        left += [piece for piece in reversed(target.split("/")) if piece]
-    return root.joinpath(*found)
+        resolved = [] if target.startswith("/") else resolved
+        remaining += [piece for piece in reversed(target.split("/")) if piece]
+    return root.joinpath(*resolved)
 
 
 def _node(root: Path, path: str) -> Node | None:
@@ -149,7 +147,7 @@ def _node(root: Path, path: str) -> Node | None:
 
 
 def _names(folder: Path) -> list[str]:
-    # by-path and whatever else is there is of no use to a container.
+    # Containers need neither by-path nor anything else in the folder.
     try:
         return [p.name for p in folder.iterdir() if p.name.startswith(("card", "renderD"))]
     except OSError:

@@ -1,9 +1,9 @@
-"""What ``hy-smi`` says about the cards, in each of the forms it is known to say it.
+"""Parse the output of ``hy-smi``, in all known formats.
 
 Between DTK 23 and DTK 26 the table had five sets of columns and three names for
 a card (GPU, DCU, HCU), memory came in bytes and in MiB, and ``--json`` is not
-always JSON. So columns are found by their headings, units are read, and what is
-missing is None. What cannot be understood at all is an error that shows the line.
+always JSON. The parsers therefore find columns by their headings, read units, and
+return None for missing values. An unknown format is an error that shows the line.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-# An idle K100_AI holds 2 MiB of its 65520; a process that has only opened a card
-# holds a few hundred. 3 % (2 GiB of 64) is more than any driver keeps for itself
-# and less than any model.
+# An idle K100_AI uses 2 MiB of its 65520; a process that has only opened a card
+# uses a few hundred. 3 % (2 GiB of 64) is more than any driver reserves and less
+# than any model needs.
 _BUSY_VRAM_PERCENT = 3.0
-# hy-smi counts busy ticks of a sampling interval; below 1 % it may be its own.
+# hy-smi counts busy ticks of a sampling interval; below 1 % they may be its own.
 _BUSY_USE_PERCENT = 1.0
 
 _CARD = "(?:DCU|HCU|GPU)"
@@ -52,20 +52,19 @@ _MIB = {"B": 1 / 2**20, "KIB": 1 / 2**10, "MIB": 1.0, "GIB": 2.0**10}
 
 @dataclass(frozen=True)
 class Card:
-    """One card, as far as ``hy-smi`` tells.
+    """A card's state as reported by ``hy-smi``; missing values are None or empty.
 
     Args:
-        index: its number on the host; what ``HIP_VISIBLE_DEVICES`` takes.
-        name: the series, ``K100_AI``; empty where it is not told.
+        index: index on the host, as used in ``HIP_VISIBLE_DEVICES``.
+        name: the series, ``K100_AI``.
         temperature_c: degrees Celsius.
-        power_w: average power in watts. On a BW1000 under load it has been
-            reported far too low.
-        power_cap_w: the limit of it.
-        vram_percent: memory used, of all.
-        use_percent: compute units busy.
-        mode: ``Normal``, ``MIG``, …; empty where it is not told.
+        power_w: average power in watts. Far too low on some BW1000 under load.
+        power_cap_w: power limit in watts.
+        vram_percent: used memory in percent.
+        use_percent: busy compute units in percent.
+        mode: ``Normal``, ``MIG``, ….
         vram_total_mib: memory in MiB.
-        vram_used_mib: memory used in MiB.
+        vram_used_mib: used memory in MiB.
     """
 
     index: int
@@ -81,14 +80,14 @@ class Card:
 
     @property
     def vram_share(self) -> float | None:
-        """Memory used in percent: from the MiB where they are known, they are finer."""
+        """Used memory in percent, computed from the MiB if known: they are more precise."""
         if self.vram_total_mib and self.vram_used_mib is not None:
             return 100 * self.vram_used_mib / self.vram_total_mib
         return self.vram_percent
 
     @property
     def busy(self) -> bool:
-        """Whether a process uses the card: over 3 % of its memory, or 1 % of its units."""
+        """Whether a process uses the card: over 3 % of its memory, or 1 % of its compute units."""
         return (self.vram_share or 0) > _BUSY_VRAM_PERCENT or (
             self.use_percent or 0
         ) >= _BUSY_USE_PERCENT
@@ -96,7 +95,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Memory:
-    """A card's memory in MiB; None where it is not told."""
+    """A card's memory in MiB; None if not reported."""
 
     total_mib: int | None = None
     used_mib: int | None = None
@@ -107,9 +106,9 @@ class Process:
     """A process that uses cards.
 
     Args:
-        pid: as the driver sees it: the host's.
-        cards: the cards' indices; empty where it is not told.
-        vram_mib: memory it holds in MiB.
+        pid: process id on the host.
+        cards: indices of the cards; empty if not reported.
+        vram_mib: used memory in MiB.
     """
 
     pid: int
@@ -120,8 +119,8 @@ class Process:
 def read(root: Path = Path("/"), timeout: float = 20) -> tuple[Card, ...]:
     """Return the cards of the host below ``root``.
 
-    The table is what counts. Memory in MiB and names come from two more calls,
-    and are left out where an old ``hy-smi`` does not know them.
+    The cards are those of the table. Memory in MiB and names come from two more calls,
+    and are missing if an old ``hy-smi`` does not support them.
 
     Args:
         root: the folder that the host's paths are below.
@@ -129,7 +128,7 @@ def read(root: Path = Path("/"), timeout: float = 20) -> tuple[Card, ...]:
 
     Raises:
         MachineError: ``hy-smi`` is missing, fails, hangs, lists no card, or prints
-            what nobody understands.
+            an unknown format.
     """
     deadline = time.monotonic() + timeout
     program = _program(root)
@@ -138,7 +137,7 @@ def read(root: Path = Path("/"), timeout: float = 20) -> tuple[Card, ...]:
         raise MachineError(
             "hy-smi lists no card",
             where=str(program),
-            remedy="look for the cards with lspci -d 1d94: and for the driver with dmesg | "
+            remedy="check the cards with lspci -d 1d94: and the driver with dmesg | "
             "grep -iE 'hydcu|hycu'",
         )
     memory = _optional(program, ("--showmeminfo", "vram"), deadline, parse_memory) or {}
@@ -157,17 +156,17 @@ def processes(root: Path = Path("/"), timeout: float = 20) -> tuple[Process, ...
 
 
 def parse(text: str) -> tuple[Card, ...]:
-    """Return the cards in the table that ``hy-smi`` prints when it is asked nothing.
+    """Return the cards in the table that ``hy-smi`` prints without options.
 
     Raises:
-        MachineError: there is no table, or a line of it does not fit its headings.
+        MachineError: there is no table, or a row does not match its headings.
     """
     headings: list[str] = []
     cards: dict[int, Card] = {}
     for line in text.splitlines():
         if _END.search(line):
             break
-        # ROCm says which sensor in the heading: "Temp (DieEdge)".
+        # ROCm's headings include the sensor: "Temp (DieEdge)".
         words = re.sub(r"\([^)]*\)", " ", line).split() if not headings else line.split()
         if not headings and len(words) > 1 and re.fullmatch(_CARD, words[0]):
             headings = words if words[1].startswith("Temp") else []
@@ -175,7 +174,7 @@ def parse(text: str) -> tuple[Card, ...]:
             card = _row(headings, words, line)
             cards[card.index] = card
     if not headings:
-        raise _not_understood(_first_line(text), "the table of cards")
+        raise _unknown_format(_first_line(text), "the table of cards")
     return tuple(cards[index] for index in sorted(cards))
 
 
@@ -183,9 +182,9 @@ def parse_memory(text: str) -> dict[int, Memory]:
     """Return the memory of each card from ``hy-smi --showmeminfo vram``, by index.
 
     Raises:
-        MachineError: no line tells of memory.
+        MachineError: no line reports memory.
     """
-    found: dict[int, Memory] = {}
+    memories: dict[int, Memory] = {}
     pattern = re.compile(
         rf"\s*{_CARD}\[(\d{{1,4}})\]\s*:\s*vram Total (Used )?Memory \((\w+)\):\s*(\d{{1,15}})\s*$",
         re.IGNORECASE | re.ASCII,
@@ -193,24 +192,24 @@ def parse_memory(text: str) -> dict[int, Memory]:
     for line in text.splitlines():
         if (match := pattern.match(line)) and match[3].upper() in _MIB:
             index, mib = int(match[1]), int(int(match[4]) * _MIB[match[3].upper()])
-            before = found.get(index, Memory())
-            found[index] = (
-                replace(before, used_mib=mib) if match[2] else replace(before, total_mib=mib)
+            memory = memories.get(index, Memory())
+            memories[index] = (
+                replace(memory, used_mib=mib) if match[2] else replace(memory, total_mib=mib)
             )
-    if not found:
-        raise _not_understood(_first_line(text), "the memory of the cards")
-    return found
+    if not memories:
+        raise _unknown_format(_first_line(text), "the memory of the cards")
+    return memories
 
 
 def parse_json(text: str) -> tuple[Card, ...]:
-    """Return the cards from ``hy-smi … --json``, JSON or not.
+    """Return the cards from ``hy-smi … --json``, even if it is not valid JSON.
 
-    With ``--showpower`` on a BW1000 commas are missing and keys are empty, several
-    times; in other versions values carry units and no quotes. So it is not read as
-    JSON but as names and values in braces.
+    With ``--showpower`` on a BW1000, commas are missing and several keys are empty; in
+    other versions, values have units and no quotes. It is therefore parsed as names and
+    values in braces.
 
     Raises:
-        MachineError: no card is in it, or it stops in the middle.
+        MachineError: it has no card, or is truncated.
     """
     cards: dict[int, Card] = {}
     position = 0
@@ -222,46 +221,46 @@ def parse_json(text: str) -> tuple[Card, ...]:
             position = pair.end()
         closing = _JSON_CLOSE.match(text, position)
         if not closing:
-            raise _not_understood(_first_line(text[position:]), "a card as JSON")
+            raise _unknown_format(_first_line(text[position:]), "a card as JSON")
         position = closing.end()
         index = int(match[1])
         cards[index] = _json_card(index, values)
     if not cards or "}" not in text[position:]:
-        raise _not_understood(_first_line(text[position:]), "the cards as JSON")
+        raise _unknown_format(_first_line(text[position:]), "the cards as JSON")
     return tuple(cards[index] for index in sorted(cards))
 
 
 def parse_pids(text: str) -> tuple[Process, ...]:
-    """Return the processes from ``hy-smi --showpids``: blocks, or bare numbers as ROCm prints.
+    """Return the processes from ``hy-smi --showpids``: blocks, or plain pids as in ROCm.
 
     Raises:
-        MachineError: the text says nothing about processes.
+        MachineError: the text has no list of processes.
     """
     if re.search("No KFD PIDs", text):
         return ()
     before, heading, after = text.partition("PIDs for KFD processes:")
     if not heading:
-        raise _not_understood(_first_line(before), "the processes")
-    found: list[Process] = []
+        raise _unknown_format(_first_line(before), "the processes")
+    listed: list[Process] = []
     for line in after.splitlines():
         if _END.search(line):
             break
         key, _, value = (part.strip() for part in line.partition(":"))
         numbers = tuple(int(number) for number in re.findall(r"\b[0-9]{1,15}\b", value))
         if key == "PID" and numbers:
-            found.append(Process(numbers[0]))
-        elif found and re.fullmatch(f"{_CARD} Index", key):
-            found[-1] = replace(found[-1], cards=numbers)
-        elif found and key == "VRAM USED(MiB)" and numbers:
-            found[-1] = replace(found[-1], vram_mib=numbers[0])
+            listed.append(Process(numbers[0]))
+        elif listed and re.fullmatch(f"{_CARD} Index", key):
+            listed[-1] = replace(listed[-1], cards=numbers)
+        elif listed and key == "VRAM USED(MiB)" and numbers:
+            listed[-1] = replace(listed[-1], vram_mib=numbers[0])
         elif re.fullmatch(r"[0-9]{1,15}(?: +[0-9]{1,15})*", line.strip()):
-            found += [Process(int(number)) for number in line.split()]
-    return tuple(found)
+            listed += [Process(int(number)) for number in line.split()]
+    return tuple(listed)
 
 
 _JSON_STRING = r'"((?:[^"\\]|\\.)*)"'
 _JSON_CARD = re.compile(r'"card([0-9]{1,4})"\s*:\s*\{')
-# A value is a string, or what stands up to the next delimiter ("41.0C", "80W").
+# A value is a string, or everything up to the next delimiter ("41.0C", "80W").
 _JSON_PAIR = re.compile(rf'[\s,]*{_JSON_STRING}\s*:\s*(?:{_JSON_STRING}|([^\s,"{{}}]+))')
 _JSON_CLOSE = re.compile(r"[\s,]*\}")
 
@@ -298,12 +297,12 @@ def _json_card(index: int, values: Mapping[str, str]) -> Card:
 
 
 def _row(headings: Sequence[str], words: list[str], line: str) -> Card:
-    spare = len(words) - len(headings)
-    if spare > 0 and headings[-1] == "Mode":
+    extra = len(words) - len(headings)
+    if extra > 0 and headings[-1] == "Mode":
         words = [*words[: len(headings) - 1], " ".join(words[len(headings) - 1 :])]
-    elif spare:
-        said = f"{len(words)} values under {len(headings)} headings"
-        raise _not_understood(line, f"the table of cards ({said})")
+    elif extra:
+        mismatch = f"{len(words)} values under {len(headings)} headings"
+        raise _unknown_format(line, f"the table of cards ({mismatch})")
     cells = dict(zip(headings, words, strict=True))
 
     def number(heading: str) -> float | None:
@@ -325,7 +324,7 @@ def _number(text: str, heading: str, line: str) -> float | None:
         return float(match[1])
     if _unknown(text):
         return None
-    raise _not_understood(line, f'"{heading}" from "{text}"')
+    raise _unknown_format(line, f'"{heading}" in "{text}"')
 
 
 def _unknown(text: str) -> bool:
@@ -346,12 +345,12 @@ def _program(root: Path) -> Path:
     program = host.inside(root, f"{host.HYHAL}/bin/hy-smi")
     if program.is_file() and os.access(program, os.X_OK):
         return program
-    if root == Path("/") and (found := shutil.which("hy-smi")):
-        return Path(found)
+    if root == Path("/") and (path := shutil.which("hy-smi")):
+        return Path(path)
     raise MachineError(
-        "hy-smi is not there",
+        "hy-smi is not installed",
         where=str(program),
-        remedy="install the DCU driver, which brings /opt/hyhal with it, and start hymgr "
+        remedy="install the DCU driver, which includes /opt/hyhal, and start hymgr "
         "(systemctl start hymgr)",
     )
 
@@ -359,7 +358,7 @@ def _program(root: Path) -> Path:
 def _run(program: Path, arguments: Sequence[str], deadline: float) -> str:
     command = " ".join(("hy-smi", *arguments))
     try:
-        # A session of its own: what hy-smi has started is to end with it.
+        # A session of its own, so that hy-smi's children can be killed with it.
         process = subprocess.Popen(
             [program, *arguments],
             stdin=subprocess.DEVNULL,
@@ -372,7 +371,7 @@ def _run(program: Path, arguments: Sequence[str], deadline: float) -> str:
         raise MachineError(
             f"hy-smi cannot be started: {error.strerror}",
             where=str(program),
-            remedy="install the DCU driver's /opt/hyhal anew",
+            remedy="reinstall the DCU driver (/opt/hyhal)",
         ) from error
     try:
         output, complaint = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
@@ -383,19 +382,19 @@ def _run(program: Path, arguments: Sequence[str], deadline: float) -> str:
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
         raise MachineError(
-            f"{command} does not answer",
+            f"{command} timed out",
             where=str(program),
-            remedy="the driver may hang: see dmesg; systemctl restart hymgr, else reboot",
+            remedy="the driver may hang: check dmesg; systemctl restart hymgr, or reboot",
         ) from error
     text = output.decode("utf-8", "replace")
     if process.returncode:
-        said = complaint.decode("utf-8", "replace").strip() or text.strip()
-        what = f"{command} failed with status {process.returncode}"
+        reason = complaint.decode("utf-8", "replace").strip() or text.strip()
+        message = f"{command} failed with status {process.returncode}"
         raise MachineError(
-            f"{what}: {said.splitlines()[-1]}" if said else what,
+            f"{message}: {reason.splitlines()[-1]}" if reason else message,
             where=str(program),
-            remedy="run it by hand; see whether the driver is loaded (lsmod | grep -E "
-            "'hycu|hydcu') and hymgr is running (systemctl status hymgr)",
+            remedy="check that the driver is loaded (lsmod | grep -E 'hycu|hydcu') and that "
+            "hymgr is running (systemctl status hymgr)",
         )
     return text
 
@@ -406,23 +405,23 @@ def _optional(
     try:
         return parser(_run(program, arguments, deadline))
     except MachineError:
-        # One that hangs is broken; one that does not know the option is only old.
+        # A timeout is a fault; any other failure may be an old hy-smi without the option.
         if time.monotonic() >= deadline:
             raise
         return None
 
 
 def _first_line(text: str) -> str:
-    """Return the first line that says something, for a message."""
+    """Return the first line with content, for a message."""
     lines = (line.strip(" =\t") for line in text.splitlines())
     return next((line for line in lines if line), "")
 
 
-def _not_understood(line: str, wanted: str) -> MachineError:
+def _unknown_format(line: str, content: str) -> MachineError:
     shown = " ".join(line.split())
     shown = shown if len(shown) <= 120 else shown[:119] + "…"
     return MachineError(
-        f"hy-smi does not tell {wanted} in a form that is known",
-        where=f'its line "{shown}"' if shown else "it printed nothing more",
-        remedy="report it with the output of hy-smi and of hy-smi --showdriverversion",
+        f"hy-smi prints {content} in an unknown format",
+        where=f'line "{shown}"' if shown else "the end of its output",
+        remedy="report it with the output of hy-smi and hy-smi --showdriverversion",
     )

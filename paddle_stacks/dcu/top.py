@@ -1,4 +1,4 @@
-"""A live view of the cards, as people know it from nvtop; a plain table where nobody looks."""
+"""Live view of the cards, like nvtop; a plain table if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "View", "bar", "history_line", "parse_interval", "plain", "run", "take"]
 
-_TIMEOUT = 5.0  # seconds for one reading; the view says so when hy-smi takes longer
-_KEY_POLL = 0.1  # seconds until a key or a new reading shows
+_TIMEOUT = 5.0  # seconds for one reading; the view shows an error when hy-smi takes longer
+_KEY_POLL = 0.1  # seconds between checks for a key or a new reading
 _HISTORY = 512
 _STEPS = " ▁▂▃▄▅▆▇█"
 _EIGHTHS = "▏▎▍▌▋▊▉█"
@@ -33,13 +33,13 @@ _EIGHTHS = "▏▎▍▌▋▊▉█"
 
 @dataclass(frozen=True)
 class Reading:
-    """What the cards were like at a moment.
+    """The state of all cards at one time.
 
     Args:
-        cards: all of them.
-        processes: those that use cards; None where ``hy-smi`` does not tell.
-        driver: the host's; None where no module is loaded.
-        commands: the processes' names by pid, as far as they are known here.
+        cards: all cards of the host.
+        processes: the processes that use cards; None if ``hy-smi`` does not report them.
+        driver: the host's driver; None if no module is loaded.
+        commands: names of the processes by pid; empty if the process is not visible here.
     """
 
     cards: tuple[smi.Card, ...]
@@ -66,14 +66,14 @@ def take(root: Path, timeout: float = 20) -> Reading:
 
     Args:
         root: the folder that the host's paths are below.
-        timeout: seconds for ``hy-smi`` to tell of the cards, and again of processes.
+        timeout: seconds for ``hy-smi`` to report the cards, and again for the processes.
 
     Raises:
-        MachineError: ``hy-smi`` does not tell of the cards.
+        MachineError: ``hy-smi`` does not report the cards.
     """
     cards = smi.read(root, timeout)
     processes: tuple[smi.Process, ...] | None = None
-    # Not every driver tells of processes, and the cards are worth showing without.
+    # Some drivers do not report processes; show the cards anyway.
     with suppress(MachineError):
         processes = smi.processes(root, timeout)
     commands = {p.pid: _command(root, p.pid) for p in processes or ()}
@@ -81,7 +81,7 @@ def take(root: Path, timeout: float = 20) -> Reading:
 
 
 def parse_interval(text: str) -> float:
-    """Return the seconds between two readings.
+    """Parse the seconds between two readings.
 
     Raises:
         RequestError: not a number, or not between 0.2 and 3600.
@@ -92,7 +92,7 @@ def parse_interval(text: str) -> float:
         seconds = 0.0
     if not 0.2 <= seconds <= 3600:
         raise RequestError(
-            f'"{text}" is not an interval', where="--interval", remedy="seconds, from 0.2 to 3600"
+            f'expected 0.2 to 3600 seconds, got "{text}"', where="--interval", remedy="--interval 2"
         )
     return seconds
 
@@ -105,7 +105,7 @@ def run(root: Path, interval: float) -> None:
         interval: seconds between two readings.
 
     Raises:
-        MachineError: the first reading failed; later ones only show what failed.
+        MachineError: the first reading failed. Later failures are shown in the view.
     """
     first = take(root)
     if not _interactive():
@@ -130,13 +130,13 @@ def run(root: Path, interval: float) -> None:
                 if pressed(_KEY_POLL) in ("q", "Q", "\x03"):
                     break
     finally:
-        # A reading that is under way ends first, or hy-smi would be left behind.
+        # Wait for a reading in progress, so that no hy-smi is left running.
         ended.set()
         reader.join()
 
 
 class View:
-    """The cards on a terminal, with the history of their use.
+    """The cards on a terminal, with their utilization history.
 
     Args:
         first: the first reading.
@@ -148,15 +148,15 @@ class View:
         self.add(first)
 
     def add(self, reading: Reading) -> None:
-        """Take a new reading into the view."""
+        """Add a new reading."""
         for card in reading.cards:
             history = self._history.setdefault(card.index, deque(maxlen=_HISTORY))
             history.append(card.use_percent or 0.0)
-        # The drawing thread sees the old one or the new one, whole.
+        # One assignment: the drawing thread sees either the old or the new reading.
         self._reading, self._read_at, self._fault = reading, time.time(), ""
 
     def fail(self, error: MachineError) -> None:
-        """Show why there is no new reading; the last one stays."""
+        """Show an error below the last reading."""
         self._fault = error.problems[0].what
 
     def render(self, width: int) -> RenderableType:
@@ -178,18 +178,18 @@ class View:
         from rich.text import Text
 
         driver = reading.driver
-        said = f"driver {driver.version} ({driver.module})" if driver else "no driver"
+        driver_text = f"driver {driver.version} ({driver.module})" if driver else "no driver"
         busy = sum(card.busy for card in reading.cards)
         clock = time.strftime("%H:%M:%S", time.localtime(self._read_at))
         count = len(reading.cards)
         text = Text(f"{count} card{'s' if count != 1 else ''}", style="bold")
-        text.append(f"  {busy} busy  {said}  {clock}", style="default not bold")
+        text.append(f"  {busy} busy  {driver_text}  {clock}", style="default not bold")
         return text
 
     def _cards(self, cards: Sequence[smi.Card], width: int) -> Table:
         from rich.table import Table
 
-        # What is left when the columns of fixed width have theirs, in three equal parts.
+        # Divide the space that the fixed columns leave between the two bars and the history.
         part = max(4, min(24, (width - 66) // 3))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for heading, side in (
@@ -220,11 +220,11 @@ class View:
 
 
 def plain(reading: Reading, stream: IO[str]) -> None:
-    """Print a reading as a plain table, one line a card, then one a process."""
+    """Print a reading as plain tables: one row per card, then one per process."""
     from rich.console import Console
     from rich.table import Table
 
-    # In a pipe there is no width to keep to, and a wrapped line would be two.
+    # A pipe has no width, and wrapping would split a row into two lines.
     console = Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
     table = Table(box=None, pad_edge=False)
     for heading in ("card", "name", "temp", "power", "cap", "memory", "used", "use", "mode", ""):
@@ -250,16 +250,16 @@ def plain(reading: Reading, stream: IO[str]) -> None:
 
 
 def bar(percent: float, width: int) -> str:
-    """Return a bar of ``width`` characters, filled to the eighth of one."""
+    """Return a bar of ``width`` characters, with a resolution of an eighth of a character."""
     eighths = round(max(0.0, min(100.0, percent)) / 100 * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[rest - 1] if rest else "")).ljust(width, "·")
 
 
 def history_line(values: Sequence[float], width: int) -> str:
-    """Return the last ``width`` percentages as columns of up to eight eighths, the newest last.
+    """Return the last ``width`` percentages as a sparkline, newest last.
 
-    Unlike a loss, use has a scale of its own: a flat line at 100 % is a full one.
+    The scale is always 0 to 100 %: a constant 100 % is drawn as full columns.
     """
     line = "".join(
         _STEPS[0] if value <= 0 else _STEPS[max(1, round(min(value, 100.0) / 100 * 8))]
@@ -283,7 +283,7 @@ def _interactive() -> bool:
 
 @contextmanager
 def _keys() -> Iterator[Any]:
-    """Let keys arrive one by one; gives a function that waits for one, or returns ``""``."""
+    """Read keys without Enter; yields a function that waits for a key, ``""`` on timeout."""
     import termios
     import tty
 
@@ -292,7 +292,7 @@ def _keys() -> Iterator[Any]:
 
     def pressed(timeout: float) -> str:
         ready, _, _ = select.select([terminal], [], [], timeout)
-        # Nothing to read although it is ready: the terminal has gone away.
+        # Ready but empty: the terminal was closed.
         return (os.read(terminal, 1).decode("utf-8", "replace") or "q") if ready else ""
 
     try:
@@ -319,7 +319,7 @@ def _process_table(reading: Reading) -> Table:
 
 
 def _command(root: Path, pid: int) -> str:
-    # hy-smi gives the host's number; seen from a container it may be nobody's.
+    # hy-smi reports the host's pid, which may not exist in a container.
     try:
         return (root / "proc" / str(pid) / "comm").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -160,7 +160,7 @@ def driver_dtk(machine: Machine) -> Finding:
     found = machine.host.driver
     if found is None:
         return skipped("no driver is loaded")
-    if problem := driver.fits(found, dtk, _known_names(machine)):
+    if problem := driver.compatibility_problem(found, dtk, _known_names(machine)):
         # Of a series that nobody has written about nobody knows that it fails.
         known = {row.version.series for row in driver.rows()}
         series = ".".join(found.version.split("-")[0].split(".")[:2])

@@ -110,7 +110,7 @@ def make(given: Mapping[str, str], workspace: Path = Path()) -> Request:
     wanted = given.get("card", "K100_AI")
     card = cards.find(wanted)
     if card is None or card.memory_mib is None:
-        known = [each for each, kind in cards.known().items() if kind.memory_mib]
+        known = [each for each, kind in cards.card_types().items() if kind.memory_mib]
         what = f'no card "{wanted}"' if card is None else f"nobody says what memory a {wanted} has"
         told.append(Problem(what, "--card", suggest(wanted, known, "cards")))
     elif card.supports(values.get("dtype", "float16")) is False:

@@ -1,4 +1,4 @@
-"""What a host offers, seen below any root; no privileges are needed to look."""
+"""Detection of a host's DCU resources below any root, without privileges."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_an_empty_root_has_nothing(tmp_path: Path) -> None:
     assert look(tmp_path).gids(["/dev/kfd", "/dev/dri"]) == ()
 
 
-def test_nodes_with_modes_in_a_persons_order(tmp_path: Path) -> None:
-    # Plain files stand for the nodes: to make real ones takes root.
+def test_nodes_with_modes_in_natural_order(tmp_path: Path) -> None:
+    # Plain files stand in for the nodes: creating real ones requires root.
     dri = tmp_path / "dev" / "dri"
     (dri / "by-path").mkdir(parents=True)
     for name in ("card10", "card2", "renderD128", "other"):
@@ -38,7 +38,7 @@ def test_nodes_with_modes_in_a_persons_order(tmp_path: Path) -> None:
     assert host.node("/dev/mkfd") is None
 
 
-def test_groups_are_those_of_the_nodes_asked_for_and_never_roots() -> None:
+def test_groups_are_those_of_the_requested_nodes_without_root() -> None:
     nodes = (
         Node("/dev/kfd", "", 109, 0o660),
         Node("/dev/mkfd", "", 0, 0o600),
@@ -64,20 +64,20 @@ def test_links_are_followed_inside_the_root(tmp_path: Path, target: str) -> None
     assert inside(tmp_path, "/opt/hyhal/bin/hy-smi") == real / "bin" / "hy-smi"
 
 
-def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt" / "hyhal").symlink_to("/opt/hyhal")
-    with pytest.raises(MachineError, match="circle"):
+    with pytest.raises(MachineError, match="too many levels of symbolic links"):
         look(tmp_path)
 
 
-def test_a_link_that_leads_nowhere_is_no_hyhal(tmp_path: Path) -> None:
+def test_a_dangling_link_is_not_a_hyhal(tmp_path: Path) -> None:
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt" / "hyhal").symlink_to("/usr/local/hyhal")
     assert look(tmp_path).hyhal is None
 
 
-def test_the_newest_module_that_tells_a_version_is_the_driver(tmp_path: Path) -> None:
+def test_the_newest_module_with_a_version_is_the_driver(tmp_path: Path) -> None:
     for module, version in (("hycu", ""), ("hydcu", "6.2.17a\n"), ("amdgpu", "5.16.18\n")):
         (tmp_path / "sys" / "module" / module).mkdir(parents=True)
         (tmp_path / "sys" / "module" / module / "version").write_text(version)

@@ -1,4 +1,4 @@
-"""What hy-smi prints, in every form it is known to print it, and cut off anywhere."""
+"""Output of hy-smi in every known format, and truncated anywhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of(prefix: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", of("table"))
-def test_every_table_gives_eight_cards_with_what_it_has_columns_for(name: str) -> None:
+def test_every_table_gives_eight_cards_with_the_values_of_its_columns(name: str) -> None:
     cards = smi.parse(RECORDS[name])
     assert [card.index for card in cards] == list(range(8))
     for card in cards:
@@ -41,17 +41,17 @@ def test_the_columns_are_those_of_the_headings() -> None:
     assert smi.parse(RECORDS["table-e"])[7].mode == "MIG"
 
 
-def test_columns_in_another_order_and_of_another_name_are_found() -> None:
+def test_columns_in_another_order_and_with_another_name() -> None:
     text = "HCU  Temp (DieEdge)  HCU%  New  VRAM%\n3  40.0c  12.5%  x  7%\n"
     assert smi.parse(text) == (Card(3, temperature_c=40.0, use_percent=12.5, vram_percent=7.0),)
 
 
-def test_values_that_are_not_told_are_none() -> None:
+def test_missing_values_are_none() -> None:
     text = "DCU Temp AvgPwr Perf PwrCap VRAM% DCU% Mode\n0 N/A N/A auto N/A 3% Unknown N/A\n"
     assert smi.parse(text) == (Card(0, vram_percent=3.0),)
 
 
-def test_what_is_around_the_table_does_not_matter() -> None:
+def test_text_around_the_table_is_ignored() -> None:
     noise = "hymgr.c:344, WARNING]: Version mismatch\n0 what is this\n"
     table = RECORDS["table-c"]
     assert smi.parse(noise + table + "9  what is this\n") == smi.parse(table)
@@ -60,14 +60,14 @@ def test_what_is_around_the_table_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("", "it printed nothing more"),
+        ("", "the end of its output"),
         ("\n====\nSegmentation fault\n", "Segmentation fault"),
         ("DCU Temp VRAM%\n0 40.0C\n", "0 40.0C"),
         ("DCU Temp VRAM%\n0 40.0C 0% 12\n", "0 40.0C 0% 12"),
         ("DCU Temp VRAM%\n0 40.0C 1?2%\n", "0 40.0C 1?2%"),
     ],
 )
-def test_a_table_that_nobody_understands_is_told_with_the_line(text: str, shown: str) -> None:
+def test_a_table_in_an_unknown_format_is_an_error_with_the_line(text: str, shown: str) -> None:
     with pytest.raises(MachineError) as raised:
         smi.parse(text)
     assert shown in raised.value.problems[0].where
@@ -82,7 +82,7 @@ def test_memory_in_mib_and_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("name", of("json"))
-def test_json_is_read_whether_it_is_json_or_not(name: str) -> None:
+def test_json_is_read_even_if_it_is_invalid(name: str) -> None:
     cards = smi.parse_json(RECORDS[name])
     assert len(cards) == (1 if name == "json-one" else 8)
     for card in cards:
@@ -111,7 +111,7 @@ def test_json_with_units_outside_of_quotes_and_no_comma_between_cards() -> None:
     )
 
 
-def test_processes_in_blocks_as_bare_numbers_and_none() -> None:
+def test_processes_in_blocks_as_plain_pids_and_none() -> None:
     assert smi.parse_pids(RECORDS["pids-busy"]) == (Process(2004092, (3,), 3410),)
     assert [p.cards for p in smi.parse_pids(RECORDS["pids-full"])] == [(2,), (3,)]
     assert smi.parse_pids(RECORDS["pids-none"]) == ()
@@ -133,7 +133,7 @@ PARSERS = {
 
 
 @pytest.mark.parametrize("name", sorted(n for n in RECORDS if not n.startswith("driver")))
-def test_output_cut_off_anywhere_is_understood_or_a_machine_error(name: str) -> None:
+def test_truncated_output_is_parsed_or_a_machine_error(name: str) -> None:
     parser = PARSERS[name.partition("-")[0]]
     text = RECORDS[name]
     for end in range(0, len(text), 1 if len(text) < 1500 else 7):
@@ -145,7 +145,7 @@ def test_output_cut_off_anywhere_is_understood_or_a_machine_error(name: str) -> 
 
 
 @pytest.mark.parametrize("name", of("json"))
-def test_json_cut_off_is_never_taken_for_fewer_cards(name: str) -> None:
+def test_truncated_json_never_means_fewer_cards(name: str) -> None:
     text = RECORDS[name].rstrip()
     for end in range(1, len(text), 5):
         with pytest.raises(MachineError):
@@ -176,32 +176,32 @@ def program(root: Path, script: str) -> Path:
     return path
 
 
-def test_an_hy_smi_that_knows_only_the_table_is_enough(tmp_path: Path) -> None:
+def test_an_hy_smi_with_only_the_table_is_enough(tmp_path: Path) -> None:
     program(tmp_path, "[ $# = 0 ] || exit 2\necho DCU Temp VRAM%\necho 1 40.0C 0%\n")
     assert smi.read(tmp_path) == (Card(1, temperature_c=40.0, vram_percent=0.0),)
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("echo no driver >&2; exit 1", "status 1: no driver"),
         ("exit 7", "status 7"),
         ("kill -9 $$", "status -9"),
-        ("echo hello", "does not tell the table of cards"),
+        ("echo hello", "prints the table of cards in an unknown format"),
         ("echo DCU Temp VRAM%", "lists no card"),
     ],
 )
-def test_a_failure_is_told_with_its_cause(tmp_path: Path, script: str, said: str) -> None:
+def test_a_failure_is_reported_with_its_cause(tmp_path: Path, script: str, message: str) -> None:
     path = program(tmp_path, script)
     with pytest.raises(MachineError) as raised:
         smi.read(tmp_path)
     problem = raised.value.problems[0]
-    assert said in problem.what and problem.remedy
-    assert problem.where in (str(path), 'its line "hello"')
+    assert message in problem.what and problem.remedy
+    assert problem.where in (str(path), 'line "hello"')
 
 
-def test_one_that_is_missing_or_not_a_program(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="not there"):
+def test_an_hy_smi_that_is_missing_or_not_executable(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="not installed"):
         smi.read(tmp_path)
     program(tmp_path, "").write_bytes(b"\x7fELF of another machine")
     with pytest.raises(MachineError, match="cannot be started"):
@@ -209,7 +209,7 @@ def test_one_that_is_missing_or_not_a_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["", "--showmeminfo"])
-def test_one_that_hangs_is_ended_with_what_it_started(tmp_path: Path, option: str) -> None:
+def test_an_hy_smi_that_hangs_is_killed_with_its_children(tmp_path: Path, option: str) -> None:
     pid_file = tmp_path / "pid"
     program(
         tmp_path,
@@ -217,12 +217,12 @@ def test_one_that_hangs_is_ended_with_what_it_started(tmp_path: Path, option: st
         'printf "DCU Temp\\n0 40.0C\\n"\n',
     )
     started = time.monotonic()
-    with pytest.raises(MachineError, match="does not answer"):
+    with pytest.raises(MachineError, match="timed out"):
         smi.read(tmp_path, timeout=0.5)
     assert time.monotonic() - started < 5
     pid = int(pid_file.read_text())
     for _ in range(50):
-        # Orphans are reaped by pid 1, which may take its time: a zombie has ended.
+        # pid 1 may be slow to reap orphans; a zombie has ended.
         status = Path(f"/proc/{pid}/stat")
         if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
             return

@@ -54,10 +54,10 @@ def test_history_grows_and_a_failure_shows_until_the_next_reading() -> None:
     view = top.View(READING)
     view.add(READING)
     assert screen(view, 80)[4].split()[-2:] == ["██", "Normal"]
-    view.fail(MachineError("hy-smi does not answer", remedy="fix it"))
-    assert "hy-smi does not answer" in screen(view, 80)
+    view.fail(MachineError("hy-smi timed out", remedy="fix it"))
+    assert "hy-smi timed out" in screen(view, 80)
     view.add(READING)
-    assert "hy-smi does not answer" not in screen(view, 80)
+    assert "hy-smi timed out" not in screen(view, 80)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_bar(percent: float, shown: str) -> None:
     assert top.bar(percent, 4) == shown
 
 
-def test_history_is_of_its_own_scale_and_ends_with_the_newest() -> None:
+def test_history_has_a_fixed_scale_and_ends_with_the_newest() -> None:
     assert top.history_line([0.0, 1.0, 50.0, 100.0], 6) == "   ▁▄█"
     assert top.history_line([100.0] * 9, 3) == "███"
     assert top.history_line([], 3) == "   "
 
 
 @pytest.mark.parametrize("text", ["0", "x", "nan", "-1", "1e9", ""])
-def test_intervals_that_are_none(text: str) -> None:
+def test_invalid_intervals(text: str) -> None:
     with pytest.raises(RequestError):
         top.parse_interval(text)
     assert top.parse_interval("0.5") == 0.5
@@ -99,10 +99,11 @@ def test_a_plain_table_has_a_line_for_each_card() -> None:
 
 
 def test_json_has_all_of_it() -> None:
-    said = json.loads(json.dumps(READING.to_json()))
-    assert [card["busy"] for card in said["cards"]] == [False, True, False]
-    assert said["processes"] == [{"pid": 77, "cards": [1], "vram_mib": 32758, "command": "python"}]
-    assert said["driver"] == {"module": "hydcu", "version": "6.2.17a"}
+    document = json.loads(json.dumps(READING.to_json()))
+    assert [card["busy"] for card in document["cards"]] == [False, True, False]
+    process = {"pid": 77, "cards": [1], "vram_mib": 32758, "command": "python"}
+    assert document["processes"] == [process]
+    assert document["driver"] == {"module": "hydcu", "version": "6.2.17a"}
 
 
 def host_with(root: Path, script: str) -> dict[str, str]:
@@ -142,7 +143,7 @@ def test_on_a_terminal_it_runs_until_a_key_and_leaves_it_as_it_was(
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(ROOT)
-        # Who was started in the background by a shell has it ignored, and so would the child.
+        # A shell's background jobs ignore SIGINT, and the child would inherit that.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execve(COMMAND[0], [*COMMAND, "--interval", "0.2"], environment)
     shown = b""
@@ -161,7 +162,7 @@ def test_on_a_terminal_it_runs_until_a_key_and_leaves_it_as_it_was(
             os.write(terminal, key)
             pressed = True
     else:
-        os.kill(child, signal.SIGKILL)  # a failure, and not a wait without an end
+        os.kill(child, signal.SIGKILL)  # fail instead of waiting forever
     _, status = os.waitpid(child, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -1,4 +1,4 @@
-"""What cannot work on the cards is said before a container starts."""
+"""Jobs that the devices cannot run are rejected before a container starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from paddle_stacks import fitness, launch, preflight
-from paddle_stacks.dcu import fit, smi
-from paddle_stacks.dcu.cards import known
+from paddle_stacks import feasibility, launch, preflight
+from paddle_stacks.dcu import capability, smi
+from paddle_stacks.dcu.capability import Devices, detect
+from paddle_stacks.dcu.cards import card_types
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.layout import Layout
@@ -24,21 +25,21 @@ from paddle_stacks.plan import backend
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-K100_AI = fit.Cards((known()["K100_AI"],), 8, 65520)
-BW1000 = fit.Cards((known()["BW1000"],), 8, 65520)
+K100_AI = Devices((card_types()["K100_AI"],), 8, 65520)
+BW1000 = Devices((card_types()["BW1000"],), 8, 65520)
 SFT = {"model_name_or_path": "llama-2-13b", "fp16": True, "fp16_opt_level": "O2"}
 
 
-def told(
+def messages(
     values: Mapping[str, Any],
-    cards: fit.Cards = K100_AI,
+    cards: Devices = K100_AI,
     *,
     per_node: int = 1,
     nodes: int = 1,
     training: bool = True,
     workspace: Path = Path("/nowhere"),
 ) -> str:
-    found = fit.problems(
+    problems = capability.problems(
         Options("x", values),
         cards,
         per_node=per_node,
@@ -46,7 +47,7 @@ def told(
         training=training,
         workspace=workspace,
     )
-    return "\n".join(f"{p.what} | {p.remedy}" for p in found)
+    return "\n".join(f"{p.what} | {p.remedy}" for p in problems)
 
 
 @pytest.mark.parametrize(
@@ -66,37 +67,37 @@ def told(
         ({"lora": True, "model_name_or_path": "llama-2-7b"}, 1, 12.6),
     ],
 )
-def test_the_memory_of_a_card(change: dict[str, Any], cards: int, gib: float) -> None:
-    found = Options("x", {**SFT, **change})
-    size = fit.parameters(str(found.values["model_name_or_path"]), Path("/nowhere"))
-    need = fit.bytes_per_card(found, size, Layout.of(found, cards), training=True)
+def test_the_memory_of_a_device(change: dict[str, Any], cards: int, gib: float) -> None:
+    options = Options("x", {**SFT, **change})
+    size = capability.parameters(str(options.values["model_name_or_path"]), Path("/nowhere"))
+    need = capability.bytes_per_device(options, size, Layout.of(options, cards), training=True)
     assert round(need / 2**30, 1) == gib
-    assert bool(told({**SFT, **change}, per_node=cards)) == (gib > 64)
+    assert bool(messages({**SFT, **change}, per_node=cards)) == (gib > 64)
 
 
 @pytest.mark.parametrize("change", [{}, {"amp_master_grad": True}, {"sharding": "stage2"}])
 def test_the_memory_plan_counts_the_same(change: dict[str, Any]) -> None:
-    found = Options("x", {**SFT, **change})
-    layout = Layout.of(found, 4)
+    options = Options("x", {**SFT, **change})
+    layout = Layout.of(options, 4)
     model = find("llama-2-13b")
-    work = Work("full", master_gradients=found.on("amp_master_grad"))
-    held = {line.name: line.size for line in plan(model, work, layout)[0].lines}
+    work = Work("full", master_gradients=options.on("amp_master_grad"))
+    sizes = {line.name: line.size for line in plan(model, work, layout)[0].lines}
     names = ("parameters", "gradients", "master weights", "AdamW's two moments")
-    need = fit.bytes_per_card(found, model.parameters, layout, training=True)
-    assert sum(held[name] for name in names) == pytest.approx(need, abs=4)
+    need = capability.bytes_per_device(options, model.parameters, layout, training=True)
+    assert sum(sizes[name] for name in names) == pytest.approx(need, abs=4)
 
 
-def test_inference_holds_weights_alone() -> None:
+def test_inference_needs_only_the_weights() -> None:
     values = {"model_name_or_path": "models/llama-2-13b-chat-a8w8", "dtype": "float16"}
-    found = Options("predict/predictor.py", values)
-    size = fit.parameters(str(values["model_name_or_path"]), Path("/nowhere"))
-    assert size == 13_015_864_320, "what was made of a known model has its size"
-    assert fit.bytes_per_card(found, size, Layout(), training=False) == 2 * size
+    options = Options("predict/predictor.py", values)
+    size = capability.parameters(str(values["model_name_or_path"]), Path("/nowhere"))
+    assert size == 13_015_864_320, "derived from a known model"
+    assert capability.bytes_per_device(options, size, Layout(), training=False) == 2 * size
     quantized = Options("predict/predictor.py", {**values, "quant_type": "a8w8"})
-    assert fit.bytes_per_card(quantized, size, Layout(), training=False) == size
+    assert capability.bytes_per_device(quantized, size, Layout(), training=False) == size
 
 
-def test_a_model_of_ones_own_is_counted(tmp_path: Path) -> None:
+def test_the_parameters_of_a_model_in_the_workspace(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)
     config = {
@@ -108,46 +109,46 @@ def test_a_model_of_ones_own_is_counted(tmp_path: Path) -> None:
         "num_key_value_heads": 8,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    assert fit.parameters("mine", tmp_path) == 68_976_648_192, "Llama-2-70b"
-    # Another kind of model has at least so many; what cannot be counted is not guessed.
+    assert capability.parameters("mine", tmp_path) == 68_976_648_192, "Llama-2-70b"
+    # For another model type it is a lower bound; what cannot be counted is not guessed.
     other = config | {"model_type": "qwen2", "tie_word_embeddings": None}
     (folder / "config.json").write_text(json.dumps(other))
-    assert fit.parameters("mine", tmp_path) == 68_976_648_192
+    assert capability.parameters("mine", tmp_path) == 68_976_648_192
     for wrong in ({"hidden_size": "8192"}, {"num_hidden_layers": None}, []):
         broken = json.dumps(config | wrong if isinstance(wrong, dict) else wrong)
         (folder / "config.json").write_text(broken)
-        assert fit.parameters("mine", tmp_path) == 0
+        assert capability.parameters("mine", tmp_path) == 0
     (folder / "config.json").write_text(json.dumps(config))
-    said = told(
+    message = messages(
         {"model_name_or_path": "mine", "lora": True, **SFT} | {"model_name_or_path": "models/mine"},
         workspace=tmp_path,
     )
-    assert "LoRA on mine needs 128.5 GiB on one card" in said
-    assert told({**SFT, "model_name_or_path": "unknown"}) == "", "nobody knows its size"
+    assert "LoRA on mine needs 128.5 GiB on one device" in message
+    assert messages({**SFT, "model_name_or_path": "unknown"}) == "", "its size is unknown"
 
 
-def test_the_numbers_and_the_remedy_are_told() -> None:
-    said = told(SFT)
-    for words in ("194.0 GiB on one card", "13.0 billion", "16 bytes", "K100_AI has 64.0 GiB"):
-        assert words in said
-    assert '"lora": true' in said
+def test_the_message_has_the_numbers_and_the_remedy() -> None:
+    message = messages(SFT)
+    for words in ("194.0 GiB on one device", "13.0 billion", "16 bytes", "K100_AI has 64.0 GiB"):
+        assert words in message
+    assert '"lora": true' in message
 
 
 @pytest.mark.parametrize("value", [True, 1, "true", "yes"])
 def test_bfloat16_on_a_card_without_it(value: object) -> None:
-    assert "which a K100_AI does not have" in told({"bf16": value, "lora": True})
-    assert told({"bf16": value, "lora": True}, BW1000) == "", "nobody says that it has not"
+    assert "which K100_AI does not support" in messages({"bf16": value, "lora": True})
+    assert messages({"bf16": value, "lora": True}, BW1000) == "", "not known to lack it"
 
 
-def test_bfloat16_of_inference() -> None:
-    assert "--dtype float16" in told({"dtype": "bfloat16"}, training=False)
+def test_bfloat16_in_inference() -> None:
+    assert "--dtype float16" in messages({"dtype": "bfloat16"}, training=False)
 
 
-def test_fewer_cards_than_are_needed() -> None:
-    four = fit.Cards(K100_AI.types, 4, 65520)
-    assert "8 cards needed, and there are 4" in told({}, four, per_node=8)
-    unseen = fit.Cards(K100_AI.types, None, 65520)
-    assert told({}, unseen, per_node=8) == "", "a plan for another machine"
+def test_fewer_devices_than_required() -> None:
+    four = Devices(K100_AI.types, 4, 65520)
+    assert "the job needs 8 devices; 4 are available" in messages({}, four, per_node=8)
+    undetected = Devices(K100_AI.types, None, 65520)
+    assert messages({}, undetected, per_node=8) == "", "a plan for another machine"
 
 
 @pytest.mark.parametrize(
@@ -169,12 +170,12 @@ def test_fewer_cards_than_are_needed() -> None:
     ],
 )
 def test_the_layout_of_upstreams_options(values: dict[str, Any], world: int, layout: str) -> None:
-    made = Layout.of(Options("x", values), world)
-    assert str(made) == layout and made.world == world
+    actual = Layout.of(Options("x", values), world)
+    assert str(actual) == layout and actual.world == world
 
 
 @pytest.mark.parametrize(
-    ("values", "world", "said"),
+    ("values", "world", "message"),
     [
         ({"pipeline_parallel_degree": 8}, 1, "pipeline 8 needs 8 cards, and 1 is there"),
         (
@@ -193,13 +194,13 @@ def test_the_layout_of_upstreams_options(values: dict[str, Any], world: int, lay
         ({"sharding": "stage1", "sharding_parallel_degree": -1}, 3, ""),
     ],
 )
-def test_layouts(values: dict[str, Any], world: int, said: str) -> None:
-    found = faults(Options("run_pretrain.py", values), (), world=world)
-    assert (said in found[0].what) if said else found == []
+def test_layouts(values: dict[str, Any], world: int, message: str) -> None:
+    problems = faults(Options("run_pretrain.py", values), (), world=world)
+    assert (message in problems[0].what) if message else problems == []
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             {"pipeline_parallel_degree": 2, "do_eval": True},
@@ -214,35 +215,35 @@ def test_layouts(values: dict[str, Any], world: int, said: str) -> None:
         ({"pipeline_parallel_degree": 2}, ""),
     ],
 )
-def test_evaluating_by_generating(values: dict[str, Any], said: str) -> None:
-    given = {"eval_with_do_generation": True, **values}
-    found = faults(Options("run_finetune.py", given), (), world=2)
-    assert (said in found[0].what) if said else found == []
+def test_evaluating_by_generating(values: dict[str, Any], message: str) -> None:
+    generating = {"eval_with_do_generation": True, **values}
+    problems = faults(Options("run_finetune.py", generating), (), world=2)
+    assert (message in problems[0].what) if message else problems == []
     assert faults(Options("run_finetune.py", values), (), world=2) == []
 
 
 def test_architectures() -> None:
-    assert fit.architecture_problems("gfx906;gfx926;gfx928", K100_AI, "i") == []
-    assert fit.architecture_problems("", K100_AI, "i") == [], "it does not say"
-    (problem,) = fit.architecture_problems("gfx906, gfx926,gfx928", BW1000, "i")
-    assert "no code for gfx936, which a BW1000 is" in problem.what
+    assert capability.architecture_problems("gfx906;gfx926;gfx928", K100_AI, "i") == []
+    assert capability.architecture_problems("", K100_AI, "i") == [], "an image without the label"
+    (problem,) = capability.architecture_problems("gfx906, gfx926,gfx928", BW1000, "i")
+    assert "not compiled for gfx936 (BW1000)" in problem.what
 
 
-def test_the_cards_that_are_there_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = [smi.Card(i, name="BW1000", vram_total_mib=65520 - i) for i in range(4)]
-    monkeypatch.setattr(smi, "read", lambda root: tuple(there))
-    assert fit.look(Path("/")) == fit.Cards((known()["BW1000"],), 4, 65517)
-    assert fit.look(Path("/"), (0, 1)) == fit.Cards((known()["BW1000"],), 2, 65519)
+def test_the_host_s_own_cards_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [smi.Card(i, name="BW1000", vram_total_mib=65520 - i) for i in range(4)]
+    monkeypatch.setattr(smi, "read", lambda root: tuple(cards))
+    assert detect(Path("/")) == Devices((card_types()["BW1000"],), 4, 65517)
+    assert detect(Path("/"), (0, 1)) == Devices((card_types()["BW1000"],), 2, 65519)
 
 
-def test_where_there_is_no_card_it_is_the_documented_one(tmp_path: Path) -> None:
-    assert fit.look(tmp_path) == fit.Cards((known()["K100_AI"],), None, 65520)
+def test_without_cards_the_default_card_is_assumed(tmp_path: Path) -> None:
+    assert detect(tmp_path) == Devices((card_types()["K100_AI"],), None, 65520)
 
 
 def check(tmp_path: Path, platform: str, *line: str) -> None:
-    given = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
+    settings = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
     parsed: argparse.Namespace = parser("upstream").parse_args(line)
-    fitness.check_upstream(parsed, given, backend.load(platform, ROOT))
+    feasibility.check_upstream(parsed, settings, backend.load(platform, ROOT))
 
 
 def test_a_run_of_upstreams_program_is_checked_on_the_host(tmp_path: Path) -> None:
@@ -250,27 +251,27 @@ def test_a_run_of_upstreams_program_is_checked_on_the_host(tmp_path: Path) -> No
     (tmp_path / "x.json").write_text(json.dumps(values))
     with pytest.raises(RequestError) as caught:
         check(tmp_path, "dcu", "run_finetune.py", "x.json", "--save_step", "3")
-    said = [problem.what for problem in caught.value.problems]
+    reports = [problem.what for problem in caught.value.problems]
     for words in ("--save_step", '"eval_step"', "tensor 2 needs 2 cards", "bfloat16", "97.0 GiB"):
-        assert any(words in what for what in said), (words, said)
+        assert any(words in report for report in reports), (words, reports)
 
 
-def test_what_is_about_cards_is_not_asked_of_a_cpu(tmp_path: Path) -> None:
+def test_checks_of_devices_are_skipped_on_a_cpu(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({**SFT, "bf16": True}))
     check(tmp_path, "dcu-sim", "run_finetune.py", "x.json")
     check(tmp_path, "dcu", "--allow-bf16", "run_finetune.py", "x.json", "--lora", "true")
 
 
-def test_a_fine_tuning_of_ours_is_checked_too(tmp_path: Path) -> None:
+def test_a_finetune_job_is_checked_too(tmp_path: Path) -> None:
     values = {**SFT, "dataset_name_or_path": "d", "lora": True, "fp16": False, "bf16": True}
     (tmp_path / "x.json").write_text(json.dumps(values))
-    given = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
+    settings = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
     with pytest.raises(RequestError, match="bfloat16"):
-        launch.make_plan("finetune", ["--config", "x.json"], given)
-    # Degrees do not help: this job is one process.
+        launch.make_plan("finetune", ["--config", "x.json"], settings)
+    # Parallel degrees do not help: the job is a single process.
     line = ["--config", "x.json", "--set", "lora=false", "--set", "tensor_parallel_degree=8"]
-    with pytest.raises(RequestError, match=r"194\.0 GiB on one card"):
-        launch.make_plan("finetune", [*line, "--set", "bf16=false", "--set", "fp16=true"], given)
+    with pytest.raises(RequestError, match=r"194\.0 GiB on one device"):
+        launch.make_plan("finetune", [*line, "--set", "bf16=false", "--set", "fp16=true"], settings)
 
 
 def engine_with(label: str) -> Any:
@@ -288,16 +289,16 @@ def engine_with(label: str) -> Any:
         ("cpu", "", True),
     ],
 )
-def test_operators_without_code_for_the_card(
+def test_operators_not_compiled_for_the_card(
     tmp_path: Path, platform: str, label: str, right: bool
 ) -> None:
-    given = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
-    plan = launch.make_plan("infer", ["--model", "m", "--chat"], given)
+    settings = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
+    plan = launch.make_plan("infer", ["--model", "m", "--chat"], settings)
     if right:
-        preflight.check_operators(plan, given, engine_with(label))
+        preflight.check_operators(plan, settings, engine_with(label))
         return
-    with pytest.raises(MachineError, match="no code for gfx928"):
-        preflight.check_operators(plan, given, engine_with(label))
+    with pytest.raises(MachineError, match="not compiled for gfx928"):
+        preflight.check_operators(plan, settings, engine_with(label))
 
 
 def test_the_doctors_errors_and_cards_in_use_end_a_job(
@@ -305,17 +306,17 @@ def test_the_doctors_errors_and_cards_in_use_end_a_job(
 ) -> None:
     from paddle_stacks import doctor
 
-    given = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
+    settings = Settings(root=ROOT, workspace=tmp_path, backend="dcu", host_root=tmp_path)
     choices = launch.Choices(cards=(0, 1))
-    plan = launch.make_plan("infer", ["--model", "m", "--chat"], given, choices)
+    plan = launch.make_plan("infer", ["--model", "m", "--chat"], settings, choices)
     with pytest.raises(MachineError) as caught:
-        preflight.check_machine(plan, given)
-    said = " ".join(f"{p.what} {p.where}" for p in caught.value.problems)
-    assert "./inv doctor: device-nodes" in said and "hy-smi" in said
+        preflight.check_machine(plan, settings)
+    message = " ".join(f"{p.what} {p.where}" for p in caught.value.problems)
+    assert "./inv doctor: device-nodes" in message and "hy-smi" in message
     monkeypatch.setattr(doctor, "problems", lambda machine, checks: list[Problem]())
     cards = (smi.Card(0), smi.Card(1, use_percent=90.0))
     monkeypatch.setattr(doctor.Machine, "cards", cards)
-    with pytest.raises(MachineError, match="card 1 is in use"):
-        preflight.check_machine(plan, given)
+    with pytest.raises(MachineError, match="device 1 is in use"):
+        preflight.check_machine(plan, settings)
     cpu = Settings(root=ROOT, workspace=tmp_path, host_root=tmp_path)
     preflight.check_machine(launch.make_plan("infer", ["--model", "m", "--chat"], cpu), cpu)

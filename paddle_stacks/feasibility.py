@@ -1,4 +1,4 @@
-"""Whether a platform can do what is asked, as far as that is known before a container starts."""
+"""Checks that a backend can run a job, made before a container starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_stacks.dcu import fit
+from paddle_stacks.dcu import capability
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import documented, fused, upstream
 from paddle_stacks.jobs.schema import Config
@@ -28,35 +28,35 @@ def check_config(
     allow_bf16: bool = False,
     instead: str = "",
 ) -> None:
-    """Check that a platform's cards can do a training of ours, and that its processes divide.
+    """Check that a backend's devices can run a training, and that its layout is possible.
 
     Args:
-        config: of the training.
+        config: the training's configuration.
         settings: of this command.
-        platform: where it is to run.
-        picked: the cards that it is to use; none for all.
-        ranks: processes of a node.
-        nodes: that train together.
-        allow_bf16: whether its cards are said to have bfloat16.
-        instead: what to do where the memory does not suffice; empty: the usual.
+        platform: the backend that it runs on.
+        picked: the devices that it uses; empty for all.
+        ranks: processes per node.
+        nodes: number of nodes.
+        allow_bf16: skip the check for bfloat16.
+        instead: advice for a job that needs too much memory; empty for the default.
 
     Raises:
-        RequestError: they cannot; all reasons at once.
+        RequestError: the backend cannot run it. Reports all reasons at once.
     """
     values = dict(config.values)
     if ranks * nodes == 1 and config.schema.job == "finetune":
-        # Upstream too takes one process alone for one that shares nothing.
+        # As upstream does: a single process ignores the parallel degrees.
         values = {k: v for k, v in values.items() if not k.endswith("_degree")} | {"sharding": ""}
     if allow_bf16:
         values.pop("bf16", None)
     places = dict.fromkeys(values, str(config.path))
-    found = upstream.Options(config.schema.job, values, config.path, places)
-    problems = upstream.layout_faults(found, ranks * nodes)
+    options = upstream.Options(config.schema.job, values, config.path, places)
+    problems = upstream.layout_faults(options, ranks * nodes)
     problems += _picked_faults(picked, ranks)
     if platform.device == "gpu":
-        problems += fit.problems(
-            found,
-            fit.look(settings.host_root, picked),
+        problems += capability.problems(
+            options,
+            capability.detect(settings.host_root, picked),
             per_node=ranks,
             nodes=nodes,
             training=True,
@@ -70,8 +70,8 @@ def check_config(
 def _picked_faults(picked: Sequence[int], ranks: int) -> list[Problem]:
     if not picked or len(picked) >= ranks:
         return []
-    what = f"{ranks} cards are needed, and --devices picks {len(picked)}"
-    return [Problem(what, "--devices", f"--devices 0-{ranks - 1}")]
+    message = f"the job needs {ranks} devices; --devices lists {len(picked)}"
+    return [Problem(message, "--devices", f"--devices 0-{ranks - 1}")]
 
 
 def check_upstream(
@@ -82,29 +82,30 @@ def check_upstream(
     *,
     instead: str = "",
 ) -> None:
-    """Check a run of upstream's program. A configuration of its own is checked in the container.
+    """Check a run of one of upstream's programs. The container checks its configuration file.
 
     Args:
         arguments: of ``upstream``.
         settings: of this command.
-        platform: where it is to run.
-        picked: the cards that it is to use; none for all.
-        instead: what to do where the memory does not suffice; empty: the usual.
+        platform: the backend that it runs on.
+        picked: the devices that it uses; empty for all.
+        instead: advice for a job that needs too much memory; empty for the default.
 
     Raises:
-        RequestError: it cannot work; all reasons at once.
+        RequestError: it cannot work. Reports all reasons at once.
     """
     words: list[str] = arguments.arguments
-    found = upstream.options(arguments.script, words, _finder(settings.workspace))
+    options = upstream.options(arguments.script, words, _finder(settings.workspace))
     nodes = arguments.nnodes or 1
     own = words[1:] if words and words[0].endswith(".json") else words
-    problems = upstream.faults(found, own, world=arguments.ranks * nodes)
-    if found.config is not None:
+    problems = upstream.faults(options, own, world=arguments.ranks * nodes)
+    if options.config is not None:
         problems += documented.key_problems(
-            [key for key in found.values if not found.where(key).startswith("--")], found.where
+            [key for key in options.values if not options.where(key).startswith("--")],
+            options.where,
         )
     problems += fused.problems(
-        found,
+        options,
         settings.workspace,
         on_dcu=bool(platform.devices),
         gpu=platform.device == "gpu",
@@ -113,13 +114,15 @@ def check_upstream(
     problems += _picked_faults(picked, arguments.ranks)
     if platform.device == "gpu":
         if arguments.allow_bf16:
-            found = replace(found, values={k: v for k, v in found.values.items() if k != "bf16"})
-        problems += fit.problems(
-            found,
-            fit.look(settings.host_root, picked),
+            options = replace(
+                options, values={k: v for k, v in options.values.items() if k != "bf16"}
+            )
+        problems += capability.problems(
+            options,
+            capability.detect(settings.host_root, picked),
             per_node=arguments.ranks,
             nodes=nodes,
-            training="predict" not in Path(arguments.script).parts and not found.on("do_ptq"),
+            training="predict" not in Path(arguments.script).parts and not options.on("do_ptq"),
             workspace=settings.workspace,
             remedy=instead,
         )
