@@ -1,0 +1,47 @@
+"""Runs a program of upstream's with the patches: ``__main__.py PROGRAM [ARGUMENT …]``.
+
+PROGRAM is a file, or a module of a package in the source. It is a file itself, which is all
+that Paddle's launcher can start.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the program that ``argv`` names."""
+    own = str(Path(__file__).resolve().parents[2])
+    # Upstream finds none of our modules but these, which are imported now.
+    sys.path[:] = [own, *[path for path in sys.path[1:] if path != own]]
+    from entrypoints.upstream_patches import PATCHES, hook
+    from paddle_stacks.jobs import platforms
+
+    sys.path.remove(own)
+    program = argv[0]
+    backend = platforms.current()
+    patches = [patch for patch in PATCHES if backend in patch.backends]
+    hook.install(patches)
+    sys.argv[:] = list(argv)
+    if not program.endswith(".py"):
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        return
+    _run_file(program, [patch for patch in patches if program.endswith(f"/{patch.file}")], hook)
+
+
+def _run_file(path: str, patches: Sequence[object], hook: types.ModuleType) -> None:
+    sys.path.insert(0, os.path.dirname(path))
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    sys.modules["__main__"] = module
+    code = hook.compiled(Path(path).read_text(encoding="utf-8"), patches, path)
+    exec(code, module.__dict__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,29 @@
+"""How many positions caches and masks of a fused model are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddle_stacks.jobs import json_files
+
+__all__ = ["USUAL", "total_length"]
+
+USUAL = 8192
+"""What upstream takes for every model, in tokens."""
+
+# Upstream looks for these in config.json, in this order.
+_POSITIONS = ("max_position_embeddings", "max_sequence_length", "seq_length")
+
+
+def total_length(model: str, asked: int) -> int:
+    """Return the most tokens of a prompt and its answer that a model's caches hold.
+
+    It depends on the model, so that a static graph goes with all lengths that fit into it.
+
+    Args:
+        model: the model's folder.
+        asked: tokens of the longest prompt and its answer.
+    """
+    config = json_files.read_object(Path(model) / "config.json")
+    positions = next((config[key] for key in _POSITIONS if config.get(key)), USUAL)
+    return max(min(int(positions), USUAL), asked)

@@ -1,0 +1,157 @@
+"""Tokens on their way out of upstream's programs, through a folder and a queue of the run's own.
+
+Upstream's operators take the System V queue of ``ftok("./", 1)``, where they are called first;
+ours for a CPU take the folder of :data:`VARIABLE`. Without block attention tokens are files in
+the working folder. So both are called in that folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import queue
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import JobError, MachineError
+
+__all__ = ["SECONDS", "VARIABLE", "enter", "generate", "inside", "made", "result", "wait"]
+
+VARIABLE = "PADDLE_STACKS_QUEUE"
+"""The variable with the run's folder."""
+
+SECONDS = 600
+"""How long the reader and its program wait for each other on a host that is busy."""
+
+_LOOK_SECONDS = 1
+_ID = 1  # upstream's second argument of ftok
+_CREATE, _EXCLUSIVE, _REMOVE = 0o1000, 0o2000, 0
+_DEATH_SIGNAL = 1
+_ATTEMPTS = 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def made() -> Iterator[Path]:
+    """Make a run's folder and its queue, and remove both at the end, with what is in them.
+
+    Raises:
+        MachineError: there is no queue to be had.
+    """
+    folder, number = _made()
+    try:
+        yield folder
+    finally:
+        _libc.msgctl(number, _REMOVE, None)
+        shutil.rmtree(folder)
+
+
+def _made() -> tuple[Path, int]:
+    """Return a folder whose key no queue of the IPC namespace has, and its queue."""
+    for _ in range(_ATTEMPTS):
+        folder = tempfile.mkdtemp(prefix="paddle-stacks-queue-")
+        key = _libc.ftok(os.fsencode(folder), _ID)
+        number: int = _libc.msgget(key, _CREATE | _EXCLUSIVE | 0o600)
+        if number >= 0:
+            return Path(folder), number
+        fault = ctypes.get_errno()
+        shutil.rmtree(folder)
+        if fault != errno.EEXIST:  # another's, which has the same key: the next folder
+            break
+    raise MachineError(
+        f"no message queue can be made: {os.strerror(fault)}",
+        where="msgget",
+        remedy="ipcs -q lists the queues of this machine; ipcrm removes those that nobody uses",
+    )
+
+
+def inside(call: Callable[..., Any], **arguments: Any) -> Any:
+    """Return what a call returns that is made in the run's folder."""
+    folder = os.environ.get(VARIABLE)
+    if folder is None:
+        return call(**arguments)
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        return call(**arguments)
+    finally:
+        os.chdir(before)
+
+
+def generate(inputs: Mapping[str, Any], step: Callable[[Any], Any]) -> int:
+    """Run steps until no row needs one, and return how many there were.
+
+    Args:
+        inputs: the model's; steps change them.
+        step: generates a token for each row, and sends them.
+    """
+
+    def run() -> int:
+        steps = 0
+        while inputs["not_need_stop"]:
+            step(inputs)
+            steps += 1
+        return steps
+
+    steps: int = inside(run)
+    return steps
+
+
+def enter() -> None:
+    """Go to the run's folder, in the process that reads tokens; it ends with its parent."""
+    _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if folder := os.environ.get(VARIABLE):
+        os.chdir(folder)
+
+
+def wait(ready: Any, reader: Any) -> None:
+    """Wait until the reader is ready.
+
+    Args:
+        ready: an event.
+        reader: its process.
+
+    Raises:
+        JobError: it has ended, or is not ready after :data:`SECONDS`.
+    """
+    for _ in range(SECONDS // _LOOK_SECONDS):
+        if ready.wait(_LOOK_SECONDS):
+            return
+        _check(reader)
+    raise JobError(f"the reader of tokens is not ready after {SECONDS} s")
+
+
+def result(results: Any, reader: Any, steps: int) -> Any:
+    """Return the next row that the reader has put together.
+
+    Args:
+        results: a queue of rows: number, tokens, text.
+        reader: its process.
+        steps: how many tokens of it were sent.
+
+    Raises:
+        JobError: the reader has ended without it, or messages were lost.
+    """
+    for _ in range(SECONDS // _LOOK_SECONDS):
+        try:
+            row = results.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            if not reader.is_alive() and results.empty():
+                _check(reader)
+            continue
+        if len(row[1]) != steps:
+            raise JobError(f"{steps} tokens were sent, and {len(row[1])} came: messages were lost")
+        return row
+    raise JobError(f"the last message has not come after {SECONDS} s: messages were lost")
+
+
+def _check(reader: Any) -> None:
+    if not reader.is_alive():
+        raise JobError(f"the reader of tokens has ended with exit status {reader.exitcode}")
