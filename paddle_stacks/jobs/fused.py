@@ -25,7 +25,11 @@ from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.upstream import PREDICT, Options
 
-__all__ = ["problems"]
+__all__ = ["OURS", "PROGRAM", "problems"]
+
+PROGRAM = "infer_model_program"
+"""The key of an exported ``config.json`` that says whose program made the graph."""
+OURS = "paddle-stacks"
 
 # What create_predictor looks for in config.json, in this order.
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "seq_length")

@@ -1,0 +1,198 @@
+"""Fused Llamas whose generation returns its tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F  # noqa: N812
+from paddlenlp.experimental.transformers.llama.modeling import (
+    LlamaForCausalLMBlockInferenceModel,
+    LlamaForCausalLMInferenceModel,
+)
+from paddlenlp.transformers import LlamaConfig
+
+from entrypoints.fused.options import Options
+from entrypoints.upstream_patches.lengths import total_length
+
+__all__ = ["BlockModel", "DenseModel", "config_of", "length_of", "load"]
+
+
+class BlockModel(LlamaForCausalLMBlockInferenceModel):
+    """A Llama whose cache is in blocks; each call of ``generate`` returns a token of each row."""
+
+    def sample(
+        self,
+        eos_token_id: Any,
+        top_k: int,
+        top_p: Any,
+        penalty_score: Any,
+        frequency_score: Any,
+        presence_score: Any,
+        temperature: Any = None,
+        min_tokens_to_keep: int = 1,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Return the next token of each row, ``[batch, 1]``; -1 of a row that has ended.
+
+        The arguments are tensors of what ``generate`` takes; the rows' state changes in place.
+        """
+        from paddlenlp_ops import (
+            get_token_penalty_multi_scores_v2,
+            set_stop_value_multi_ends_v2,
+            set_value_by_flags_and_idx_v2,
+            update_inputs,
+        )
+
+        outputs = self(**self.prepare_inputs_for_generation(**model_kwargs))
+        step_idx = model_kwargs["step_idx"]
+        set_value_by_flags_and_idx_v2(
+            model_kwargs["pre_ids"],
+            model_kwargs["input_ids"],
+            model_kwargs["seq_lens_this_time"],
+            model_kwargs["seq_lens_encoder"],
+            model_kwargs["seq_lens_decoder"],
+            step_idx,
+            model_kwargs["stop_flags"],
+        )
+        logits = get_token_penalty_multi_scores_v2(
+            model_kwargs["pre_ids"],
+            paddle.cast(outputs, paddle.float32),
+            penalty_score,
+            frequency_score,
+            presence_score,
+            temperature,
+            model_kwargs["bad_tokens"],
+            step_idx,
+            model_kwargs["min_dec_len"],
+            eos_token_id,
+        )
+        _, next_tokens = paddle.tensor.top_p_sampling(F.softmax(logits), top_p)
+        step_idx = paddle.where(model_kwargs["stop_flags"], step_idx, step_idx + 1)
+        paddle.assign(step_idx, model_kwargs["step_idx"])
+        stop_flags = paddle.assign(model_kwargs["stop_flags"])
+        set_stop_value_multi_ends_v2(
+            next_tokens,
+            stop_flags,
+            model_kwargs["seq_lens_this_time"],
+            eos_token_id,
+            model_kwargs["next_tokens"],
+        )
+        # A row that has reached its length stops after its token, not in its place.
+        at_length = paddle.greater_equal(step_idx, model_kwargs["max_dec_len"])
+        stop_flags = paddle.logical_or(stop_flags, at_length)
+        paddle.assign(stop_flags, model_kwargs["stop_flags"])
+        update_inputs(
+            stop_flags,
+            model_kwargs["not_need_stop"],
+            model_kwargs["seq_lens_this_time"],
+            model_kwargs["seq_lens_encoder"],
+            model_kwargs["seq_lens_decoder"],
+            model_kwargs["input_ids"],
+            model_kwargs["stop_nums"],
+            next_tokens,
+            model_kwargs["is_block_step"],
+        )
+        return next_tokens
+
+
+class DenseModel(LlamaForCausalLMInferenceModel):
+    """A Llama with one cache a row; ``generate`` returns all tokens of all rows."""
+
+    def sample(
+        self,
+        input_ids: Any = None,
+        eos_token_id: Any = None,
+        cache_kvs: Any = None,
+        top_p: Any = None,
+        temperature: Any = None,
+        inputs_embeds: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Return prompts and answers, ``[batch, prompt + answer]``.
+
+        A row that has ended goes on with the end token. The arguments are tensors of what
+        ``generate`` takes.
+        """
+        model_kwargs.pop("logits_processors")
+        model_kwargs["all_input_ids"] = input_ids
+
+        def _forward_(**args):  # type: ignore[no-untyped-def]
+            model_inputs = self.prepare_inputs_for_generation(input_ids, cache_kvs, **args)
+            return self(**model_inputs)
+
+        def _post_process_(outputs, model_kwargs):  # type: ignore[no-untyped-def]
+            from paddlenlp_ops import get_token_penalty_multi_scores, set_value_by_flags_and_idx
+
+            step_idx = model_kwargs["step_idx"]
+            model_kwargs["stop_flags"] = set_value_by_flags_and_idx(
+                model_kwargs["pre_ids"],
+                model_kwargs["tgt_ids"],
+                step_idx,
+                model_kwargs["stop_flags"],
+            )
+            logits = outputs[0] if isinstance(outputs, tuple) else outputs
+            logits = get_token_penalty_multi_scores(
+                model_kwargs["pre_ids"],
+                paddle.cast(logits, paddle.float32),
+                model_kwargs["penalty_score"],
+                model_kwargs["frequency_score"],
+                model_kwargs["presence_score"],
+                step_idx,
+                model_kwargs["min_dec_len"],
+                eos_token_id,
+            )
+            _, next_tokens = paddle.tensor.top_p_sampling(F.softmax(logits / temperature), top_p)
+            model_kwargs = self.update_model_kwargs_for_generation(
+                model_kwargs.get("cache", None),
+                model_kwargs["seq_len_encoder"] == 0,
+                next_tokens,
+                eos_token_id,
+                model_kwargs,
+            )
+            model_kwargs["all_input_ids"] = paddle.concat(
+                [model_kwargs["all_input_ids"], model_kwargs["next_tokens"]], axis=1
+            )
+            return model_kwargs
+
+        model_kwargs = _post_process_(_forward_(**model_kwargs), model_kwargs)
+        model_kwargs["cache"] = 0  # anything: prompts have been read
+        while paddle.less_than(
+            paddle.sum(paddle.cast(model_kwargs["stop_flags"], "int64")), model_kwargs["stop_nums"]
+        ):
+            model_kwargs = _post_process_(_forward_(**model_kwargs), model_kwargs)
+        return model_kwargs["all_input_ids"]
+
+
+def length_of(options: Options) -> int:
+    """Return the positions of caches and masks."""
+    return total_length(options.model_name_or_path, options.src_length + options.max_length)
+
+
+def config_of(options: Options) -> LlamaConfig:
+    """Return the model's configuration, with what the fused model wants to know."""
+    config = LlamaConfig.from_pretrained(options.model_name_or_path)
+    quantized = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
+    found = (quantized.get("quantization_config") or {}).get("quant_type") or ""
+    config.tensor_parallel_degree, config.tensor_parallel_rank = 1, 0
+    config.model_name_or_path = options.model_name_or_path
+    config.quant_type = found
+    config.cachekv_int8_type = "static" if "c8" in found else options.cachekv_int8_type or None
+    config.use_fake_parameter = config.append_attn = False
+    config.single_card_ptq = True
+    config.max_seq_len = length_of(options)
+    config.block_size = options.block_size
+    # What training may have set, and what no fused layer has.
+    config.use_flash_attention = False
+    return config
+
+
+def load(options: Options) -> Any:
+    """Return the fused model of a checkpoint."""
+    kind = BlockModel if options.block_attn else DenseModel
+    model = kind.from_pretrained(
+        options.model_name_or_path, config=config_of(options), dtype=options.dtype
+    )
+    model.eval()
+    return model

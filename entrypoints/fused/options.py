@@ -1,0 +1,175 @@
+"""The options of upstream's inference programs, as far as they are for a Llama on one device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_stacks.errors import Problem, RequestError, did_you_mean
+from paddle_stacks.jobs import upstream
+
+__all__ = ["Options", "parse"]
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_STRATEGIES = ("sampling", "greedy_search")
+# Options of upstream's that need what is not here, and what to write instead.
+_ABSENT = {
+    "lora_path": "merge the adapter first: ./inv export --merge",
+    "prefix_path": "prefix tuning needs upstream's program",
+    "export_precache": "prefix tuning needs upstream's program",
+    "avx_model": "leave it out: the operators for a CPU need no such model",
+    "use_fake_parameter": "quantize the model: ./inv quantize",
+    "model_type": "only Llama is run here",
+    "top_k": "fused models sample by --top_p alone",
+}
+_IGNORED = {"use_flash_attention", "avx_type", "avx_cachekv_type"}
+"""Options that change nothing of what is computed here."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run, under upstream's names and with its defaults.
+
+    Args:
+        model_name_or_path: the model's folder, or the static graph's.
+        model_prefix: the name of the static graph's files.
+        src_length: the most tokens of a prompt.
+        min_length: tokens before an answer may end.
+        max_length: the most tokens of an answer.
+        top_p: the probability of the tokens that are chosen from.
+        temperature: of sampling; 0 for the likeliest token.
+        repetition_penalty: on tokens that the answer has.
+        device: what computes.
+        dtype: what is computed in.
+        decode_strategy: ``sampling`` or ``greedy_search``.
+        mode: ``dynamic`` or ``static``.
+        inference_model: whether the model is the fused one.
+        quant_type: ``a8w8``, or empty.
+        batch_size: prompts that are answered together.
+        benchmark: whether to measure after the answers.
+        block_attn: whether the cache is in blocks.
+        block_size: tokens of a block.
+        cachekv_int8_type: ``static`` or ``dynamic`` for a cache in int8, or empty.
+        chat_template: ``none`` for prompts as they are; else the model's own.
+        data_file: prompts, a JSON object with ``src`` and ``tgt`` a line; or empty.
+        output_file: where answers go.
+        output_path: the folder of an exported graph.
+    """
+
+    model_name_or_path: str = ""
+    model_prefix: str = "model"
+    src_length: int = 1024
+    min_length: int = 1
+    max_length: int = 1024
+    top_p: float = 0.7
+    temperature: float = 0.95
+    repetition_penalty: float = 1.0
+    device: str = "cpu"
+    dtype: str = ""
+    decode_strategy: str = "sampling"
+    mode: str = "dynamic"
+    inference_model: bool = False
+    quant_type: str = ""
+    batch_size: int = 1
+    benchmark: bool = False
+    block_attn: bool = False
+    block_size: int = 64
+    cachekv_int8_type: str = ""
+    chat_template: str = ""
+    data_file: str = ""
+    output_file: str = "output.json"
+    output_path: str = ""
+
+    @property
+    def model(self) -> Path:
+        """The model's folder."""
+        return Path(self.model_name_or_path)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.decode_strategy == "greedy_search" or self.temperature == 0
+
+
+def parse(script: str, words: Sequence[str]) -> Options:
+    """Return the options on a command line.
+
+    Args:
+        script: upstream's, for messages.
+        words: what follows it.
+
+    Raises:
+        RequestError: an option does not exist or is not for a value like that; all are named.
+    """
+    given = upstream.options(script, words, lambda _: None)
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Options)}
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in given.values.items():
+        where = given.where(name)
+        if name in _IGNORED or (name in _ABSENT and value in (False, 0, "", "none", None)):
+            continue
+        if name in _ABSENT:
+            problems.append(Problem(f"--{name} is not for this program", where, _ABSENT[name]))
+        elif name not in kinds:
+            hint = did_you_mean(name, kinds) or "see docs/recipes.md"
+            problems.append(Problem(f"{script} has no option --{name}", where, hint))
+        elif (taken := _taken(value, kinds[name])) is None:
+            fault = f"--{name} {value} is not {_NAMES[kinds[name]]}"
+            problems.append(Problem(fault, where, f"write --{name} {_EXAMPLES[kinds[name]]}"))
+        else:
+            values[name] = taken
+    options = Options(**values)
+    problems += _faults(options)
+    if problems:
+        raise RequestError(problems)
+    return options
+
+
+_NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_EXAMPLES: dict[type, str] = {int: "1", float: "1.0", bool: "true"}
+
+
+def _taken(value: Any, kind: type) -> Any:
+    """Return a value as one of a kind; None if it is none."""
+    if kind is str:
+        return "" if value in (None, False) else str(value)
+    if kind is bool:
+        return bool(value) if value in (True, False, 0, 1) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return kind(value) if kind is float or isinstance(value, int) else None
+
+
+def _faults(options: Options) -> list[Problem]:
+    choices = {
+        "dtype": _DTYPES,
+        "decode_strategy": _STRATEGIES,
+        "mode": ("dynamic", "static"),
+        "quant_type": ("", "a8w8", "a8w8c8"),
+        "cachekv_int8_type": ("", "static", "dynamic"),
+        "chat_template": ("", "none", options.model_name_or_path),
+    }
+    faults = [
+        Problem(f"--{name} {getattr(options, name)} is not known here", f"--{name}", _one_of(known))
+        for name, known in choices.items()
+        if getattr(options, name) not in known
+    ]
+    least = {"src_length": 1, "max_length": 1, "batch_size": 1, "block_size": 1, "min_length": 0}
+    faults += [
+        Problem(f"--{name} must be at least {number}", f"--{name}", f"write --{name} {number}")
+        for name, number in least.items()
+        if getattr(options, name) < number
+    ]
+    if options.temperature < 0:
+        faults.append(Problem("--temperature is below 0", "--temperature", "--temperature 0.95"))
+    if not 0 <= options.top_p <= 1:
+        faults.append(Problem("--top_p is not between 0 and 1", "--top_p", "write --top_p 0.7"))
+    return faults
+
+
+def _one_of(known: Sequence[str]) -> str:
+    return f"one of: {', '.join(word for word in known if word)}"

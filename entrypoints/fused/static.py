@@ -1,0 +1,43 @@
+"""The static graph of a fused model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+
+from entrypoints.fused.options import Options
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """A static graph that :mod:`entrypoints.fused.export` has written.
+
+    Args:
+        options: of the run.
+    """
+
+    def __init__(self, options: Options) -> None:
+        prefix = str(options.model / options.model_prefix)
+        config = paddle.inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
+        config.disable_gpu()
+        config.disable_glog_info()
+        # The passes are for float models on other devices.
+        config.switch_ir_optim(False)
+        config.enable_new_executor()
+        self._predictor = paddle.inference.create_predictor(config)
+
+    def run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """Return the first result.
+
+        Args:
+            inputs: tensors by name; what the graph changes in place changes in them.
+        """
+        for name, value in inputs.items():
+            value.name = name
+        found: npt.NDArray[np.int64] = self._predictor.run(list(inputs.values()))[0].numpy()
+        return found
