@@ -1,13 +1,18 @@
-"""The ``upstream`` job: a script of PaddleNLP's ``llm/``, as it is, from the source in the image.
+"""The ``upstream`` job: a script of PaddleNLP's ``llm/``, from the source in the image.
 
 Upstream's own instructions have everybody change into ``llm/`` and write there. Here
 that folder cannot be written: the scripts run in the workspace, find their modules by
-``PYTHONPATH``, and a configuration of theirs by its name.
+``PYTHONPATH``, and a configuration of theirs by its name. The programs in ``predict/`` run with
+the patches of :mod:`entrypoints.upstream_patches`.
+
+In an image without the source, :mod:`entrypoints.fused` does what the inference programs do, and
+the ``quantize`` job what ``run_finetune.py`` does with ``do_ptq``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -18,8 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from entrypoints import operators
 from entrypoints.arguments import parse
 from entrypoints.console import note, phase, report, warn
+from entrypoints.fused.options import parse as parse_fused
 from entrypoints.launching import (
     Nodes,
     carry_out,
@@ -31,8 +38,9 @@ from entrypoints.launching import (
 )
 from entrypoints.training.disk import writing_below
 from entrypoints.training.lock import locked
+from entrypoints.upstream_patches import messages
 from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import documented, fused, platforms, upstream
+from paddle_stacks.jobs import documented, fused, fused_models, platforms, upstream
 from paddle_stacks.jobs.arguments import as_upstream
 from paddle_stacks.jobs.files import replacing_file
 
@@ -45,6 +53,11 @@ RESULT = "result.json"
 LAUNCHER_LOG = "log"
 
 _AS_MODULE = Path(__file__).with_name("as_module.py")
+_PATCHED = Path(__file__).parent / "upstream_patches" / "__main__.py"
+_QUANTIZE = "run_finetune.py"
+_SEARCH = "smooth_piecewise_search"
+# What a configuration for a card has otherwise.
+_ON_A_CPU = {"device": "cpu", "fp16": False, "fp16_opt_level": "O1"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Command:
         run: the run's folder, below the workspace.
         ranks: processes here.
         nodes: the machines.
+        sends_tokens: whether it has a folder and a queue for tokens.
     """
 
     program: tuple[str, ...]
@@ -64,6 +78,7 @@ class Command:
     run: Path
     ranks: int = 1
     nodes: Nodes = field(default_factory=Nodes)
+    sends_tokens: bool = False
 
     @property
     def logs(self) -> Path:
@@ -88,13 +103,16 @@ def run(arguments: argparse.Namespace) -> int:
         JobError: the script failed.
         Stopped: a signal came, or the script died of one.
     """
+    if not _has_source() and Path(arguments.script).name == _QUANTIZE:
+        return _quantize(arguments)
     made = command(arguments, os.environ)
     # The nodes of one run share its folder, and each holds a lock of its own.
     with writing_below(made.run), locked(made.run, f".lock{made.nodes.name}"):
         (made.run / RESULT).unlink(missing_ok=True)
-        phase(f"run upstream's {arguments.script}")
+        whose = "upstream's" if _has_source() else "our"
+        phase(f"run {whose} {arguments.script}")
         begun = time.monotonic()
-        _carry_out(made, f"upstream's {arguments.script}")
+        _carry_out(made, f"{whose} {arguments.script}")
         with replacing_file(made.run / RESULT) as stream:
             seconds = round(time.monotonic() - begun, 1)
             done = {"script": arguments.script, "argv": made.program, "seconds": seconds}
@@ -113,7 +131,7 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
         argv: the job's arguments.
     """
     arguments = parse(job, argv)
-    if not (TREE / "llm").is_dir():
+    if not _has_source():
         raise RequestError(
             f"{job} runs upstream's program, which is not in an image for {platforms.current()}",
             where=job,
@@ -124,30 +142,115 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
 
 def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
     """Return what is started for the arguments, after a check of all that can be known."""
+    if not _has_source() and arguments.script.endswith(upstream.PREDICT):
+        return _own_command(arguments, environ)
     path = _find_script(arguments.script)
     words = _with_found_config(arguments.arguments)
     source = path.read_text(encoding="utf-8", errors="replace")
     nodes = Nodes.of(arguments, environ)
+    predicts = path.parent.name == "predict"
+    if predicts and not arguments.unpatched:
+        words += _fitting_lengths(arguments.script, words)
     _check(arguments, words, source, nodes)
     words += _without_visualdl(words, source)
+    words += _on_a_cpu(words, source) if predicts else []
     folder = upstream.run_folder(arguments)
     program = [str(path)]
     if re.search(r"^from \.", source, re.MULTILINE):
         # Part of a package: run by its path it cannot import its neighbours.
         module = path.relative_to(TREE / "llm").with_suffix("").parts
         program = [str(_AS_MODULE), ".".join(module)]
+    if predicts and not arguments.unpatched:
+        program = [str(_PATCHED), program[-1]]
     variables = environment(environ)
     if is_launched(arguments.ranks, nodes):
         check_cards(arguments.ranks, environ)
         variables |= loopback() if nodes.count == 1 else {}
     variables["PYTHONPATH"] = _python_path(environ)
-    return Command((*program, *words), variables, folder, arguments.ranks, nodes)
+    if _is_fused(arguments, words) and _device() == "cpu":
+        variables |= operators.variables(variables)
+    return Command((*program, *words), variables, folder, arguments.ranks, nodes, predicts)
+
+
+def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
+    """Return what is started where upstream's program is not in the image."""
+    words = [*arguments.arguments, *_fitting_lengths(arguments.script, arguments.arguments)]
+    found = upstream.options(arguments.script, words, _find_config)
+    problems = upstream.faults(found, words, world=1)
+    problems += fused.problems(found, Path(), on_dcu=False)
+    problems += fused_models.of_another_program(found, Path(), ours=True)
+    if arguments.unpatched:
+        what = "--unpatched runs upstream's program, which is not in this image"
+        problems.append(Problem(what, "--unpatched", "leave it out"))
+    if arguments.ranks > 1 or arguments.nnodes not in (None, 1):
+        what = "our program runs in one process"
+        problems.append(Problem(what, "--ranks", "leave --ranks and --nnodes out"))
+    if problems:
+        raise RequestError(problems)
+    parse_fused(arguments.script, words)
+    note("upstream's source is not in this image: entrypoints.fused runs the package's models")
+    variables = environment(environ)
+    if found.on("inference_model"):
+        variables |= operators.variables(variables)
+    program = ("-m", "entrypoints.fused", arguments.script, *words)
+    return Command(program, variables, upstream.run_folder(arguments))
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    """Quantize as ``run_finetune.py`` does with ``do_ptq``, by the ``quantize`` job."""
+    words = _with_found_config(arguments.arguments)
+    found = upstream.options(arguments.script, words, _find_config)
+    if not found.on("do_ptq") or found.config is None or _device() != "cpu":
+        _find_script(arguments.script)
+    note("upstream's source is not in this image: the quantize job makes the checkpoint")
+    if found.on(_SEARCH):
+        note(f"without {_SEARCH}, which only upstream's program has")
+    given = {key: value for key, value in found.values.items() if found.where(key) == f"--{key}"}
+    changes = given | {**_ON_A_CPU, _SEARCH: False}
+    line = ["--config", str(found.config), "--force"]
+    for key, value in changes.items():
+        line += ["--set", f"{key}={json.dumps(value)}"]
+    folder = upstream.run_folder(arguments)
+    with writing_below(folder), locked(folder):
+        (folder / RESULT).unlink(missing_ok=True)
+        status: int = importlib.import_module("entrypoints.quantize").main(line)
+        with replacing_file(folder / RESULT) as stream:
+            json.dump({"script": arguments.script, "argv": words}, stream)
+    return status
+
+
+def _has_source() -> bool:
+    return (TREE / "llm").is_dir()
+
+
+def _device() -> str:
+    return platforms.device(platforms.current())
+
+
+def _is_fused(arguments: argparse.Namespace, words: Sequence[str]) -> bool:
+    return upstream.options(arguments.script, words, _find_config).on("inference_model")
+
+
+def _on_a_cpu(words: Sequence[str], source: str) -> list[str]:
+    """Return the device, where it is not upstream's usual one and not given."""
+    given = any(word.partition("=")[0] == "--device" for word in words)
+    declared = re.search(r"^    device\s*:|PredictorArgument", source, re.MULTILINE)
+    return [] if given or not declared or _device() != "cpu" else ["--device", "cpu"]
+
+
+def _fitting_lengths(script: str, words: Sequence[str]) -> list[str]:
+    """Return lengths that fit into the model, where they are not given and upstream's do not."""
+    found = upstream.options(script, words, _find_config)
+    lengths = fused.fitting_lengths(found, Path())
+    if lengths:
+        note(f"the model is too short for upstream's usual lengths: {' '.join(lengths)}")
+    return lengths
 
 
 def _find_script(name: str) -> Path:
     """Return a script below ``llm/``."""
     root = TREE / "llm"
-    if not root.is_dir():
+    if not _has_source():
         raise MachineError(
             f"PaddleNLP's programs are not in this image, which is for {platforms.current()}",
             where=str(root),
@@ -199,8 +302,13 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
     problems = upstream.faults(found, own, world=world, declares=declares)
     backend = platforms.current()
     problems += fused.problems(
-        found, Path(), on_dcu=backend != "cpu", gpu=platforms.device(backend) == "gpu"
+        found,
+        Path(),
+        on_dcu=backend != "cpu",
+        gpu=_device() == "gpu",
+        patched=not arguments.unpatched,
     )
+    problems += fused_models.of_another_program(found, Path(), ours=False)
     wanted = upstream.wants_bf16(found)
     if wanted and backend == "dcu" and not arguments.allow_bf16:
         right = "--dtype float16" if wanted == "dtype" else "--bf16 false --fp16 true"
@@ -261,15 +369,19 @@ def _python_path(environ: Mapping[str, str]) -> str:
 
 
 def _carry_out(made: Command, what: str) -> None:
-    if not is_launched(made.ranks, made.nodes):
-        carry_out([sys.executable, "-u", *made.program], made.environment, what, made.logs)
-        return
-    launch(
-        made.program,
-        made.environment,
-        what,
-        made.logs,
-        ranks=made.ranks,
-        nodes=made.nodes,
-        job=made.run.name,
-    )
+    with contextlib.ExitStack() as stack:
+        variables = dict(made.environment)
+        if made.sends_tokens:
+            variables[messages.VARIABLE] = str(stack.enter_context(messages.made()))
+        if not is_launched(made.ranks, made.nodes):
+            carry_out([sys.executable, "-u", *made.program], variables, what, made.logs)
+            return
+        launch(
+            made.program,
+            variables,
+            what,
+            made.logs,
+            ranks=made.ranks,
+            nodes=made.nodes,
+            job=made.run.name,
+        )

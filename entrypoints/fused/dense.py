@@ -55,7 +55,9 @@ class DensePredictor:
         if isinstance(self._model, Graph):
             caches = inputs["cache_kvs"]
             named = {name: value for name, value in inputs.items() if name != "cache_kvs"}
-            return self._model.run(named | {f"cache_kvs_{i}": each for i, each in enumerate(caches)})
+            return self._model.run(
+                named | {f"cache_kvs_{i}": each for i, each in enumerate(caches)}
+            )
         found: npt.NDArray[np.int64] = self._model.generate(**inputs).numpy()
         return found
 
@@ -96,7 +98,9 @@ class DensePredictor:
     def _masks(self, batch: int) -> dict[str, Any]:
         """Return what each prompt and each answer sees: 1 for a position that is seen."""
         length, dtype = self._length, self._options.dtype
-        seen = np.broadcast_to(np.tril(np.ones([length, length], "float32")), [batch, 1, length, length])
+        seen = np.broadcast_to(
+            np.tril(np.ones([length, length], "float32")), [batch, 1, length, length]
+        )
         return {
             "attention_mask": paddle.to_tensor(seen).cast(dtype),
             "tgt_generation_mask": paddle.ones([batch, 1, 1, length], "float32").cast(dtype),

@@ -10,7 +10,7 @@ import paddle
 from entrypoints.fused import models
 from entrypoints.fused.options import Options
 from entrypoints.training.saving import copy_companions
-from paddle_stacks.jobs import fused
+from paddle_stacks.jobs import fused_models
 from paddle_stacks.jobs.files import replacing_folder
 
 __all__ = ["export"]
@@ -38,5 +38,5 @@ def _write_config(options: Options, config: Any, output: Path) -> None:
     config.infer_model_cachekv_int8_type = config.cachekv_int8_type
     config.infer_model_dtype = options.dtype
     config.infer_model_paddle_commit = paddle.version.commit
-    setattr(config, fused.PROGRAM, fused.OURS)
+    setattr(config, fused_models.PROGRAM, fused_models.OURS)
     config.save_pretrained(str(output))

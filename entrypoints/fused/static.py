@@ -26,8 +26,8 @@ class Graph:
         config = paddle.inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
         config.disable_gpu()
         config.disable_glog_info()
-        # The passes are for float models on other devices.
-        config.switch_ir_optim(False)
+        # As upstream has it: with the passes for the loop of a dense graph, else without.
+        config.switch_ir_optim(not options.block_attn)
         config.enable_new_executor()
         self._predictor = paddle.inference.create_predictor(config)
 
@@ -38,6 +38,8 @@ class Graph:
             inputs: tensors by name; what the graph changes in place changes in them.
         """
         for name, value in inputs.items():
-            value.name = name
-        found: npt.NDArray[np.int64] = self._predictor.run(list(inputs.values()))[0].numpy()
+            self._predictor.get_input_handle(name).share_external_data(value)
+        self._predictor.run()
+        first = self._predictor.get_output_names()[0]
+        found: npt.NDArray[np.int64] = self._predictor.get_output_handle(first).copy_to_cpu()
         return found

@@ -192,4 +192,3 @@ def _repeated(x: Any, heads: int) -> Any:
     dtype = x.dtype
     x = x.cast("float32") if paddle.get_device().startswith("cpu") else x
     return paddle.repeat_interleave(x, group, axis=1).cast(dtype)
-

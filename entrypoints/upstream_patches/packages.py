@@ -13,7 +13,9 @@ __all__ = ["PATCHES"]
 _TEST = "tests/jobs/test_fused.py::test_tokens_are_those_of_generate"
 _FOLDER = "paddlenlp/experimental/transformers/"
 _PADDING = "input_ids, cum_offsets_now, token_num, seq_lens_this_time\n"
-_LATER_PADDING = "input_ids, cum_offsets_now, token_num, seq_lens_this_time, draft_tokens, seq_lens_encoder\n"
+_LATER_PADDING = (
+    "input_ids, cum_offsets_now, token_num, seq_lens_this_time, draft_tokens, seq_lens_encoder\n"
+)
 _REBUILT = """\
             multi_block_output,
             cum_offsets,

@@ -48,7 +48,11 @@ PATCHES = (
                     "            self.model_inputs, lambda inputs: self.predictor.run(list(inputs.values()))\n"
                     "        )\n",
                 ),
-                Edit(_GET, "                result = _messages.result(result_queue, read_res_process, steps)\n", 2),
+                Edit(
+                    _GET,
+                    "                result = _messages.result(result_queue, read_res_process, steps)\n",
+                    2,
+                ),
                 Edit(
                     "            tokens: np.ndarray = llm_utils.load_real_time_tokens()\n",
                     "            tokens: np.ndarray = _messages.inside(llm_utils.load_real_time_tokens)\n",
@@ -76,7 +80,12 @@ PATCHES = (
         "messages, and it waits for the reader. One that dies before it is ready is waited for too",
         "the reader ends with the program, and one that has ended is an error",
         "tests/jobs/test_fused_upstream.py::test_an_error_ends_the_program",
-        ((Edit(_READER, _DAEMON, 2), Edit(_WAIT, "            _messages.wait(done_event, read_res_process)\n", 2)),),
+        (
+            (
+                Edit(_READER, _DAEMON, 2),
+                Edit(_WAIT, "            _messages.wait(done_event, read_res_process)\n", 2),
+            ),
+        ),
     ),
     Patch(
         "message-queue-of-the-reader",

@@ -453,6 +453,11 @@ def _upstream() -> Parser:
     )
     _add_log_name(made)
     _add_ranks(made)
+    made.add_argument(
+        "--unpatched",
+        action="store_true",
+        help="run it without our patches (docs/recipes.md), with what fails there",
+    )
     made.add_argument("script", metavar="SCRIPT", help="below llm/, as run_finetune.py")
     rest = made.add_argument(
         "arguments",

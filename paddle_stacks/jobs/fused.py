@@ -1,4 +1,4 @@
-"""Options of upstream's inference programs that are known to fail, by public facts.
+"""What speaks against a run of upstream's inference programs, by public facts and by its model.
 
 PaddleNLP's fused models (``--inference_model``) depend on operators that a ROCm build of
 Paddle 3.0.0b2 does not have in full:
@@ -7,11 +7,14 @@ Paddle 3.0.0b2 does not have in full:
   kernel that is compiled for CUDA only (Paddle#59442), and ``masked_multihead_attention``,
   whose kernel has an empty body on ROCm. Before that, the import of ``paddlenlp_ops`` in
   ``fused_transformer_layers.py`` fails at ``gemm_dequant``, which ``csrc/setup_hip.py`` has not
-  built since PaddleNLP#8909, and leaves the names after it undefined.
+  built since PaddleNLP#8909, and leaves the names after it undefined. Our patches compose both
+  (``entrypoints/upstream_patches``); ``--unpatched`` programs are refused.
 * Block attention was ported (Paddle#65398, Paddle#66423): float16, without the products that
   ``weight_only_int8`` needs.
 
-Temperature 0 (PaddleNLP#8830) and lengths beyond the model's positions fail on any device.
+Temperature 0 (PaddleNLP#8830) fails on any device without the patches. A checkpoint of another
+quantization, scales that are missing and a static graph of another kind fail late, or compute
+something else.
 """
 
 from __future__ import annotations
@@ -22,25 +25,28 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import models
+from paddle_stacks.jobs import fused_models, models
 from paddle_stacks.jobs.upstream import PREDICT, Options
 
-__all__ = ["OURS", "PROGRAM", "problems"]
-
-PROGRAM = "infer_model_program"
-"""The key of an exported ``config.json`` that says whose program made the graph."""
-OURS = "paddle-stacks"
+__all__ = ["fitting_lengths", "problems"]
 
 # What create_predictor looks for in config.json, in this order.
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "seq_length")
 # Upstream's defaults of --src_length and --max_length, in tokens.
 _LENGTH = 1024
+_LENGTHS = ("src_length", "max_length")
 _BLOCK_RECIPE = "./inv infer --backend dcu --recipe infer-block-fp16"
 _A8W8_RECIPE = "./inv infer --backend dcu --recipe infer-block-a8w8"
 
 
 def problems(
-    options: Options, workspace: Path, *, on_dcu: bool, gpu: bool = True, instead: str = ""
+    options: Options,
+    workspace: Path,
+    *,
+    on_dcu: bool,
+    gpu: bool = True,
+    instead: str = "",
+    patched: bool = True,
 ) -> list[Problem]:
     """Return the reasons why upstream's inference program cannot work with these options.
 
@@ -50,33 +56,55 @@ def problems(
         on_dcu: whether it runs on a DCU or a simulated one.
         gpu: whether a DCU computes, and not the CPU of a simulated one.
         instead: the command that does the same and works; empty if the caller knows none.
+        patched: whether the program runs with our patches.
     """
     if not options.script.endswith(PREDICT):
         return []
     config = _config(options, workspace)
     faults: list[Problem] = []
     if on_dcu and options.on("inference_model"):
-        faults += _missing_kernels(options, config, gpu=gpu, instead=instead)
-    if options.on("block_attn") and _is_zero(options.values.get("temperature")):
+        faults += _missing_kernels(options, config, gpu=gpu, instead=instead, patched=patched)
+    if not patched and options.on("block_attn") and _is_zero(options.values.get("temperature")):
         message = "--temperature 0 with --block_attn divides by zero in upstream's sampling"
         remedy = "for the most likely token: --temperature 1.0 --top_p 0.01"
         faults.append(Problem(message, options.where("temperature"), remedy))
-    return faults + _too_long(options, config, workspace)
+    if options.on("inference_model"):
+        faults += fused_models.problems(options, workspace, config)
+    return faults + _too_long(options, config, workspace, patched=patched)
+
+
+def fitting_lengths(options: Options, workspace: Path) -> list[str]:
+    """Return words for the lengths that are not given, where upstream's do not fit the model.
+
+    Args:
+        options: the options.
+        workspace: where models are.
+    """
+    missing = [key for key in _LENGTHS if key not in options.values]
+    positions = _positions(options, _config(options, workspace), workspace)
+    given = sum(options.number(key, _LENGTH) for key in _LENGTHS if key not in missing)
+    left = positions - given
+    if not missing or left < len(missing) or left >= len(missing) * _LENGTH:
+        return []
+    share = left // len(missing)
+    return [word for key in missing for word in (f"--{key}", str(share))]
 
 
 def _missing_kernels(
-    options: Options, config: Mapping[str, Any], *, gpu: bool, instead: str
+    options: Options, config: Mapping[str, Any], *, gpu: bool, instead: str, patched: bool
 ) -> list[Problem]:
     if not options.on("block_attn"):
+        if patched:
+            return []
         message = (
             "--inference_model without --block_attn cannot run on a DCU: Paddle 3.0.0b2 has no "
             "ROCm kernel for variable_length_memory_efficient_attention, and its "
             "masked_multihead_attention computes nothing there"
         )
-        remedy = instead or f"add --block_attn, as {_BLOCK_RECIPE} does"
+        remedy = instead or f"leave out --unpatched, or add --block_attn, as {_BLOCK_RECIPE} does"
         return [Problem(message, options.where("inference_model"), remedy)]
     faults = []
-    quantized = options.text("quant_type") or _quant_type(config)
+    quantized = options.text("quant_type") or fused_models.quant_type(config)
     if quantized.startswith("weight_only"):
         message = f"quant_type {quantized} cannot run on a DCU: Paddle has no ROCm kernel for it"
         remedy = f"8 bits on a DCU are a8w8: {_A8W8_RECIPE}"
@@ -87,8 +115,13 @@ def _missing_kernels(
     return faults
 
 
-def _too_long(options: Options, config: Mapping[str, Any], workspace: Path) -> list[Problem]:
-    source, target = (options.number(key, _LENGTH) for key in ("src_length", "max_length"))
+def _too_long(
+    options: Options, config: Mapping[str, Any], workspace: Path, *, patched: bool
+) -> list[Problem]:
+    given = [key for key in _LENGTHS if key in options.values]
+    if patched and fitting_lengths(options, workspace):
+        return []
+    source, target = (options.number(key, _LENGTH) for key in _LENGTHS)
     positions = _positions(options, config, workspace)
     if not positions or source + target <= positions:
         return []
@@ -97,7 +130,7 @@ def _too_long(options: Options, config: Mapping[str, Any], workspace: Path) -> l
         f"model has {positions} positions"
     )
     half = positions // 2
-    key = "src_length" if "src_length" in options.values else "max_length"
+    key = given[0] if given else "max_length"
     remedy = f"for instance --src_length {positions - half} --max_length {half}"
     return [Problem(message, options.where(key), remedy)]
 
@@ -122,12 +155,6 @@ def _config(options: Options, workspace: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return config if name and isinstance(config, dict) else {}
-
-
-def _quant_type(config: Mapping[str, Any]) -> str:
-    quantization = config.get("quantization_config")
-    kind = quantization.get("quant_type") if isinstance(quantization, dict) else None
-    return kind if isinstance(kind, str) else ""
 
 
 def _is_zero(value: object) -> bool:
