@@ -149,7 +149,8 @@ def load(root: Path, backend: str) -> dict[str, Recipe]:
         raise RequestError(problems)
     recipes = {each.name: each for recipe in found.values() for each in _with_benchmark(recipe)}
     if include := table.get("include"):
-        recipes = _included(root, **include) | recipes
+        included = _included(root, **include)
+        recipes |= {name: recipe for name, recipe in included.items() if name not in recipes}
     return recipes
 
 
