@@ -1,7 +1,7 @@
-"""What is wrong with a machine, what to do about it, and why a job failed.
+"""Diagnosis of a machine and of failed jobs.
 
-A check looks at one thing of a :class:`Machine` and returns a finding. The checks
-that matter to a job run before it (:func:`preflight`); ``./inv doctor`` runs all.
+A check inspects one aspect of a :class:`Machine` and returns a finding. The checks
+relevant to a job run before it (:func:`preflight`); ``./inv doctor`` runs all.
 """
 
 from paddle_stacks.doctor.finding import SEVERITIES, Check, Finding, Fix, Severity

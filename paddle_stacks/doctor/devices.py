@@ -1,6 +1,6 @@
-"""The checks of a DCU host: nodes, user land, driver, cards.
+"""Checks of a DCU host: device nodes, user land, driver, cards.
 
-All of them look below ``host_root`` and start no container, so they can run before
+All of them read below ``host_root`` and start no container, so they can run before
 every job.
 """
 
@@ -32,14 +32,14 @@ __all__ = [
     "hyhal",
 ]
 
-# The DTK of the Dockerfile's DTK_IMAGE; a test holds the two together.
+# The DTK of the Dockerfile's DTK_IMAGE; a test checks that they agree.
 _DTK = "24.04.1"
 
 _LOAD_DRIVER = (
     "load the driver (modprobe hycu, or hydcu before 6.3) and start its service "
-    "(systemctl start hymgr); lspci -d 1d94: shows whether the cards are there at all"
+    "(systemctl start hymgr); lspci -d 1d94: shows whether the cards are installed"
 )
-# Seen: the tables that hy-smi prints, by the headings that only they have.
+# Known tables of hy-smi, identified by their distinctive headings.
 _FORMATS = (
     ({"GPU", "SCLK"}, "ROCm 4.0"),
     ({"DCU", "Fan"}, "DTK 23"),
@@ -47,19 +47,19 @@ _FORMATS = (
     ({"HCU", "Dec%"}, "DTK 25.04.2 and newer"),
     ({"HCU"}, "DTK 25.04"),
 )
-# Above this nothing of the documented models fits beside what is there.
+# With more memory in use, none of the documented models fits.
 _FULL_PERCENT = 50.0
 # Llama-2-13b in float16: 26 GB of weights (13e9 times 2 bytes), before any cache or gradient.
-_LEAST_MIB = 26_000
+_MIN_MEMORY_MIB = 26_000
 
 
 def device_nodes(machine: Machine) -> Finding:
-    """Look for the nodes that every container gets, and what kind of file they are."""
-    wanted = machine.backend.devices
-    found = machine.host
-    missing = [path for path in wanted if not found.node(path)]
-    inside_dri = [node for node in found.nodes if node.path.startswith("/dev/dri/")]
-    if "/dev/dri" in wanted and found.node("/dev/dri"):
+    """Check that the device nodes that every container needs exist and are device nodes."""
+    required = machine.backend.devices
+    dcu = machine.host
+    missing = [path for path in required if not dcu.node(path)]
+    inside_dri = [node for node in dcu.nodes if node.path.startswith("/dev/dri/")]
+    if "/dev/dri" in required and dcu.node("/dev/dri"):
         missing += [
             f"/dev/dri/{kind}*"
             for kind in ("card", "renderD")
@@ -69,24 +69,24 @@ def device_nodes(machine: Machine) -> Finding:
         remedy = _LOAD_DRIVER
         if machine.root == Path("/") and machine.backend.name == "dcu-sim":
             remedy = (
-                "make a simulated host (./inv sim-host ok --output DIR) and set "
-                "PADDLE_STACKS_HOST_ROOT to it"
+                "create a simulated host (./inv sim-host ok --output DIR) and set "
+                "PADDLE_STACKS_HOST_ROOT=DIR"
             )
         return error(f"missing: {', '.join(missing)}", remedy)
-    false = [
+    not_devices = [
         node.path
-        for node in found.nodes
+        for node in dcu.nodes
         if node.path != "/dev/dri" and not stat.S_ISCHR(Path(node.source).stat().st_mode)
     ]
-    if false:
-        said = f"not a device node but another file: {', '.join(false)}"
-        return error(said, "delete it, then load the driver anew, which makes the nodes")
-    seen = [path for path in (*wanted, *machine.backend.optional_devices) if found.node(path)]
-    return ok(f"{', '.join(seen)}; {_count(inside_dri, 'renderD')} render nodes")
+    if not_devices:
+        message = f"not a device node: {', '.join(not_devices)}"
+        return error(message, "delete the file, then reload the driver, which creates the nodes")
+    existing = [path for path in (*required, *machine.backend.optional_devices) if dcu.node(path)]
+    return ok(f"{', '.join(existing)}; {_count(inside_dri, 'renderD')} render nodes")
 
 
 def device_access(machine: Machine) -> Finding:
-    """Tell whether a user who is not root, in the nodes' groups, can read and write them."""
+    """Check that a non-root user in the nodes' groups can read and write them."""
     paths = (*machine.backend.devices, *machine.backend.optional_devices)
     nodes = [n for n in machine.host.nodes if n.path in paths or n.path.startswith("/dev/dri/")]
     nodes = [node for node in nodes if node.path != "/dev/dri"]
@@ -96,30 +96,31 @@ def device_access(machine: Machine) -> Finding:
     if closed:
         shown = ", ".join(f"{n.path} (group {n.gid}, mode {n.mode:04o})" for n in closed)
         first = closed[0].path
-        # A rule, since what chmod does to a node is gone when the driver makes it again.
+        # A udev rule, because the driver recreates the nodes and so undoes chmod.
         names = " ".join(dict.fromkeys(node.path.rpartition("/")[2] for node in closed))
         return error(
-            f"a user who is not root cannot open {shown}",
-            f"now: chgrp render {first} && chmod 0660 {first}; for good, a udev rule for {names}: "
+            f"a non-root user cannot open {shown}",
+            f"now: chgrp render {first} && chmod 0660 {first}; "
+            f"permanently: a udev rule for {names}: "
             f'KERNEL=="{_kernel_name(first)}", GROUP="render", MODE="0660"',
         )
     groups = machine.host.gids(paths)
-    said = (
-        f"groups {', '.join(map(str, groups))} open them" if groups else "everybody can open them"
+    access = (
+        f"accessible to groups {', '.join(map(str, groups))}" if groups else "accessible to all"
     )
-    return ok(f"{len(nodes)} nodes: {said}")
+    return ok(f"{len(nodes)} nodes: {access}")
 
 
 def hyhal(machine: Machine) -> Finding:
-    """Look for the driver's user land, which every container must get from the host."""
+    """Check that the driver's user land exists, which every container mounts from the host."""
     folder = machine.host.hyhal
-    remedy = "install the DCU driver, which brings it; where it lies elsewhere, link to it"
+    remedy = "install the DCU driver, which includes it; if it is elsewhere, create a link to it"
     if folder is None:
         linked = machine.root / host.HYHAL.lstrip("/")
         if linked.is_symlink():
-            said = f"{host.HYHAL} is a link that leads nowhere: {linked.readlink()}"
-            return error(said, "mend the link, or install the DCU driver anew")
-        return error(f"there is no {host.HYHAL}", remedy)
+            message = f"{host.HYHAL} is a broken link to {linked.readlink()}"
+            return error(message, "fix the link, or reinstall the DCU driver")
+        return error(f"{host.HYHAL} does not exist", remedy)
     if not any((Path(folder) / name).is_dir() for name in ("lib", "lib64")):
         return error(f"{host.HYHAL} has no libraries: neither lib nor lib64", remedy)
     shown = f"/{Path(folder).relative_to(machine.root)}"
@@ -127,22 +128,22 @@ def hyhal(machine: Machine) -> Finding:
 
 
 def driver_module(machine: Machine) -> Finding:
-    """Look for the kernel module: hycu, then hydcu, then amdgpu."""
-    found = machine.host.driver
-    if found is None:
-        named = [f"/sys/module/{name}" for name in host.MODULES]
-        return error(f"no driver is loaded: no version in {', '.join(named)}", _LOAD_DRIVER)
-    said = f"{found.module} {found.version}"
-    if found.module == "amdgpu":
+    """Check that a kernel module is loaded: hycu, then hydcu, then amdgpu."""
+    loaded = machine.host.driver
+    if loaded is None:
+        paths = [f"/sys/module/{name}" for name in host.MODULES]
+        return error(f"no driver is loaded: no version in {', '.join(paths)}", _LOAD_DRIVER)
+    version = f"{loaded.module} {loaded.version}"
+    if loaded.module == "amdgpu":
         return warning(
-            f"{said}, which drives AMD's cards, or a DCU before 2022",
-            "install a driver that configs/dcu/drivers.toml has for the DTK of the images",
+            f"{version}, a driver for AMD cards and for DCUs before 2022",
+            "install a driver that configs/dcu/drivers.toml lists for the DTK of the images",
         )
-    return ok(said)
+    return ok(version)
 
 
 def driver_dtk(machine: Machine) -> Finding:
-    """Compare driver, the images' DTK, and Paddle's wheel."""
+    """Check that the driver, the images' DTK and Paddle's wheel are compatible."""
     from paddle_stacks.build.variables import paddle_version
 
     dtk = _dtk(machine)
@@ -151,110 +152,110 @@ def driver_dtk(machine: Machine) -> Finding:
     wheels = toml.read(machine.settings.root / "configs" / "dcu" / "wheels.toml")
     wheel = wheels.get(version)
     if wheel and release not in wheel["dtk"]:
-        goes = ", ".join(wheel["dtk"])
+        compatible = ", ".join(wheel["dtk"])
         return error(
-            f"paddlepaddle-dcu {version} needs DTK {goes} ({wheel['library']}), "
-            f"the images have {dtk}",
-            f"set dtk_image to an image with DTK {goes}",
+            f"paddlepaddle-dcu {version} requires DTK {compatible} ({wheel['library']}), "
+            f"the images have DTK {dtk}",
+            f"set dtk_image to an image with DTK {compatible}",
         )
-    found = machine.host.driver
-    if found is None:
+    loaded = machine.host.driver
+    if loaded is None:
         return skipped("no driver is loaded")
-    if problem := driver.compatibility_problem(found, dtk, _known_names(machine)):
-        # Of a series that nobody has written about nobody knows that it fails.
-        known = {row.version.series for row in driver.rows()}
-        series = ".".join(found.version.split("-")[0].split(".")[:2])
-        tell = error if series in known or not series[:1].isdigit() else warning
-        return tell(problem.what, problem.remedy)
-    paddle = f"paddlepaddle-dcu {version}" if wheel else f"paddlepaddle-dcu {version} (not known)"
-    return ok(f"driver {found.version}, DTK {dtk}, {paddle}")
+    if problem := driver.compatibility_problem(loaded, dtk, _known_names(machine)):
+        # A series that the table does not cover may work: only a warning.
+        series_in_table = {row.version.series for row in driver.rows()}
+        series = ".".join(loaded.version.split("-")[0].split(".")[:2])
+        report = error if series in series_in_table or not series[:1].isdigit() else warning
+        return report(problem.what, problem.remedy)
+    paddle = f"paddlepaddle-dcu {version}" if wheel else f"paddlepaddle-dcu {version} (unknown)"
+    return ok(f"driver {loaded.version}, DTK {dtk}, {paddle}")
 
 
 def hy_smi(machine: Machine) -> Finding:
-    """Ask ``hy-smi`` for its table, and say which of the known ones it is."""
-    found = machine.cards
-    if isinstance(found, MachineError):
-        problem = found.problems[0]
+    """Check that ``hy-smi`` works, and identify its output format."""
+    detected = machine.cards
+    if isinstance(detected, MachineError):
+        problem = detected.problems[0]
         return warning(f"{problem.what} ({problem.where})", problem.remedy)
-    said = f"{len(found)} cards, {_format(machine)}"
+    message = f"{len(detected)} cards, {_format(machine)}"
     if _has_invalid_json(machine):
-        said += "; its JSON is not JSON, which is understood here, but not by other programs"
-    return ok(said)
+        message += "; its JSON is invalid: ./inv can read it, other programs cannot"
+    return ok(message)
 
 
 def cards_busy(machine: Machine) -> Finding:
-    """Tell which cards are in use: over 3 % of the memory, or 1 % of the units."""
-    found = machine.cards
-    if isinstance(found, MachineError):
-        return skipped("hy-smi does not tell")
-    busy = [card for card in found if card.busy]
+    """Check for cards in use: over 3 % of the memory, or 1 % of the compute units."""
+    detected = machine.cards
+    if isinstance(detected, MachineError):
+        return skipped("hy-smi failed")
+    busy = [card for card in detected if card.busy]
     if not busy:
-        return ok(f"{len(found)} cards are free")
-    free = [card for card in found if not card.busy]
-    instead = f"--devices {_indices(free)} runs on those that are free" if free else "none is free"
+        return ok(f"{len(detected)} cards are free")
+    free = [card for card in detected if not card.busy]
+    advice = f"use the free ones: --devices {_indices(free)}" if free else "no card is free"
     return warning(
-        f"in use: {'; '.join(map(_use, busy))}", f"{instead}; ./inv top shows who uses the others"
+        f"in use: {'; '.join(map(_use, busy))}", f"{advice}; ./inv top shows the processes"
     )
 
 
 def card_memory(machine: Machine) -> Finding:
-    """Tell which cards are full or too small for the documented models."""
-    found = machine.cards
-    if isinstance(found, MachineError):
-        return skipped("hy-smi does not tell")
-    full = [card for card in found if (card.vram_share or 0) > _FULL_PERCENT]
+    """Check for cards that are full or too small for the documented models."""
+    detected = machine.cards
+    if isinstance(detected, MachineError):
+        return skipped("hy-smi failed")
+    full = [card for card in detected if (card.vram_share or 0) > _FULL_PERCENT]
     if full:
         return warning(
             f"full: {'; '.join(map(_use, full))}",
-            "end what holds the memory (./inv top shows which processes; one that has ended "
-            "badly may have left children), or use other cards",
+            "end the processes that use the memory (listed by ./inv top; a crashed job may have "
+            "left some behind), or use other cards",
         )
-    sizes = [card.vram_total_mib for card in found if card.vram_total_mib is not None]
+    sizes = [card.vram_total_mib for card in detected if card.vram_total_mib is not None]
     if not sizes:
-        return ok("hy-smi tells no sizes; none is full")
-    if min(sizes) < _LEAST_MIB:
+        return ok("hy-smi reports no sizes; no card is full")
+    if min(sizes) < _MIN_MEMORY_MIB:
         return warning(
-            f"the smallest card has {min(sizes) / 1024:.0f} GiB, and Llama-2-13b's weights alone "
-            "take 24 in float16",
+            f"the smallest card has {min(sizes) / 1024:.0f} GiB; the weights of Llama-2-13b "
+            "in float16 need 24 GiB",
             "use several cards (tensor_parallel_degree), or a smaller model",
         )
-    return ok(f"{_range(sizes)} GiB each, none is full")
+    return ok(f"{_range(sizes)} GiB each, no card is full")
 
 
 def card_type(machine: Machine) -> Finding:
-    """Compare the cards with what the operators are compiled for and can compute with."""
-    found = machine.cards
-    if isinstance(found, MachineError):
-        return skipped("hy-smi does not tell")
-    names = list(dict.fromkeys(card.name for card in found if card.name))
+    """Check that the operators are compiled for the cards, and show unsupported number formats."""
+    detected = machine.cards
+    if isinstance(detected, MachineError):
+        return skipped("hy-smi failed")
+    names = list(dict.fromkeys(card.name for card in detected if card.name))
     if not names:
-        return skipped("hy-smi tells no names")
+        return skipped("hy-smi reports no card names")
     if unknown := [name for name in names if cards.find(name) is None]:
         return warning(
-            f"not a card that is known here: {', '.join(unknown)}",
-            "see which architecture it has (rocminfo | grep gfx), and add it to "
-            "configs/dcu/cards.toml",
+            f"unknown card: {', '.join(unknown)}",
+            "look up its architecture (rocminfo | grep gfx), and add it to configs/dcu/cards.toml",
         )
     types = [kind for name in names if (kind := cards.find(name))]
     shown = ", ".join(f"{kind.name} ({kind.architecture})" for kind in types)
-    # On a machine that computes with its CPU the operators are for Debian's compiler.
+    # dcu-sim computes on the CPU, and its operators are compiled for Debian's compiler.
     compiled = machine.backend.architectures if machine.backend.device == "gpu" else ()
-    if without := [k for k in types if compiled and k.architecture not in compiled]:
-        wanted = ", ".join(dict.fromkeys(kind.architecture for kind in without))
+    if unsupported := [k for k in types if compiled and k.architecture not in compiled]:
+        missing = ", ".join(dict.fromkeys(kind.architecture for kind in unsupported))
+        name = machine.backend.name
         return error(
-            f"{shown}: the operators are compiled for {', '.join(compiled)}, not for {wanted}",
-            f"add {wanted} to architectures in configs/backends/{machine.backend.name}.toml, "
-            "if the DTK's compiler knows it, and build again",
+            f"{shown}: the operators are compiled for {', '.join(compiled)}, not for {missing}",
+            f"add {missing} to architectures in configs/backends/{name}.toml (if the DTK's "
+            f"compiler supports it), then ./inv build --backend {name}",
         )
     if len(types) > 1:
         return warning(
-            f"cards of several kinds: {shown}", "run a job on cards of one kind: --devices"
+            f"different card types: {shown}", "run each job on cards of one type: --devices"
         )
     return ok(f"{shown}{_formats_of(types)}")
 
 
 def _known_names(machine: Machine) -> set[str]:
-    """Return the names of the cards, as ``configs/dcu`` has them; of none that is not there."""
+    """Return the names of the host's cards that ``configs/dcu/cards.toml`` lists."""
     if isinstance(machine.cards, MachineError):
         return set()
     return {kind.name for card in machine.cards if (kind := cards.find(card.name or ""))}
@@ -263,7 +264,7 @@ def _known_names(machine: Machine) -> set[str]:
 def _opens(node: host.Node) -> bool:
     if node.mode & 0o006 == 0o006:
         return True
-    # The group of root is never given to a container's user.
+    # A container's user never gets root's group.
     return node.mode & 0o060 == 0o060 and node.gid != 0
 
 
@@ -276,22 +277,22 @@ def _count(nodes: Iterable[host.Node], kind: str) -> int:
 
 
 def _dtk(machine: Machine) -> str:
-    """Return the DTK of the images: what the tag of their OS image says, else the usual one."""
-    named = re.search(r"dtk(\d+\.\d+(?:\.\d+)?)", machine.settings.dtk_image)
-    return named[1] if named else _DTK
+    """Return the DTK of the images, from the tag of ``dtk_image``; else the Dockerfile's."""
+    tag = re.search(r"dtk(\d+\.\d+(?:\.\d+)?)", machine.settings.dtk_image)
+    return tag[1] if tag else _DTK
 
 
 def _format(machine: Machine) -> str:
-    """Return whose table ``hy-smi`` prints."""
+    """Return which release's table format ``hy-smi`` prints."""
     try:
         text = machine.run([_program(machine)])
     except MachineError:
-        return "in a table that is understood"
+        return "unlisted table format"
     words = next((w for w in map(str.split, text.splitlines()) if w[1:2] == ["Temp"]), [])
     for headings, release in _FORMATS:
         if headings <= set(words):
-            return f"as {release} prints them"
-    return "in a table that is understood"
+            return f"table format of {release}"
+    return "unlisted table format"
 
 
 def _has_invalid_json(machine: Machine) -> bool:
@@ -314,12 +315,12 @@ def _program(machine: Machine) -> str:
 
 def _use(card: Card) -> str:
     memory = f"{card.vram_share:.0f} % of its memory" if card.vram_share is not None else ""
-    units = f"{card.use_percent:.0f} % of its units" if card.use_percent is not None else ""
+    units = f"{card.use_percent:.0f} % of its compute units" if card.use_percent is not None else ""
     return f"card {card.index}: {', '.join(filter(None, (memory, units)))}"
 
 
-def _indices(found: Sequence[smi.Card]) -> str:
-    return ",".join(str(card.index) for card in found)
+def _indices(detected: Sequence[smi.Card]) -> str:
+    return ",".join(str(card.index) for card in detected)
 
 
 def _range(sizes: Sequence[int]) -> str:
@@ -328,5 +329,7 @@ def _range(sizes: Sequence[int]) -> str:
 
 
 def _formats_of(types: Sequence[CardType]) -> str:
-    refused = [name for name in ("bf16", "fp8") if any(k.supports(name) is False for k in types)]
-    return f", no {' and no '.join(refused)}: use float16" if refused else ""
+    unsupported = [
+        name for name in ("bf16", "fp8") if any(k.supports(name) is False for k in types)
+    ]
+    return f", no {' and no '.join(unsupported)}: use float16" if unsupported else ""

@@ -1,4 +1,4 @@
-"""What a check is, and what it finds."""
+"""Checks and their findings."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ __all__ = [
 Severity = Literal["ok", "skipped", "hint", "warning", "error"]
 
 SEVERITIES: tuple[Severity, ...] = ("ok", "skipped", "hint", "warning", "error")
-"""From good to bad. Only an error says that the machine is not fit."""
+"""From good to bad. Only an error makes the machine unfit."""
 
 
 @dataclass(frozen=True)
 class Fix:
-    """Something safe that can be done about a finding.
+    """A safe, automatic fix for a finding.
 
     Args:
-        says: what it does, as an order: ``start the Docker Engine``.
+        action: what the fix does, in the imperative: ``start the Docker Engine``.
         apply: does it; raises a :class:`~paddle_stacks.errors.StackError` or an
-            ``OSError`` where it cannot.
+            ``OSError`` on failure.
     """
 
-    says: str
+    action: str
     apply: Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check saw.
+    """The result of a check.
 
     Args:
-        severity: ``skipped`` is for what could not be looked at because of
-            something that another check tells of.
+        severity: ``skipped`` if it could not be checked because of something that
+            another check reports.
         saw: the facts, one sentence without a full stop.
-        remedy: what a person does about it; empty where nothing need be done.
+        remedy: what the user should do; empty if nothing.
         fix: what ``--fix`` does about it.
-        check: the check's name; :meth:`Check.run` sets it.
-        fixed: what has been done about it in this run.
+        check: the check's name; set by :meth:`Check.run`.
+        fixed: the fix that was applied in this run.
     """
 
     severity: Severity
@@ -67,11 +67,11 @@ class Finding:
 
     @property
     def wrong(self) -> bool:
-        """Whether there is anything to do: a hint, a warning or an error."""
+        """Whether the finding needs action: a hint, a warning or an error."""
         return self.severity in ("hint", "warning", "error")
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON-serializable values; ``fixed`` is None where nothing was done."""
+        """Return the finding as JSON-serializable values; ``fixed`` is None without a fix."""
         return {
             "check": self.check,
             "severity": self.severity,
@@ -83,14 +83,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at.
+    """A check of one aspect of a machine.
 
     Args:
-        name: a word or two, joined by hyphens.
-        title: what it looks at.
-        backends: the platforms that it is about.
-        worst: the worst that it can find.
-        look: looks at a machine and says what it saw.
+        name: one or two words, joined by hyphens.
+        title: what it checks.
+        backends: the backends that it applies to.
+        worst: the worst severity that it can report.
+        look: inspects a machine and returns the finding.
     """
 
     name: str
@@ -100,44 +100,44 @@ class Check:
     look: Callable[[Machine], Finding]
 
     def run(self, machine: Machine) -> Finding:
-        """Return the finding; whatever goes wrong while looking is one too."""
+        """Return the finding; a failure of the check itself is a finding too."""
         try:
-            found = self.look(machine)
+            finding = self.look(machine)
         except StackError as failure:
-            found = _of_problems(self.worst, failure.problems)
+            finding = _of_problems(self.worst, failure.problems)
         except OSError as failure:
             where = f": {failure.filename}" if failure.filename else ""
-            said = f"could not be looked at: {failure.strerror or failure}{where}"
-            found = Finding(self.worst, said, "run it as a user who may look there")
-        return replace(found, check=self.name)
+            text = f"could not be checked: {failure.strerror or failure}{where}"
+            finding = Finding(self.worst, text, "run it as a user with access to the file")
+        return replace(finding, check=self.name)
 
 
 def ok(saw: str) -> Finding:
-    """Return that all is well."""
+    """Return a finding for a successful check."""
     return Finding("ok", saw)
 
 
 def skipped(reason: str) -> Finding:
-    """Return that it could not be looked at, for a reason that another check tells of."""
+    """Return a finding for what could not be checked, for a reason that another check reports."""
     return Finding("skipped", reason)
 
 
 def hint(saw: str, remedy: str, fix: Fix | None = None) -> Finding:
-    """Return that something could be better."""
+    """Return a finding for something that could be better."""
     return Finding("hint", saw, remedy, fix)
 
 
 def warning(saw: str, remedy: str, fix: Fix | None = None) -> Finding:
-    """Return that something will fail for some jobs."""
+    """Return a finding for something that will make some jobs fail."""
     return Finding("warning", saw, remedy, fix)
 
 
 def error(saw: str, remedy: str, fix: Fix | None = None) -> Finding:
-    """Return that jobs cannot run."""
+    """Return a finding for something that prevents jobs from running."""
     return Finding("error", saw, remedy, fix)
 
 
 def _of_problems(severity: Severity, problems: tuple[Problem, ...]) -> Finding:
-    said = "; ".join(f"{p.what} ({p.where})" if p.where else p.what for p in problems)
+    text = "; ".join(f"{p.what} ({p.where})" if p.where else p.what for p in problems)
     remedies = dict.fromkeys(p.remedy for p in problems if p.remedy)
-    return Finding(severity, said, "; ".join(remedies))
+    return Finding(severity, text, "; ".join(remedies))

@@ -1,8 +1,7 @@
-"""What a failed job's log says to those who have seen it before.
+"""Recognize known failures in a job's log.
 
-The failures that are known are in ``configs/dcu/failures.toml``. A log is read in
-blocks, however large it is, and whatever it holds: colours, progress bars that
-overwrite themselves, bytes that are no text.
+The known failures are in ``configs/dcu/failures.toml``. Logs are read in blocks, so
+they may be of any size, and may contain colours, progress bars and binary data.
 """
 
 from __future__ import annotations
@@ -19,21 +18,23 @@ from typing import IO, Any
 from paddle_stacks import toml
 from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
 
-__all__ = ["TABLE", "Cause", "Failure", "diagnose", "known", "load", "read", "status_of"]
+__all__ = ["TABLE", "Cause", "Failure", "diagnose", "known_failures", "load", "read", "status_of"]
 
 TABLE = Path(__file__).resolve().parents[2] / "configs" / "dcu" / "failures.toml"
 
 _BLOCK = 2**20
-# A line longer than a block is looked through in pieces that overlap by this much;
-# what a pattern spans is shorter.
+# A line longer than a block is searched in pieces that overlap by this much, which is
+# more than any pattern spans.
 _OVERLAP = 4096
-_SHOWN = 160
+_MAX_SHOWN = 160
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_])")
-# A pattern's pieces: an escape, a set, how often, a character.
-_PIECES = re.compile(r"\\(?P<escaped>.)|\[\^?\]?[^\]]*\]|(?P<often>\{\d*,?\d*\}|\?)|(?P<plain>.)")
-_LEAST_LANDMARK = 4
-# What is left when these are taken away are a pattern's operators.
+# The tokens of a pattern: an escape, a set, a quantifier, a character.
+_TOKENS = re.compile(
+    r"\\(?P<escaped>.)|\[\^?\]?[^\]]*\]|(?P<quantifier>\{\d*,?\d*\}|\?)|(?P<plain>.)"
+)
+_MIN_LANDMARK = 4
+# A pattern without these consists of its operators.
 _LITERALS = re.compile(r"\\.|\[\^?\]?[^\]]*\]")
 _KEYS: dict[str, bool] = {
     "pattern": True,
@@ -46,16 +47,16 @@ _KEYS: dict[str, bool] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure that is known.
+    """A known failure.
 
     Args:
         name: a few words, joined by hyphens.
-        pattern: what a line of the log looks like.
-        cause: what has happened, one sentence without a full stop.
-        remedy: what to do about it.
-        source: who has seen it: ``Paddle#65227``, or a document.
-        follows: failures that bring this one with them: if one of them is in the
-            log too, that is the cause.
+        pattern: matches the lines of a log that show the failure.
+        cause: what went wrong, one sentence without a full stop.
+        remedy: how to fix it.
+        source: where it was reported: ``Paddle#65227``, or a document.
+        follows: failures that cause this one: if the log has one of them too, that one
+            is the root cause.
     """
 
     name: str
@@ -67,15 +68,15 @@ class Failure:
 
     @cached_property
     def landmarks(self) -> tuple[str, ...]:
-        """Strings one of which is in every text that the pattern fits; none if there are none.
+        """Strings of which every matching text contains at least one; empty if there are none.
 
-        To look for a string is ten times as fast as to look for a pattern.
+        Searching for a string is ten times as fast as searching for a pattern.
         """
-        found = [max(chunks, key=len) for chunks in _chunks(self.pattern.pattern)]
-        return tuple(found) if min(map(len, found)) >= _LEAST_LANDMARK else ()
+        strings = [max(chunks, key=len) for chunks in _chunks(self.pattern.pattern)]
+        return tuple(strings) if min(map(len, strings)) >= _MIN_LANDMARK else ()
 
     def search(self, text: str) -> re.Match[str] | None:
-        """Return the first place in the text that tells of the failure."""
+        """Return the first match of the failure in the text."""
         if self.landmarks and not any(landmark in text for landmark in self.landmarks):
             return None
         return self.pattern.search(text)
@@ -83,13 +84,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Cause:
-    """A failure that a log tells of.
+    """A known failure found in a log.
 
     Args:
-        failure: which.
-        line: the first line that tells of it, counted from 1.
+        failure: the failure.
+        line: the first line that shows it, counted from 1.
         text: that line, without colours and shortened.
-        follows: of the failures that it follows from, those that the log tells of.
+        follows: the failures in the log that it follows from.
     """
 
     failure: Failure
@@ -98,7 +99,7 @@ class Cause:
     follows: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON-serializable values."""
+        """Return the cause as JSON-serializable values."""
         return {
             "failure": self.failure.name,
             "line": self.line,
@@ -111,7 +112,7 @@ class Cause:
 
 
 @cache
-def known() -> tuple[Failure, ...]:
+def known_failures() -> tuple[Failure, ...]:
     """Return the failures of the project's own table."""
     return load(TABLE)
 
@@ -124,70 +125,69 @@ def load(path: Path) -> tuple[Failure, ...]:
     """
     table = toml.read(path)
     problems: list[Problem] = []
-    found = []
+    failures = []
     for name, entry in table.items():
         faults = _faults(path, name, entry, table)
         problems += faults
         if not faults:
             values = {**entry, "follows": tuple(entry.get("follows", ()))}
             values["pattern"] = re.compile(entry["pattern"])
-            found.append(Failure(name=name, **values))
+            failures.append(Failure(name=name, **values))
     if problems:
         raise RequestError(problems)
-    return tuple(found)
+    return tuple(failures)
 
 
 def read(path: str, failures: tuple[Failure, ...] | None = None) -> list[Cause]:
-    """Return what a log tells, the root of the trouble first.
+    """Return the known failures in a log, root causes first.
 
     Args:
-        path: of the log; of a run's folder, which has a ``run.log``; ``-`` for
-            standard input.
-        failures: those to look for; the project's own by default.
+        path: path of the log or of a run's folder (its ``run.log``); ``-`` for standard input.
+        failures: the failures to search for; default: the project's table.
 
     Raises:
         RequestError: it cannot be read.
     """
-    chosen = known() if failures is None else failures
+    failures = known_failures() if failures is None else failures
     if path == "-":
-        return diagnose(sys.stdin.buffer, chosen)
+        return diagnose(sys.stdin.buffer, failures)
     log = Path(path).expanduser()
     if log.is_dir():
         log = log / "run.log"
     try:
         with log.open("rb") as stream:
-            return diagnose(stream, chosen)
+            return diagnose(stream, failures)
     except OSError as error:
         raise RequestError(
             f"cannot read the log: {error.strerror}",
             where=str(log),
-            remedy="a run's log is runs/NAME/run.log, that of each card log/workerlog.N",
+            remedy="a run's log is runs/NAME/run.log; each device's is log/workerlog.N",
         ) from error
 
 
 def diagnose(stream: IO[bytes], failures: tuple[Failure, ...]) -> list[Cause]:
-    """Return what a log tells: by the first line of each failure, roots before what follows."""
-    left = list(failures)
-    found: list[Cause] = []
+    """Return the failures in a log, by their first line, root causes before their effects."""
+    remaining = list(failures)
+    causes: list[Cause] = []
     for number, text in _blocks(stream):
-        for failure in list(left):
+        for failure in list(remaining):
             if match := failure.search(text):
                 line = number + text.count("\n", 0, match.start())
-                found.append(Cause(failure, line, _line(text, match)))
-                left.remove(failure)
-        if not left:
+                causes.append(Cause(failure, line, _line(text, match)))
+                remaining.remove(failure)
+        if not remaining:
             break
-    found.sort(key=lambda cause: cause.line)
-    return _roots_first(found)
+    causes.sort(key=lambda cause: cause.line)
+    return _roots_first(causes)
 
 
 def status_of(causes: list[Cause]) -> int:
-    """Return the exit status: 3 if a cause is named, 0 if the log tells of none."""
+    """Return the exit status: 3 if a cause was found, else 0."""
     return MachineError.status if causes else 0
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield pieces of text with the number of their first line, whole lines as a rule."""
+    """Yield blocks of text with the number of their first line; lines are split only if huge."""
     start = stream.read(_BLOCK)
     wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     decode: Callable[[bytes, bool], str] = codecs.getincrementaldecoder(
@@ -216,10 +216,10 @@ def _plain(text: str) -> str:
 
 
 def _chunks(pattern: str) -> list[list[str]]:
-    """Return, for each alternative of a pattern, the strings that it must have."""
+    """Return, for each alternative of a pattern, the strings that a match must contain."""
     branches = [[""]]
     depth = 0
-    for piece in _PIECES.finditer(pattern):
+    for piece in _TOKENS.finditer(pattern):
         escaped, plain = piece["escaped"], piece["plain"]
         depth += (plain == "(") - (plain == ")")
         literal = plain if plain and plain not in ".^$()|" else escaped
@@ -230,32 +230,32 @@ def _chunks(pattern: str) -> list[list[str]]:
         elif literal and not (escaped and escaped.isalnum()):
             branches[-1][-1] += literal
         else:
-            if piece["often"]:
+            if piece["quantifier"]:
                 branches[-1][-1] = branches[-1][-1][:-1]
             branches[-1].append("")
     return branches
 
 
 def _line(text: str, match: re.Match[str]) -> str:
-    """Return the line of a match, or what of a long one is around it."""
+    """Return the line of a match, or the part around the match if the line is long."""
     start = max(text.rfind("\n", 0, match.start()), text.rfind("\r", 0, match.start())) + 1
     end = min(i for i in (text.find("\n", match.end()), len(text)) if i >= 0)
-    around = max(start, match.start() - _SHOWN // 2)
-    shown = text[around : min(end, around + _SHOWN)]
+    around = max(start, match.start() - _MAX_SHOWN // 2)
+    shown = text[around : min(end, around + _MAX_SHOWN)]
     clean = " ".join("".join(c if c.isprintable() else " " for c in shown).split())
-    before, after = "…" if around > start else "", "…" if around + _SHOWN < end else ""
+    before, after = "…" if around > start else "", "…" if around + _MAX_SHOWN < end else ""
     return f"{before}{clean}{after}"
 
 
 def _roots_first(causes: list[Cause]) -> list[Cause]:
-    """Return the causes in order, but none before one that it follows from."""
-    here = {cause.failure.name: cause for cause in causes}
+    """Return the causes in their order, but every cause after those that it follows from."""
+    by_name = {cause.failure.name: cause for cause in causes}
     order: dict[str, Cause] = {}
 
     def place(cause: Cause, above: tuple[str, ...]) -> None:
-        roots = [name for name in cause.failure.follows if name in here and name not in above]
-        for name in sorted(roots, key=lambda name: here[name].line):
-            place(here[name], (*above, cause.failure.name))
+        roots = [name for name in cause.failure.follows if name in by_name and name not in above]
+        for name in sorted(roots, key=lambda name: by_name[name].line):
+            place(by_name[name], (*above, cause.failure.name))
         order.setdefault(
             cause.failure.name, Cause(cause.failure, cause.line, cause.text, tuple(roots))
         )
@@ -291,17 +291,15 @@ def _faults(path: Path, name: str, entry: Any, table: Mapping[str, Any]) -> list
             else:
                 problems += [
                     Problem(
-                        f'"follows" names "{n}", which is not there',
+                        f'"follows" lists "{n}", which is not another failure of this file',
                         where,
-                        "name another table of this file, or leave it out",
+                        f'remove "{n}" from "follows", or add a table [{n}]',
                     )
                     for n in names
                     if n not in table or n == name
                 ]
         elif needed and not (isinstance(value, str) and value):
-            problems.append(
-                Problem(f'"{key}" must be a string that says something', where, f'{key} = "…"')
-            )
+            problems.append(Problem(f'"{key}" must be a non-empty string', where, f'{key} = "…"'))
     return [*problems, *_pattern_faults(entry.get("pattern"), where)]
 
 
@@ -313,22 +311,23 @@ def _pattern_faults(pattern: object, where: str) -> list[Problem]:
     except re.error as error:
         return [
             Problem(
-                f'"pattern" is no regular expression: {error}',
+                f'"pattern" is not a valid regular expression: {error}',
                 where,
-                "write it as Python's re has it",
+                "use the syntax of Python's re",
             )
         ]
     if re.search(r"[*+]|\{\d*,\}", _LITERALS.sub("", pattern)):
-        said = '"pattern" has a part of any length (* or +)'
-        return [Problem(said, where, "bound it: .{0,200}")]
-    if re.search(r"\(\?(?![=!])", pattern):  # a look-ahead does not hide what must be there
-        return [Problem('"pattern" has a flag or another "(?"', where, "write [Aa] for both")]
+        message = '"pattern" has an unbounded repetition (* or +)'
+        return [Problem(message, where, "bound it: .{0,200}")]
+    if re.search(r"\(\?(?![=!])", pattern):  # look-aheads are allowed: they keep the landmarks
+        message = '"pattern" has a flag or another "(?" than a look-ahead'
+        return [Problem(message, where, "use [Aa] to match both cases")]
     if compiled.search(""):
         return [
             Problem(
-                '"pattern" fits an empty line, hence every line',
+                '"pattern" matches an empty line, hence every line',
                 where,
-                "write what only a line that tells of the failure has",
+                "use text that only lines with the failure contain",
             )
         ]
     return []

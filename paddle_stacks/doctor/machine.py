@@ -1,4 +1,4 @@
-"""The machine that the checks look at; everything is looked up at most once."""
+"""The machine that the checks inspect; each fact is looked up at most once."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def command(arguments: Sequence[str]) -> str:
     """Run a program and return its standard output.
 
     Raises:
-        MachineError: it is not there, fails, or takes longer than 30 s.
+        MachineError: it is missing, fails, or takes longer than 30 s.
     """
     shown = " ".join(arguments)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             arguments,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -42,37 +42,37 @@ def command(arguments: Sequence[str]) -> str:
         )
     except FileNotFoundError as error:
         raise MachineError(
-            f"there is no program {arguments[0]}", remedy="install the package that has it"
+            f"{arguments[0]} is not installed", remedy="install the package that contains it"
         ) from error
     except OSError as error:
         raise MachineError(
             f"{shown} cannot be started: {error.strerror}",
-            remedy="see whether this user may run it",
+            remedy="check that this user may execute it",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise MachineError(
-            f"{shown} does not end within {_COMMAND_SECONDS} s",
-            remedy="run it by hand: what it waits for is what is wrong",
+            f"{shown} timed out after {_COMMAND_SECONDS} s",
+            remedy="run it by hand to see what it waits for",
         ) from error
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if process.returncode:
+        errors = process.stderr.decode("utf-8", "replace").strip().splitlines()
         raise MachineError(
-            f"{shown} failed: {said[-1] if said else f'status {done.returncode}'}",
-            remedy="run it by hand",
+            f"{shown} failed: {errors[-1] if errors else f'status {process.returncode}'}",
+            remedy="run it by hand to see its output",
         )
-    return done.stdout.decode("utf-8", "replace")
+    return process.stdout.decode("utf-8", "replace")
 
 
 def memory_mib() -> int:
-    """Return how much memory this machine has, in MiB."""
+    """Return this machine's memory in MiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
 def _connect() -> DockerClient:
-    """Return a client of the engine; one that hangs is told of within seconds.
+    """Return a client of the engine; fail within seconds if the engine hangs.
 
     Raises:
-        MachineError: none answers.
+        MachineError: no engine responds.
     """
     import docker
     import requests
@@ -83,37 +83,37 @@ def _connect() -> DockerClient:
         docker.from_env(timeout=_ENGINE_SECONDS).ping()
     except requests.exceptions.ReadTimeout as error:
         raise MachineError(
-            f"the Docker Engine takes connections but gives no answer within {_ENGINE_SECONDS} s",
-            remedy="see what it says (journalctl -u docker), then restart it",
+            f"the Docker Engine accepts connections but did not respond within {_ENGINE_SECONDS} s",
+            remedy="check its log (journalctl -u docker), then restart it",
         ) from error
     except (docker.errors.DockerException, OSError):
-        pass  # connect() tells of it as the project does.
+        pass  # connect() below raises it as a MachineError.
     return engine.connect()
 
 
 def _addresses(name: str) -> tuple[str, ...]:
-    """Return the addresses that a host's name has here; none where it has none."""
+    """Resolve a host name on this machine; empty if it cannot be resolved."""
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, and what is wanted of it.
+    """A machine, and the backend and nodes that it is checked for.
 
-    What tells about the world can be replaced, which is how tests make machines.
+    All access to the system goes through fields that tests replace.
 
     Args:
-        settings: of this command; ``host_root`` is where a DCU is looked for.
-        backend: the platform that it is to be fit for.
+        settings: of this command; ``host_root`` is the root of the DCU host.
+        backend: the backend that the machine is checked for.
         nodes: the hosts of a job on several nodes; empty for one node.
         connect: returns a client of the engine, or raises a ``MachineError``.
         run: runs a program, as :func:`command` does.
         read_cards: reads the cards below a root, as ``smi.read`` does.
-        addresses: resolves a host's name; empty where it cannot be resolved.
+        addresses: resolves a host name; empty if it cannot be resolved.
     """
 
     settings: Settings
@@ -131,17 +131,17 @@ class Machine:
 
     @property
     def simulated(self) -> bool:
-        """Whether the host that is looked at is a folder of this one."""
+        """Whether the host is a simulated one: a folder of this machine."""
         return self.root.resolve() != Path("/")
 
     @property
     def client(self) -> DockerClient | None:
-        """A client of the engine; None where none answers."""
+        """A client of the engine; None if no engine responds."""
         return None if isinstance(self.engine, MachineError) else self.engine
 
     @cached_property
     def engine(self) -> DockerClient | MachineError:
-        """A client of the engine, or why there is none."""
+        """A client of the engine, or the error that connecting raised."""
         try:
             return self.connect()
         except MachineError as error:
@@ -149,17 +149,17 @@ class Machine:
 
     @cached_property
     def engine_info(self) -> dict[str, Any]:
-        """What ``docker info`` says; empty where no engine answers."""
+        """The output of ``docker info``; empty if no engine responds."""
         return dict(self.client.info()) if self.client else {}
 
     @cached_property
     def host(self) -> host.Host:
-        """What the host offers to a container that wants its DCUs."""
+        """The host's DCU resources."""
         return host.look(self.root)
 
     @cached_property
     def cards(self) -> tuple[smi.Card, ...] | MachineError:
-        """The cards, or why they cannot be told."""
+        """The cards, or the error that reading them raised."""
         try:
             return self.read_cards(self.root)
         except MachineError as error:
@@ -167,24 +167,24 @@ class Machine:
 
     @cached_property
     def host_name(self) -> str:
-        """The name that the host has for itself."""
+        """The host's own name."""
         if not self.simulated:
             return socket.gethostname()
         return (self.read("/etc/hostname") or "").strip()
 
     def read(self, path: str) -> str | None:
-        """Return the text of a file of the host; None where there is none to read."""
+        """Return the text of a file of the host; None if it cannot be read."""
         try:
             return host.inside(self.root, path).read_text(encoding="utf-8", errors="replace")
         except (OSError, MachineError):
             return None
 
     def resolve(self, name: str) -> tuple[str, ...]:
-        """Return the addresses of a host's name; a simulated host has its own ``/etc/hosts``."""
+        """Resolve a host name; a simulated host has its own ``/etc/hosts``."""
         if not self.simulated:
             return self.addresses(name)
         lines = (
             line.partition("#")[0].split() for line in (self.read("/etc/hosts") or "").splitlines()
         )
-        found = tuple(words[0] for words in lines if name in words[1:])
-        return found or (() if name == self.host_name else self.addresses(name))
+        addresses = tuple(words[0] for words in lines if name in words[1:])
+        return addresses or (() if name == self.host_name else self.addresses(name))

@@ -1,4 +1,4 @@
-"""The checks of names, proxies and certificates."""
+"""Checks of host names, proxies and certificates."""
 
 from __future__ import annotations
 
@@ -23,78 +23,80 @@ _BUNDLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def host_name(machine: Machine) -> Finding:
-    """Resolve this host's name and those of the nodes as Paddle's launcher does.
+    """Check that this host's name and those of the nodes resolve to reachable addresses.
 
-    A node's launcher takes its own address from its name. If that is 127.*, no node
-    takes itself for the master, and all of them wait forever.
+    Paddle's launcher derives a node's address from its name. If that is 127.*, no node
+    considers itself the master, and all of them wait forever.
     """
     own = machine.host_name
-    # With no nodes named it may be a host that never works with another.
-    tell = error if machine.nodes else warning
-    found = {name: machine.resolve(name) for name in dict.fromkeys((own, *machine.nodes)) if name}
-    wrong = [
-        f"{name} is {', '.join(addresses)} here" if addresses else f"{name} cannot be resolved"
-        for name, addresses in found.items()
+    # Without --nodes, the host may never run a job on several nodes.
+    report = error if machine.nodes else warning
+    resolved = {
+        name: machine.resolve(name) for name in dict.fromkeys((own, *machine.nodes)) if name
+    }
+    shown = {
+        name: f"{name} resolves to {', '.join(addresses)}" for name, addresses in resolved.items()
+    }
+    faults = [
+        shown[name] if addresses else f"{name} cannot be resolved"
+        for name, addresses in resolved.items()
         if not addresses or any(map(_is_loopback, addresses))
     ]
     if not own:
-        wrong.append("this host has no name")
-    if wrong:
-        return tell(
-            f"{'; '.join(wrong)}: a job on several nodes would wait for its master forever",
-            "in /etc/hosts of every node, give each node's name the address that the others "
-            "reach it by, and 127.* none of them",
+        faults.append("this host has no name")
+    if faults:
+        return report(
+            f"{'; '.join(faults)}: a job on several nodes would wait for its master forever",
+            "in /etc/hosts of every node, map each node's name to the address that the other "
+            "nodes can reach, not to 127.*",
         )
-    shown = "; ".join(f"{name} is {', '.join(addresses)}" for name, addresses in found.items())
-    return ok(shown)
+    return ok("; ".join(shown.values()))
 
 
 def proxies(machine: Machine) -> Finding:
-    """Look at the proxies that builds and ``fetch`` use: their form, and whether they answer."""
+    """Check the proxies that builds and ``fetch`` use: their syntax, and a connection to each."""
     settings = machine.settings
-    given = {
+    urls = {
         key: url for key in ("http_proxy", "https_proxy") if (url := str(getattr(settings, key)))
     }
-    if not given:
+    if not urls:
         return ok("none")
-    shown = ", ".join(dict.fromkeys(without_password(url) for url in given.values()))
-    for key, url in given.items():
+    shown = ", ".join(dict.fromkeys(without_password(url) for url in urls.values()))
+    for key, url in urls.items():
         if fault := _proxy_fault(url):
             return warning(
                 f"{key} is {without_password(url)}: {fault}",
-                "write it like http://proxy.example:3128, in the environment or paddle-stacks.toml",
+                f"set {key}=http://proxy.example:3128 in the environment or paddle-stacks.toml",
             )
-    for url in dict.fromkeys(given.values()):
+    for url in dict.fromkeys(urls.values()):
         if fault := _unreachable(url):
             return warning(
-                f"{without_password(url)} does not answer: {fault}",
-                "see whether the proxy runs, and whether this machine may reach it",
+                f"{without_password(url)} cannot be reached: {fault}",
+                "check that the proxy is running and that this machine can connect to it",
             )
     if not {"localhost", "127.0.0.1"} & set(settings.no_proxy.replace(" ", "").split(",")):
         return hint(
-            f"{shown}; no_proxy has neither localhost nor 127.0.0.1",
-            "set no_proxy=localhost,127.0.0.1 and the registry of your site",
+            f"{shown}; no_proxy contains neither localhost nor 127.0.0.1",
+            "set no_proxy=localhost,127.0.0.1 and add your site's registry",
         )
     return ok(shown)
 
 
 def ca_bundle(machine: Machine) -> Finding:
-    """Look at the certificates that are trusted: whether they can be read, and are still valid."""
+    """Check that the trusted certificates can be read and have not expired."""
     bundle = machine.settings.ca_bundle
-    lost = _lost_bundles(os.environ)
+    missing = _missing_bundles(os.environ)
     if bundle is None:
-        if lost:
-            return warning(
-                f"a variable names a file that is not there: {lost[0]}", "correct the variable"
-            )
-        return ok("the distribution's own")
+        if missing:
+            return warning(f"the file does not exist: {missing[0]}", "correct the variable")
+        return ok("the distribution's bundle")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cafile=str(bundle))
     except ssl.SSLError as failure:
         return error(
-            f"{bundle} holds no certificates in PEM form: {failure.reason or failure}",
-            "name a file with -----BEGIN CERTIFICATE----- lines",
+            f"{bundle} contains no PEM certificates: {failure.reason or failure}",
+            "set ca_bundle to a file with -----BEGIN CERTIFICATE----- lines",
         )
     except OSError as failure:
         return error(f"{bundle} cannot be read: {failure.strerror}", f"chmod a+r {bundle}")
@@ -105,23 +107,21 @@ def ca_bundle(machine: Machine) -> Finding:
         for entry in certificates
         if ssl.cert_time_to_seconds(str(entry["notAfter"])) < now
     ]
-    said = f"{bundle}: {len(certificates)} certificates"
+    summary = f"{bundle}: {len(certificates)} certificates"
     if not certificates:
-        return warning(f"{said} of an authority", "add the certificate of your site's authority")
+        return warning(f"{summary} of an authority", "add the certificate of your site's authority")
     if len(expired) == len(certificates):
-        return error(f"{said}, all expired: {', '.join(expired[:3])}", "get the bundle anew")
-    # A distribution's bundle has some expired roots of the public web as a rule.
+        return error(f"{summary}, all expired: {', '.join(expired[:3])}", "replace the bundle")
+    # A distribution's bundle usually contains some expired roots of the public web.
     if expired and str(bundle) not in _DISTRIBUTIONS:
         rest = f" and {len(expired) - 3} more" if len(expired) > 3 else ""
         return hint(
-            f"{said}, expired: {', '.join(expired[:3])}{rest}",
-            "get the bundle anew, if one of these is your site's",
+            f"{summary}, expired: {', '.join(expired[:3])}{rest}",
+            "replace the bundle if one of these is your site's",
         )
-    if lost:
-        return hint(
-            f"{said}; a variable names a file that is not there: {lost[0]}", "correct the variable"
-        )
-    return ok(said)
+    if missing:
+        return hint(f"{summary}; the file does not exist: {missing[0]}", "correct the variable")
+    return ok(summary)
 
 
 def _is_loopback(address: str) -> bool:
@@ -133,11 +133,11 @@ def _proxy_fault(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "its port is not a number"
+        return "the port is not a number"
     if parts.scheme not in _PORTS:
         return "it does not start with http://"
     if not parts.hostname or port == 0:
-        return "it names no host"
+        return "the host or the port is missing"
     return ""
 
 
@@ -151,7 +151,7 @@ def _unreachable(url: str) -> str:
     return ""
 
 
-def _lost_bundles(environ: Mapping[str, str]) -> list[str]:
+def _missing_bundles(environ: Mapping[str, str]) -> list[str]:
     return [
         f"{name}={environ[name]}"
         for name in _BUNDLES
@@ -160,8 +160,8 @@ def _lost_bundles(environ: Mapping[str, str]) -> list[str]:
 
 
 def _subject(certificate: Mapping[str, object]) -> str:
-    """Return the common name of a certificate, or its organization."""
+    """Return the common name of a certificate's subject, or its organization."""
     subject = certificate.get("subject")
     pairs = [pair for group in subject for pair in group] if isinstance(subject, tuple) else []
     names = dict(pairs)
-    return str(names.get("commonName") or names.get("organizationName") or "without a name")
+    return str(names.get("commonName") or names.get("organizationName") or "unnamed")

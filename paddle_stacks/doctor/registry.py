@@ -1,4 +1,4 @@
-"""Every check there is, in the order in which one thing needs another."""
+"""All checks, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -108,40 +108,40 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("workspace", "write access and free disk space", _ALL, "error", system.workspace),
 )
-"""All checks; of one platform: :func:`checks_for`."""
+"""All checks; those of one backend: :func:`checks_for`."""
 
-# What is cheap, starts no container, and would end a job on a DCU.
+# Checks that are fast, start no container, and find what would stop a job on a DCU.
 _BEFORE_A_JOB = ("device-nodes", "device-access", "hyhal", "driver-dtk", "card-type")
-# It only writes files.
-_WITHOUT_CARDS = ("fetch",)
+# Jobs that only write files.
+_WITHOUT_DEVICES = ("fetch",)
 
 
 def checks_for(backend: str) -> tuple[Check, ...]:
-    """Return the checks of a platform."""
+    """Return the checks of a backend."""
     return tuple(check for check in CHECKS if backend in check.backends)
 
 
 def preflight(backend: str, job: str) -> tuple[Check, ...]:
     """Return the checks that run before a job."""
-    if job in _WITHOUT_CARDS:
+    if job in _WITHOUT_DEVICES:
         return ()
     return tuple(check for check in checks_for(backend) if check.name in _BEFORE_A_JOB)
 
 
 def problems(machine: Machine, checks: Iterable[Check | str]) -> list[Problem]:
-    """Return the errors that some checks find, as problems of a ``MachineError``.
+    """Return the errors that the checks find, as problems of a ``MachineError``.
 
     Args:
-        machine: where to look.
+        machine: the machine to check.
         checks: as :func:`preflight` returns them, or their names.
     """
-    named = {check.name: check for check in CHECKS}
-    chosen = [named[check] if isinstance(check, str) else check for check in checks]
-    findings = [check.run(machine) for check in chosen]
+    by_name = {check.name: check for check in CHECKS}
+    selected = [by_name[check] if isinstance(check, str) else check for check in checks]
+    findings = [check.run(machine) for check in selected]
     return [
-        Problem(found.saw, f"./inv doctor: {found.check}", found.remedy)
-        for found in findings
-        if found.severity == "error"
+        Problem(finding.saw, f"./inv doctor: {finding.check}", finding.remedy)
+        for finding in findings
+        if finding.severity == "error"
     ]
 
 
@@ -149,30 +149,30 @@ def examine(machine: Machine, checks: Iterable[Check], *, fix: bool = False) -> 
     """Run checks, one by one.
 
     Args:
-        machine: where to look.
-        checks: which.
-        fix: whether to do what is safe about what is found; standard error says
-            what is done, and the finding is what the check sees after it.
+        machine: the machine to check.
+        checks: the checks to run.
+        fix: whether to apply safe fixes; they are announced on standard error, and the
+            finding is that of the check repeated afterwards.
     """
     for check in checks:
-        found = check.run(machine)
-        if fix and found.wrong and found.fix:
-            found = _fixed(machine, check, found)
-            # Later checks are to see what has been done.
+        finding = check.run(machine)
+        if fix and finding.wrong and finding.fix:
+            finding = _fixed(machine, check, finding)
+            # A new copy, without cached facts, so that later checks see the fix.
             machine = replace(machine)
-        yield found
+        yield finding
 
 
-def _fixed(machine: Machine, check: Check, found: Finding) -> Finding:
-    if found.fix is None:
-        return found
-    print(f"{check.name}: {found.fix.says}", file=sys.stderr)
+def _fixed(machine: Machine, check: Check, finding: Finding) -> Finding:
+    if finding.fix is None:
+        return finding
+    print(f"{check.name}: {finding.fix.action}", file=sys.stderr)
     try:
-        found.fix.apply()
+        finding.fix.apply()
     except (StackError, OSError) as failure:
-        message, remedy = str(failure), found.remedy
+        message, remedy = str(failure), finding.remedy
         if isinstance(failure, StackError):
             message, remedy = failure.problems[0].what, failure.problems[0].remedy
-        said = f"{found.saw}; to {found.fix.says} failed: {message}"
-        return replace(found, saw=said, remedy=remedy, fix=None)
-    return replace(check.run(replace(machine)), fixed=found.fix.says)
+        text = f"{finding.saw}; --fix failed to {finding.fix.action}: {message}"
+        return replace(finding, saw=text, remedy=remedy, fix=None)
+    return replace(check.run(replace(machine)), fixed=finding.fix.action)

@@ -1,4 +1,4 @@
-"""Findings and causes as a person reads them, and as one JSON document."""
+"""Print findings and causes as text or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "causes_as_json", "show", "show_causes", "status_of", "verdict"]
 
-# On a terminal that can show it, a sign; anywhere else the word itself.
+# Used on UTF-8 terminals; elsewhere the severity is printed as a word.
 _SIGNS = {"ok": "✓", "skipped": "·", "hint": "i", "warning": "!", "error": "✗"}
 _COLOURS = {
     "ok": "green",
@@ -43,17 +43,17 @@ def as_json(backend: str, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def causes_as_json(log: str, causes: Sequence[Cause], status: int) -> dict[str, Any]:
-    """Return what a log tells as JSON-serializable values."""
+    """Return the causes in a log as JSON-serializable values."""
     return {"log": log, "status": status, "causes": [cause.to_json() for cause in causes]}
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """Return one line about all findings."""
+    """Return a one-line summary of all findings."""
     counts = []
     for severity in reversed(SEVERITIES[1:]):
         names = [finding.check for finding in findings if finding.severity == severity]
         if names and severity == "skipped":
-            counts.append(f"{len(names)} not looked at")
+            counts.append(f"{len(names)} skipped")
         elif names:
             plural = "s" if len(names) > 1 else ""
             counts.append(f"{len(names)} {severity}{plural} ({', '.join(names)})")
@@ -63,32 +63,32 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def show(findings: Iterable[Finding], names: Sequence[str]) -> list[Finding]:
-    """Print findings one by one, as they come, and the verdict.
+    """Print findings one by one, as they arrive, and the verdict.
 
     Args:
-        findings: made while they are printed.
-        names: of all checks, for the width of their column.
+        findings: the findings, lazily evaluated.
+        names: names of all checks, for the column's width.
 
     Returns:
         All findings.
     """
     console = _console()
     width = max(map(len, names), default=0)
-    seen: list[Finding] = []
+    printed: list[Finding] = []
     for finding in findings:
         _show_finding(console, finding, width)
-        seen.append(finding)
-    colour = "bold red" if status_of(seen) else "bold green"
+        printed.append(finding)
+    colour = "bold red" if status_of(printed) else "bold green"
     console.print()
-    _print(console, verdict(seen), colour)
-    return seen
+    _print(console, verdict(printed), colour)
+    return printed
 
 
 def show_causes(log: str, causes: Sequence[Cause]) -> None:
-    """Print what a log tells: the causes with their lines, remedies and sources."""
+    """Print the causes in a log with their lines, remedies and sources."""
     console = _console()
     if not causes:
-        _print(console, f"{log}: no failure that is known here")
+        _print(console, f"{log}: no known failure")
         return
     for cause in causes:
         _print(console, f"{log}:{cause.line}: {cause.failure.cause}", "bold")
@@ -98,7 +98,9 @@ def show_causes(log: str, causes: Sequence[Cause]) -> None:
         if cause.follows:
             _print(console, f"  follows from: {', '.join(cause.follows)}", "bright_black")
     console.print()
-    _print(console, f"{len(causes)} known: {', '.join(cause.failure.name for cause in causes)}")
+    plural = "s" if len(causes) > 1 else ""
+    names = ", ".join(cause.failure.name for cause in causes)
+    _print(console, f"{len(causes)} known failure{plural}: {names}")
 
 
 def _show_finding(console: Console, finding: Finding, width: int) -> None:
@@ -108,7 +110,7 @@ def _show_finding(console: Console, finding: Finding, width: int) -> None:
     sign, first = _sign(console, finding), 1 if _draws(console) else len("warning")
     remedies = _remedies(finding)
     if not console.is_terminal:
-        # Uncut and unwrapped: a line in a file is for grep.
+        # Neither truncated nor wrapped, so that grep finds whole lines.
         _print(console, f"{sign:<{first}}  {finding.check:<{width}}  {finding.saw}")
         for remedy in remedies:
             _print(console, f"{'':<{first + width + 4}}{remedy}")
@@ -131,7 +133,7 @@ def _remedies(finding: Finding) -> list[str]:
     if finding.remedy:
         lines.append(f"fix: {finding.remedy}")
     if finding.fix and not finding.fixed:
-        lines.append(f"--fix would {finding.fix.says}")
+        lines.append(f"--fix would {finding.fix.action}")
     return lines
 
 
@@ -146,11 +148,11 @@ def _sign(console: Console, finding: Finding) -> str:
 
 
 def _draws(console: Console) -> bool:
-    """Whether the output is a terminal that has the signs."""
+    """Return whether the output is a UTF-8 terminal, which can show the signs."""
     encoding = (sys.stdout.encoding or "").lower()
     return console.is_terminal and encoding.startswith("utf")
 
 
 def _print(console: Console, text: str, style: str = "") -> None:
-    # A log's lines and a tool's output are somebody else's.
+    # A log's lines and a tool's output are untrusted: no control characters, no markup.
     console.print(printable(text), style=style, markup=False, soft_wrap=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""The checks of the engine, its plugins, its disk, and the images."""
+"""Checks of the engine, its plugins, its disk, and the images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["buildx", "compose", "disk", "engine", "image_libraries", "images"]
 
 _GIB = 2**30
-# The engine that ./inv installs is newer; what Ubuntu 22.04 has with an engine 24 are
-# the oldest plugins that anybody would have beside it. Nothing older was tried.
+# Oldest tested versions: the engine and plugins of Ubuntu 22.04. ./inv installs newer ones.
 _ENGINE, _BUILDX, _COMPOSE = (24, 0), (0, 12), (2, 20)
 
-# Room for the images and a build's cache, in GiB. cpu: 1.5 of images, measured, and as
-# much cache. dcu-sim: 2.3 and its toolchain. dcu: the DTK's image was not measured; such
-# images are 20 and more unpacked, and every layer is once in the cache.
-_NEEDED_GIB = {"cpu": 6, "dcu-sim": 12, "dcu": 60}
-_SPARE_GIB = 2
+# Space for the images and the build cache, in GiB. cpu: 1.5 for images (measured) and as
+# much for the cache. dcu-sim: 2.3 and its toolchain. dcu: the DTK image was not measured;
+# such images are 20 and more unpacked, and the cache has another copy of each layer.
+_REQUIRED_GIB = {"cpu": 6, "dcu-sim": 12, "dcu": 60}
+_RESERVE_GIB = 2
 _IMAGES = ("train", "infer")
 
 _LIBPADDLE = "/opt/venv/lib/python3*/site-packages/paddle/base/libpaddle.so"
@@ -37,7 +36,7 @@ _LDD = f'set -- {_LIBPADDLE}; test -e "$1" || exit 3; LC_ALL=C ldd "$1"'
 
 
 def engine(machine: Machine) -> Finding:
-    """Ask whether a Docker Engine answers, and which."""
+    """Check that a Docker Engine responds, and its version."""
     if isinstance(machine.engine, MachineError):
         problem = machine.engine.problems[0]
         return error(f"{problem.what} ({problem.where})", problem.remedy, _start_engine())
@@ -46,52 +45,52 @@ def engine(machine: Machine) -> Finding:
 
 
 def buildx(machine: Machine) -> Finding:
-    """Ask the docker command for buildx, which builds the images."""
+    """Check that the docker command has buildx, which builds the images."""
     return _plugin(machine, "buildx", "docker-buildx", _BUILDX)
 
 
 def compose(machine: Machine) -> Finding:
-    """Ask the docker command for Compose v2."""
+    """Check that the docker command has Compose v2."""
     return _plugin(machine, "compose", "docker-compose or docker-compose-v2", _COMPOSE)
 
 
 def disk(machine: Machine) -> Finding:
-    """Compare the room where the engine keeps images with what this platform's take."""
+    """Check that the engine's disk has enough space for the backend's images."""
     if not machine.client:
-        return skipped("no engine answers")
+        return skipped("no engine responds")
     store = _store(machine.engine_info)
     if not store.is_dir():
-        return skipped(f"{store} is not on this machine, or not for this user to see")
+        return skipped(f"{store} is not on this machine, or this user has no access to it")
     free = shutil.disk_usage(store).free / _GIB
-    complete = len(_found_images(machine)) == len(_IMAGES)
-    need = _SPARE_GIB if complete else _NEEDED_GIB.get(machine.backend.name, 6)
-    said = f"{free:.0f} GiB free in {store}"
+    complete = len(_built_images(machine)) == len(_IMAGES)
+    need = _RESERVE_GIB if complete else _REQUIRED_GIB.get(machine.backend.name, 6)
+    summary = f"{free:.0f} GiB free in {store}"
     if free >= need:
-        return ok(said)
+        return ok(summary)
     remedy = (
-        "see what is kept (docker system df) and drop build cache (docker builder prune), or "
+        "check the usage (docker system df) and delete build cache (docker builder prune), or "
         "move the engine's data-root to a larger disk"
     )
     if complete:
-        return warning(f"{said}; a build needs room for new layers", remedy)
+        return warning(f"{summary}; a build needs space for new layers", remedy)
     return error(
-        f"{said}, the images of {machine.backend.name} and their cache need {need}", remedy
+        f"{summary}; the images of {machine.backend.name} and their cache need {need} GiB", remedy
     )
 
 
 def images(machine: Machine) -> Finding:
-    """Look for the images of the platform, and whether they are those of this checkout."""
+    """Check that the backend's images are built, from this checkout's revision and locks."""
     if not machine.client:
-        return skipped("no engine answers")
+        return skipped("no engine responds")
     name = machine.backend.name
-    found = _found_images(machine)
+    by_name = _built_images(machine)
     rebuild = "./inv build" if name == "cpu" else f"./inv build --backend {name}"
-    if missing := [image for image in _IMAGES if image not in found]:
+    if missing := [image for image in _IMAGES if image not in by_name]:
         tags = ", ".join(f"paddle-stacks/{image}:{name}" for image in missing)
-        return warning(f"not built: {tags}", f"{rebuild} makes them")
-    labels = {image: dict(entry.labels or {}) for image, entry in found.items()}
+        return warning(f"not built: {tags}", rebuild)
+    labels = {image: dict(entry.labels or {}) for image, entry in by_name.items()}
     if other := _other_lock(machine, labels):
-        return warning(f"{other}: its packages are not those of the locks here", rebuild)
+        return warning(f"{other}: its packages differ from this checkout's locks", rebuild)
     revisions = {
         image: str(entry.get("org.opencontainers.image.revision", "unknown"))
         for image, entry in labels.items()
@@ -101,14 +100,17 @@ def images(machine: Machine) -> Finding:
     if head != "unknown" and any(not built.startswith(head) for built in revisions.values()):
         return hint(f"{shown}; this checkout is {head[:12]}", f"{rebuild}, if that matters")
     dirty = any(built.endswith("-dirty") for built in revisions.values())
-    return ok(f"{shown}{', with changes that are not committed' if dirty else ''}")
+    return ok(f"{shown}{', with uncommitted changes' if dirty else ''}")
 
 
 def image_libraries(machine: Machine) -> Finding:
-    """Run ``ldd`` on Paddle's library in the image, in a shell that is no login shell."""
+    """Check with ``ldd`` that Paddle's library in the image finds its dependencies.
+
+    It runs in a non-login shell, as jobs do.
+    """
     if not machine.client:
-        return skipped("no engine answers")
-    if "infer" not in _found_images(machine):
+        return skipped("no engine responds")
+    if "infer" not in _built_images(machine):
         return skipped("the image is not built")
     import docker.errors
 
@@ -132,23 +134,23 @@ def image_libraries(machine: Machine) -> Finding:
         )
     except docker.errors.ContainerError as failure:
         if failure.exit_status == 3:
-            return error(f"the image has no {_LIBPADDLE}", _rebuild(machine))
-        said = _text(failure.stderr or b"").strip() or "no message"
-        return error(f"ldd fails in the image: {said.splitlines()[-1]}", _rebuild(machine))
+            return error(f"the image does not contain {_LIBPADDLE}", _rebuild(machine))
+        reason = _text(failure.stderr or b"").strip() or "no message"
+        return error(f"ldd failed in the image: {reason.splitlines()[-1]}", _rebuild(machine))
     except docker.errors.APIError as failure:
         return error(
             f"a container cannot be started: {failure.explanation or failure}",
-            "see what the engine says: journalctl -u docker",
+            "check the engine's log: journalctl -u docker",
         )
     text = _text(output)
-    lost = [line.split()[0] for line in text.splitlines() if line.rstrip().endswith("not found")]
-    if lost:
+    missing = [line.split()[0] for line in text.splitlines() if line.rstrip().endswith("not found")]
+    if missing:
         return error(
-            f"libpaddle.so does not find {', '.join(dict.fromkeys(lost))}",
+            f"libpaddle.so: libraries not found: {', '.join(dict.fromkeys(missing))}",
             "the DTK's environment must be in the image's ENV, not in .bashrc, and the host's "
             f"/opt/hyhal in the container; {_rebuild(machine)}",
         )
-    return ok(f"libpaddle.so finds all {len(text.splitlines())} of its libraries")
+    return ok(f"libpaddle.so: all {len(text.splitlines())} libraries found")
 
 
 def _start_engine() -> Fix | None:
@@ -176,48 +178,51 @@ def _plugin(machine: Machine, plugin: str, package: str, least: tuple[int, int])
 
 
 def _at_least(name: str, text: str, least: tuple[int, int]) -> Finding:
-    found = re.search(r"(?<![\w.])v?(\d+)\.(\d+)[\w.+~-]*", text)
-    if not found:
-        return warning(f'{name} tells no version: "{text[:60]}"', "install a release of it")
-    said = f"{name} {found[0].removeprefix('v')}"
-    if (int(found[1]), int(found[2])) < least:
-        wanted = ".".join(map(str, least))
-        return warning(f"{said}, older than {wanted}: not tried", f"install {wanted} or newer")
-    return ok(said)
+    match = re.search(r"(?<![\w.])v?(\d+)\.(\d+)[\w.+~-]*", text)
+    if not match:
+        return warning(f'{name} reports no version: "{text[:60]}"', f"install a release of {name}")
+    summary = f"{name} {match[0].removeprefix('v')}"
+    if (int(match[1]), int(match[2])) < least:
+        minimum = ".".join(map(str, least))
+        return warning(
+            f"{summary} is older than {minimum}, the oldest version tested",
+            f"install {minimum} or newer",
+        )
+    return ok(summary)
 
 
 def _store(info: Mapping[str, Any]) -> Path:
-    """Return where the engine keeps images; containerd's store is a folder of its own."""
+    """Return the folder of the engine's images; containerd's image store has its own."""
     status = dict(entry[:2] for entry in info.get("DriverStatus") or [])
     if str(status.get("driver-type", "")).startswith("io.containerd.snapshotter"):
         return Path("/var/lib/containerd")
     return Path(str(info.get("DockerRootDir") or "/var/lib/docker"))
 
 
-def _found_images(machine: Machine) -> dict[str, Image]:
+def _built_images(machine: Machine) -> dict[str, Image]:
     import docker.errors
 
-    found: dict[str, Image] = {}
+    by_name: dict[str, Image] = {}
     for image in _IMAGES:
         try:
             if machine.client:
                 tag = f"paddle-stacks/{image}:{machine.backend.name}"
-                found[image] = machine.client.images.get(tag)
+                by_name[image] = machine.client.images.get(tag)
         except docker.errors.ImageNotFound:
             continue
-    return found
+    return by_name
 
 
 def _other_lock(machine: Machine, labels: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the first image that was built from other locks; empty if none was."""
+    """Return the first image that was built from other locks; empty if there is none."""
     from paddle_stacks.build.variables import lock_hash
 
     try:
-        wanted = lock_hash(machine.settings.root, machine.backend)
+        expected = lock_hash(machine.settings.root, machine.backend)
     except BuildError:
         return ""
-    found = ((image, entry.get("paddle-stacks.lock")) for image, entry in labels.items())
-    return next((image for image, lock in found if lock != wanted), "")
+    locks = ((image, entry.get("paddle-stacks.lock")) for image, entry in labels.items())
+    return next((image for image, lock in locks if lock != expected), "")
 
 
 def _text(output: str | bytes) -> str:
@@ -225,4 +230,4 @@ def _text(output: str | bytes) -> str:
 
 
 def _rebuild(machine: Machine) -> str:
-    return f"build it anew: ./inv build --backend {machine.backend.name}"
+    return f"rebuild it: ./inv build --backend {machine.backend.name}"

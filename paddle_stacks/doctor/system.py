@@ -1,4 +1,4 @@
-"""The checks of the machine itself: processor, memory limits, kernel settings, workspace."""
+"""Checks of the machine: processor, memory limits, kernel settings, workspace."""
 
 from __future__ import annotations
 
@@ -14,126 +14,130 @@ from paddle_stacks.doctor.machine import Machine, memory_mib
 __all__ = ["architecture", "iommu", "memlock", "numa_balancing", "shm", "workspace"]
 
 _GIB = 2**30
-# What others give a container that trains on several cards: 16 to 64 GiB.
-_LEAST_SHM_MIB = 16 * 1024
-# Room for an adapter, its checkpoints and a small model; what more is needed the job
-# knows when it knows the model.
-_LEAST_FREE = 4 * _GIB
+# Usual sizes for containers that train on several devices are 16 to 64 GiB.
+_MIN_SHM_MIB = 16 * 1024
+# Enough for an adapter, its checkpoints and a small model; jobs check the size of
+# their model themselves.
+_MIN_FREE = 4 * _GIB
 _FOLDERS = ("models", "runs")
 
 
 def architecture(machine: Machine) -> Finding:
-    """Look at the processor's architecture; there are wheels for x86-64 only."""
-    found = platform.machine()
-    if found.lower() in ("x86_64", "amd64"):
-        return ok(found)
+    """Check that the processor is x86-64, the only one that Paddle has wheels for."""
+    processor = platform.machine()
+    if processor.lower() in ("x86_64", "amd64"):
+        return ok(processor)
     return error(
-        f"{found}: Paddle's wheels of this version are for x86_64 alone",
+        f"the processor is {processor}; this version's Paddle wheels are for x86_64 only",
         "use a machine with an x86-64 processor",
     )
 
 
 def shm(machine: Machine) -> Finding:
-    """Compare what a container may put into ``/dev/shm`` with what the machine has."""
+    """Compare the containers' limit for ``/dev/shm`` with the machine's memory."""
     limit = machine.backend.shm_mib
-    least = min(limit, _LEAST_SHM_MIB)
+    minimum = min(limit, _MIN_SHM_MIB)
     memory = memory_mib()
-    said = f"a container's limit is {limit / 1024:.0f} GiB, the machine has {memory / 1024:.0f} GiB"
-    if memory < least:
+    summary = (
+        f"a container's /dev/shm is limited to {limit / 1024:.0f} GiB, "
+        f"the machine has {memory / 1024:.0f} GiB of memory"
+    )
+    if memory < minimum:
         return hint(
-            f"{said} of memory, which is what /dev/shm is made of",
-            "run fewer processes: fewer cards, fewer dataloader_num_workers",
+            f"{summary}, which /dev/shm uses",
+            "run fewer processes: fewer devices, fewer dataloader_num_workers",
         )
-    if machine.backend.device_groups and (own := _own_shm()) < least:
+    if machine.backend.device_groups and (own := _own_shm()) < minimum:
         return hint(
             f"the host's own /dev/shm has {own / 1024:.1f} GiB, for jobs that share it (ipc host)",
-            f"mount -o remount,size={least // 1024}G /dev/shm, or leave containers their own",
+            f"mount -o remount,size={minimum // 1024}G /dev/shm, or do not share it",
         )
-    return ok(f"{said} of memory")
+    return ok(summary)
 
 
 def memlock(machine: Machine) -> Finding:
-    """Compare the limit on pinned memory with what RCCL needs."""
+    """Check that pinned memory is unlimited, as RCCL requires."""
     if machine.backend.ulimits.get("memlock") != -1:
-        return ok("this platform's containers do not ask for more than they get")
+        return ok("this backend's containers need no higher limit")
     hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     if hard == resource.RLIM_INFINITY:
         return ok("unlimited")
     return hint(
-        f"at most {hard / 2**20:.0f} MiB may be pinned here; the engine lifts that for its "
-        "containers where it may, a batch system hands it on",
+        f"the limit on pinned memory is {hard / 2**20:.0f} MiB; the engine raises it for its "
+        "containers if it can, a batch system passes it on",
         "in /etc/security/limits.d: * - memlock unlimited; for Slurm, LimitMEMLOCK=infinity "
         "in slurmd.service",
     )
 
 
 def iommu(machine: Machine) -> Finding:
-    """Look for ``iommu=pt`` among the kernel's arguments."""
+    """Check for ``iommu=pt`` on the kernel's command line."""
     text = machine.read("/proc/cmdline")
     if text is None:
         return skipped("/proc/cmdline cannot be read")
     if "iommu=pt" in text.split():
         return ok("iommu=pt")
     return hint(
-        "the kernel was started without iommu=pt: RCCL warns of it, and may hang between cards",
-        "add iommu=pt to GRUB_CMDLINE_LINUX in /etc/default/grub, make grub's configuration "
-        "anew, restart",
+        "the kernel was booted without iommu=pt: RCCL warns about it, and may hang between cards",
+        "add iommu=pt to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub (or "
+        "grub2-mkconfig -o /boot/grub2/grub.cfg), and reboot",
     )
 
 
 def numa_balancing(machine: Machine) -> Finding:
-    """Look whether the kernel moves pages between the processors' memories."""
+    """Check that automatic NUMA balancing is off."""
     text = machine.read("/proc/sys/kernel/numa_balancing")
     if text is None:
         return ok("the kernel has no automatic NUMA balancing")
     if text.strip() == "0":
         return ok("off")
     return hint(
-        "the kernel balances pages between NUMA nodes: RCCL warns of it, and becomes slower",
-        "sysctl kernel.numa_balancing=0; to keep it, a line in /etc/sysctl.d",
+        "automatic NUMA balancing is on: RCCL warns about it, and is slower",
+        "sysctl kernel.numa_balancing=0; permanently: echo kernel.numa_balancing=0 > "
+        "/etc/sysctl.d/90-numa.conf",
     )
 
 
 def workspace(machine: Machine) -> Finding:
-    """Tell whether jobs can write where they write, and whether there is room."""
+    """Check that jobs can write to the workspace, and its free space."""
     here = machine.settings.workspace
     user = ownership.run_as(here)
     folders = [here / name for name in _FOLDERS]
-    there = [folder for folder in folders if folder.is_dir()]
+    existing = [folder for folder in folders if folder.is_dir()]
     missing = [folder for folder in folders if not folder.is_dir()]
     closed = [
         folder
-        for folder in (*([here] if missing else []), *there)
+        for folder in (*([here] if missing else []), *existing)
         if not ownership.may_write(folder, user)
     ]
     if closed:
         names = " ".join(map(str, closed))
         return error(
-            f"user {user}, as whom jobs run, may not write to {names}",
+            f"jobs run as user {user}, who cannot write to {names}",
             f"sudo chown -R {user} {names}",
         )
-    if in_the_way := [folder for folder in missing if folder.exists()]:
-        return error(f"not a folder: {in_the_way[0]}", "move the file away")
+    if files := [folder for folder in missing if folder.exists()]:
+        return error(f"not a folder: {files[0]}", f"mv {files[0]} {files[0]}.bak")
     free = shutil.disk_usage(here).free
-    said = f"{here}: user {user} may write, {free / _GIB:.0f} GiB free"
-    if free < _LEAST_FREE:
-        return warning(said, "make room, or set workspace to a folder on another disk")
+    summary = f"{here}: user {user} can write, {free / _GIB:.0f} GiB free"
+    if free < _MIN_FREE:
+        return warning(summary, "free some space, or set workspace to a folder on another disk")
     if missing:
         names = " or ".join(f"{folder.name}/" for folder in missing)
-        fix = Fix(f"make {' and '.join(map(str, missing))}", lambda: _make(missing, user))
-        return hint(f"{said}; no {names} yet", "jobs make them when they need them", fix)
-    return ok(said)
+        fix = Fix(f"create {' and '.join(map(str, missing))}", lambda: _create(missing, user))
+        return hint(f"{summary}; no {names} yet", "none required: jobs create them", fix)
+    return ok(summary)
 
 
 def _own_shm() -> int:
-    """Return the size of the host's ``/dev/shm`` in MiB; 0 where there is none."""
+    """Return the size of the host's ``/dev/shm`` in MiB; 0 if it does not exist."""
     try:
         return shutil.disk_usage("/dev/shm").total // 2**20
     except OSError:
         return 0
 
 
-def _make(folders: list[Path], user: str) -> None:
+def _create(folders: list[Path], user: str) -> None:
     for folder in folders:
         folder.mkdir(exist_ok=True)
         ownership.hand_over(folder, user)

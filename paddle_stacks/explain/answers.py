@@ -103,7 +103,7 @@ def _plain(word: str) -> str:
 
 def _failures(text: str, topics: Iterable[Topic]) -> list[Topic]:
     """Return the known failures that lines of a log show."""
-    names = {failure.name for failure in logs.known() if failure.search(text)}
+    names = {failure.name for failure in logs.known_failures() if failure.search(text)}
     return [topic for topic in topics if topic.kind == "failure" and topic.name in names]
 
 

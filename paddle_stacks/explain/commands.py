@@ -51,7 +51,7 @@ def topics(root: Path, tasks: Mapping[str, str], options: Iterable[Option]) -> I
     yield from _recipes(root)
     yield from _models(root)
     yield from _checks()
-    for failure in logs.known():
+    for failure in logs.known_failures():
         facts = [("do", failure.remedy), ("seen in", failure.source)]
         facts.append(("looks like", failure.pattern.pattern))
         yield Topic("failure", failure.name, failure.cause, tuple(facts))

@@ -1,4 +1,4 @@
-"""Machines for the doctor's tests: of nothing but what a test says."""
+"""Fake machines for the doctor's tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
-# The checks that look at the host and at nothing else of this machine.
+# The checks that read only the (possibly simulated) host.
 OF_THE_HOST = (
     "device-nodes",
     "device-access",
@@ -44,22 +44,22 @@ class Image:
 
 
 class Images:
-    def __init__(self, known: dict[str, Image]) -> None:
-        self.known = known
+    def __init__(self, by_tag: dict[str, Image]) -> None:
+        self.by_tag = by_tag
 
     def get(self, tag: str) -> Image:
-        if tag not in self.known:
+        if tag not in self.by_tag:
             raise docker.errors.ImageNotFound(tag)
-        return self.known[tag]
+        return self.by_tag[tag]
 
 
 class Containers:
     def __init__(self, output: bytes | Exception) -> None:
         self.output = output
-        self.asked: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
 
     def run(self, image: str, command: list[str], **options: Any) -> bytes:
-        self.asked = {"image": image, "command": command, **options}
+        self.options = {"image": image, "command": command, **options}
         if isinstance(self.output, Exception):
             raise self.output
         return self.output
@@ -85,20 +85,20 @@ class Engine:
 
 
 def commands(**outputs: str) -> Any:
-    """A ``run`` that knows some programs by the words that are in their command lines."""
+    """Return a ``run`` with the outputs of commands that contain a word."""
 
     def run(arguments: Sequence[str]) -> str:
         line = " ".join(arguments)
         for word, output in outputs.items():
             if word in line:
                 return output
-        raise MachineError(f"there is no program {arguments[0]}", remedy="fix it")
+        raise MachineError(f"{arguments[0]} is not installed", remedy="fix it")
 
     return run
 
 
-def cards(*found: Card) -> Any:
-    return lambda root: tuple(found)
+def cards(*detected: Card) -> Any:
+    return lambda root: tuple(detected)
 
 
 def machine(
@@ -110,7 +110,7 @@ def machine(
     settings: dict[str, Any] | None = None,
     **others: Any,
 ) -> Machine:
-    """A machine whose host is an empty folder and whose engine does not answer."""
+    """Return a machine with an empty folder as its host and, by default, without an engine."""
     host, workspace = tmp_path / "host", tmp_path / "workspace"
     for folder in (host, workspace):
         folder.mkdir(exist_ok=True)

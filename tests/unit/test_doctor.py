@@ -1,4 +1,4 @@
-"""The doctor's checks one by one, what it does about what it finds, and how it tells of it."""
+"""The doctor's checks, its fixes and its output."""
 
 from __future__ import annotations
 
@@ -65,17 +65,19 @@ def head() -> str:
     ("version", "severity"), [("26.1.5", "ok"), ("24.0.7", "ok"), ("20.10.24+dfsg1", "warning")]
 )
 def test_engine(tmp_path: Path, version: str, severity: str) -> None:
-    found = run("engine", machine(tmp_path, engine=Engine(version)))
-    assert (found.severity, version in found.saw) == (severity, True)
+    finding = run("engine", machine(tmp_path, engine=Engine(version)))
+    assert (finding.severity, version in finding.saw) == (severity, True)
 
 
 def test_no_engine(tmp_path: Path) -> None:
-    found = run("engine", machine(tmp_path))
-    assert found.severity == "error" and "no Docker Engine answers" in found.saw
+    finding = run("engine", machine(tmp_path))
+    assert (
+        finding.severity == "error" and "no Docker Engine answers" in finding.saw
+    )  # message of NO_ENGINE
 
 
 @pytest.mark.parametrize("name", ["disk", "images", "image-libraries"])
-def test_what_needs_an_engine_is_skipped_without(tmp_path: Path, name: str) -> None:
+def test_checks_that_need_an_engine_are_skipped_without_one(tmp_path: Path, name: str) -> None:
     assert run(name, machine(tmp_path)).severity == "skipped"
 
 
@@ -86,18 +88,18 @@ def test_what_needs_an_engine_is_skipped_without(tmp_path: Path, name: str) -> N
         ("buildx", "github.com/docker/buildx v0.8.2 6224def", "warning"),
         ("compose", "Docker Compose version 2.26.1-4", "ok"),
         ("compose", "Docker Compose version v2.5.0", "warning"),
-        ("compose", "who knows", "warning"),
+        ("compose", "no version here", "warning"),
     ],
 )
 def test_plugins(tmp_path: Path, name: str, text: str, severity: str) -> None:
-    found = run(name, machine(tmp_path, run=commands(**{name: text})))
-    assert found.severity == severity, found
+    finding = run(name, machine(tmp_path, run=commands(**{name: text})))
+    assert finding.severity == severity, finding
 
 
 @pytest.mark.parametrize("name", ["buildx", "compose"])
 def test_no_plugin(tmp_path: Path, name: str) -> None:
-    found = run(name, machine(tmp_path))
-    assert found.severity == "error" and f"docker-{name}" in found.remedy
+    finding = run(name, machine(tmp_path))
+    assert finding.severity == "error" and f"docker-{name}" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -114,16 +116,16 @@ def test_disk(
     monkeypatch.setattr(
         software.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gib * 2**30)
     )
-    found = run("disk", machine(tmp_path, "cpu", engine=Engine(store=tmp_path, images=images)))
-    assert found.severity == severity and str(tmp_path) in found.saw
+    finding = run("disk", machine(tmp_path, "cpu", engine=Engine(store=tmp_path, images=images)))
+    assert finding.severity == severity and str(tmp_path) in finding.saw
 
 
-def test_the_disk_of_an_engine_elsewhere_is_not_looked_at(tmp_path: Path) -> None:
-    found = run("disk", machine(tmp_path, engine=Engine(store=tmp_path / "elsewhere")))
-    assert found.severity == "skipped"
+def test_the_disk_of_a_remote_engine_is_skipped(tmp_path: Path) -> None:
+    finding = run("disk", machine(tmp_path, engine=Engine(store=tmp_path / "elsewhere")))
+    assert finding.severity == "skipped"
 
 
-def test_containerds_store_is_found() -> None:
+def test_the_folder_of_containerds_image_store() -> None:
     status = [["driver-type", "io.containerd.snapshotter.v1"]]
     info = {"DriverStatus": status, "DockerRootDir": "/var/lib/docker"}
     assert software._store(info) == Path("/var/lib/containerd")
@@ -133,63 +135,67 @@ def test_containerds_store_is_found() -> None:
 
 
 def test_images_of_this_checkout(tmp_path: Path) -> None:
-    found = run("images", machine(tmp_path, "cpu", engine=Engine(images=built())))
-    assert found.severity == "ok" and "train" in found.saw
+    finding = run("images", machine(tmp_path, "cpu", engine=Engine(images=built())))
+    assert finding.severity == "ok" and "train" in finding.saw
 
 
 @pytest.mark.parametrize(
-    ("images", "severity", "said"),
+    ("images", "severity", "message"),
     [
         ({}, "warning", "not built: paddle-stacks/train:cpu, paddle-stacks/infer:cpu"),
-        (built(lock="sha256:0"), "warning", "not those of the locks"),
+        (built(lock="sha256:0"), "warning", "differ from this checkout's locks"),
         (built(revision="0" * 40), "hint", "this checkout is"),
     ],
 )
-def test_other_images(tmp_path: Path, images: dict[str, Image], severity: str, said: str) -> None:
-    found = run("images", machine(tmp_path, "cpu", engine=Engine(images=images)))
-    assert found.severity == severity and said in found.saw and "./inv build" in found.remedy
+def test_other_images(
+    tmp_path: Path, images: dict[str, Image], severity: str, message: str
+) -> None:
+    finding = run("images", machine(tmp_path, "cpu", engine=Engine(images=images)))
+    assert (
+        finding.severity == severity and message in finding.saw and "./inv build" in finding.remedy
+    )
 
 
 def libraries(tmp_path: Path, output: bytes | Exception) -> tuple[Finding, dict[str, Any]]:
     images = {"paddle-stacks/infer:dcu-sim": Image()}
     engine = Engine(images=images, output=output)
-    looked_at = machine(tmp_path, "dcu-sim", engine=engine)
-    (looked_at.root / "opt/hyhal").mkdir(parents=True)
-    return run("image-libraries", looked_at), engine.containers.asked
+    target = machine(tmp_path, "dcu-sim", engine=engine)
+    (target.root / "opt/hyhal").mkdir(parents=True)
+    return run("image-libraries", target), engine.containers.options
 
 
 def test_the_libraries_of_an_image(tmp_path: Path) -> None:
-    found, asked = libraries(tmp_path, b"\tlibm.so.6 => /lib/libm.so.6 (0x1)\n")
-    assert found.severity == "ok"
-    # No login shell, hence no .bashrc; no network; the host's own hyhal, read only.
-    assert asked["entrypoint"] == ["/bin/sh", "-c"] and asked["network_mode"] == "none"
+    finding, options = libraries(tmp_path, b"\tlibm.so.6 => /lib/libm.so.6 (0x1)\n")
+    assert finding.severity == "ok"
+    # A non-login shell, hence no .bashrc; no network; the host's own hyhal, read only.
+    assert options["entrypoint"] == ["/bin/sh", "-c"] and options["network_mode"] == "none"
     mounted = {str(tmp_path / "host/opt/hyhal"): {"bind": "/opt/hyhal", "mode": "ro"}}
-    assert asked["volumes"] == mounted
+    assert options["volumes"] == mounted
 
 
 @pytest.mark.parametrize(
-    ("output", "said"),
+    ("output", "message"),
     [
         (b"\tlibgalaxyhip.so.5 => not found\n\tlibm.so.6 => /lib/libm.so.6\n", "libgalaxyhip"),
-        (docker.errors.ContainerError(None, 3, "", "", b""), "has no"),
+        (docker.errors.ContainerError(None, 3, "", "", b""), "does not contain"),
         (docker.errors.ContainerError(None, 1, "", "", b"not a dynamic executable\n"), "dynamic"),
         (docker.errors.APIError("no space"), "cannot be started"),
     ],
 )
 def test_the_libraries_of_a_broken_image(
-    tmp_path: Path, output: bytes | Exception, said: str
+    tmp_path: Path, output: bytes | Exception, message: str
 ) -> None:
-    found, _ = libraries(tmp_path, output)
-    assert found.severity == "error" and said in found.saw
+    finding, _ = libraries(tmp_path, output)
+    assert finding.severity == "error" and message in finding.saw
 
 
-# --- the host of a DCU; the simulated hosts have more of it
+# --- the host of a DCU; see also the tests with simulated hosts
 
 
 def with_host(tmp_path: Path, *nodes: Node, driver: Driver | None = None, **others: Any) -> Machine:
-    made = machine(tmp_path, **others)
-    vars(made)["host"] = Host(made.root, nodes, None, driver)
-    return made
+    target = machine(tmp_path, **others)
+    vars(target)["host"] = Host(target.root, nodes, None, driver)
+    return target
 
 
 @pytest.mark.parametrize(
@@ -203,28 +209,28 @@ def with_host(tmp_path: Path, *nodes: Node, driver: Driver | None = None, **othe
     ],
 )
 def test_device_access(tmp_path: Path, gid: int, mode: int, severity: str) -> None:
-    found = run("device-access", with_host(tmp_path, Node("/dev/kfd", "/x", gid, mode)))
-    assert found.severity == severity and (severity == "ok" or f"{mode:04o}" in found.saw)
+    finding = run("device-access", with_host(tmp_path, Node("/dev/kfd", "/x", gid, mode)))
+    assert finding.severity == severity and (severity == "ok" or f"{mode:04o}" in finding.saw)
 
 
-def test_nothing_of_a_dcu(tmp_path: Path) -> None:
-    looked_at = machine(tmp_path)
-    severities = {name: run(name, looked_at).severity for name in ("device-nodes", "hyhal")}
+def test_a_host_without_a_dcu(tmp_path: Path) -> None:
+    target = machine(tmp_path)
+    severities = {name: run(name, target).severity for name in ("device-nodes", "hyhal")}
     assert set(severities.values()) == {"error"}
-    assert run("driver", looked_at).severity == "error"
-    assert run("hy-smi", looked_at).severity == "warning"
+    assert run("driver", target).severity == "error"
+    assert run("hy-smi", target).severity == "warning"
     for name in ("device-access", "driver-dtk", "cards-busy", "card-memory", "card-type"):
-        assert run(name, looked_at).severity == "skipped"
+        assert run(name, target).severity == "skipped"
 
 
-def test_hyhal_that_leads_nowhere_or_is_empty(tmp_path: Path) -> None:
-    looked_at = machine(tmp_path)
-    link = looked_at.root / "opt/hyhal"
+def test_hyhal_that_is_a_broken_link_or_empty(tmp_path: Path) -> None:
+    target = machine(tmp_path)
+    link = target.root / "opt/hyhal"
     link.parent.mkdir()
     link.symlink_to("/usr/local/hyhal")
-    assert "leads nowhere: /usr/local/hyhal" in run("hyhal", looked_at).saw
-    (looked_at.root / "usr/local/hyhal").mkdir(parents=True)
-    assert "no libraries" in run("hyhal", replace(looked_at)).saw
+    assert "broken link to /usr/local/hyhal" in run("hyhal", target).saw
+    (target.root / "usr/local/hyhal").mkdir(parents=True)
+    assert "no libraries" in run("hyhal", replace(target)).saw
 
 
 @pytest.mark.parametrize(
@@ -238,24 +244,26 @@ def test_hyhal_that_leads_nowhere_or_is_empty(tmp_path: Path) -> None:
     ],
 )
 def test_driver_and_dtk(tmp_path: Path, module: str, version: str, severity: str) -> None:
-    found = run("driver-dtk", with_host(tmp_path, driver=Driver(module, version)))
-    assert found.severity == severity, found
+    finding = run("driver-dtk", with_host(tmp_path, driver=Driver(module, version)))
+    assert finding.severity == severity, finding
 
 
-def test_the_wheel_goes_with_the_images_dtk(tmp_path: Path) -> None:
+def test_the_wheel_must_match_the_images_dtk(tmp_path: Path) -> None:
     settings = {"dtk_image": "registry.example/paddle-dcu:dtk25.04.1-x"}
-    found = run("driver-dtk", machine(tmp_path, settings=settings))
-    assert found.severity == "error" and "paddlepaddle-dcu 3.0.0b2 needs DTK 24.04" in found.saw
+    finding = run("driver-dtk", machine(tmp_path, settings=settings))
+    assert (
+        finding.severity == "error" and "paddlepaddle-dcu 3.0.0b2 requires DTK 24.04" in finding.saw
+    )
 
 
 def test_the_dtk_is_that_of_the_dockerfile() -> None:
-    said = re.search(r"^ARG DTK_IMAGE=\S*dtk([\d.]+)-", (ROOT / "Dockerfile").read_text(), re.M)
-    assert said and said[1] == devices._DTK
+    default = re.search(r"^ARG DTK_IMAGE=\S*dtk([\d.]+)-", (ROOT / "Dockerfile").read_text(), re.M)
+    assert default and default[1] == devices._DTK
 
 
-def test_a_driver_of_amds(tmp_path: Path) -> None:
-    found = run("driver", with_host(tmp_path, driver=Driver("amdgpu", "5.11.32")))
-    assert found.severity == "warning"
+def test_an_amd_driver(tmp_path: Path) -> None:
+    finding = run("driver", with_host(tmp_path, driver=Driver("amdgpu", "5.11.32")))
+    assert finding.severity == "warning"
 
 
 K100 = Card(0, "K100_AI", vram_total_mib=65520, vram_used_mib=2, use_percent=0)
@@ -277,26 +285,26 @@ K100 = Card(0, "K100_AI", vram_total_mib=65520, vram_used_mib=2, use_percent=0)
     ],
 )
 def test_cards(tmp_path: Path, name: str, card: Card, severity: str) -> None:
-    found = run(name, machine(tmp_path, read_cards=cards(card)))
-    assert found.severity == severity, found
+    finding = run(name, machine(tmp_path, read_cards=cards(card)))
+    assert finding.severity == severity, finding
 
 
-def test_cards_of_several_kinds(tmp_path: Path) -> None:
+def test_cards_of_different_types(tmp_path: Path) -> None:
     mixed = cards(K100, replace(K100, index=1, name="Z100"))
     assert run("card-type", machine(tmp_path, read_cards=mixed)).severity == "warning"
 
 
-def test_hy_smi_is_asked_once(tmp_path: Path) -> None:
-    asked = []
+def test_hy_smi_is_run_once(tmp_path: Path) -> None:
+    calls = []
 
     def read(root: Path) -> tuple[Card, ...]:
-        asked.append(root)
-        raise MachineError("hy-smi does not answer", remedy="fix it")
+        calls.append(root)
+        raise MachineError("hy-smi timed out", remedy="fix it")
 
-    looked_at = machine(tmp_path, read_cards=read)
+    target = machine(tmp_path, read_cards=read)
     for name in ("hy-smi", "cards-busy", "card-memory", "card-type"):
-        run(name, looked_at)
-    assert len(asked) == 1
+        run(name, target)
+    assert len(calls) == 1
 
 
 # --- the machine
@@ -346,34 +354,34 @@ def test_memlock(
     ],
 )
 def test_the_kernel(tmp_path: Path, name: str, path: str, text: str, severity: str) -> None:
-    looked_at = machine(tmp_path)
-    write(looked_at.root, path, text)
-    assert run(name, looked_at).severity == severity
+    target = machine(tmp_path)
+    write(target.root, path, text)
+    assert run(name, target).severity == severity
 
 
 def test_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = machine(tmp_path)
+    target = machine(tmp_path)
     room = SimpleNamespace(free=2**40, total=2**40)
     monkeypatch.setattr(system.shutil, "disk_usage", lambda path: room)
-    here = looked_at.settings.workspace
+    here = target.settings.workspace
     for name in ("models", "runs"):
         (here / name).mkdir()
-    assert run("workspace", looked_at).severity == "ok"
+    assert run("workspace", target).severity == "ok"
     (here / "runs").chmod(0o500)
-    found = run("workspace", looked_at)
-    assert found.severity == "error" and f"sudo chown -R {os.getuid()}" in found.remedy
+    finding = run("workspace", target)
+    assert finding.severity == "error" and f"sudo chown -R {os.getuid()}" in finding.remedy
     (here / "runs").chmod(0o700)
     monkeypatch.setattr(
         system.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30, total=2**40)
     )
-    assert run("workspace", looked_at).severity == "warning"
+    assert run("workspace", target).severity == "warning"
 
 
-def test_a_file_in_a_folders_place(tmp_path: Path) -> None:
-    looked_at = machine(tmp_path)
-    (looked_at.settings.workspace / "models").touch()
-    found = run("workspace", looked_at)
-    assert found.severity == "error" and "not a folder" in found.saw
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    target = machine(tmp_path)
+    (target.settings.workspace / "models").touch()
+    finding = run("workspace", target)
+    assert finding.severity == "error" and "not a folder" in finding.saw
 
 
 # --- names, proxies, certificates
@@ -392,19 +400,19 @@ def test_a_file_in_a_folders_place(tmp_path: Path) -> None:
 def test_host_name(
     tmp_path: Path, addresses: tuple[str, ...], nodes: tuple[str, ...], severity: str
 ) -> None:
-    looked_at = machine(tmp_path, nodes=nodes, addresses=lambda name: ("192.0.2.11",))
-    write(looked_at.root, "/etc/hostname", "dcu01\n")
+    target = machine(tmp_path, nodes=nodes, addresses=lambda name: ("192.0.2.11",))
+    write(target.root, "/etc/hostname", "dcu01\n")
     lines = "".join(f"{address} dcu01 # me\n" for address in addresses)
-    write(looked_at.root, "/etc/hosts", f"127.0.0.1 localhost\n{lines}")
-    assert run("host-name", looked_at).severity == severity
+    write(target.root, "/etc/hosts", f"127.0.0.1 localhost\n{lines}")
+    assert run("host-name", target).severity == severity
 
 
 def test_a_node_without_an_address(tmp_path: Path) -> None:
-    looked_at = machine(tmp_path, nodes=("dcu02",))
-    write(looked_at.root, "/etc/hostname", "dcu01\n")
-    write(looked_at.root, "/etc/hosts", "192.0.2.10 dcu01\n")
-    found = run("host-name", looked_at)
-    assert found.severity == "error" and "dcu02 cannot be resolved" in found.saw
+    target = machine(tmp_path, nodes=("dcu02",))
+    write(target.root, "/etc/hostname", "dcu01\n")
+    write(target.root, "/etc/hosts", "192.0.2.10 dcu01\n")
+    finding = run("host-name", target)
+    assert finding.severity == "error" and "dcu02 cannot be resolved" in finding.saw
 
 
 @pytest.mark.parametrize(
@@ -427,13 +435,13 @@ def test_proxies(
         return io.BytesIO()
 
     monkeypatch.setattr(network.socket, "create_connection", connect)
-    looked_at = machine(tmp_path, settings={"https_proxy": proxy, "no_proxy": no_proxy})
-    found = run("proxies", looked_at)
-    assert found.severity == severity and "secret" not in found.saw + found.remedy
+    target = machine(tmp_path, settings={"https_proxy": proxy, "no_proxy": no_proxy})
+    finding = run("proxies", target)
+    assert finding.severity == severity and "secret" not in finding.saw + finding.remedy
 
 
 class Certificates:
-    """A context whose certificates end at these times."""
+    """An SSL context whose certificates expire at these times."""
 
     def __init__(self, *ends: str) -> None:
         self.ends = ends
@@ -469,11 +477,13 @@ def test_certificates(
     bundle = tmp_path / "ca.pem"
     bundle.touch()
     monkeypatch.setattr(network.ssl, "SSLContext", Certificates(*ends))
-    found = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
-    assert found.severity == severity and (severity == "ok" or "Site root" in found.saw or not ends)
+    finding = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
+    assert finding.severity == severity and (
+        severity == "ok" or "Site root" in finding.saw or not ends
+    )
 
 
-def test_a_bundle_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in network._BUNDLES:
         monkeypatch.delenv(name, raising=False)
     assert run("ca-bundle", machine(tmp_path)).severity == "ok"
@@ -481,17 +491,17 @@ def test_a_bundle_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "/nowhere/ca.pem" in run("ca-bundle", machine(tmp_path)).saw
     bundle = tmp_path / "ca.pem"
     bundle.write_text("not a certificate")
-    found = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
-    assert found.severity == "error" and "PEM" in found.saw
+    finding = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
+    assert finding.severity == "error" and "PEM" in finding.saw
     bundle.unlink()
-    found = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
-    assert found.severity == "error" and "cannot be read" in found.saw
+    finding = run("ca-bundle", machine(tmp_path, settings={"ca_bundle": bundle}))
+    assert finding.severity == "error" and "cannot be read" in finding.saw
 
 
 # --- the registry
 
 
-def test_names_are_unique_and_every_check_says_what_it_looks_at() -> None:
+def test_names_are_unique_and_every_check_has_a_title_and_docstring() -> None:
     names = [check.name for check in CHECKS]
     assert len(names) == len(set(names))
     assert all(check.title and check.look.__doc__ for check in CHECKS)
@@ -503,16 +513,16 @@ def test_names_are_unique_and_every_check_says_what_it_looks_at() -> None:
 
 
 def test_the_checks_before_a_job() -> None:
-    wanted = ["device-nodes", "device-access", "hyhal", "driver-dtk", "card-type"]
+    names = ["device-nodes", "device-access", "hyhal", "driver-dtk", "card-type"]
     for platform in ("dcu", "dcu-sim"):
-        assert [check.name for check in preflight(platform, "finetune")] == wanted
+        assert [check.name for check in preflight(platform, "finetune")] == names
         assert preflight(platform, "fetch") == ()
     assert preflight("cpu", "finetune") == ()
 
 
-def test_problems_are_the_errors_alone(tmp_path: Path) -> None:
-    found = problems(machine(tmp_path), ["hyhal", "hy-smi", "card-type"])
-    assert [(p.where, bool(p.remedy)) for p in found] == [("./inv doctor: hyhal", True)]
+def test_problems_are_only_the_errors(tmp_path: Path) -> None:
+    errors = problems(machine(tmp_path), ["hyhal", "hy-smi", "card-type"])
+    assert [(p.where, bool(p.remedy)) for p in errors] == [("./inv doctor: hyhal", True)]
 
 
 def check(look: Any, name: str = "one") -> Check:
@@ -520,50 +530,50 @@ def check(look: Any, name: str = "one") -> Check:
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "message"),
     [
         (MachineError("it is gone", where="/x", remedy="put it back"), "it is gone (/x)"),
         (PermissionError(13, "Permission denied", "/secret"), "Permission denied: /secret"),
     ],
 )
-def test_a_check_that_fails_is_a_finding(tmp_path: Path, failure: Exception, said: str) -> None:
+def test_a_check_that_fails_is_a_finding(tmp_path: Path, failure: Exception, message: str) -> None:
     def look(machine: Machine) -> Finding:
         raise failure
 
-    found = check(look).run(machine(tmp_path))
-    assert (found.check, found.severity) == ("one", "error")
-    assert said in found.saw and found.remedy
+    finding = check(look).run(machine(tmp_path))
+    assert (finding.check, finding.severity) == ("one", "error")
+    assert message in finding.saw and finding.remedy
 
 
-def test_findings_are_not_worse_than_their_check_says(tmp_path: Path) -> None:
+def test_findings_are_not_worse_than_the_worst_of_their_check(tmp_path: Path) -> None:
     for platform in ("cpu", "dcu", "dcu-sim"):
         for each in checks_for(platform):
-            found = each.run(machine(tmp_path, platform))
-            assert SEVERITIES.index(found.severity) <= SEVERITIES.index(each.worst), found
+            finding = each.run(machine(tmp_path, platform))
+            assert SEVERITIES.index(finding.severity) <= SEVERITIES.index(each.worst), finding
 
 
-# --- what is done about it
+# --- fixes
 
 
-def test_fix_makes_the_folders_and_looks_again(
+def test_fix_creates_the_folders_and_checks_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_at = machine(tmp_path)
+    target = machine(tmp_path)
     room = SimpleNamespace(free=2**40, total=2**40)
     monkeypatch.setattr(system.shutil, "disk_usage", lambda path: room)
     checks = [each for each in CHECKS if each.name == "workspace"]
-    [before] = examine(looked_at, checks)
+    [before] = examine(target, checks)
     assert (before.severity, before.fixed) == ("hint", "") and before.fix
-    assert not (looked_at.settings.workspace / "runs").exists()
-    [after] = examine(looked_at, checks, fix=True)
-    assert after.severity == "ok" and after.fixed.startswith("make ")
-    assert (looked_at.settings.workspace / "runs").is_dir()
+    assert not (target.settings.workspace / "runs").exists()
+    [after] = examine(target, checks, fix=True)
+    assert after.severity == "ok" and after.fixed.startswith("create ")
+    assert (target.settings.workspace / "runs").is_dir()
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("workspace: make ")
+    assert printed.out == "" and printed.err.startswith("workspace: create ")
     assert after.to_json()["fixed"] == after.fixed and before.to_json()["fixed"] is None
 
 
-def test_later_checks_see_what_was_fixed(tmp_path: Path) -> None:
+def test_later_checks_see_the_fix(tmp_path: Path) -> None:
     started: list[Engine] = []
 
     def connect() -> Engine:
@@ -571,40 +581,40 @@ def test_later_checks_see_what_was_fixed(tmp_path: Path) -> None:
             raise MachineError("no engine", remedy="fix it")
         return started[0]
 
-    looked_at = replace(machine(tmp_path), connect=connect)
+    target = replace(machine(tmp_path), connect=connect)
 
     def look(of: Machine) -> Finding:
         fix = Fix("start it", lambda: started.append(Engine()))
         return Finding("ok", "up") if of.client else Finding("error", "down", "start it", fix)
 
-    found = list(examine(looked_at, [check(look), check(look, "two")], fix=True))
-    assert [(f.severity, f.fixed) for f in found] == [("ok", "start it"), ("ok", "")]
+    findings = list(examine(target, [check(look), check(look, "two")], fix=True))
+    assert [(f.severity, f.fixed) for f in findings] == [("ok", "start it"), ("ok", "")]
 
 
-def test_a_fix_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_fix_that_fails_is_reported(tmp_path: Path) -> None:
     def fail() -> None:
         raise MachineError("dockerd ended", remedy="read its log")
 
     def look(of: Machine) -> Finding:
         return Finding("error", "down", "start it", Fix("start it", fail))
 
-    [found] = examine(machine(tmp_path), [check(look)], fix=True)
-    assert (found.severity, found.fixed, found.remedy) == ("error", "", "read its log")
-    assert "dockerd ended" in found.saw
+    [finding] = examine(machine(tmp_path), [check(look)], fix=True)
+    assert (finding.severity, finding.fixed, finding.remedy) == ("error", "", "read its log")
+    assert "dockerd ended" in finding.saw
 
 
 @pytest.mark.parametrize(("uid", "offered"), [(0, True), (1000, False)])
-def test_only_root_is_offered_to_start_the_engine(
+def test_only_root_is_offered_the_fix_that_starts_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, offered: bool
 ) -> None:
     monkeypatch.setattr(software.os, "geteuid", lambda: uid)
     monkeypatch.setattr(software.shutil, "which", lambda name: f"/usr/sbin/{name}")
-    found = run("engine", machine(tmp_path))
-    assert (found.fix is not None) is offered
-    assert not offered or (found.fix and found.fix.says == "start the Docker Engine")
+    finding = run("engine", machine(tmp_path))
+    assert (finding.fix is not None) is offered
+    assert not offered or (finding.fix and finding.fix.action == "start the Docker Engine")
 
 
-# --- how it is told
+# --- output
 
 
 FINDINGS = [
@@ -618,16 +628,16 @@ FINDINGS = [
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     show.show(FINDINGS, [finding.check for finding in FINDINGS])
-    said = capsys.readouterr().out
-    assert "\x1b" not in said and "✗" not in said
-    lines = said.splitlines()
+    output = capsys.readouterr().out
+    assert "\x1b" not in output and "✗" not in output
+    lines = output.splitlines()
     assert lines[0] == "ok       one    all is well"
     assert "error    four   is [broken]" in lines
     assert (
         "                fix: mend it" in lines and "                --fix would mend it" in lines
     )
     assert lines[-1] == (
-        "not fit: 5 checks, 1 error (four), 1 warning (three), 1 hint (two), 1 not looked at"
+        "not fit: 5 checks, 1 error (four), 1 warning (three), 1 hint (two), 1 skipped"
     )
 
 
@@ -639,11 +649,11 @@ def test_a_terminal_gets_signs_and_colours(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("NO_COLOR", raising=False)
     show.show(FINDINGS, [finding.check for finding in FINDINGS])
     screen.flush()
-    said = screen.buffer.getvalue().decode()  # type: ignore[attr-defined]
-    assert "✓" in said and "✗" in said and "\x1b[" in said
+    output = screen.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert "✓" in output and "✗" in output and "\x1b[" in output
 
 
-def test_only_an_error_is_unfit() -> None:
+def test_only_an_error_makes_the_machine_unfit() -> None:
     assert show.status_of(FINDINGS) == 3
     assert show.status_of(FINDINGS[:3]) == 0
     assert show.verdict(FINDINGS[:1]) == "fit: 1 check"

@@ -1,4 +1,4 @@
-"""On every simulated host the doctor finds what it has to find there, and nothing else."""
+"""On every simulated host the doctor reports exactly the expected findings."""
 
 from __future__ import annotations
 
@@ -18,63 +18,65 @@ from paddle_stacks.doctor.machine import command
 from paddle_stacks.simulated import hosts
 from tests.support.doctor_machines import OF_THE_HOST, ROOT, machine, run
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made by root only")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="creating device nodes requires root")
 
 
 def on(tmp_path: Path, name: str, platform: str = "dcu") -> Machine:
-    made = machine(tmp_path, platform, run=command, read_cards=lambda root: smi.read(root, 4))
+    bare = machine(tmp_path, platform, run=command, read_cards=lambda root: smi.read(root, 4))
     root = hosts.make(name, tmp_path / name)
-    return replace(made, settings=replace(made.settings, host_root=root))
+    return replace(bare, settings=replace(bare.settings, host_root=root))
 
 
 @pytest.mark.parametrize("variation", hosts.VARIATIONS.values(), ids=lambda v: v.name)
-def test_a_host_gives_the_findings_that_it_says(tmp_path: Path, variation: hosts.Variation) -> None:
-    looked_at = on(tmp_path, variation.name)
-    found = [run(name, looked_at) for name in OF_THE_HOST]
-    wrong = [finding.check for finding in found if finding.wrong]
-    assert Counter(wrong) == Counter(variation.expects), found
-    assert all(finding.remedy for finding in found if finding.wrong)
+def test_a_host_gives_the_expected_findings(tmp_path: Path, variation: hosts.Variation) -> None:
+    target = on(tmp_path, variation.name)
+    findings = [run(name, target) for name in OF_THE_HOST]
+    wrong = [finding.check for finding in findings if finding.wrong]
+    assert Counter(wrong) == Counter(variation.expects), findings
+    assert all(finding.remedy for finding in findings if finding.wrong)
 
 
 @pytest.mark.parametrize("variation", hosts.VARIATIONS.values(), ids=lambda v: v.name)
-def test_what_ends_a_job_is_said_before_it(tmp_path: Path, variation: hosts.Variation) -> None:
-    looked_at = on(tmp_path, variation.name)
-    said = problems(looked_at, preflight("dcu", "finetune"))
+def test_fatal_findings_are_reported_before_a_job(
+    tmp_path: Path, variation: hosts.Variation
+) -> None:
+    target = on(tmp_path, variation.name)
+    errors = problems(target, preflight("dcu", "finetune"))
     fatal = {"device-nodes", "device-access", "hyhal", "driver-dtk", "card-type"}
-    assert {problem.where.split()[-1] for problem in said} == fatal & set(variation.expects)
-    assert all(problem.remedy for problem in said)
+    assert {problem.where.split()[-1] for problem in errors} == fatal & set(variation.expects)
+    assert all(problem.remedy for problem in errors)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("format-a", "DTK 23"),
         ("format-b", "ROCm 4.0"),
         ("format-c", "DTK 24.04"),
-        ("format-d", "DTK 25.04 "),
-        ("format-e", "DTK 25.04.2"),
-        ("hy-smi-invalid-json", "its JSON is not JSON"),
+        ("format-d", "DTK 25.04"),
+        ("format-e", "DTK 25.04.2 and newer"),
+        ("hy-smi-invalid-json", "its JSON is invalid: ./inv can read it, other programs cannot"),
     ],
 )
-def test_the_form_of_hy_smi_is_named(tmp_path: Path, name: str, said: str) -> None:
-    found = run("hy-smi", on(tmp_path, name))
-    assert found.severity == "ok" and said in found.saw
+def test_the_output_format_of_hy_smi_is_identified(tmp_path: Path, name: str, message: str) -> None:
+    finding = run("hy-smi", on(tmp_path, name))
+    assert finding.severity == "ok" and finding.saw.endswith(message)
 
 
 def test_a_link_to_hyhal_is_followed(tmp_path: Path) -> None:
-    found = run("hyhal", on(tmp_path, "symlinked-hyhal"))
-    assert found.severity == "ok" and "/usr/local/hyhal" in found.saw
+    finding = run("hyhal", on(tmp_path, "symlinked-hyhal"))
+    assert finding.severity == "ok" and "/usr/local/hyhal" in finding.saw
 
 
-def test_a_file_in_a_nodes_place_is_told(tmp_path: Path) -> None:
-    looked_at = on(tmp_path, "ok")
-    (looked_at.root / "dev/kfd").unlink()
-    (looked_at.root / "dev/kfd").touch()
-    found = run("device-nodes", looked_at)
-    assert found.severity == "error" and "not a device node" in found.saw
+def test_a_file_instead_of_a_node_is_an_error(tmp_path: Path) -> None:
+    target = on(tmp_path, "ok")
+    (target.root / "dev/kfd").unlink()
+    (target.root / "dev/kfd").touch()
+    finding = run("device-nodes", target)
+    assert finding.severity == "error" and "not a device node" in finding.saw
 
 
-def test_a_simulated_card_need_not_have_code(tmp_path: Path) -> None:
+def test_a_simulated_card_needs_no_compiled_operators(tmp_path: Path) -> None:
     assert run("card-type", on(tmp_path, "bw1000", "dcu-sim")).severity == "ok"
 
 
@@ -85,7 +87,7 @@ def test_the_command_on_a_host(tmp_path: Path, name: str, fit: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "paddle_stacks.cli", "doctor", "--backend", "dcu", "--json"],
         cwd=ROOT,
-        # No engine, so that it is the same everywhere.
+        # Without an engine, so that the result is the same everywhere.
         env={
             **clean,
             "PADDLE_STACKS_HOST_ROOT": str(root),

@@ -1,4 +1,4 @@
-"""What a failed job's log says: every known failure, both ways, in whatever a log holds."""
+"""Known failures are recognized in logs, harmless logs have none, and any bytes are accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paddle_stacks.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
 
-# One line of each failure's logs, as its source has it, in substance.
+# A line of each failure's log, adapted from its source.
 SAMPLES: dict[str, list[str]] = {
     "dtk-environment": [
         "ImportError: libgalaxyhip.so.5: cannot open shared object file: No such file or directory",
@@ -151,7 +151,7 @@ SAMPLES: dict[str, list[str]] = {
     ],
 }
 
-# What logs of jobs that went well say, some of it near to the above.
+# Lines from successful jobs, some of them similar to the above.
 HARMLESS = [
     "PaddlePaddle works well on 8 GPUs.",
     "PaddlePaddle is installed successfully! Let's start deep learning with PaddlePaddle now.",
@@ -189,12 +189,12 @@ HARMLESS = [
     "loss: 1.25, interval_tokens_per_second_per_device: 8129.1",
 ]
 
-NAMES = [failure.name for failure in logs.known()]
+NAMES = [failure.name for failure in logs.known_failures()]
 
 
 def diagnose(text: bytes | str) -> list[logs.Cause]:
     content = text if isinstance(text, bytes) else text.encode()
-    return logs.diagnose(io.BytesIO(content), logs.known())
+    return logs.diagnose(io.BytesIO(content), logs.known_failures())
 
 
 def test_every_failure_has_a_sample() -> None:
@@ -202,21 +202,20 @@ def test_every_failure_has_a_sample() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_failure_is_recognised(name: str) -> None:
+def test_a_failure_is_recognized(name: str) -> None:
     for sample in SAMPLES[name]:
         [cause] = diagnose(f"epoch 1\nstep 2\n{sample}\nafterwards\n")
         assert (cause.failure.name, cause.line) == (name, 3)
         assert cause.text and cause.failure.remedy and cause.failure.source
 
 
-@pytest.mark.parametrize("failure", logs.known(), ids=NAMES)
+@pytest.mark.parametrize("failure", logs.known_failures(), ids=NAMES)
 def test_a_harmless_log_has_no_failure(failure: logs.Failure) -> None:
     assert [line for line in HARMLESS if failure.pattern.search(line)] == []
     assert logs.diagnose(io.BytesIO("\n".join(HARMLESS).encode()), (failure,)) == []
 
 
-def test_a_pattern_is_alone_with_its_line() -> None:
-    # Two causes for one line would be one too many.
+def test_a_line_matches_only_one_pattern() -> None:
     for name, samples in SAMPLES.items():
         for sample in samples:
             assert [c.failure.name for c in diagnose(sample)] == [name], sample
@@ -242,7 +241,7 @@ def test_the_landmarks_of_a_pattern(pattern: str, landmarks: tuple[str, ...]) ->
 
 
 def test_most_patterns_have_landmarks() -> None:
-    assert [f.name for f in logs.known() if not f.landmarks] == []
+    assert [f.name for f in logs.known_failures() if not f.landmarks] == []
 
 
 def test_causes_come_in_the_order_of_their_lines() -> None:
@@ -253,20 +252,20 @@ def test_causes_come_in_the_order_of_their_lines() -> None:
     ]
 
 
-def test_the_root_comes_before_what_follows_from_it() -> None:
+def test_root_causes_come_before_their_effects() -> None:
     order = ["no-gpu-in-runtime", "no-device", "hyhal-mismatch", "driver-too-new"]
-    found = diagnose("\n".join(SAMPLES[name][0] for name in order))
-    assert [(c.failure.name, c.line) for c in found] == [
+    causes = diagnose("\n".join(SAMPLES[name][0] for name in order))
+    assert [(c.failure.name, c.line) for c in causes] == [
         ("driver-too-new", 4),
         ("hyhal-mismatch", 3),
         ("no-device", 2),
         ("no-gpu-in-runtime", 1),
     ]
-    assert found[0].follows == ()
-    assert set(found[3].follows) == {"driver-too-new", "hyhal-mismatch", "no-device"}
+    assert causes[0].follows == ()
+    assert set(causes[3].follows) == {"driver-too-new", "hyhal-mismatch", "no-device"}
 
 
-def test_colours_and_windows_line_ends_do_not_hide_it() -> None:
+def test_colours_and_windows_line_endings_are_ignored() -> None:
     text = "one\r\n\x1b[31mHip \x1b[1merror\x1b[0m(100), no\x1b]0;title\x07 ROCm\r\nthree\r\n"
     [cause] = diagnose(text)
     assert (cause.line, cause.text) == (2, "Hip error(100), no ROCm")
@@ -278,11 +277,11 @@ def test_progress_bars_are_cut_from_the_line() -> None:
     assert (cause.line, cause.text) == (1, "KeyError: 'eval_accuracy'")
 
 
-def test_bytes_that_are_no_text_do_not_matter() -> None:
+def test_binary_data_is_ignored() -> None:
     junk = bytes(range(256)).replace(b"\n", b"") * 20_000
-    found = diagnose(junk + b"\n" + junk + b"Hip error(100)" + junk + b"\nend")
-    assert [(c.failure.name, c.line) for c in found] == [("no-device", 2)]
-    assert len(found[0].text) < 200 and found[0].text.isprintable()
+    causes = diagnose(junk + b"\n" + junk + b"Hip error(100)" + junk + b"\nend")
+    assert [(c.failure.name, c.line) for c in causes] == [("no-device", 2)]
+    assert len(causes[0].text) < 200 and causes[0].text.isprintable()
 
 
 def test_utf_16_is_read() -> None:
@@ -291,7 +290,7 @@ def test_utf_16_is_read() -> None:
 
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
-def test_where_blocks_end_does_not_matter(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(logs, "_BLOCK", block)
     monkeypatch.setattr(logs, "_OVERLAP", 200)
     text = "füllung ünd mehr\n" * 50 + SAMPLES["setuptools"][0] + "\n" + "füllung\n" * 50
@@ -300,7 +299,7 @@ def test_where_blocks_end_does_not_matter(monkeypatch: pytest.MonkeyPatch, block
 
 def test_a_large_log_is_not_held_in_memory() -> None:
     class Endless(io.RawIOBase):
-        """256 MiB of a log, then its last line; it counts what is asked for at once."""
+        """256 MiB of a log, then its last line; records the largest read."""
 
         left = 256
         most = 0
@@ -314,44 +313,50 @@ def test_a_large_log_is_not_held_in_memory() -> None:
             return b"Hip error(100)" if self.left == 0 else b""
 
     stream = Endless()
-    [cause] = logs.diagnose(stream, logs.known()[:6])  # type: ignore[arg-type]
+    [cause] = logs.diagnose(stream, logs.known_failures()[:6])  # type: ignore[arg-type]
     assert cause.line == 255 * (2**20 // 20) + 1
     assert stream.most <= 2**20
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("[x]\npattern = 'a'\ncause = 'c'\nremedy = 'r'\n", '"source" must be a string'),
-        ("[x]\npattern = '('\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "no regular expression"),
-        ("[x]\npattern = 'a?'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "fits an empty line"),
-        ("[x]\npattern = 'a.*b'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "of any length"),
+        ("[x]\npattern = 'a'\ncause = 'c'\nremedy = 'r'\n", '"source" must be a non-empty string'),
+        (
+            "[x]\npattern = '('\ncause = 'c'\nremedy = 'r'\nsource = 's'\n",
+            "not a valid regular expression",
+        ),
+        ("[x]\npattern = 'a?'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "matches an empty line"),
+        (
+            "[x]\npattern = 'a.*b'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n",
+            "unbounded repetition",
+        ),
         ("[x]\npattern = '(?i)a'\ncause = 'c'\nremedy = 'r'\nsource = 's'\n", "has a flag"),
         ("[x]\npatern = 'a'\n", 'unknown key "patern"'),
         (
             "[x]\npattern = 'a'\ncause = 'c'\nremedy = 'r'\nsource = 's'\nfollows = ['y']\n",
-            'names "y", which is not there',
+            '"follows" lists "y"',
         ),
         ("x = 1\n", "must be a table"),
         ("[x\n", "is not TOML"),
     ],
 )
-def test_a_wrong_table_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_table_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "failures.toml"
     table.write_text(text)
     with pytest.raises(RequestError) as caught:
         logs.load(table)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert all(str(table) in problem.where for problem in caught.value.problems)
 
 
-def doctor(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def doctor(*words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     clean = {name: v for name, v in os.environ.items() if not name.startswith("PADDLE_STACKS_")}
     return subprocess.run(
         [sys.executable, "-m", "paddle_stacks.cli", "doctor", *words],
         cwd=ROOT,
         env={**clean, "NO_COLOR": "1"},
-        input=given,
+        input=stdin,
         capture_output=True,
         check=False,
     )
@@ -362,14 +367,14 @@ def test_the_command_names_the_cause(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "run.log"):
         done = doctor("--log", str(path))
         assert done.returncode == 3, done.stderr
-        said = done.stdout.decode()
-        assert ":2: eval_with_do_generation does not measure" in said
-        assert "fix: eval_with_do_generation=false" in said
-        assert "source: source of PaddleNLP's trainer.py" in said
+        output = done.stdout.decode()
+        assert ":2: eval_with_do_generation does not measure" in output
+        assert "fix: eval_with_do_generation=false" in output
+        assert "source: source of PaddleNLP's trainer.py" in output
 
 
 def test_the_command_reads_standard_input_and_prints_json() -> None:
-    done = doctor("--log", "-", "--json", given=b"\xff\nHip error(100)\n")
+    done = doctor("--log", "-", "--json", stdin=b"\xff\nHip error(100)\n")
     document = json.loads(done.stdout)
     assert done.returncode == document["status"] == 3
     assert document["log"] == "standard input"
@@ -379,13 +384,13 @@ def test_the_command_reads_standard_input_and_prints_json() -> None:
 
 
 def test_a_log_without_a_known_failure_ends_with_0() -> None:
-    done = doctor("--log", "-", given=b"all is well\n")
+    done = doctor("--log", "-", stdin=b"all is well\n")
     assert done.returncode == 0
-    assert b"no failure that is known here" in done.stdout
+    assert b"no known failure" in done.stdout
     assert json.loads(doctor("--log", "-", "--json").stdout)["causes"] == []
 
 
-def test_a_log_that_cannot_be_read_is_a_wrong_request(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_is_a_request_error(tmp_path: Path) -> None:
     done = doctor("--log", str(tmp_path / "none.log"))
     assert done.returncode == 2 and b"runs/NAME/run.log" in done.stderr
     done = doctor("--log", "-", "--fix")
