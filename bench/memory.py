@@ -35,7 +35,7 @@ from paddle_stacks import settings
 from paddle_stacks.errors import JobError, StackError, render
 from paddle_stacks.jobs.architecture import from_config
 from paddle_stacks.launch import make_plan
-from paddle_stacks.memory import Layout, Work, plan
+from paddle_stacks.memory import Layout, Workload, plan
 
 WORKSPACE = ROOT / ".cache" / "bench-memory"
 GOAL = 0.10  # of the measured peak
@@ -125,7 +125,7 @@ def measure(found: settings.Settings, size: str, method: str, recompute: bool) -
     said = _run(found, size, ["python", "memory_probe.py", *words])
     peak = re.findall(r"^allocated (\d+)$", said, re.MULTILINE)
     lines = (WORKSPACE / "runs" / "bench" / "metrics.jsonl").read_text().splitlines()
-    work = Work(
+    work = Workload(
         method=method,
         dtype="float32",
         rank=RANK,

@@ -128,7 +128,7 @@ def bytes_per_device(options: Options, size: int, layout: Layout, *, training: b
     sizes = states(half=half, master_gradients=options.on("amp_master_grad"))
     if not training and options.text("quant_type").startswith("a8w8") and not options.on("do_ptq"):
         sizes = replace(sizes, weight=1)
-    each = sizes.on_each(layout, trained=training and not options.on("lora"))
+    each = sizes.per_rank(layout, trained=training and not options.on("lora"))
     return round(size * each / (layout.tensor * layout.pipeline))
 
 

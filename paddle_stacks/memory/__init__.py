@@ -1,13 +1,13 @@
-"""The memory plan: what every rank of a training or of inference holds, before anything runs.
+"""Memory estimates: what each rank of a training or of inference needs, without running it.
 
-Pure: it reads a model's ``config.json`` and the tables in ``configs/`` and starts nothing.
+Reads only a model's ``config.json`` and the tables in ``configs/``.
 """
 
 from __future__ import annotations
 
 from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
-from paddle_stacks.memory.estimate import Line, Plan, Work, plan
+from paddle_stacks.memory.estimate import Line, Plan, Workload, plan
 from paddle_stacks.memory.search import Candidate, search
 
-__all__ = ["Architecture", "Candidate", "Layout", "Line", "Plan", "Work", "plan", "search"]
+__all__ = ["Architecture", "Candidate", "Layout", "Line", "Plan", "Workload", "plan", "search"]

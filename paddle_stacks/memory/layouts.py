@@ -1,4 +1,4 @@
-"""Layouts as a person writes them, and all that a number of cards has."""
+"""Parse ``--layout``, and enumerate the layouts of a number of cards."""
 
 from __future__ import annotations
 
@@ -8,65 +8,67 @@ from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import NAMES, Layout, divisors, problems
 
-__all__ = ["every", "parse"]
+__all__ = ["all_layouts", "parse"]
 
-_MOST = 65536  # cards; more than any machine has
+_MAX_CARDS = 65536
 
 
 def parse(text: str, cards: int) -> Layout:
-    """Return the layout that ``tp=2,pp=4`` names; what is left of the cards is data parallel.
+    """Parse a layout such as ``tp=2,pp=4``; the remaining cards are data parallel.
 
     Args:
-        text: ``NAME=NUMBER``, separated by commas; empty for nothing but data parallelism.
-        cards: how many there are.
+        text: ``NAME=NUMBER``, separated by commas; empty for data parallelism only.
+        cards: number of cards.
 
     Raises:
-        RequestError: it is not such a list, or does not make up that many cards.
+        RequestError: not such a list, or it does not match the number of cards.
     """
-    where, found = f"--layout {text}", dict[str, int]()
-    told: list[Problem] = []
+    where, degrees = f"--layout {text}", dict[str, int]()
+    faults: list[Problem] = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, value = (each.strip() for each in part.partition("="))
         if name not in NAMES:
-            remedy = f"{did_you_mean(name, NAMES)} known: {', '.join(NAMES)}".strip()
-            told.append(Problem(f'a layout has no "{name}"', where, remedy))
+            remedy = f"{did_you_mean(name, NAMES)} degrees: {', '.join(NAMES)}".strip()
+            faults.append(Problem(f'unknown degree "{name}"', where, remedy))
         elif not (equals and value.isascii() and value.isdecimal() and len(value) < 6):
-            told.append(Problem(f'"{part}" is not {name}=NUMBER', where, f"write {name}=2"))
-        elif name in found:
-            told.append(Problem(f'"{name}" is there twice', where, "keep one of them"))
+            message = f'expected {name}=NUMBER, got "{part}"'
+            faults.append(Problem(message, where, f"--layout {name}=2"))
+        elif name in degrees:
+            faults.append(Problem(f'"{name}" is repeated', where, "keep one of them"))
         else:
-            found[name] = int(value)
-            told += _range(name, found[name], where)
-    if not 1 <= cards <= _MOST:
-        told.append(Problem(f"{cards} is not a number of cards", "--cards", f"1 to {_MOST}"))
-    if told:
-        raise RequestError(told)
-    if found.get("sharding", 1) > 1:
-        found.setdefault("stage", 1)
-    fixed = found.get("tp", 1) * found.get("pp", 1)
+            degrees[name] = int(value)
+            faults += _range(name, degrees[name], where)
+    if not 1 <= cards <= _MAX_CARDS:
+        message = f"expected 1 to {_MAX_CARDS} cards, got {cards}"
+        faults.append(Problem(message, "--cards", "--cards 8"))
+    if faults:
+        raise RequestError(faults)
+    if degrees.get("sharding", 1) > 1:
+        degrees.setdefault("stage", 1)
+    fixed = degrees.get("tp", 1) * degrees.get("pp", 1)
     if cards % fixed or cards < fixed:
-        what = f"{cards} cards cannot be divided into groups of {fixed} ({text})"
+        message = f"{cards} cards cannot be divided into groups of {fixed} ({text})"
         remedy = f"use {max(1, cards // fixed) * fixed} cards, or degrees that divide {cards}"
-        raise RequestError(what, where=where, remedy=remedy)
-    if found.get("stage") and "sharding" not in found:
-        found["sharding"] = cards // fixed // found.get("dp", 1) or 1  # as upstream: what is left
-    fixed *= found.get("sharding", 1)
-    if "dp" not in found:
-        found["dp"] = max(1, cards // fixed)
-    layout = Layout(**{NAMES[name]: value for name, value in found.items()})
+        raise RequestError(message, where=where, remedy=remedy)
+    if degrees.get("stage") and "sharding" not in degrees:
+        degrees["sharding"] = cards // fixed // degrees.get("dp", 1) or 1  # as upstream: the rest
+    fixed *= degrees.get("sharding", 1)
+    if "dp" not in degrees:
+        degrees["dp"] = max(1, cards // fixed)
+    layout = Layout(**{NAMES[name]: value for name, value in degrees.items()})
     if layout.world != cards:
-        what = f"{text or layout} makes up {layout.world} cards, and there are {cards}"
-        raise RequestError(what, where=where, remedy=f"--cards {layout.world}, or leave dp out")
+        message = f"{text or layout} needs {layout.world} cards, got {cards}"
+        raise RequestError(message, where=where, remedy=f"--cards {layout.world}, or remove dp")
     return layout
 
 
-def every(model: Architecture, cards: int, micro_batches: int = 1) -> Iterator[Layout]:
-    """Yield every layout of so many cards that divides the model.
+def all_layouts(model: Architecture, cards: int, micro_batches: int = 1) -> Iterator[Layout]:
+    """Yield all layouts for a number of cards that divide the model.
 
     Args:
-        model: what is divided.
-        cards: ranks.
-        micro_batches: of a step.
+        model: the model's architecture.
+        cards: number of ranks.
+        micro_batches: micro-batches per step.
     """
     for tensor in divisors(cards):
         for pipeline in divisors(cards // tensor):
@@ -74,7 +76,7 @@ def every(model: Architecture, cards: int, micro_batches: int = 1) -> Iterator[L
                 continue
             rest = cards // tensor // pipeline
             for virtual in divisors(model.layers // pipeline):
-                # More chunks than four cost more sending than the bubble they save.
+                # More than four chunks cost more communication than they save in bubble.
                 if virtual > 4:
                     break
                 for sharding in divisors(rest):
@@ -87,9 +89,9 @@ def every(model: Architecture, cards: int, micro_batches: int = 1) -> Iterator[L
 
 
 def _range(name: str, value: int, where: str) -> list[Problem]:
-    low, high = {"stage": (0, 3), "sp": (0, 1)}.get(name, (1, _MOST))
+    low, high = {"stage": (0, 3), "sp": (0, 1)}.get(name, (1, _MAX_CARDS))
     if low <= value <= high:
         return []
     return [
-        Problem(f"{name} is {value}, not {low} to {high}", where, f"{name}={low} to {name}={high}")
+        Problem(f"{name}: expected {low} to {high}, got {value}", where, f"--layout {name}={high}")
     ]

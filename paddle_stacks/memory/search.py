@@ -1,4 +1,4 @@
-"""Every layout of so many cards that divides a model, ranked, and those nearest to a bad one."""
+"""Rank the layouts that divide a model, and find those nearest to one that does not fit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
-from paddle_stacks.memory.estimate import Work, plan
-from paddle_stacks.memory.layouts import every
+from paddle_stacks.memory.estimate import Workload, plan
+from paddle_stacks.memory.layouts import all_layouts
 from paddle_stacks.memory.schedule import bubble
 
 __all__ = ["Candidate", "nearest", "search"]
@@ -20,10 +20,10 @@ class Candidate:
 
     Args:
         layout: the layout.
-        size: bytes of its fullest rank.
-        fits: whether a card has that much.
-        bubble: the part of a step that a stage waits, relative to its work.
-        cost: what it is ranked by, smaller first; see :func:`search`.
+        size: bytes of the rank that needs most.
+        fits: whether that fits into a card's memory.
+        bubble: a stage's idle time relative to its computing time.
+        cost: sort key, smaller is better; see :func:`search`.
     """
 
     layout: Layout
@@ -34,51 +34,56 @@ class Candidate:
 
 
 def search(
-    model: Architecture, work: Work, cards: int, memory: int, per_node: int = 8
+    model: Architecture, work: Workload, cards: int, memory: int, per_node: int = 8
 ) -> tuple[Candidate, ...]:
-    """Return every layout of so many cards that divides a model, the best first.
+    """Return all layouts for a number of cards that divide a model, best first.
 
-    Those that fit come first. Then tensor parallelism inside a machine, because it
-    sends twice a layer and direction what a pipeline sends once a stage (Narayanan et
-    al. 2021, arXiv:2104.04473, takeaway 1); then by how much is sent and waited: the
-    bubble, ``tensor - 1`` and the sharding's stage; then by memory.
+    Layouts that fit come first. Among them, those with tensor parallelism inside one
+    machine, because it sends twice per layer and direction what a pipeline sends once per
+    stage (Narayanan et al. 2021, arXiv:2104.04473, takeaway 1); then by communication and
+    idle time: the bubble, ``tensor - 1`` and the sharding stage; then by memory.
 
     Args:
-        model: the shape.
-        work: what is computed.
-        cards: ranks.
-        memory: bytes of a card.
-        per_node: cards of a machine.
+        model: the model's architecture.
+        work: the workload.
+        cards: number of ranks.
+        memory: bytes per card.
+        per_node: cards per machine.
     """
-    found = []
-    for layout in every(model, cards, work.micro_batches):
+    candidates = []
+    for layout in all_layouts(model, cards, work.micro_batches):
         if work.method == "inference" and (layout.sharding > 1 or layout.virtual > 1):
-            continue  # there is no optimizer to share, and no backward pass to interleave
+            continue  # inference has no optimizer to shard and no backward pass to interleave
         size = max(each.size for each in plan(model, work, layout))
-        waits = bubble(layout.pipeline, work.micro_batches, layout.virtual)
-        sends = (
+        idle = bubble(layout.pipeline, work.micro_batches, layout.virtual)
+        communication = (
             0.1 * (layout.tensor - 1) + 0.1 * max(0, layout.stage - 1) + 0.02 * (layout.virtual - 1)
         )
         fits = size <= memory
-        cost = (not fits, layout.tensor > per_node, round(waits + sends, 4) if fits else size, size)
-        found.append(Candidate(layout, size, fits, waits, cost))
-    return tuple(sorted(found, key=lambda each: each.cost))
+        time = round(idle + communication, 4)
+        cost = (not fits, layout.tensor > per_node, time if fits else size, size)
+        candidates.append(Candidate(layout, size, fits, idle, cost))
+    return tuple(sorted(candidates, key=lambda each: each.cost))
 
 
-def nearest(found: Sequence[Candidate], wanted: Layout, count: int = 3) -> tuple[Candidate, ...]:
-    """Return the layouts that fit and differ least from the one that was asked for.
+def nearest(
+    candidates: Sequence[Candidate], layout: Layout, count: int = 3
+) -> tuple[Candidate, ...]:
+    """Return the layouts that fit and differ least from another one.
 
     Args:
-        found: of :func:`search`, the best first.
-        wanted: what was asked for.
-        count: how many.
+        candidates: from :func:`search`, best first.
+        layout: the layout to compare with.
+        count: how many to return.
     """
 
     def distance(other: Layout) -> int:
-        """Count halvings and doublings from one layout to the other."""
+        """Count the halvings and doublings between the two layouts."""
         return sum(
-            abs(getattr(wanted, name).bit_length() - getattr(other, name).bit_length())
+            abs(getattr(layout, name).bit_length() - getattr(other, name).bit_length())
             for name in ("tensor", "pipeline", "virtual", "sharding", "stage")
         )
 
-    return tuple(sorted((c for c in found if c.fits), key=lambda c: distance(c.layout))[:count])
+    return tuple(
+        sorted((c for c in candidates if c.fits), key=lambda c: distance(c.layout))[:count]
+    )

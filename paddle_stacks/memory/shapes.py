@@ -1,4 +1,4 @@
-"""The shapes of models that a memory plan knows by name."""
+"""Look up a model's architecture by name or path."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.schema.reading import read
 
-__all__ = ["TABLE", "find", "known"]
+__all__ = ["TABLE", "architectures", "find"]
 
 TABLE = Path(__file__).resolve().parents[2] / "configs" / "memory" / "architectures.toml"
 
 
 @cache
-def known() -> dict[str, Architecture]:
-    """Return the shapes in the table, by name and alias."""
-    found: dict[str, Architecture] = {}
+def architectures() -> dict[str, Architecture]:
+    """Return the architectures in the table, by name and alias."""
+    shapes: dict[str, Architecture] = {}
     for name, entry in toml.read(TABLE).items():
         values = {k: v for k, v in entry.items() if k not in ("aliases", "source")}
         for each in (name, *entry.get("aliases", ())):
-            found[each] = from_config(values, each, str(TABLE))
-    return found
+            shapes[each] = from_config(values, each, str(TABLE))
+    return shapes
 
 
 def find(name: str, workspace: Path = Path()) -> Architecture:
-    """Return the shape of a model.
+    """Return the architecture of a model.
 
     Args:
-        name: of a known one, of a row of ``configs/models`` that has a shape, of a folder in
-            ``models/``, or a path of a folder or ``config.json``.
-        workspace: where relative names begin.
+        name: a name in the table or in ``configs/models``, a folder in ``models/``, or the
+            path of a folder or ``config.json``.
+        workspace: folder that relative names start from.
 
     Raises:
-        RequestError: there is no such model, or its configuration is wrong.
+        RequestError: there is no such model, or its configuration is invalid.
     """
     for path in (workspace / "models" / name, workspace / name):
         file = path if path.suffix == ".json" else path / "config.json"
@@ -46,11 +46,11 @@ def find(name: str, workspace: Path = Path()) -> Architecture:
                 raise RequestError(document.problems)
             return from_config(document.values, Path(name).name, str(file))
     short = Path(name).name.lower()
-    if short in known():
-        return known()[short]
+    if short in architectures():
+        return architectures()[short]
     if short in models.known(workspace) and (
         shape := models.find(short, workspace=workspace).architecture
     ):
         return from_config(shape, short)
-    remedy = f"{suggest(short, known(), 'models')}; or the path of a config.json"
-    raise RequestError(f'no model is known as "{name}"', where="MODEL", remedy=remedy)
+    remedy = f"{suggest(short, architectures(), 'models')}; or the path of a config.json"
+    raise RequestError(f'unknown model "{name}"', where="--model", remedy=remedy)

@@ -1,4 +1,4 @@
-"""A memory plan as text and as JSON."""
+"""Render a memory estimate as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from paddle_stacks.memory.search import Candidate
 __all__ = ["as_json", "as_lines", "candidates_as_json", "candidates_as_lines", "drawn_batches"]
 
 _GIB = 2**30
-_IN = " " * 40
-_DRAWN = 8  # micro-batches; a line of more is wider than a terminal
+_INDENT = " " * 40
+_MAX_DRAWN = 8  # micro-batches; more would be wider than a terminal
 
 
 def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str]:
-    """Return the verdict, the fullest rank's table, the stages' sums and the schedule.
+    """Return the verdict, the table of the rank that needs most, the stages' sums, the schedule.
 
     Args:
-        request: what was planned.
-        plans: of every stage.
-        fits: whether the card has enough memory.
+        request: the request.
+        plans: the plan of every stage.
+        fits: whether it fits into the card's memory.
     """
     layout, work = request.layout, request.work
     worst = max(plans, key=lambda each: each.size)
@@ -34,7 +34,7 @@ def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str
     width = shutil.get_terminal_size((100, 24)).columns
     lines = [
         f"{'fits' if fits else 'does not fit'}: {worst.size / _GIB:.1f} of "
-        f"{request.memory / _GIB:.1f} GiB ({share:.0%}) when {worst.moment}",
+        f"{request.memory / _GIB:.1f} GiB ({share:.0%}), {worst.moment}",
         *textwrap.wrap(
             f"{request.model.name}: {request.model.parameters:,} parameters, {work.method}, "
             f"{work.dtype}{f' {work.level}' if work.half else ''}, batch {work.batch} x "
@@ -42,12 +42,14 @@ def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str
             width,
         ),
         "",
-        f"{'a rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
+        f"{'rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
     ]
     for line in worst.lines:
         name = f"{line.name:<30}{line.size / _GIB:>8.2f}  "
-        lines += textwrap.wrap(line.formula, width, initial_indent=name, subsequent_indent=_IN)
-        lines += textwrap.wrap(line.source, width, initial_indent=_IN, subsequent_indent=_IN)
+        lines += textwrap.wrap(line.formula, width, initial_indent=name, subsequent_indent=_INDENT)
+        lines += textwrap.wrap(
+            line.source, width, initial_indent=_INDENT, subsequent_indent=_INDENT
+        )
     lines.append(f"{'sum':<30}{worst.size / _GIB:>8.2f}")
     if len(plans) > 1:
         sums = ", ".join(f"{each.size / _GIB:.1f}" for each in plans)
@@ -58,13 +60,13 @@ def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str
 
 
 def drawn_batches(request: Request) -> int:
-    """Return how many micro-batches a picture has room for: whole rounds of the pipeline.
+    """Return the number of micro-batches to draw: a multiple of the pipeline's stages.
 
     Args:
-        request: what was planned.
+        request: the request.
     """
     p, m = request.layout.pipeline, request.work.micro_batches
-    return min(m, max(p, _DRAWN // p * p))
+    return min(m, max(p, _MAX_DRAWN // p * p))
 
 
 def _schedule(request: Request) -> list[str]:
@@ -75,17 +77,17 @@ def _schedule(request: Request) -> list[str]:
     ]
     drawn = drawn_batches(request)
     if drawn < m:
-        lines.append(f"the first {drawn} micro-batches, as if there were no more:")
+        lines.append(f"schedule of {drawn} micro-batches:")
     return [*lines, as_text(p, drawn, v)]
 
 
 def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str, Any]:
-    """Return the plan as JSON's values.
+    """Return the estimate as JSON-serializable values.
 
     Args:
-        request: what was planned.
-        plans: of every stage.
-        fits: whether the card has that much.
+        request: the request.
+        plans: the plan of every stage.
+        fits: whether it fits into the card's memory.
     """
     p, v, m = request.layout.pipeline, request.layout.virtual, request.work.micro_batches
     return {
@@ -110,28 +112,28 @@ def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str,
     }
 
 
-def candidates_as_lines(found: Sequence[Candidate], request: Request) -> list[str]:
-    """Return the layouts as a table, the best first.
+def candidates_as_lines(candidates: Sequence[Candidate], request: Request) -> list[str]:
+    """Return the layouts as a table, best first.
 
     Args:
-        found: the layouts.
-        request: what was searched for.
+        candidates: the layouts.
+        request: the request of the search.
     """
-    cards, fit = request.layout.world, sum(each.fits for each in found)
+    cards, fit = request.layout.world, sum(each.fits for each in candidates)
     lines = [
-        f"{request.model.name} on {cards} x {request.card}: {len(found)} layouts, {fit} fit",
+        f"{request.model.name} on {cards} x {request.card}: {len(candidates)} layouts, {fit} fit",
         "",
         f"{'':>3} {'layout':<34}{'GiB':>8}{'bubble':>9}",
     ]
-    for number, each in enumerate(found, start=1):
-        waits = each.bubble / (1 + each.bubble)
+    for number, each in enumerate(candidates, start=1):
+        idle = each.bubble / (1 + each.bubble)
         state = "" if each.fits else "  does not fit"
-        lines.append(f"{number:>3} {each.layout!s:<34}{each.size / _GIB:>8.2f}{waits:>9.1%}{state}")
+        lines.append(f"{number:>3} {each.layout!s:<34}{each.size / _GIB:>8.2f}{idle:>9.1%}{state}")
     return lines
 
 
-def candidates_as_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """Return the layouts as JSON's values, the best first."""
+def candidates_as_json(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return the layouts as JSON-serializable values, best first."""
     return [
         {
             "layout": asdict(each.layout),
@@ -139,5 +141,5 @@ def candidates_as_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
             "fits": each.fits,
             "bubble_fraction": each.bubble / (1 + each.bubble),
         }
-        for each in found
+        for each in candidates
     ]

@@ -1,4 +1,4 @@
-"""What training holds of every parameter, whatever the model: weight, gradient, optimizer.
+"""Bytes per parameter in training, for any model: weight, gradient, optimizer.
 
 Source: Rajbhandari et al. 2020 (ZeRO), arXiv:1910.02054, section 3.1: 2 + 2 + 12 bytes in
 half precision with float32 master weights, 4 + 4 + 8 in float32.
@@ -15,13 +15,13 @@ __all__ = ["States", "shares", "states"]
 
 @dataclass(frozen=True)
 class States:
-    """Bytes for each parameter on one rank of those that share it.
+    """Bytes per parameter, before sharding.
 
     Args:
-        weight: the weight itself.
+        weight: the weight.
         gradient: its gradient.
-        master: the float32 copy that AdamW keeps of a weight in half precision.
-        moments: AdamW's two.
+        master: AdamW's float32 copy of a half-precision weight.
+        moments: AdamW's two moments.
     """
 
     weight: int
@@ -29,27 +29,27 @@ class States:
     master: int
     moments: int
 
-    def on_each(self, layout: Layout, *, trained: bool) -> float:
-        """Return the bytes that a rank of the layout holds for each of its parameters.
+    def per_rank(self, layout: Layout, *, trained: bool) -> float:
+        """Return the bytes per parameter on a rank, after sharding.
 
         Args:
-            layout: who shares what.
-            trained: whether there is more than the weight.
+            layout: the parallel layout.
+            trained: whether the parameter has a gradient and optimizer state.
         """
         weight, gradient, optimizer = shares(layout)
-        held = self.weight / weight
+        size = self.weight / weight
         if trained:
-            held += self.gradient / gradient + (self.master + self.moments) / optimizer
-        return held
+            size += self.gradient / gradient + (self.master + self.moments) / optimizer
+        return size
 
 
 def states(*, half: bool, master_weights: bool = True, master_gradients: bool = False) -> States:
-    """Return what AdamW needs.
+    """Return the bytes per parameter with AdamW.
 
     Args:
         half: whether weights are in half precision.
-        master_weights: whether it keeps those in float32 beside them.
-        master_gradients: whether gradients are in float32 all the same (``amp_master_grad``).
+        master_weights: whether AdamW keeps float32 copies of half-precision weights.
+        master_gradients: whether gradients are in float32 anyway (``amp_master_grad``).
     """
     return States(
         weight=2 if half else 4,
@@ -60,7 +60,7 @@ def states(*, half: bool, master_weights: bool = True, master_gradients: bool = 
 
 
 def shares(layout: Layout) -> tuple[int, int, int]:
-    """Return how many ranks share weights, gradients and the optimizer's state."""
+    """Return the number of ranks that share weights, gradients and optimizer state."""
     weight, gradient, optimizer = (
         layout.sharding if layout.stage >= stage else 1 for stage in (3, 2, 1)
     )

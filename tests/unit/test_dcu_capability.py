@@ -19,7 +19,7 @@ from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.upstream import Options, faults
-from paddle_stacks.memory import Work, plan
+from paddle_stacks.memory import Workload, plan
 from paddle_stacks.memory.shapes import find
 from paddle_stacks.plan import backend
 from paddle_stacks.settings import Settings
@@ -80,7 +80,7 @@ def test_the_memory_plan_counts_the_same(change: dict[str, Any]) -> None:
     options = Options("x", {**SFT, **change})
     layout = Layout.of(options, 4)
     model = find("llama-2-13b")
-    work = Work("full", master_gradients=options.on("amp_master_grad"))
+    work = Workload("full", master_gradients=options.on("amp_master_grad"))
     sizes = {line.name: line.size for line in plan(model, work, layout)[0].lines}
     names = ("parameters", "gradients", "master weights", "AdamW's two moments")
     need = capability.bytes_per_device(options, model.parameters, layout, training=True)

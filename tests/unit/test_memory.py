@@ -1,4 +1,4 @@
-"""The memory plan: exact counts, published numbers, measured ones, layouts, bad requests."""
+"""Memory estimates: exact counts, published and measured numbers, layouts, invalid requests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from paddle_stacks.errors import RequestError, render
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.layout import problems
-from paddle_stacks.memory import Layout, Work, plan, search
+from paddle_stacks.memory import Layout, Workload, plan, search
 from paddle_stacks.memory.estimate import layer_activations
-from paddle_stacks.memory.layouts import every, parse
+from paddle_stacks.memory.layouts import all_layouts, parse
 from paddle_stacks.memory.request import check, make
 from paddle_stacks.memory.schedule import as_svg, as_text, fraction, slots
 from paddle_stacks.memory.shapes import find
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
 
 def lines(
     model: Architecture,
-    work: Work,
+    work: Workload,
     layout: Layout = Layout(),  # noqa: B008
     stage: int = 0,
 ) -> dict[str, int]:
@@ -66,10 +66,10 @@ def test_every_shipped_model_has_its_row_s_parameters() -> None:
 def test_the_stages_together_have_the_model_s_parameters(tensor: int, pipeline: int) -> None:
     model = find("llama-2-13b")
     layout = Layout(tensor=tensor, pipeline=pipeline)
-    plans = plan(model, Work("full", "float16"), layout)
-    held = sum(each.lines[0].size for each in plans) // 2 * tensor
+    plans = plan(model, Workload("full", "float16"), layout)
+    total = sum(each.lines[0].size for each in plans) // 2 * tensor
     norms = model.layers * 2 * model.hidden + model.hidden
-    assert held == model.parameters + (tensor - 1) * norms, "norms are whole on every rank"
+    assert total == model.parameters + (tensor - 1) * norms, "every rank has all norms"
 
 
 def test_lora_s_parameters_are_those_of_a_real_run() -> None:
@@ -77,61 +77,63 @@ def test_lora_s_parameters_are_those_of_a_real_run() -> None:
     assert model.layers * model.adapter(8) == 2_442_240
 
 
-def test_full_training_takes_zero_s_sixteen_bytes_a_parameter() -> None:
+def test_full_training_needs_sixteen_bytes_per_parameter_as_in_zero() -> None:
     model = find("llama-2-7b")
-    held = lines(model, Work("full", "float16", "O2"))
+    sizes = lines(model, Workload("full", "float16", "O2"))
     states = ("parameters", "gradients", "master weights", "AdamW's two moments")
-    assert sum(held[name] for name in states) == 16 * model.parameters
+    assert sum(sizes[name] for name in states) == 16 * model.parameters
     # ZeRO's figure 1: 7.5 billion parameters, 64 ranks: 120, 31.4, 16.6 and 1.9 GB.
     for stage, gb in ((0, 120), (1, 31.4), (2, 16.6), (3, 1.9)):
         layout = Layout(sharding=64 if stage else 1, stage=stage)
-        held = lines(model, Work("full", "float16", "O2"), layout)
-        found = sum(held[name] for name in states) * 7.5e9 / model.parameters / 1e9
-        assert found == pytest.approx(gb, abs=0.06)
+        sizes = lines(model, Workload("full", "float16", "O2"), layout)
+        actual = sum(sizes[name] for name in states) * 7.5e9 / model.parameters / 1e9
+        assert actual == pytest.approx(gb, abs=0.06)
 
 
-def test_float32_and_o1_take_sixteen_bytes_too() -> None:
+def test_float32_and_o1_need_sixteen_bytes_too() -> None:
     model = find("llama-2-7b")
-    for work in (Work("full", "float32"), Work("full", "float16", "O1")):
-        held = lines(model, work)
-        assert "master weights" not in held
+    for work in (Workload("full", "float32"), Workload("full", "float16", "O1")):
+        sizes = lines(model, work)
+        assert "master weights" not in sizes
         states = ("parameters", "gradients", "AdamW's two moments")
-        assert sum(held[name] for name in states) == 16 * model.parameters
+        assert sum(sizes[name] for name in states) == 16 * model.parameters
 
 
 def test_the_terms_of_a_layer_of_llama() -> None:
     model = find("llama-2-7b")
     unit = 4096 * 4096
-    fused = Work(flash=True, fused_norm=True, fused_rope=True, recompute="none")
-    kept, _ = layer_activations(model, fused, Layout())
-    # e (2 norm inputs, 2 norm outputs, q k v, output) + 3 f e, and 4 bytes a row and head
-    assert kept == round(unit * (2 * (2 + 2 + 3 + 1 + 3 * 11008 / 4096) + 4 * 32 / 4096))
-    plain, _ = layer_activations(model, Work(), Layout())
-    assert plain > kept + unit * 6 * 32 * 4096 / 4096 - 1, "scores: float32, and float16 for v"
+    fused = Workload(flash=True, fused_norm=True, fused_rope=True, recompute="none")
+    stored, _ = layer_activations(model, fused, Layout())
+    # e (2 norm inputs, 2 norm outputs, q k v, output) + 3 f e, and 4 bytes per token and head
+    assert stored == round(unit * (2 * (2 + 2 + 3 + 1 + 3 * 11008 / 4096) + 4 * 32 / 4096))
+    plain, _ = layer_activations(model, Workload(), Layout())
+    assert plain > stored + unit * 6 * 32 * 4096 / 4096 - 1, "scores: float32, and float16 for v"
     split, _ = layer_activations(model, fused, Layout(tensor=8, sequence_parallel=1))
-    assert split == pytest.approx(kept / 8, abs=1)
-    full, whole = layer_activations(model, Work(recompute="full"), Layout())
-    assert (full, whole) == (2 * unit, plain), "full recompute keeps a layer's input: 2sbh"
+    assert split == pytest.approx(stored / 8, abs=1)
+    full, whole = layer_activations(model, Workload(recompute="full"), Layout())
+    assert (full, whole) == (2 * unit, plain), "full recompute stores a layer's input: 2sbh"
 
 
 def test_the_cache_of_13b_is_the_published_one() -> None:
-    held = lines(find("llama-2-13b"), Work("inference", "float16", sequence=1))
-    assert held["KV cache"] == 819_200  # 0.82 MB a token
-    grouped = lines(find("llama-2-70b"), Work("inference", "float16", sequence=1))
+    sizes = lines(find("llama-2-13b"), Workload("inference", "float16", sequence=1))
+    assert sizes["KV cache"] == 819_200  # 0.82 MB per token
+    grouped = lines(find("llama-2-70b"), Workload("inference", "float16", sequence=1))
     assert grouped["KV cache"] == 2 * 80 * 1024 * 2
 
 
 def test_a_prompt_without_flash_attention_needs_its_scores() -> None:
     model = find("llama-2-7b")
     plain, flash = (
-        lines(model, Work("inference", "float16", sequence=4096, flash=flash))["temporary buffers"]
+        lines(model, Workload("inference", "float16", sequence=4096, flash=flash))[
+            "temporary buffers"
+        ]
         for flash in (False, True)
     )
     assert plain == 32 * 4096**2 * 6
     assert flash == 4096 * (4096 + 2 * 11008) * 2
 
 
-# Peaks of Paddle's allocator in real trainings on a CPU, as bench/memory.py measures them.
+# Peaks of Paddle's allocator in real trainings on a CPU, measured with bench/memory.py.
 @pytest.mark.parametrize(
     ("method", "recompute", "mib"),
     [
@@ -149,12 +151,12 @@ def test_measured_peaks_are_met_within_ten_percent(method: str, recompute: str, 
         "num_hidden_layers": 16,
         "num_attention_heads": 12,
     }
-    work = Work(method, "float32", batch=2, sequence=512, recompute=recompute)
-    found = plan(from_config(shape, "x"), work, Layout())[0].size / 2**20
-    assert found == pytest.approx(mib, rel=0.10)
+    work = Workload(method, "float32", batch=2, sequence=512, recompute=recompute)
+    actual = plan(from_config(shape, "x"), work, Layout())[0].size / 2**20
+    assert actual == pytest.approx(mib, rel=0.10)
 
 
-# Three that were measured when the formulas were done, and two that were seen while they were made.
+# Three were measured after the formulas were finished, two while they were developed.
 @pytest.mark.parametrize(
     ("size", "method", "batch", "sequence", "recompute", "mib"),
     [
@@ -165,14 +167,14 @@ def test_measured_peaks_are_met_within_ten_percent(method: str, recompute: str, 
         ("24M", "full", 4, 512, "core_attn", 1199),
     ],
 )
-def test_peaks_that_were_measured_later_are_met_too(
+def test_later_measured_peaks_are_met_within_five_percent(
     size: str, method: str, batch: int, sequence: int, recompute: str, mib: int
 ) -> None:
     model = {
         "24M": Architecture("24M", 1000, 512, 1376, 8, 8, 4),
         "125M": Architecture("125M", 8000, 768, 2048, 16, 12, 12),
     }[size]
-    work = Work(method, "float32", batch=batch, sequence=sequence, recompute=recompute)
+    work = Workload(method, "float32", batch=batch, sequence=sequence, recompute=recompute)
     assert plan(model, work, Layout())[0].size / 2**20 == pytest.approx(mib, rel=0.05)
 
 
@@ -186,19 +188,19 @@ def test_the_documented_pretraining_fits() -> None:
     assert plans[0].size == max(each.size for each in plans), "the first stage has the most"
 
 
-def test_the_documented_sft_does_not_fit_one_card_and_others_are_named() -> None:
+def test_the_documented_sft_does_not_fit_one_card_and_the_nearest_layouts_are_named() -> None:
     _, problem = check(make({"config": str(ROOT / "configs/jobs/dcu/sft-13b.json")}, ROOT))
-    assert problem and "a K100_AI has 64.0 GiB" in problem.what
-    assert "nearest that fit on 8 cards: " in problem.remedy
+    assert problem and "K100_AI has 64.0 GiB" in problem.what
+    assert "nearest layouts that fit on 8 cards: " in problem.remedy
 
 
-def test_options_win_over_a_configuration() -> None:
+def test_options_override_a_configuration() -> None:
     config = str(ROOT / "configs/jobs/dcu/pretrain-pp8.json")
     request = make({"config": config, "layout": "tp=8", "recompute": "full"}, ROOT)
     assert (str(request.layout), request.work.recompute) == ("tp=8", "full")
 
 
-def test_what_is_left_of_the_cards() -> None:
+def test_the_remaining_cards_are_data_parallel_or_sharded() -> None:
     assert parse("tp=2", 8) == Layout(data=4, tensor=2)
     assert parse("pp=2,stage=1", 8) == Layout(pipeline=2, sharding=4, stage=1)
     assert parse("sharding=2", 8) == Layout(data=4, sharding=2, stage=1)
@@ -207,18 +209,20 @@ def test_what_is_left_of_the_cards() -> None:
 
 def test_a_search_finds_every_layout_once_and_ranks_those_that_fit_first() -> None:
     model = find("llama-2-13b")
-    found = search(model, Work("full", "float16", micro_batches=16), 8, 65520 * 2**20)
-    layouts = [each.layout for each in found]
+    candidates = search(model, Workload("full", "float16", micro_batches=16), 8, 65520 * 2**20)
+    layouts = [each.layout for each in candidates]
     assert len(set(layouts)) == len(layouts)
     assert all(layout.world == 8 and not problems(model, layout, 16) for layout in layouts)
-    wanted = {(t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * p <= 8}
-    assert {(layout.tensor, layout.pipeline) for layout in layouts} == wanted
-    assert [each.fits for each in found] == sorted((each.fits for each in found), reverse=True)
+    degrees = {(t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * p <= 8}
+    assert {(layout.tensor, layout.pipeline) for layout in layouts} == degrees
+    assert [each.fits for each in candidates] == sorted(
+        (each.fits for each in candidates), reverse=True
+    )
 
 
 def test_a_thousand_cards_are_searched() -> None:
-    found = list(every(find("llama-2-70b"), 1024, 64))
-    assert all(layout.world == 1024 and layout.tensor <= 8 for layout in found)
+    layouts = list(all_layouts(find("llama-2-70b"), 1024, 64))
+    assert all(layout.world == 1024 and layout.tensor <= 8 for layout in layouts)
 
 
 @pytest.mark.parametrize(
@@ -226,33 +230,33 @@ def test_a_thousand_cards_are_searched() -> None:
 )
 def test_the_schedule_has_the_bubble_of_the_formula(case: tuple[int, int, int]) -> None:
     stages, batches, virtual = case
-    found = slots(*case)
-    assert len(found) == 2 * stages * batches * virtual
-    end = max(slot.end for slot in found)
+    passes = slots(*case)
+    assert len(passes) == 2 * stages * batches * virtual
+    end = max(slot.end for slot in passes)
     assert 1 - 3 * batches * virtual / end == pytest.approx(fraction(*case))
     for stage in range(stages):
-        mine = sorted((s for s in found if s.stage == stage), key=lambda s: s.start)
+        mine = sorted((s for s in passes if s.stage == stage), key=lambda s: s.start)
         assert all(a.end <= b.start for a, b in itertools.pairwise(mine))
 
 
-def test_activations_under_way_are_those_of_the_schedule() -> None:
+def test_activations_in_flight_match_the_schedule() -> None:
     model = from_config(SMALL, "x")
     for p, m, v in ((4, 8, 1), (4, 2, 1), (4, 8, 2), (2, 8, 4)):
-        layout, work = Layout(pipeline=p, virtual=v), Work("full", micro_batches=m)
-        kept, _ = layer_activations(model, work, layout)
+        layout, work = Layout(pipeline=p, virtual=v), Workload("full", micro_batches=m)
+        stored, _ = layer_activations(model, work, layout)
         for stage in range(p):
-            under_way = most = 0
+            in_flight = most = 0
             order = sorted((s for s in slots(p, m, v) if s.stage == stage), key=lambda s: s.start)
             for slot in order:
-                under_way += -1 if slot.backward else 1
-                most = max(most, under_way)
-            chunk = model.layers // p // v * kept
-            held = next(
+                in_flight += -1 if slot.backward else 1
+                most = max(most, in_flight)
+            chunk = model.layers // p // v * stored
+            size = next(
                 line.size
                 for line in plan(model, work, layout)[stage].lines
                 if line.name.startswith("activations")
             )
-            assert held == pytest.approx(most * chunk), (p, m, v, stage)
+            assert size == pytest.approx(most * chunk), (p, m, v, stage)
 
 
 def test_the_pictures() -> None:
@@ -264,25 +268,25 @@ def test_the_pictures() -> None:
 
 
 BAD: list[tuple[dict[str, str], str]] = [
-    ({}, "which model is not said"),
+    ({}, "a model is required"),
     ({"model": "llama-2-13c"}, 'did you mean "llama-2-13b"?'),
     ({"model": "llama-2-13b", "card": "K100-AX"}, 'did you mean "K100_AI"?'),
-    ({"model": "llama-2-13b", "card": "K100"}, "nobody says what memory a K100 has"),
-    ({"model": "llama-2-13b", "dtype": "bfloat16"}, "does not have bfloat16"),
-    ({"model": "llama-2-13b", "dtype": "fp16"}, '"fp16" is no dtype'),
+    ({"model": "llama-2-13b", "card": "K100"}, "the memory of K100 is unknown"),
+    ({"model": "llama-2-13b", "dtype": "bfloat16"}, "does not support bfloat16"),
+    ({"model": "llama-2-13b", "dtype": "fp16"}, '"fp16" is not a valid dtype'),
     ({"model": "llama-2-13b", "method": "lorra"}, 'did you mean "lora"?'),
     ({"model": "llama-2-13b", "recompute": "ful"}, 'did you mean "full"?'),
-    ({"model": "llama-2-13b", "batch": "0"}, '"0" is not a whole number'),
-    ({"model": "llama-2-13b", "sequence": "-1"}, '"-1" is not a whole number'),
-    ({"model": "llama-2-13b", "rank": "8.5"}, '"8.5" is not a whole number'),
-    ({"model": "llama-2-13b", "cards": "many"}, '"many" is not a number of cards'),
-    ({"model": "llama-2-13b", "cards": "0"}, "0 is not a number of cards"),
-    ({"model": "llama-2-13b", "layout": "tq=2"}, 'a layout has no "tq"'),
-    ({"model": "llama-2-13b", "layout": "tp"}, '"tp" is not tp=NUMBER'),
-    ({"model": "llama-2-13b", "layout": "tp=2,tp=4"}, '"tp" is there twice'),
-    ({"model": "llama-2-13b", "layout": "stage=4", "cards": "8"}, "stage is 4, not 0 to 3"),
+    ({"model": "llama-2-13b", "batch": "0"}, 'expected an integer from 1 to 1048576, got "0"'),
+    ({"model": "llama-2-13b", "sequence": "-1"}, 'got "-1"'),
+    ({"model": "llama-2-13b", "rank": "8.5"}, 'got "8.5"'),
+    ({"model": "llama-2-13b", "cards": "many"}, 'expected a number of cards, got "many"'),
+    ({"model": "llama-2-13b", "cards": "0"}, "expected 1 to 65536 cards, got 0"),
+    ({"model": "llama-2-13b", "layout": "tq=2"}, 'unknown degree "tq"'),
+    ({"model": "llama-2-13b", "layout": "tp"}, 'expected tp=NUMBER, got "tp"'),
+    ({"model": "llama-2-13b", "layout": "tp=2,tp=4"}, '"tp" is repeated'),
+    ({"model": "llama-2-13b", "layout": "stage=4", "cards": "8"}, "stage: expected 0 to 3, got 4"),
     ({"model": "llama-2-13b", "layout": "pp=8", "cards": "12"}, "12 cards cannot be divided"),
-    ({"model": "llama-2-13b", "layout": "dp=2,tp=2", "cards": "8"}, "makes up 4 cards"),
+    ({"model": "llama-2-13b", "layout": "dp=2,tp=2", "cards": "8"}, "needs 4 cards, got 8"),
     ({"model": "llama-2-13b", "layout": "pp=3"}, "40 layers cannot be divided into 3"),
     ({"model": "llama-2-13b", "layout": "pp=8,vpp=2"}, "divided into 16 equal chunks"),
     ({"model": "llama-2-13b", "layout": "tp=16"}, "40 heads cannot be divided by tp=16"),
@@ -297,15 +301,15 @@ BAD: list[tuple[dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), BAD, ids=lambda value: str(value)[:60])
-def test_a_bad_request_is_told(given: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value)[:60])
+def test_an_invalid_request_is_rejected(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError) as caught:
-        check(make(given, Path("/nowhere")))
-    assert said in render(caught.value)
+        check(make(arguments, Path("/nowhere")))
+    assert message in render(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"hidden_size": 65}, "hidden_size 65 is not divided by 4 heads"),
         ({"num_key_value_heads": 3}, "4 heads are not divided by 3 kv heads"),
@@ -317,33 +321,41 @@ def test_a_bad_request_is_told(given: dict[str, str], said: str) -> None:
         ({"max_position_embeddings": 0}, '"max_position_embeddings" is 0'),
     ],
 )
-def test_a_bad_model_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_an_invalid_model_is_rejected(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL | change))
     with pytest.raises(RequestError) as caught:
         find("config.json", tmp_path)
-    assert said in render(caught.value)
+    assert message in render(caught.value)
     assert "config.json" in render(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"per_device_train_batch_size": 0}, '"per_device_train_batch_size" is 0'),
-        ({"pipeline_parallel_degree": "8"}, "\"pipeline_parallel_degree\" is '8'"),
-        ({"recompute_granularity": "half"}, '"recompute_granularity" is "half"'),
-        ({"sharding": "stage1 offload"}, "offloaded to the host"),
-        ({"context_parallel_degree": 2}, '"context_parallel_degree" is not in'),
+        (
+            {"per_device_train_batch_size": 0},
+            '"per_device_train_batch_size" must be an integer of at least 1, got 0',
+        ),
+        (
+            {"pipeline_parallel_degree": "8"},
+            "\"pipeline_parallel_degree\" must be an integer of at least 1, got '8'",
+        ),
+        ({"recompute_granularity": "half"}, 'unknown "recompute_granularity": "half"'),
+        ({"sharding": "stage1 offload"}, "does not support offloading"),
+        ({"context_parallel_degree": 2}, 'does not support "context_parallel_degree"'),
         ({"fp16": True, "bf16": True}, "exclude each other"),
     ],
 )
-def test_a_bad_job_is_told_with_its_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_an_invalid_job_is_rejected_with_its_line(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     values = {"model_name_or_path": "llama-2-7b", **change}
     (tmp_path / "my.json").write_text(json.dumps(values, indent=1))
     with pytest.raises(RequestError) as caught:
         make({"config": "my.json"}, tmp_path)
-    told = render(caught.value)
-    assert said in told
-    assert "my.json:" in told
+    report = render(caught.value)
+    assert message in report
+    assert "my.json:" in report
 
 
 def inv(*words: str) -> subprocess.CompletedProcess[str]:
@@ -361,4 +373,4 @@ def test_the_command_line() -> None:
     assert "layouts" in listed.stdout.splitlines()[0]
     full = inv("--model", "llama-2-13b", "--method", "full")
     assert full.returncode == 2
-    assert "sum" in full.stdout and "nearest that fit on" in full.stderr
+    assert "sum" in full.stdout and "nearest layouts that fit on" in full.stderr

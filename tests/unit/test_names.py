@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
-PACKAGES = ["paddle_stacks/dcu", "paddle_stacks/doctor"]
+PACKAGES = ["paddle_stacks/dcu", "paddle_stacks/doctor", "paddle_stacks/memory"]
 
 
 def banned_names(source: str) -> list[tuple[int, str]]:
