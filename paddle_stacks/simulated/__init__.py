@@ -1,6 +1,5 @@
-"""A simulated DCU host: a folder that looks, to whoever reads it, like a host's root.
+"""Simulated DCU hosts: folders that look like the root of a host.
 
-``recorded/`` holds what ``hy-smi`` was seen to print: headings, units, spacing and
-end lines as they were published; where a record had fewer than eight cards, the
-others are filled in in its image.
+``recorded/`` contains published output of ``hy-smi`` with its headings, units, spacing
+and end lines. Records with fewer than eight cards are extended to eight.
 """

@@ -1,8 +1,8 @@
-"""The simulated hosts there are, and how one is made.
+"""Definitions of the simulated hosts, and their creation.
 
-Each differs from ``ok`` in one thing, and says which of the doctor's findings that
-one thing must give. Device nodes are real nodes with the numbers of ``/dev/null``:
-a container can be given them, and nothing happens when they are opened.
+Each host differs from ``ok`` in one respect, and lists the doctor's findings that this
+must cause. Device nodes are real nodes with the numbers of ``/dev/null``: they can be
+passed to a container, and opening them has no effect.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _RECORDED = Path(__file__).parent / "recorded"
 _RECORDED_VERSION = "6.3.31-V1.5.0a"  # the one in recorded/driver-version.txt
 _NULL = os.makedev(1, 3)
 
-# As Debian and Kylin number them; a container has other numbers, which is the point.
+# The numbers of Debian and Kylin. Containers have others: code must use numeric groups.
 _GROUPS = {"root": 0, "tty": 5, "disk": 6, "video": 44, "render": 109}
 _HOST_NAME = "dcu01"
 _CMDLINE = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro crashkernel=512M amd_iommu=on iommu=pt"
-# 192.0.2.0/24 is for documentation: nobody has it.
+# 192.0.2.0/24 is reserved for documentation.
 _HOSTS = f"127.0.0.1 localhost\n192.0.2.10 {_HOST_NAME}\n"
 
 
@@ -37,23 +37,23 @@ class Variation:
     """A simulated host.
 
     Args:
-        name: how it is asked for.
-        summary: one line: what is the matter with it.
-        expects: the doctor's findings that it must give; none where all is well.
-        cards: how many.
-        module: the driver's kernel module; empty: none is loaded.
-        version: of the driver.
-        without: nodes that are missing: ``kfd``, ``mkfd``, ``dri``.
+        name: its name on the command line.
+        summary: one line that describes its fault.
+        expects: the doctor's findings that it must cause; empty for a healthy host.
+        cards: number of cards.
+        module: the driver's kernel module; empty if none is loaded.
+        version: the driver's version.
+        without: missing nodes: ``kfd``, ``mkfd``, ``dri``.
         kfd: group and permission bits of ``/dev/kfd``.
         hyhal: ``folder``, ``link`` to ``/usr/local/hyhal``, or ``none``.
-        smi: what ``hy-smi`` does: ``answers``, ``fails`` or ``hangs``.
-        table: what it prints, a file in ``recorded/``; so the next three.
-        memory: for ``--showmeminfo vram``.
-        json: for ``--json``.
-        pids: for ``--showpids``.
+        smi: the behaviour of ``hy-smi``: ``works``, ``fails`` or ``hangs``.
+        table: output of ``hy-smi``, a file in ``recorded/``; the next three likewise.
+        memory: output of ``--showmeminfo vram``.
+        json: output of ``--json``.
+        pids: output of ``--showpids``.
         cmdline: the kernel's command line.
         numa_balancing: the kernel's setting.
-        hosts: ``/etc/hosts``.
+        hosts: content of ``/etc/hosts``.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Variation:
     without: tuple[str, ...] = ()
     kfd: tuple[str, int] = ("render", 0o660)
     hyhal: str = "folder"
-    smi: str = "answers"
+    smi: str = "works"
     table: str = "table-c"
     memory: str = "memory-mib"
     json: str = "json"
@@ -76,13 +76,13 @@ class Variation:
 
 
 def _variations() -> Iterator[Variation]:
-    yield Variation("ok", "eight K100_AI, driver 6.2.17a: all is well")
-    yield Variation("ok-one-card", "one K100_AI: all is well", cards=1, json="json-one")
+    yield Variation("ok", "eight K100_AI, driver 6.2.17a: healthy")
+    yield Variation("ok-one-card", "one K100_AI: healthy", cards=1, json="json-one")
     yield Variation("symlinked-hyhal", "/opt/hyhal is a link to /usr/local/hyhal", hyhal="link")
-    yield Variation("no-mkfd", "no /dev/mkfd, as on older drivers: all is well", without=("mkfd",))
+    yield Variation("no-mkfd", "no /dev/mkfd, as with older drivers: healthy", without=("mkfd",))
     yield Variation(
         "driver-6.3",
-        "driver 6.3.16 (hycu), which DTK 24.04's user land does not find",
+        "driver 6.3.16 (hycu), which DTK 24.04's user land cannot find",
         ("driver-dtk",),
         module="hycu",
         version="6.3.16-V1.1.0a",
@@ -90,13 +90,13 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation(
         "old-driver",
-        "driver 5.16.29, older than DTK 24.04 takes",
+        "driver 5.16.29, too old for DTK 24.04",
         ("driver-dtk",),
         version="5.16.29",
     )
     yield Variation(
         "no-driver",
-        "the driver is installed but not loaded: no module, no nodes, hy-smi fails",
+        "driver installed but not loaded: no module, no nodes, hy-smi fails",
         ("device-nodes", "driver", "hy-smi"),
         module="",
         without=("kfd", "mkfd", "dri"),
@@ -106,13 +106,13 @@ def _variations() -> Iterator[Variation]:
         yield Variation(f"no-{node}", f"no /dev/{node}", ("device-nodes",), without=(node,))
     yield Variation(
         "wrong-mode",
-        "/dev/kfd is root's alone (0600)",
+        "only root can open /dev/kfd (mode 0600)",
         ("device-access",),
         kfd=("root", 0o600),
     )
     yield Variation(
         "busy-card",
-        "card 3 computes for somebody",
+        "another process uses card 3",
         ("cards-busy",),
         table="table-c-busy",
         memory="memory-mib-busy",
@@ -120,7 +120,7 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation(
         "memory-full",
-        "cards 2 and 3 are full and do not compute",
+        "the memory of cards 2 and 3 is full, although they are idle",
         ("cards-busy", "card-memory"),
         table="table-c-full",
         memory="memory-mib-full",
@@ -128,12 +128,12 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation("no-hyhal", "no /opt/hyhal", ("hyhal", "hy-smi"), hyhal="none")
     yield Variation(
-        "hy-smi-fails", "hy-smi ends with status 1 and a message", ("hy-smi",), smi="fails"
+        "hy-smi-fails", "hy-smi fails with status 1 and a message", ("hy-smi",), smi="fails"
     )
-    yield Variation("hy-smi-hangs", "hy-smi does not answer", ("hy-smi",), smi="hangs")
+    yield Variation("hy-smi-hangs", "hy-smi hangs", ("hy-smi",), smi="hangs")
     yield Variation(
         "hy-smi-invalid-json",
-        "hy-smi --json leaves commas out and repeats empty keys: all is well",
+        "hy-smi --json omits commas and repeats empty keys: healthy",
         json="json-invalid",
     )
     yield Variation(
@@ -160,7 +160,7 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation(
         "bw1000",
-        "eight BW1000 (gfx936), which the operators have no code for by default",
+        "eight BW1000 (gfx936), which the operators are not compiled for by default",
         ("card-type", "driver-dtk"),
         module="hycu",
         version=_RECORDED_VERSION,
@@ -169,12 +169,12 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation(
         "no-iommu-pt",
-        "the kernel was started without iommu=pt",
+        "the kernel was booted without iommu=pt",
         ("iommu",),
         cmdline=_CMDLINE.replace(" iommu=pt", ""),
     )
     yield Variation(
-        "numa-balancing", "the kernel balances NUMA pages", ("numa-balancing",), numa_balancing=1
+        "numa-balancing", "automatic NUMA balancing is on", ("numa-balancing",), numa_balancing=1
     )
     yield Variation(
         "hostname-loopback",
@@ -189,52 +189,54 @@ VARIATIONS: dict[str, Variation] = {variation.name: variation for variation in _
 
 
 def make(name: str, folder: Path) -> Path:
-    """Make the root of a simulated host, whole or not at all.
+    """Create the root of a simulated host, completely or not at all.
 
     Args:
         name: one of :data:`VARIATIONS`.
-        folder: where; it must not exist, or be empty.
+        folder: the folder to create; it must not exist, or be empty.
 
     Returns:
         The folder.
 
     Raises:
-        RequestError: no host is named so, or the folder is in use.
-        MachineError: this user may not make device nodes, or the disk is at fault.
+        RequestError: the name is unknown, or the folder is not empty.
+        MachineError: this user cannot create device nodes, or writing failed.
     """
     if name not in VARIATIONS:
         remedy = suggest(name, VARIATIONS, "hosts")
-        raise RequestError(f'no simulated host is named "{name}"', remedy=remedy)
+        raise RequestError(f'unknown simulated host "{name}"', remedy=remedy)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RequestError(
-            f"{folder} is there already", where=str(folder), remedy="name a new or empty folder"
+            f"{folder} already exists",
+            where=str(folder),
+            remedy="choose a folder that does not exist or is empty",
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            half.chmod(0o755)
-            _make(VARIATIONS[name], half)
-            half.rename(folder)
+            partial.chmod(0o755)
+            _make(VARIATIONS[name], partial)
+            partial.rename(folder)
         except BaseException:
-            shutil.rmtree(half, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
         raise MachineError(
             f"the simulated host cannot be written: {error.strerror}",
             where=str(folder),
-            remedy="--output DIR, where this user may write",
+            remedy="choose an --output that this user can write to",
         ) from error
     return folder
 
 
 def show() -> None:
-    """Print the hosts: what is the matter with each, and what the doctor finds."""
+    """Print the hosts with their faults and the doctor's findings."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("host", "what is the matter", "the doctor finds"):
+    for heading in ("host", "fault", "the doctor's findings"):
         table.add_column(heading)
     for variation in VARIATIONS.values():
         table.add_row(variation.name, variation.summary, ", ".join(variation.expects))
@@ -275,10 +277,10 @@ def _node(path: Path, group: str, mode: int) -> None:
     try:
         os.mknod(path, stat.S_IFCHR | mode, _NULL)
         os.chown(path, 0, _GROUPS[group])
-        path.chmod(mode)  # the umask has taken some away
+        path.chmod(mode)  # mknod applies the umask
     except PermissionError as error:
         raise MachineError(
-            "this user may not make device nodes",
+            "this user cannot create device nodes",
             where=str(path),
             remedy="run it as root; in a container, with the MKNOD and CHOWN capabilities",
         ) from error
@@ -302,7 +304,7 @@ def _make_hyhal(variation: Variation, root: Path) -> None:
 
 
 def _texts(variation: Variation) -> dict[str, str]:
-    """Return what ``hy-smi`` prints; ``recorded/hy-smi.sh`` says when."""
+    """Return the outputs of ``hy-smi``; ``recorded/hy-smi.sh`` selects one by its options."""
     texts = {
         "table": _of_cards(_text(variation.table), variation.cards),
         "memory": _of_cards(_text(variation.memory), variation.cards),
@@ -322,7 +324,7 @@ def _text(name: str) -> str:
 
 
 def _of_cards(text: str, count: int) -> str:
-    """Return the text without the lines of the cards from ``count`` on."""
+    """Return the text with the lines of the first ``count`` cards only."""
     card = re.compile(r"(?:[A-Z]+\[)?(\d+)\b")
     lines = text.splitlines(keepends=True)
     return "".join(

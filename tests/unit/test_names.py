@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
-PACKAGES = ["paddle_stacks/dcu", "paddle_stacks/doctor", "paddle_stacks/memory"]
+PACKAGES = [
+    "paddle_stacks/dcu",
+    "paddle_stacks/doctor",
+    "paddle_stacks/memory",
+    "paddle_stacks/simulated",
+]
 
 
 def banned_names(source: str) -> list[tuple[int, str]]:

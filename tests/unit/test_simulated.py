@@ -1,4 +1,4 @@
-"""The simulated hosts, seen by what looks at real ones."""
+"""The simulated hosts, inspected with the code for real ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddle_stacks.simulated import hosts
 from paddle_stacks.simulated.hosts import VARIATIONS, Variation
 from tests.support.doctor_machines import OF_THE_HOST
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="creating device nodes requires root")
 
 
 @pytest.fixture(params=list(VARIATIONS))
@@ -34,33 +34,29 @@ def test_every_finding_has_a_host_that_shows_it() -> None:
 
 
 @needs_root
-def test_what_looks_at_hosts_sees_what_the_variation_says(
-    variation: Variation, tmp_path: Path
-) -> None:
+def test_the_detected_host_matches_the_variation(variation: Variation, tmp_path: Path) -> None:
     root = hosts.make(variation.name, tmp_path / "host")
-    found = host.look(root)
+    detected = host.look(root)
     expected = host.Driver(variation.module, variation.version) if variation.module else None
-    assert found.driver == expected
+    assert detected.driver == expected
     mismatch = (
         expected is not None and driver.compatibility_problem(expected, "24.04.1") is not None
     )
     assert mismatch == ("driver-dtk" in variation.expects)
     for name in ("kfd", "mkfd", "dri"):
-        assert (found.node(f"/dev/{name}") is None) == (name in variation.without)
+        assert (detected.node(f"/dev/{name}") is None) == (name in variation.without)
     if "dri" not in variation.without:
-        renderers = [node for node in found.nodes if "renderD" in node.path]
+        renderers = [node for node in detected.nodes if "renderD" in node.path]
         assert len(renderers) == variation.cards
         assert {(node.gid, node.mode) for node in renderers} == {(109, 0o660)}
-    if kfd := found.node("/dev/kfd"):
+    if kfd := detected.node("/dev/kfd"):
         assert stat.S_ISCHR(Path(kfd.source).stat().st_mode)
         assert ((kfd.gid, kfd.mode) != (109, 0o660)) == ("device-access" in variation.expects)
-    assert (found.hyhal is None) == ("hyhal" in variation.expects)
+    assert (detected.hyhal is None) == ("hyhal" in variation.expects)
 
 
 @needs_root
-def test_hy_smi_answers_or_fails_as_the_variation_says(
-    variation: Variation, tmp_path: Path
-) -> None:
+def test_hy_smi_works_or_fails_as_the_variation_says(variation: Variation, tmp_path: Path) -> None:
     root = hosts.make(variation.name, tmp_path / "host")
     if "hy-smi" in variation.expects:
         with pytest.raises(MachineError):
@@ -105,23 +101,23 @@ def test_an_unknown_option_is_an_error(tmp_path: Path) -> None:
     assert "unrecognized arguments: --nonsense" in run.stderr
 
 
-def test_what_it_prints_does_not_say_what_it_is() -> None:
+def test_the_output_does_not_reveal_the_simulation() -> None:
     for path in (Path(hosts.__file__).parent / "recorded").iterdir():
         code = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert "simulated" not in "\n".join(code).lower()
 
 
-def test_a_name_that_is_not_known_and_a_folder_in_use(tmp_path: Path) -> None:
+def test_an_unknown_name_and_a_folder_in_use(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         hosts.make("no-kdf", tmp_path / "host")
     assert 'did you mean "no-kfd"?' in raised.value.problems[0].remedy
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "file"):
-        with pytest.raises(RequestError, match="there already"):
+        with pytest.raises(RequestError, match="already exists"):
             hosts.make("ok", folder)
 
 
-def test_without_the_right_to_make_nodes_nothing_is_left(
+def test_without_the_privilege_to_create_nodes_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
