@@ -1,6 +1,6 @@
-"""A plan is a job with everything decided; making one has no side effects.
+"""Plans: complete specifications of a job's container. Making one has no side effects.
 
-:func:`make` computes it, :mod:`.show` prints it, an executor carries it out.
+:func:`make` computes a plan, :mod:`.show` prints it, an executor runs it.
 """
 
 from paddle_stacks.plan.backend import Backend

@@ -1,7 +1,7 @@
-"""What a container needs on a platform: one file each in ``configs/backends/``.
+"""Backends: the container settings of a platform, one file each in ``configs/backends/``.
 
-A file can extend another (``extends``) and hold profiles: named sets of keys that
-replace the platform's own for one run (``--profile NAME``).
+A file can extend another (``extends``) and define profiles: named sets of keys that
+override the backend's for one run (``--profile NAME``).
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ FOLDER = Path("configs", "backends")
 
 @dataclass(frozen=True)
 class Backend:
-    """A platform that the stack runs on, in one of its profiles.
+    """A backend with one of its profiles applied.
 
     Args:
         name: the file's name; also the images' tag.
-        summary: one line about it.
-        extends: the backend whose file it builds on; empty for none.
-        lock: whose locks its images have: ``images/*/requirements.<lock>.lock``.
-        architectures: what operators are compiled for; empty where there are none.
-        paddlenlp: what they are compiled from: a folder, or a git URL with a commit.
-        profile: the profile that was asked for; empty for none.
-        device: what Paddle calls the thing it computes on: ``cpu`` or ``gpu``.
-        devices: device nodes of the host that a container gets.
-        optional_devices: those it gets where the host has them.
-        device_groups: whether the container's user joins the groups of these nodes.
-        groups: supplementary groups, where the nodes' own are not asked for or
-            cannot be looked at.
-        folders: folders of the host that a container sees under the same path.
-        writable_folders: whether it may write to them.
+        summary: one-line description.
+        extends: the backend whose keys it inherits; empty for none.
+        lock: the locks of its images: ``images/*/requirements.<lock>.lock``.
+        architectures: targets that operators are compiled for; empty without operators.
+        paddlenlp: source of the operators: a folder, or a git URL with a commit.
+        profile: the profile; empty for none.
+        device: Paddle's device type: ``cpu`` or ``gpu``.
+        devices: device nodes of the host that the container gets.
+        optional_devices: device nodes that it gets if the host has them.
+        device_groups: add the groups of these nodes to the container's user.
+        groups: supplementary groups, used without ``device_groups`` or if the nodes
+            cannot be inspected.
+        folders: folders of the host, mounted at the same path.
+        writable_folders: mount them writable.
         shm_mib: size limit of ``/dev/shm`` in MiB.
         tmp_mib: size limit of ``/tmp`` in MiB.
-        pids: how many processes and threads a container can have; 0 is unlimited.
-        memory_percent: how much of the machine's memory it can have; 0 is unlimited.
-        ulimits: resource limits, soft and hard alike; -1 is unlimited.
-        environment: variables that every job gets.
-        node_environment: variables that a job on several nodes gets besides.
-        card_variable: the variable that picks cards; empty where there are none.
-        kubernetes_resources: a card's name as a resource of Kubernetes, for each device
-            plugin that can be there; empty where there are no cards.
-        slurm_gres: a card's name as a generic resource of Slurm.
-        privileged: whether the container has all rights and all devices.
-        user: ``uid:gid`` or a name, instead of the caller's; empty for the caller's.
-        network: instead of what the job needs; empty for that.
-        ipc: ``host`` to share the host's shared memory; empty for one's own.
-        cap_add: capabilities given.
-        cap_drop: capabilities taken away.
+        pids: maximum number of processes and threads; 0 for unlimited.
+        memory_percent: memory limit in percent of the machine's; 0 for unlimited.
+        ulimits: resource limits, soft and hard; -1 for unlimited.
+        environment: variables for every job.
+        node_environment: additional variables for jobs on several nodes.
+        card_variable: the variable that selects devices; empty without devices.
+        kubernetes_resources: the Kubernetes resource name of a device, by device plugin;
+            empty without devices.
+        slurm_gres: the name of a device as a generic resource in Slurm.
+        privileged: run with all capabilities and all devices.
+        user: ``uid:gid`` or a name; empty for the caller's.
+        network: network mode; empty for the one that the job needs.
+        ipc: ``host`` to share the host's shared memory; empty for private.
+        cap_add: capabilities to add.
+        cap_drop: capabilities to drop.
         security_opt: the engine's security options.
-        read_only: whether the root file system cannot be written.
+        read_only: mount the root file system read-only.
     """
 
     name: str
@@ -95,21 +95,21 @@ class Backend:
 
 
 def names(root: Path) -> list[str]:
-    """Return the names of the platforms, in order."""
+    """Return the names of the backends, sorted."""
     return sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
 
 
 def profiles(name: str, root: Path) -> list[str]:
-    """Return the names of a platform's profiles.
+    """Return the names of a backend's profiles.
 
     Raises:
-        RequestError: there is no such platform, or its file is wrong.
+        RequestError: there is no such backend, or its file is invalid.
     """
     return [*_table(name, root).get("profiles", {})]
 
 
 def load(name: str, root: Path, profile: str = "") -> Backend:
-    """Return the backend of that name.
+    """Load a backend.
 
     Args:
         name: a file in ``configs/backends/``, without ``.toml``.
@@ -117,32 +117,32 @@ def load(name: str, root: Path, profile: str = "") -> Backend:
         profile: one of the file's profiles; empty for none.
 
     Raises:
-        RequestError: there is none, or its file is wrong.
+        RequestError: it does not exist, or its file is invalid.
     """
     table = _table(name, root)
-    known = table.pop("profiles", {})
+    available = table.pop("profiles", {})
     if profile:
-        if profile not in known:
-            hint = did_you_mean(profile, known)
-            listed = f"profiles: {', '.join(known)}" if known else "it has none"
+        if profile not in available:
+            hint = did_you_mean(profile, available)
+            listed = f"profiles: {', '.join(available)}" if available else "remove --profile"
             raise RequestError(
-                f'{name} has no profile "{profile}"',
+                f'backend {name} has no profile "{profile}"',
                 where=str(root / FOLDER / f"{name}.toml"),
                 remedy=f"{hint} {listed}".strip(),
             )
-        table |= known[profile]
+        table |= available[profile]
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Backend(name=name, profile=profile, **values)
 
 
 def _table(name: str, root: Path) -> dict[str, Any]:
-    """Return the checked keys of a backend's file, over those of the file it extends."""
+    """Return the validated keys of a backend's file, merged over those that it extends."""
     folder = root / FOLDER
     path = folder / f"{name}.toml"
-    known = names(root)
-    if name not in known:
-        remedy = suggest(name, known, "backends")
-        raise RequestError(f'no backend is named "{name}"', where=str(folder), remedy=remedy)
+    available = names(root)
+    if name not in available:
+        remedy = suggest(name, available, "backends")
+        raise RequestError(f'unknown backend "{name}"', where=str(folder), remedy=remedy)
     table = toml.read(path)
     if problems := _faults(path, table):
         raise RequestError(problems)
@@ -151,16 +151,16 @@ def _table(name: str, root: Path) -> dict[str, Any]:
         raise RequestError(
             f'"{name}" extends itself',
             where=toml.line_of(path, "extends"),
-            remedy="name another platform's file, or leave it out",
+            remedy="extend another backend, or remove the key",
         )
     return {**_table(parent, root), **table} if parent else table
 
 
-# How the type of each key is said and checked.
+# The type of each key: its description, Python type and item type.
 _Kind = tuple[str, type, type | None]
 _STRING: _Kind = ("a string", str, None)
 _STRINGS: _Kind = ("a list of strings", list, str)
-_NUMBER: _Kind = ("a whole number", int, None)
+_NUMBER: _Kind = ("an integer", int, None)
 _FLAG: _Kind = ("true or false", bool, None)
 _VARIABLES: _Kind = ("a table of strings", dict, str)
 _TYPES: dict[str, _Kind] = {
@@ -194,9 +194,9 @@ _TYPES: dict[str, _Kind] = {
     **dict.fromkeys(("memory_percent", "pids", "shm_mib", "tmp_mib"), _NUMBER),
     **dict.fromkeys(("device_groups", "privileged", "read_only", "writable_folders"), _FLAG),
     **dict.fromkeys(("environment", "kubernetes_resources", "node_environment"), _VARIABLES),
-    "ulimits": ("a table of whole numbers", dict, int),
+    "ulimits": ("a table of integers", dict, int),
 }
-# What only a whole file has, not a profile.
+# Keys of a file that a profile cannot have.
 _FILE_TYPES: dict[str, _Kind] = {"extends": _STRING, "profiles": ("a table of tables", dict, dict)}
 
 
@@ -204,7 +204,7 @@ def _faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
     problems = _misfits(path, table, {**_TYPES, **_FILE_TYPES})
     if not {"summary", "extends"} & set(table):
         problems.append(
-            Problem('"summary" is missing', str(path), 'one line about the platform: summary = "…"')
+            Problem('"summary" is missing', str(path), 'add a description: summary = "…"')
         )
     profiles = table.get("profiles", {})
     if not problems:
@@ -218,12 +218,12 @@ def _misfits(path: Path, table: Mapping[str, Any], types: Mapping[str, _Kind]) -
     problems = toml.unknown_keys(path, table, types)
     for key in table:
         if key in types and not _fits(table[key], *types[key][1:]):
-            said = f'"{key}" must be {types[key][0]}'
+            message = f'"{key}" must be {types[key][0]}'
             problems.append(
                 Problem(
-                    said,
+                    message,
                     toml.line_of(path, key),
-                    "the other files of configs/backends/ have examples",
+                    "see the other files in configs/backends/ for examples",
                 )
             )
     return problems
@@ -234,5 +234,5 @@ def _fits(value: Any, kind: type[Any], items: type | None) -> bool:
         return False
     if items is None:
         return True
-    inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
-    return all(isinstance(item, items) and not isinstance(item, bool) for item in inner)
+    values: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    return all(isinstance(item, items) and not isinstance(item, bool) for item in values)

@@ -1,7 +1,7 @@
-"""A plan as what a cluster's scheduler takes: a script for Slurm, documents for Kubernetes.
+"""Code shared by the renderers of plans for Slurm and Kubernetes.
 
-The files in ``configs/cluster/`` say what it looks like. They are templates rather than
-values turned into YAML, because their comments tell who submits them why something is there.
+The templates are in ``configs/cluster/``. They are text with comments, not serialized
+values, so that whoever submits the result can read the reasons in it.
 """
 
 from __future__ import annotations
@@ -19,89 +19,93 @@ from paddle_stacks.plan.make import Plan
 
 __all__ = [
     "HOURS",
-    "cards",
+    "device_count",
     "has_registry",
-    "on_a_node",
-    "problems_of",
+    "node_plan",
+    "problems",
     "render",
     "title",
 ]
 
 HOURS = 24
-"""How long a job may take if nothing else is said."""
+"""The default time limit of a job."""
 
 _TEMPLATES = Path(__file__).parents[2] / "configs" / "cluster"
 
-# The programs that several machines can share, and the options by which they would meet,
-# which a scheduler says in variables.
-_SHARED = frozenset({"finetune", "pretrain", "quantize", "upstream"})
-_MEETING = ("--nnodes", "--master", "--rank")
+# The programs that can run on several nodes, and their options for the rendezvous, which a
+# scheduler sets by environment variables.
+_MULTI_NODE = frozenset({"finetune", "pretrain", "quantize", "upstream"})
+_RENDEZVOUS = ("--nnodes", "--master", "--rank")
 
 
-def on_a_node(plan: Plan, backend: Backend, nodes: int) -> Plan:
-    """Return the plan without what a node or the scheduler says, and with what several need."""
+def node_plan(plan: Plan, backend: Backend, nodes: int) -> Plan:
+    """Return the plan for one node, without everything that the node or scheduler determines."""
     several = nodes > 1
-    kept = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
+    environment = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
     return replace(
         plan,
-        argv=_without_meeting(plan.argv),
-        environment={**kept, **(backend.node_environment if several else {})},
+        argv=_without_rendezvous(plan.argv),
+        environment={**environment, **(backend.node_environment if several else {})},
         devices=tuple(d for d in plan.devices if d.target not in backend.optional_devices),
         groups=() if backend.device_groups else plan.groups,
         memory_mib=0,
-        # RCCL takes ports as it likes, and the fabric's adapters are the machine's.
+        # RCCL uses arbitrary ports, and only the host's network has the fabric's adapters.
         network="host" if several else plan.network,
     )
 
 
-def cards(plan: Plan) -> int:
-    """Return how many cards a node has to give; which ones is the scheduler's to say."""
+def device_count(plan: Plan) -> int:
+    """Return the number of devices to request per node; the scheduler chooses which."""
     return max(plan.ranks, len(plan.cards))
 
 
 def title(plan: Plan, nodes: int) -> str:
-    """Return the first line of what is written."""
+    """Return the first line of the rendered text."""
     where = f"{nodes} nodes" if nodes > 1 else "one node"
     return f"{plan.job} on {plan.backend}, {where}: written by ./inv cluster.render."
 
 
 def has_registry(image: str) -> bool:
-    """Whether a reference begins with a host, as the engine tells it."""
+    """Return whether an image reference has a registry, by the engine's rule."""
     first, slash, _ = image.partition("/")
     return bool(slash) and (first == "localhost" or "." in first or ":" in first)
 
 
-def problems_of(plan: Plan, nodes: int, hours: int) -> list[Problem]:
-    """Return why no scheduler can run a plan; nothing where one can."""
-    found = []
+def problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
+    """Return the reasons why no scheduler can run a plan; empty if one can."""
+    problems = []
     if nodes < 1:
-        found.append(Problem(f"there is no running on {nodes} nodes", "--nodes", "1 or more"))
+        problems.append(Problem(f"--nodes must be at least 1, got {nodes}", "--nodes", "--nodes 1"))
     if hours < 1:
-        found.append(Problem(f"no job is done in {hours} hours", "--hours", "1 or more"))
-    # What runs in the container counts: a recipe may run another program than its job's own.
+        problems.append(
+            Problem(f"--hours must be at least 1, got {hours}", "--hours", "--hours 24")
+        )
+    # The container's program, because a recipe may run another program than its job's.
     program = plan.argv[0]
-    if nodes > 1 and program not in _SHARED:
-        found.append(Problem(f"{program} runs on one node", "--nodes", "leave --nodes out"))
+    if nodes > 1 and program not in _MULTI_NODE:
+        problems.append(
+            Problem(f"{program} cannot run on several nodes", "--nodes", "remove --nodes")
+        )
     if program == "serve":
-        what = "a server is reached by a port and does not end, which a scheduled job is not for"
-        found.append(Problem(what, program, "./inv serve on the node, or Compose"))
+        message = "a server cannot run as a scheduled job: it needs a port and does not end"
+        problems.append(Problem(message, program, "run ./inv serve on the node, or use Compose"))
     if plan.outputs:
-        found.append(
+        problems.append(
             Problem(
-                "nobody moves an output into the workspace's root when a scheduled job ends",
+                "a scheduled job cannot write its output to the workspace's root",
                 plan.outputs[0],
-                f"name a place in a folder that jobs write to: runs/{plan.outputs[0]}",
+                f"--output runs/{plan.outputs[0]}",
             )
         )
     if _reads_standard_input(plan.argv):
-        found.append(
+        problems.append(
             Problem(
                 "a scheduled job has no standard input",
                 plan.job,
-                "give the input as a file in the workspace",
+                "pass the input as a file in the workspace: --input FILE",
             )
         )
-    return found
+    return problems
 
 
 def _reads_standard_input(argv: Sequence[str]) -> bool:
@@ -111,24 +115,24 @@ def _reads_standard_input(argv: Sequence[str]) -> bool:
     return "--chat" in argv or bool(pairs & {("--prompt", "-"), ("--input", "-")})
 
 
-def _without_meeting(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return a command line without what says where nodes meet; a script's own words stay."""
-    if argv[0] not in _SHARED:
+def _without_rendezvous(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line without the options for the rendezvous; a script's own stay."""
+    if argv[0] not in _MULTI_NODE:
         return tuple(argv)
-    kept: list[str] = []
+    words: list[str] = []
     rest = list(argv)
     while rest and not rest[0].endswith(".py"):
         word = rest.pop(0)
         option, equals, _ = word.partition("=")
-        if option not in _MEETING:
-            kept.append(word)
+        if option not in _RENDEZVOUS:
+            words.append(word)
         elif not equals and rest:
             rest.pop(0)
-    return (*kept, *rest)
+    return (*words, *rest)
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template in ``configs/cluster/``."""
+    """Render a template in ``configs/cluster/``."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -143,10 +147,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    """Return a value as JSON that is YAML as well.
+    """Return a value as JSON that is also valid YAML.
 
-    YAML takes no character that cannot be printed, and takes a pair of surrogates, as
-    JSON has them, for two characters.
+    YAML allows no unprintable characters, and does not combine JSON's surrogate pairs.
     """
     if isinstance(value, Mapping):
         value = dict(value)

@@ -1,6 +1,6 @@
-"""A plan as documents for Kubernetes: a Job or a PaddleJob, and what goes with it.
+"""Render a plan as Kubernetes documents: a Job or a PaddleJob and its dependents.
 
-What they look like is in ``configs/cluster/kubernetes.yaml.j2`` and ``pod.yaml.j2``.
+The templates are ``configs/cluster/kubernetes.yaml.j2`` and ``pod.yaml.j2``.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from paddle_stacks.settings import without_password
 __all__ = ["OPERATORS", "RUN_LABEL", "Placement", "as_kubernetes"]
 
 OPERATORS = ("paddlejob", "none")
-"""What can run a job on several nodes: the Training Operator, or Kubernetes alone."""
+"""The controllers for jobs on several nodes: the Training Operator, or none (Indexed Job)."""
 
 RUN_LABEL = "paddle-stacks.run"
-"""The label that all of a job's objects have, with the job's name as its value."""
+"""The label of all objects of a job; its value is the job's name."""
 
 _HAMI = "hami"
-# HAMi's plugin takes this folder of the node's into a container by itself
-# (Project-HAMi/dcu-vgpu-device-plugin), and gives a share of a card unless all of its
-# compute units are asked for (HAMi, pkg/device/hygon/device.go: exclusive at 100).
+# HAMi's plugin mounts this folder of the node by itself
+# (Project-HAMi/dcu-vgpu-device-plugin), and allocates a share of a device unless all of its
+# compute units are requested (HAMi, pkg/device/hygon/device.go: exclusive at 100).
 _HAMI_FOLDERS = frozenset({"/opt/hyhal"})
 _HAMI_WHOLE_CARD = {"hygon.com/dcucores": 100}
 
-# Who a job is where its owner is root, whom the "restricted" standard does not let in.
-_NOBODY_ELSE = "1000:1000"
+# The user of a job whose owner is root, which the "restricted" standard forbids.
+_NON_ROOT = "1000:1000"
 
 _NO_NEW_PRIVILEGES = "no-new-privileges"
 _NO_SECCOMP = "seccomp=unconfined"
 
-# A name in Kubernetes: RFC 1123 with dots, or one label of it.
+# Names in Kubernetes: an RFC 1123 subdomain, and an RFC 1123 label.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where in a cluster a job runs, and as what.
+    """Cluster-specific settings of a job.
 
     Args:
-        claim: the PersistentVolumeClaim that is the workspace.
-        namespace: where the objects are; empty for that of whoever submits them.
-        queue: the queue of Volcano, which then starts all pods or none; empty for the
-            cluster's own scheduler.
-        priority: the PriorityClass; empty for the namespace's usual one.
-        resources: whose names cards have, a key of the backend's ``kubernetes_resources``.
-        operator: what runs a job on several nodes, one of :data:`OPERATORS`; empty for what
-            the cluster has, or paddlejob where it is not asked.
-        user: ``uid:gid`` by number, who owns the claim's files; empty for the plan's, and
-            1000:1000 where that is root.
+        claim: the PersistentVolumeClaim with the workspace.
+        namespace: the objects' namespace; empty for the submitter's.
+        queue: a queue of Volcano, which starts all pods or none; empty for the cluster's
+            default scheduler.
+        priority: the PriorityClass; empty for the namespace's default.
+        resources: the device plugin, a key of the backend's ``kubernetes_resources``.
+        operator: the controller for several nodes, one of :data:`OPERATORS`; empty for the
+            one that the cluster has, or paddlejob if the cluster cannot be queried.
+        user: numeric ``uid:gid`` of the owner of the claim's files; empty for the plan's,
+            or 1000:1000 if that is root.
     """
 
     claim: str = "workspace"
@@ -70,7 +70,7 @@ class Placement:
     user: str = ""
 
 
-_USUAL = Placement()
+_DEFAULT_PLACEMENT = Placement()
 
 
 def as_kubernetes(
@@ -79,30 +79,30 @@ def as_kubernetes(
     nodes: int = 1,
     *,
     hours: int = cluster.HOURS,
-    placement: Placement = _USUAL,
+    placement: Placement = _DEFAULT_PLACEMENT,
 ) -> str:
-    """Return YAML for ``kubectl create``, the job itself first.
+    """Return YAML for ``kubectl create``, the job first.
 
-    It is a Job for one node, and a PaddleJob or an Indexed Job for several.
+    One node gives a Job, several give a PaddleJob or an Indexed Job.
 
     Args:
-        plan: what to run.
-        backend: the platform that it was made for.
-        nodes: how many.
-        hours: after which the job is ended.
-        placement: where in the cluster.
+        plan: the plan.
+        backend: its backend.
+        nodes: number of nodes.
+        hours: time limit.
+        placement: the cluster-specific settings.
 
     Raises:
-        RequestError: the plan cannot be run so; all reasons at once.
+        RequestError: Kubernetes cannot run the plan. Reports all reasons at once.
     """
-    problems = [*cluster.problems_of(plan, nodes, hours), *_problems(plan, backend, placement)]
+    problems = [*cluster.problems(plan, nodes, hours), *_problems(plan, backend, placement)]
     if problems:
         raise RequestError(problems)
-    own = cluster.on_a_node(plan, backend, nodes)
+    node_plan = cluster.node_plan(plan, backend, nodes)
     uid, gid = _ids(_user(plan, backend, placement))
-    # A job on several nodes talks to itself, in the pods' own network.
+    # The pods of a job on several nodes communicate over the pod network.
     host_network = backend.network == "host"
-    closed = nodes > 1 or plan.network == "none"
+    isolated = nodes > 1 or plan.network == "none"
     return cluster.render(
         "kubernetes.yaml.j2",
         title=cluster.title(plan, nodes),
@@ -115,17 +115,17 @@ def as_kubernetes(
         indexed=nodes > 1 and placement.operator == "none",
         image=plan.image,
         pull="IfNotPresent" if cluster.has_registry(plan.image) else "Never",
-        argv=[_literal(word) for word in own.argv],
+        argv=[_literal(word) for word in node_plan.argv],
         environment={
             name: _literal(value)
-            for name, value in own.environment.items()
+            for name, value in node_plan.environment.items()
             if name not in PLAIN_ENVIRONMENT
         },
         uid=uid,
         gid=gid,
         groups=[int(group) for group in plan.groups],
         host_network=host_network,
-        policy=closed and not host_network,
+        policy=isolated and not host_network,
         ipc=plan.ipc,
         limits=_limits(plan, backend, placement),
         devices=[device.target for device in plan.devices],
@@ -145,63 +145,64 @@ def as_kubernetes(
 
 
 def _limits(plan: Plan, backend: Backend, placement: Placement) -> Mapping[str, int]:
-    """Return what of the node's the container gets: its cards."""
+    """Return the container's resource limits: its devices."""
     resource = backend.kubernetes_resources.get(placement.resources)
     if resource is None:
         return {}
     whole = _HAMI_WHOLE_CARD if placement.resources == _HAMI else {}
-    return {resource: cluster.cards(plan), **whole}
+    return {resource: cluster.device_count(plan), **whole}
 
 
 def _folders(plan: Plan, placement: Placement) -> list[Mount]:
-    """Return the node's folders that are mounted, besides what the plugin brings along."""
-    brought = _HAMI_FOLDERS if placement.resources == _HAMI else frozenset()
+    """Return the node's folders to mount, without those that the device plugin mounts."""
+    provided = _HAMI_FOLDERS if placement.resources == _HAMI else frozenset()
     return [
         mount
         for mount in plan.mounts
-        if not PurePosixPath(mount.target).is_relative_to(WORKSPACE) and mount.target not in brought
+        if not PurePosixPath(mount.target).is_relative_to(WORKSPACE)
+        and mount.target not in provided
     ]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of the claim that the container sees.
+    """A part of the claim that is mounted into the container.
 
     Args:
-        target: the path in the container.
-        path: the path in the claim.
-        read_only: whether the container may not write to it.
-        made: whether it is a folder that has to be there: the node would make it as root.
+        target: path in the container.
+        path: path in the claim.
+        read_only: whether it is mounted read-only.
+        create: whether to create it as a folder first; the node would create it as root.
     """
 
     target: str
     path: str
     read_only: bool
-    made: bool
+    create: bool
 
 
 def _parts(plan: Plan) -> list[_Part]:
-    """Return what of the claim the container sees: never the workspace itself.
+    """Return the parts of the claim to mount: never the workspace itself.
 
-    A folder that is a link on this machine has its own name in the claim.
+    A folder that is a link on this machine is a plain folder in the claim.
     """
-    found = []
+    parts = []
     for mount in plan.mounts:
         target = PurePosixPath(mount.target)
         if not target.is_relative_to(WORKSPACE):
             continue
-        inner = str(target.relative_to(WORKSPACE))
-        path = os.path.relpath(mount.source, plan.workspace) if inner == "." else inner
-        made = inner in FOLDERS or not mount.read_only
-        found.append(_Part(mount.target, path, mount.read_only, made))
-    return found
+        relative = str(target.relative_to(WORKSPACE))
+        path = os.path.relpath(mount.source, plan.workspace) if relative == "." else relative
+        create = relative in FOLDERS or not mount.read_only
+        parts.append(_Part(mount.target, path, mount.read_only, create))
+    return parts
 
 
 def _user(plan: Plan, backend: Backend, placement: Placement) -> str:
-    """Return who the job is: root only where the backend's profile has it so."""
+    """Return the container's user: root only if the backend's profile says so."""
     if placement.user or backend.user:
         return placement.user or backend.user
-    return _NOBODY_ELSE if _ids(plan.user)[0] == 0 else plan.user
+    return _NON_ROOT if _ids(plan.user)[0] == 0 else plan.user
 
 
 def _ids(user: str) -> tuple[int, int]:
@@ -220,65 +221,65 @@ def _problems(plan: Plan, backend: Backend, placement: Placement) -> list[Proble
 
 
 def _problems_of_plan(plan: Plan) -> list[Problem]:
-    found = []
+    problems = []
     names = [group for group in plan.groups if not group.isdecimal()]
     if names:
-        found.append(
+        problems.append(
             Problem(
-                f"Kubernetes takes a group by its number only, not {', '.join(names)}",
+                f"Kubernetes requires numeric groups, got {', '.join(names)}",
                 "--groups",
-                "name those of a node: stat -c %g /dev/kfd /dev/dri/* | sort -un | paste -sd, -",
+                "use a node's: stat -c %g /dev/kfd /dev/dri/* | sort -un | paste -sd, -",
             )
         )
     if plan.user != "root" and not _is_numeric(plan.user):
-        what = f"Kubernetes takes a user by number only, not {plan.user}"
-        found.append(Problem(what, f"profile {plan.profile}", "--user UID:GID"))
+        message = f"Kubernetes requires a numeric user, got {plan.user}"
+        problems.append(Problem(message, f"profile {plan.profile}", "--user UID:GID"))
     hidden = [name for name, v in plan.environment.items() if without_password(v) != v]
     if plan.secrets or hidden:
-        what = ", ".join([*(secret.name for secret in plan.secrets), *hidden])
-        found.append(
+        secrets = ", ".join([*(secret.name for secret in plan.secrets), *hidden])
+        problems.append(
             Problem(
-                f"a document for Kubernetes would hold what is secret, or lack it: {what}",
+                f"secrets cannot be passed in a Kubernetes document: {secrets}",
                 plan.job,
-                f"run {plan.job} where the workspace's volume is mounted, with ./inv",
+                f"run ./inv {plan.job} on a machine that mounts the workspace's volume",
             )
         )
-    return found
+    return problems
 
 
 def _problems_of_names(placement: Placement) -> list[Problem]:
-    wanted = (
+    fields = (
         ("claim", "a PersistentVolumeClaim", _NAME),
         ("namespace", "a namespace", _LABEL),
         ("queue", "a queue of Volcano", _NAME),
         ("priority", "a PriorityClass", _NAME),
     )
-    found = []
-    for option, kind, form in wanted:
+    problems = []
+    for option, kind, form in fields:
         name = getattr(placement, option)
         if (name or option == "claim") and not form.fullmatch(name):
-            signs = (
-                "small letters, digits, - and ." if form is _NAME else "small letters, digits, -"
-            )
-            found.append(Problem(f'"{name}" cannot be the name of {kind}', f"--{option}", signs))
-    return found
+            remedy = "use lower-case letters, digits and hyphens"
+            remedy += " (dots are allowed too)" if form is _NAME else ""
+            message = f'"{name}" is not a valid name for {kind}'
+            problems.append(Problem(message, f"--{option}", remedy))
+    return problems
 
 
 def _problems_of_choices(backend: Backend, placement: Placement) -> list[Problem]:
-    found = []
+    problems = []
     plugins = backend.kubernetes_resources
     if plugins and placement.resources not in plugins:
-        what = f'nobody\'s names of cards are called "{placement.resources}"'
+        message = f'unknown device plugin "{placement.resources}"'
         remedy = suggest(placement.resources, plugins, "resources")
-        found.append(Problem(what, "--resources", remedy))
+        problems.append(Problem(message, "--resources", remedy))
     if placement.operator and placement.operator not in OPERATORS:
-        what = f'no operator is called "{placement.operator}"'
+        message = f'unknown operator "{placement.operator}"'
         remedy = suggest(placement.operator, OPERATORS, "operators")
-        found.append(Problem(what, "--operator", remedy))
+        problems.append(Problem(message, "--operator", remedy))
     if placement.user and not _is_numeric(placement.user):
-        what = f'"{placement.user}" is not a user by number'
-        found.append(Problem(what, "--user", "UID:GID, for instance --user 1000:1000"))
-    return found
+        message = f'expected a numeric UID:GID, got "{placement.user}"'
+        problems.append(Problem(message, "--user", "--user 1000:1000"))
+    return problems
 
 
 def _is_numeric(user: str) -> bool:
@@ -286,5 +287,5 @@ def _is_numeric(user: str) -> bool:
 
 
 def _literal(text: str) -> str:
-    """Return what Kubernetes, which expands ``$(NAME)``, makes the text of again."""
+    """Escape a text so that Kubernetes does not expand ``$(NAME)`` in it."""
     return text.replace("$", "$$")

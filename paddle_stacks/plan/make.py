@@ -1,4 +1,4 @@
-"""The plan itself, and how it follows from a job, its arguments and the settings."""
+"""The plan, and its computation from a job, its arguments and the settings."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ __all__ = [
 SECRETS = PurePosixPath("/run/secrets")
 LABEL = "paddle-stacks"
 
-# A job has 45 seconds to save and leave: the time an optimizer state of several
-# GB needs to reach a slow disk.
+# A job has 45 seconds to save and exit: enough to write several GB of optimizer state to a
+# slow disk.
 GRACE_SECONDS = 45
 
-# Left out of a command line that a person pastes: there a job prints plain lines.
+# Omitted from the printed command line, so that a job started by hand prints plain lines.
 PLAIN_ENVIRONMENT = frozenset({ENVIRONMENT_SWITCH})
 
-# Where nobody has looked: a plan made on another machine than the one it is for.
+# A plan for another machine, whose devices cannot be detected here.
 _NO_HOST = Host(Path("/"), (), None, None)
 
-# The jobs that reach out, and those that are reached; every other one runs without a network.
+# The jobs with outgoing and with incoming connections; all others have no network.
 _NETWORKED = frozenset({"fetch"})
-_REACHED = frozenset({"serve"})
-# The variables by which OpenSSL, requests and pip find a certificate bundle.
+_SERVERS = frozenset({"serve"})
+# Variables that set the certificate bundle of OpenSSL, requests and pip.
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 
 
@@ -52,8 +52,8 @@ class Device:
     """A device node of the host, or a folder of them.
 
     Args:
-        source: the path on the host.
-        target: the path in the container; the same, but on a simulated host.
+        source: path on the host.
+        target: path in the container; differs only on a simulated host.
     """
 
     source: str
@@ -62,11 +62,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the container that is reached from outside.
+    """A published port of the container.
 
     Args:
-        address: the host's, on which it is reached.
-        number: on the host, and in the container.
+        address: address of the host that it is bound to.
+        number: port number on the host and in the container.
     """
 
     address: str
@@ -78,11 +78,11 @@ class Secret:
     """A file under ``/run/secrets``, mounted read-only.
 
     Args:
-        name: the file's name there.
-        source: the file on the host; None where ``content`` is given.
-        content: what the executor writes to a private file for the run.
-        variable: where the content can come from when a person runs the job by
-            hand; empty: nowhere else.
+        name: file name.
+        source: the file on the host; None if ``content`` is set.
+        content: text that the executor writes to a private file for the run.
+        variable: environment variable that replaces the file when the job is run by hand;
+            empty for none.
     """
 
     name: str
@@ -92,48 +92,47 @@ class Secret:
 
     @property
     def target(self) -> str:
-        """The path in the container."""
+        """Path in the container."""
         return str(SECRETS / self.name)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A job with everything decided.
+    """The complete specification of a job's container.
 
     Args:
-        job: the job's name.
-        backend: the platform's name.
-        image: the image, with its tag.
-        name: the container's name.
-        argv: what the image's entry point gets: the job and its arguments.
-        environment: variables.
-        workspace: the folder on the host whose parts the container sees in ``/workspace``.
+        job: name of the job.
+        backend: name of the backend.
+        image: the image with its tag.
+        name: name of the container.
+        argv: arguments of the image's entry point: the job and its arguments.
+        environment: environment variables.
+        workspace: the folder on the host whose parts are mounted below ``/workspace``.
         mounts: folders and files of the host.
-        secrets: files that hold a secret; their contents are never printed.
+        secrets: files with secrets; their contents are never printed.
         devices: device nodes of the host.
-        groups: supplementary groups, by number where they are a device's.
+        groups: supplementary groups; those of devices are numeric.
         user: ``uid:gid``.
         shm_mib: size limit of ``/dev/shm`` in MiB.
-        tmp_mib: size limit of ``/tmp`` in MiB, the only place outside the mounts
-            that can be written.
-        pids: how many processes and threads there can be; 0 for no limit.
-        ulimits: resource limits, soft and hard alike.
+        tmp_mib: size limit of ``/tmp`` in MiB, the only writable folder besides the mounts.
+        pids: maximum number of processes and threads; 0 for unlimited.
+        ulimits: resource limits, soft and hard.
         network: ``bridge``, ``none`` or ``host``.
         labels: labels of the container.
         profile: the backend's profile; empty for none.
-        cards: the cards that were picked; empty for all of the host's.
-        ranks: how many processes train together.
-        ipc: ``host`` to share the host's shared memory; empty for one's own.
-        privileged: whether the container has all rights and all devices.
-        cap_add: capabilities given.
-        cap_drop: capabilities taken away.
+        cards: indices of the devices to use; empty for all of the host's.
+        ranks: number of processes that train together.
+        ipc: ``host`` to share the host's shared memory; empty for private.
+        privileged: run with all capabilities and all devices.
+        cap_add: capabilities to add.
+        cap_drop: capabilities to drop.
         security_opt: the engine's security options.
-        read_only: whether the root file system cannot be written.
-        grace_seconds: from SIGTERM to SIGKILL when the job is stopped.
-        ports: of the container that are reached from outside.
-        memory_mib: limit of its memory in MiB, /dev/shm and /tmp included; 0 for none.
-        notes: what a person should know before the job starts.
-        outputs: names in the workspace's root that what the job wrote gets when it has ended.
+        read_only: mount the root file system read-only.
+        grace_seconds: seconds from SIGTERM to SIGKILL when the job is stopped.
+        ports: published ports.
+        memory_mib: memory limit in MiB, including /dev/shm and /tmp; 0 for none.
+        notes: messages for the user, shown before the job starts.
+        outputs: names in the workspace's root to which the job's outputs are moved at its end.
     """
 
     job: str
@@ -177,8 +176,8 @@ class Plan:
     @property
     def verify_command(self) -> str:
         """The command that runs the image's tests."""
-        platform = "" if self.backend == "cpu" else f" --backend {self.backend}"
-        return f"./inv verify --image {self._stage}{platform}"
+        option = "" if self.backend == "cpu" else f" --backend {self.backend}"
+        return f"./inv verify --image {self._stage}{option}"
 
     @property
     def _stage(self) -> str:
@@ -186,13 +185,13 @@ class Plan:
 
 
 def build_command(image: str, backend: str) -> str:
-    """Return the command that builds an image, for whoever has it not; "all" for all."""
+    """Return the command that builds an image, or all images for ``all``."""
     words = ["./inv build", *([] if image == "all" else [f"--image {image}"])]
     return " ".join([*words, *([] if backend == "cpu" else [f"--backend {backend}"])])
 
 
 def image_name(image: str, backend: str) -> str:
-    """Return the name of a local image, the newest of its backend."""
+    """Return the local image reference of a stage for a backend."""
     return f"paddle-stacks/{image}:{backend}"
 
 
@@ -214,22 +213,22 @@ def make(
     """Return the plan of one run of a job.
 
     Args:
-        job: what to run.
+        job: the job.
         arguments: the job's arguments; paths in them are relative to the workspace.
         settings: proxies, certificates, tokens and the workspace.
-        backend: the platform.
+        backend: the backend.
         user: ``uid:gid`` that the container runs as.
-        suffix: what makes the container's name unique.
+        suffix: suffix that makes the container's name unique.
         debug: whether the job shows tracebacks.
-        host: the machine's device nodes, as they were found.
-        cards: the cards to use; none for all of the host's.
-        machine_mib: the machine's memory in MiB; 0 where nobody has looked.
-        mounts: of the workspace; None where nobody has looked: the folders that all jobs see.
-        outputs: names in the workspace's root that the job's output gets in the end.
+        host: the machine's DCU resources.
+        cards: indices of the devices to use; empty for all of the host's.
+        machine_mib: the machine's memory in MiB; 0 if unknown.
+        mounts: mounts of the workspace; None for the folders that all jobs get.
+        outputs: names in the workspace's root to which the job's outputs are moved.
     """
     networked = job.name in _NETWORKED
     if not job.computes and not backend.profile:
-        backend, cards = _without_cards(backend), ()
+        backend, cards = _without_devices(backend), ()
     secrets = _secrets(settings) if networked else ()
     return Plan(
         job=job.name,
@@ -257,7 +256,7 @@ def make(
         tmp_mib=backend.tmp_mib,
         pids=backend.pids,
         ulimits=backend.ulimits,
-        network=backend.network or ("bridge" if networked or job.name in _REACHED else "none"),
+        network=backend.network or ("bridge" if networked or job.name in _SERVERS else "none"),
         labels={f"{LABEL}.job": job.name, f"{LABEL}.version": __version__},
         profile=backend.profile,
         cards=tuple(cards),
@@ -273,26 +272,29 @@ def make(
     )
 
 
-def _without_cards(backend: Backend) -> Backend:
-    """Return the backend for a job that computes nothing: it works where no card is."""
+def _without_devices(backend: Backend) -> Backend:
+    """Return the backend for a job that needs no device."""
     return Backend(backend.name, backend.summary, environment=backend.environment)
 
 
 def _devices(backend: Backend, host: Host) -> tuple[Device, ...]:
-    there = [path for path in backend.optional_devices if host.node(path)]
-    # One that is missing stays in the plan: preflight and the doctor say what to do about it.
-    return tuple(Device(_below(host.root, path), path) for path in (*backend.devices, *there))
+    existing = [path for path in backend.optional_devices if host.node(path)]
+    # A missing device stays in the plan: preflight and the doctor report it with a remedy.
+    return tuple(Device(_below(host.root, path), path) for path in (*backend.devices, *existing))
 
 
 def _groups(backend: Backend, host: Host) -> tuple[str, ...]:
-    found = host.gids((*backend.devices, *backend.optional_devices))
-    if not backend.device_groups or not found:
+    gids = host.gids((*backend.devices, *backend.optional_devices))
+    if not backend.device_groups or not gids:
         return backend.groups
-    return tuple(str(number) for number in found)
+    return tuple(str(number) for number in gids)
 
 
 def _folders(backend: Backend, host: Host) -> list[Mount]:
-    """Return the host's folders; the engine would mount a link as what it names in a container."""
+    """Return the mounts of the host's folders.
+
+    A link to hyhal is resolved here: the engine would resolve it inside the container.
+    """
     return [
         Mount(
             (path == HYHAL and host.hyhal) or _below(host.root, path),
@@ -310,23 +312,23 @@ def _below(root: Path, path: str) -> str:
 def _card_environment(backend: Backend, cards: Sequence[int]) -> dict[str, str]:
     if not cards or not backend.card_variable:
         return {}
-    # Paddle's launcher counts within the cards that are visible, and its variable beats
+    # Paddle's launcher numbers the visible devices from 0, and its variable overrides
     # its --devices (paddle/distributed/launch/context/args_envs.py, 3.0.0b2).
     ranks = ",".join(str(rank) for rank in range(len(cards)))
     return {backend.card_variable: ",".join(map(str, cards)), "PADDLE_DEVICES": ranks}
 
 
 def _secrets(settings: Settings) -> tuple[Secret, ...]:
-    found = []
+    secrets = []
     if settings.ca_bundle:
-        found.append(Secret("ca_bundle", str(settings.ca_bundle)))
+        secrets.append(Secret("ca_bundle", str(settings.ca_bundle)))
     if settings.hub_token_file:
-        found.append(Secret("hub_token", str(settings.hub_token_file)))
+        secrets.append(Secret("hub_token", str(settings.hub_token_file)))
     if _has_password(settings.index_url):
-        # `docker inspect` shows a container's environment, so it goes into a file.
+        # In a file, because `docker inspect` shows a container's environment.
         content = f"[global]\nindex-url = {settings.index_url}\n"
-        found.append(Secret("pip.conf", content=content, variable="PIP_INDEX_URL"))
-    return tuple(found)
+        secrets.append(Secret("pip.conf", content=content, variable="PIP_INDEX_URL"))
+    return tuple(secrets)
 
 
 def _network_environment(settings: Settings, secrets: Sequence[Secret]) -> dict[str, str]:
@@ -340,7 +342,7 @@ def _network_environment(settings: Settings, secrets: Sequence[Secret]) -> dict[
         environment["PIP_INDEX_URL"] = settings.index_url
     for key in ("http_proxy", "https_proxy", "no_proxy"):
         if value := getattr(settings, key):
-            # Programs disagree about the case of these names.
+            # Some programs read the lower-case names, others the upper-case ones.
             environment |= {key: value, key.upper(): value}
     return environment
 

@@ -1,9 +1,9 @@
-"""The parts of a workspace that a container sees.
+"""The parts of a workspace that are mounted into a container.
 
-The workspace is the checkout by default, and what is in it runs on the host: ``inv``, ``.venv``,
-``.git/hooks``. So a container never gets the workspace itself. It gets ``models/``, ``data/`` and
-``runs/``, of these only what its job writes to writable, its configuration read-only, and each
-file and folder that its arguments name.
+By default the workspace is the checkout, which contains code that runs on the host: ``inv``,
+``.venv``, ``.git/hooks``. A container therefore never gets the workspace itself. It gets
+``models/``, ``data/`` and ``runs/`` (writable only if its job writes to them), its
+configuration (read-only), and the files and folders named by its arguments.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 
 WORKSPACE = PurePosixPath("/workspace")
 FOLDERS = ("models", "data", "runs")
-"""The folders of the workspace that every container sees."""
+"""The folders of the workspace that are mounted into every container."""
 CONFIGS = "configs"
 """The folder of configurations, which is never writable."""
 STAGE = ".output"
-"""The folder in which outputs are written that go to the workspace's root, by their name."""
+"""The staging folder for outputs that are moved to the workspace's root."""
 
-# The checkout's own files and folders: whoever writes to one of them decides what runs on the
-# host. A test compares this with what git tracks.
+# The checkout's own files and folders: writing to them could run code on the host. A test
+# compares this list with the files that git tracks.
 _CHECKOUT = frozenset(
     (
         *("bench", "configs", "docs", "entrypoints", "images", "paddle_stacks", "tests"),
@@ -63,18 +63,18 @@ _CODE_NAMES = frozenset(
     )
 )
 _CODE_SUFFIXES = (".py", ".pyc", ".pth", ".sh", ".so", ".js", ".pl", ".rb", ".mk", ".yml", ".yaml")
-# So many files of a pattern are mounted one by one.
+# The most files of a pattern that are mounted one by one.
 _MAX_FILES = 100
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or file of the host, seen in the container.
+    """A folder or file of the host that is mounted into the container.
 
     Args:
-        source: the path on the host.
-        target: the path in the container.
-        read_only: whether the container may not write to it.
+        source: path on the host.
+        target: path in the container.
+        read_only: whether it is mounted read-only.
     """
 
     source: str
@@ -84,16 +84,16 @@ class Mount:
 
 @dataclass(frozen=True)
 class Access:
-    """The paths of a workspace that a job's arguments name, relative to it.
+    """The paths that a job's arguments name, relative to the workspace.
 
     Args:
-        reads: files and folders that are read, each with the option that names it; patterns
-            and the prefixes of a corpus too.
-        mentions: text in which there may be such names, as a configuration's values.
+        reads: files and folders to read (patterns and corpus prefixes too), each with the
+            option that names it.
+        mentions: texts that may contain such names, such as a configuration's values.
         writes: folders that are written in place.
-        outputs: files, folders and prefixes that are written beside and then renamed.
-        keeps: whether the job looks at an output that is there already before it replaces it.
-        scratch: whether the program may write to the workspace's root, as upstream's do.
+        outputs: files, folders and prefixes that are written to a temporary name and renamed.
+        keeps: whether the job reads an existing output before replacing it.
+        scratch: whether the program writes to the workspace's root, as upstream's do.
     """
 
     reads: Mapping[str, str] = field(default_factory=dict)
@@ -105,11 +105,11 @@ class Access:
 
 
 def folders(workspace: Path, writes: Iterable[str]) -> tuple[Mount, ...]:
-    """Return the mounts of the folders that every container sees.
+    """Return the mounts of the folders that every container gets.
 
     Args:
-        workspace: on the host.
-        writes: which of :data:`FOLDERS` are writable.
+        workspace: folder on the host.
+        writes: the writable ones of :data:`FOLDERS`.
     """
     writable = frozenset(writes)
     return tuple(
@@ -121,25 +121,25 @@ def folders(workspace: Path, writes: Iterable[str]) -> tuple[Mount, ...]:
 def find(
     workspace: Path, access: Access, writes: Iterable[str]
 ) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
-    """Return all mounts of a workspace, and the outputs that go to its root when the job ends.
+    """Return the mounts of a workspace, and the outputs to move to its root at the job's end.
 
-    Nothing is made: :func:`make_sources` does that before the job starts.
+    Creates nothing: :func:`make_sources` does that before the job starts.
 
     Args:
-        workspace: on the host.
-        access: what the job's arguments name.
-        writes: which of :data:`FOLDERS` the job always writes to.
+        workspace: folder on the host.
+        access: the paths in the job's arguments.
+        writes: those of :data:`FOLDERS` that the job always writes to.
 
     Raises:
-        RequestError: a job may not see or write one of the paths; all of them are named.
+        RequestError: jobs cannot read or write some of the paths. Reports all of them.
     """
     problems: list[Problem] = []
     writable = {*writes}
-    found: dict[str, Mount] = {}
+    by_path: dict[str, Mount] = {}
     staged: list[str] = []
 
     def add(path: str, source: Path, *, read_only: bool) -> None:
-        found[path] = Mount(str(source), str(WORKSPACE / path), read_only)
+        by_path[path] = Mount(str(source), str(WORKSPACE / path), read_only)
 
     for path, option in access.writes.items():
         if _top(path) in FOLDERS:
@@ -165,10 +165,10 @@ def find(
     for path in (CONFIGS, *FOLDERS):
         source = workspace / path
         if source.is_symlink():
-            # The engine would mount the link's target by the same name inside the container.
+            # The engine would resolve the link inside of the container.
             if not source.is_dir():
-                what, remedy = "the link leads nowhere", f"mkdir -p {os.path.realpath(source)}"
-                problems.append(Problem(what, str(source), remedy))
+                remedy = f"mkdir -p {os.path.realpath(source)}"
+                problems.append(Problem("the link is broken", str(source), remedy))
             source = source.resolve()
         if path in FOLDERS or source.is_dir():
             add(path, source, read_only=path not in writable)
@@ -176,25 +176,25 @@ def find(
         for each in _existing(workspace, path):
             if problem := _read_problem(workspace, each, option):
                 problems.append(problem)
-            elif not _is_seen(each, found):
+            elif not _is_mounted(each, by_path):
                 add(each, workspace / each, read_only=True)
     for path in dict.fromkeys(_named(workspace, access.mentions)):
-        if not _read_problem(workspace, path, "") and not _is_seen(path, found):
+        if not _read_problem(workspace, path, "") and not _is_mounted(path, by_path):
             add(path, workspace / path, read_only=True)
     for name in staged:
-        for there in [workspace / name, *workspace.glob(glob.escape(name) + ".*")]:
-            if there.is_symlink():
-                what, remedy = "the output is a link", "remove it, or name another output"
-                problems.append(Problem(what, str(there), remedy))
-            elif access.keeps and there.exists():
-                add(there.name, there, read_only=True)
+        for existing in [workspace / name, *workspace.glob(glob.escape(name) + ".*")]:
+            if existing.is_symlink():
+                remedy = f"rm {existing}, or use another --output"
+                problems.append(Problem("the output is a link", str(existing), remedy))
+            elif access.keeps and existing.exists():
+                add(existing.name, existing, read_only=True)
     if problems:
         raise RequestError(problems)
-    return tuple(sorted(found.values(), key=lambda mount: mount.target)), tuple(staged)
+    return tuple(sorted(by_path.values(), key=lambda mount: mount.target)), tuple(staged)
 
 
 def references(value: object) -> Iterator[str]:
-    """Yield every text in a value of JSON."""
+    """Yield all strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -206,18 +206,18 @@ def references(value: object) -> Iterator[str]:
 
 
 def document(path: Path) -> Mapping[str, object]:
-    """Return a JSON file's object; an empty one where it cannot be read, which others report."""
+    """Return a JSON file's object; empty if it cannot be read, which other code reports."""
     try:
-        found = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def to_make(mounts: Iterable[Mount], workspace: Path) -> tuple[str, ...]:
-    """Return the folders of a workspace that have to be there before a container starts.
+    """Return the folders of a workspace that must exist before a container starts.
 
-    The engine would refuse the container, or make them as root.
+    Otherwise the engine would fail, or create them as root.
     """
     always = {str(WORKSPACE / name) for name in FOLDERS}
     return tuple(
@@ -229,12 +229,12 @@ def to_make(mounts: Iterable[Mount], workspace: Path) -> tuple[str, ...]:
 
 
 def make_sources(mounts: Iterable[Mount], workspace: Path, user: str) -> None:
-    """Make the folders of a workspace that are mounted and are not there yet.
+    """Create the mounted folders of a workspace that do not exist.
 
     Args:
-        mounts: a plan's.
-        workspace: on the host; nothing is made elsewhere.
-        user: ``uid:gid`` that they belong to.
+        mounts: a plan's mounts.
+        workspace: folder on the host; nothing is created outside of it.
+        user: ``uid:gid`` of their owner.
     """
     for source in map(Path, to_make(mounts, workspace)):
         missing = [
@@ -248,14 +248,14 @@ def make_sources(mounts: Iterable[Mount], workspace: Path, user: str) -> None:
 
 
 def publish(workspace: Path, outputs: Sequence[str]) -> None:
-    """Move what a job has written for the workspace's root to there.
+    """Move a job's outputs from the staging folder to the workspace's root.
 
-    The job owned the folder in which it is: only a regular file or a folder is moved, by its
-    name, and no link is followed.
+    The job could write anything to the staging folder. Only regular files and folders with
+    the expected names are moved, and links are not followed.
 
     Args:
-        workspace: on the host.
-        outputs: the names that the plan says.
+        workspace: folder on the host.
+        outputs: the plan's outputs.
     """
     if not outputs:
         return
@@ -268,7 +268,7 @@ def publish(workspace: Path, outputs: Sequence[str]) -> None:
                 continue
             mode = path.lstat().st_mode
             target = workspace / path.name
-            # An empty file is where one of the host's was mounted.
+            # An empty file was only a mount point for a file of the host.
             if stat.S_ISREG(mode) and path.stat().st_size and not target.is_dir():
                 path.replace(target)
             elif (
@@ -279,11 +279,11 @@ def publish(workspace: Path, outputs: Sequence[str]) -> None:
             ):
                 exchange(path, target)
     if not any(path.name.endswith(".part") for path in stage.glob("*")):
-        _remove_places(stage)
+        _remove_mount_points(stage)
 
 
-def _remove_places(stage: Path) -> None:
-    """Remove the empty files and folders over which the engine mounted others."""
+def _remove_mount_points(stage: Path) -> None:
+    """Remove the empty files and folders that the engine created as mount points."""
     for path in stage.glob("*"):
         with suppress(OSError):
             mode = path.lstat().st_mode
@@ -296,17 +296,17 @@ def _remove_places(stage: Path) -> None:
             folder.rmdir()
 
 
-# ------------------------------------------------------------------ what may be seen
+# ------------------------------------------------------------------ access checks
 
 
 def _top(path: str) -> str:
     return PurePosixPath(path).parts[0] if PurePosixPath(path).parts else "."
 
 
-def _is_seen(path: str, found: Mapping[str, Mount]) -> bool:
-    """Return whether a mount other than the stage shows a path already."""
+def _is_mounted(path: str, mounts: Mapping[str, Mount]) -> bool:
+    """Return whether a mount other than the staging folder already contains a path."""
     parts = PurePosixPath(path)
-    return any(str(each) in found for each in (parts, *parts.parents) if str(each) != ".")
+    return any(str(each) in mounts for each in (parts, *parts.parents) if str(each) != ".")
 
 
 def _is_hidden(path: str) -> bool:
@@ -314,7 +314,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def _existing(workspace: Path, text: str) -> list[str]:
-    """Return the paths that a name, a pattern or a corpus's prefix stands for."""
+    """Return the existing paths of a name, a pattern or a corpus prefix."""
     path = os.path.normpath(text)
     if path.startswith(("/", "..")) or _top(path) in FOLDERS:
         return []
@@ -333,7 +333,7 @@ def _existing(workspace: Path, text: str) -> list[str]:
 
 
 def _named(workspace: Path, texts: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that are named in texts, as in a list of weights and prefixes."""
+    """Yield the existing paths in texts, such as a list of weights and prefixes."""
     for text in texts:
         for word in (text, *re.split(r"[\s,=]+", text)):
             if 0 < len(word) < 500 and "\0" not in word and not glob.has_magic(word):
@@ -342,50 +342,50 @@ def _named(workspace: Path, texts: Iterable[str]) -> Iterator[str]:
 
 def _read_problem(workspace: Path, path: str, option: str) -> Problem | None:
     where = f"{option} {path}".strip()
-    remedy = "move or copy it into data/, models/ or runs/, and name it there"
+    remedy = "move or copy it to data/, models/ or runs/, and use that path"
     if path == "." or PurePosixPath(path) == WORKSPACE:
-        return Problem("the workspace itself is not shown to a job", where, remedy)
+        return Problem("jobs cannot read the workspace itself", where, remedy)
     if _is_hidden(path):
-        return Problem("a hidden file or folder is not shown to a job", where, remedy)
+        return Problem("jobs cannot read hidden files and folders", where, remedy)
     resolved = (workspace / path).resolve()
     inside = os.path.relpath(resolved, workspace.resolve())
     if inside.startswith("..") or _is_hidden(inside):
-        return Problem("the link leads to a place that is not shown to a job", where, remedy)
+        return Problem("the target of the link is outside of what jobs can read", where, remedy)
     return None
 
 
 def _name_problem(path: str, option: str) -> Problem | None:
-    """Return why an output may not have its name: it would run on the host."""
+    """Return a problem if an output's name could make it run as code on the host."""
     name = PurePosixPath(path).name
     if name in _CHECKOUT | _CODE_NAMES or name.startswith(".") or name.endswith(_CODE_SUFFIXES):
-        what = f"{name} can be code that runs on the host, which a job may not write"
-        return Problem(what, f"{option} {path}", f"{option} runs/NAME, with another name")
+        message = f"jobs cannot write {name}: it could run as code on the host"
+        return Problem(message, f"{option} {path}", f"use another name: {option} runs/NAME")
     return None
 
 
 def _write_problem(workspace: Path, path: str, option: str) -> Problem | None:
-    """Return why a job may not write to a folder of the workspace."""
-    remedy = f"{option} runs/NAME or models/NAME; or a folder that holds nothing but outputs"
+    """Return a problem if jobs cannot write to a folder of the workspace."""
+    remedy = f"{option} runs/NAME or models/NAME; or a folder that contains only outputs"
     where = f"{option} {path}"
     if path == ".":
-        return Problem("a job may not write to the workspace's root", where, remedy)
+        return Problem("jobs cannot write to the workspace's root", where, remedy)
     if _is_hidden(path) or _top(path) in _CHECKOUT:
-        return Problem("a job may not write to a folder with code", where, remedy)
+        return Problem("jobs cannot write to a folder with code", where, remedy)
     folder = workspace / path
     inside = os.path.relpath(folder.resolve(), workspace.resolve())
     if inside != os.path.normpath(path):
-        return Problem("a job may not write through a link", where, remedy)
+        return Problem("jobs cannot write through a link", where, remedy)
     for each in (folder, *folder.parents):
         if each == workspace:
             break
         if each.is_dir() and (code := _code_in(each)):
-            what = f"a job may not write to a folder with code: there is {code}"
-            return Problem(what, where, remedy)
+            message = f"jobs cannot write to a folder with code: it contains {code}"
+            return Problem(message, where, remedy)
     return None
 
 
 def _code_in(folder: Path) -> str:
-    """Return the name of a file in a folder that somebody would run; empty where none is."""
+    """Return the name of a file in a folder that could run as code; empty if there is none."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name in _CODE_NAMES or entry.name.endswith(_CODE_SUFFIXES):

@@ -1,4 +1,4 @@
-"""A plan as text, as JSON and as a ``docker run`` command line; never with a password."""
+"""Render a plan as text, as JSON and as a ``docker run`` command line, without passwords."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 
 
 LOG_DRIVER = "local"
-"""The engine's driver of logs, which keeps what a container prints in files of its own form."""
+"""The engine's log driver: rotated files in a compact format."""
 LOG_OPTIONS = {"max-size": "32m", "max-file": "3"}
-"""The files that are kept: a job that prints for ever does not fill the engine's disk."""
+"""The log's limits, so that a job cannot fill the engine's disk."""
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Return the plan as a value that JSON can hold."""
+    """Return the plan as JSON-serializable values."""
     return {
         "job": plan.job,
         "backend": plan.backend,
@@ -72,7 +72,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def as_text(plan: Plan) -> str:
-    """Return the plan without a command line: a line for each thing decided."""
+    """Return the plan without its command line, one line per setting."""
     rows = [
         ("job", shlex.join(plan.argv)),
         ("image", plan.image),
@@ -81,7 +81,7 @@ def as_text(plan: Plan) -> str:
         ("network", plan.network),
         *(("port", _port(port)) for port in plan.ports),
         *(("mount", f"{m.source} → {m.target}{_mode(m.read_only)}") for m in plan.mounts),
-        *(("output", f"{name}, moved to {plan.workspace} in the end") for name in plan.outputs),
+        *(("output", f"{name}, moved to {plan.workspace} at the end") for name in plan.outputs),
         *(("secret", f"{s.source or '(written for the run)'} → {s.target}") for s in plan.secrets),
         *(("set", f"{name}={without_password(v)}") for name, v in plan.environment.items()),
         *(("device", _device(device, " → ")) for device in plan.devices),
@@ -89,7 +89,7 @@ def as_text(plan: Plan) -> str:
         *(("limit", f"{name} {_amount(n)}") for name, n in plan.ulimits.items()),
         *([("limit", f"processes and threads {plan.pids}")] if plan.pids else []),
         ("memory", _memory(plan)),
-        *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
+        *([("devices", ", ".join(map(str, plan.cards)))] if plan.cards else []),
         ("ranks", str(plan.ranks)),
         *(("note", note) for note in plan.notes),
         ("rights", _rights(plan)),
@@ -105,11 +105,11 @@ def as_text(plan: Plan) -> str:
 
 
 def beside_command(plan: Plan) -> list[str]:
-    """Return what ``docker run`` does not say of a plan, a line each."""
+    """Return the settings that the ``docker run`` command line lacks, one line each."""
     rows = [
-        *(("output", f"{name}, moved to {plan.workspace} in the end") for name in plan.outputs),
+        *(("output", f"{name}, moved to {plan.workspace} at the end") for name in plan.outputs),
         *(("secret", f"{s.target}, written for the run") for s in plan.secrets if not s.source),
-        *([("cards", ", ".join(map(str, plan.cards)))] if plan.cards else []),
+        *([("devices", ", ".join(map(str, plan.cards)))] if plan.cards else []),
         *([("ranks", str(plan.ranks))] if plan.ranks > 1 else []),
         *(("note", note) for note in plan.notes),
     ]
@@ -117,7 +117,7 @@ def beside_command(plan: Plan) -> list[str]:
 
 
 def as_line(plan: Plan) -> str:
-    """Return the plan in short: what runs, where, as whom, and what it reaches."""
+    """Return a one-line summary: command, image, user, network, ports, devices, ranks."""
     parts = [
         f"plan: {shlex.join(plan.argv)}",
         plan.image,
@@ -125,7 +125,7 @@ def as_line(plan: Plan) -> str:
         f"network {plan.network}",
         *(f"port {_port(port)}" for port in plan.ports),
         *([", ".join(device.target for device in plan.devices)] if plan.devices else []),
-        *([f"cards {','.join(map(str, plan.cards))}"] if plan.cards else []),
+        *([f"devices {','.join(map(str, plan.cards))}"] if plan.cards else []),
         *([f"{plan.ranks} ranks"] if plan.ranks > 1 else []),
         *plan.notes,
     ]
@@ -133,20 +133,20 @@ def as_line(plan: Plan) -> str:
 
 
 def as_docker_command(plan: Plan, *, multiline: bool = True) -> str:
-    """Return the ``docker run`` command line that does the same, ready to be pasted.
+    """Return an equivalent ``docker run`` command line, ready to be pasted.
 
-    A variable that holds a password is named only: the engine's client takes its
-    value from the environment in which the line is run.
+    Variables with passwords are passed by name only: the docker command takes their
+    values from its own environment.
     """
     words = [shlex.join(group) for group in docker_arguments(plan)]
     return (" \\\n  " if multiline else " ").join(words)
 
 
 def docker_arguments(plan: Plan, *, attach: Sequence[str] = ()) -> list[list[str]]:
-    """Return the words of that command line, grouped by option.
+    """Return the words of the ``docker run`` command line, grouped by option.
 
     Args:
-        plan: what to run.
+        plan: the plan.
         attach: ``--interactive`` to attach standard input, ``--tty`` for a terminal.
     """
     groups = [["docker", "run", "--rm", *attach]]
@@ -185,7 +185,7 @@ def _environment_options(plan: Plan) -> list[list[str]]:
     written = {secret.target for secret in plan.secrets if secret.source is None}
     options = []
     for name, value in plan.environment.items():
-        # What names a file that only the executor writes would name nothing here.
+        # Skip paths of files that only the executor writes: they do not exist here.
         if name in PLAIN_ENVIRONMENT or value in written:
             continue
         hidden = without_password(value) != value
@@ -195,8 +195,8 @@ def _environment_options(plan: Plan) -> list[list[str]]:
 
 
 def mount_option(source: str, target: str, *, read_only: bool = True) -> str:
-    """Return the value of ``--mount`` that binds a path, as Docker and Apptainer take it."""
-    # The option is a line of CSV: a path with a comma in it has to be quoted.
+    """Return the value of ``--mount`` for a bind mount, for Docker and Apptainer."""
+    # The option is a line of CSV: a path with a comma must be quoted.
     fields = ["type=bind", f"source={source}", f"target={target}"]
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow([*fields, *(["readonly"] if read_only else [])])
@@ -218,8 +218,8 @@ def _mode(read_only: bool) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    whole = f"up to {plan.memory_mib} MiB, in it " if plan.memory_mib else ""
-    return f"{whole}/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"
+    total = f"up to {plan.memory_mib} MiB, including " if plan.memory_mib else ""
+    return f"{total}/dev/shm up to {plan.shm_mib} MiB, /tmp up to {plan.tmp_mib} MiB"
 
 
 def _amount(number: int) -> str:
@@ -231,8 +231,8 @@ def _rights(plan: Plan) -> str:
         "privileged" if plan.privileged else "",
         "root file system read only" if plan.read_only else "",
         f"capabilities dropped: {' '.join(plan.cap_drop)}" if plan.cap_drop else "",
-        f"capabilities given: {' '.join(plan.cap_add)}" if plan.cap_add else "",
-        f"IPC of the {plan.ipc}" if plan.ipc else "",
+        f"capabilities added: {' '.join(plan.cap_add)}" if plan.cap_add else "",
+        f"{plan.ipc}'s IPC" if plan.ipc else "",
         *plan.security_opt,
     ]
     return ", ".join(filter(None, parts))

@@ -49,7 +49,7 @@ def test_a_file_of_prompts_and_its_answers_in_the_root(checkout: Path) -> None:
     assert inv(checkout, *words, "--output", "answers/out.jsonl").returncode == 0
     assert (checkout / "answers" / "out.jsonl").read_text() == first
     refused = inv(checkout, *words, "--output", ".git/hooks/x")
-    assert refused.returncode == 2 and "may not write" in refused.stderr
+    assert refused.returncode == 2 and "jobs cannot write" in refused.stderr
     assert all((checkout / name).read_text() == "the host's" for name in CODE)
 
 

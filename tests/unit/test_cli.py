@@ -172,7 +172,7 @@ def test_the_help_of_a_job_has_the_containers_options() -> None:
         (("infer", "--model", "m", "--decode", "beam", "--dry-run"), 2, ["'beam'"]),
         (("plan", "finetun"), 2, ['no job is named "finetun"', 'did you mean "finetune"?']),
         (("plan", "export", "--prompt", "x"), 2, ["export has no --prompt"]),
-        (("infer", "--model", "m", "--backend", "cpus", "--dry-run"), 2, ["no backend is named"]),
+        (("infer", "--model", "m", "--backend", "cpus", "--dry-run"), 2, ["unknown backend"]),
         (
             ("infer", "--model", "/etc", "--prompt", "x", "--dry-run"),
             2,

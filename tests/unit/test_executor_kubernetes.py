@@ -275,8 +275,8 @@ def _fault(method: str, part: str, what: int | str, times: int = 1) -> Any:
         (_fault("POST", "jobs", 500, 4), 1, {}, 3, "(HTTP 500, 4 tries)"),
         (_fault("POST", "jobs", 429, 4), 1, {}, 3, "(HTTP 429, 4 tries)"),
         (_fault("GET", "", "reset", 4), 1, {}, 3, "cannot be reached"),
-        (None, 0, {}, 2, "no running on 0 nodes"),
-        (None, 1, {"claim": "A"}, 2, "cannot be the name of a PersistentVolumeClaim"),
+        (None, 0, {}, 2, "--nodes must be at least 1, got 0"),
+        (None, 1, {"claim": "A"}, 2, "not a valid name for a PersistentVolumeClaim"),
     ],
 )
 def test_what_cannot_be_submitted(
@@ -789,7 +789,7 @@ def test_a_job_from_its_submission_to_its_end(cluster: Cluster, inv: Command) ->
         (_expired, (), 3, "does not accept these credentials"),
         (_quota, (), 3, "exceeded quota"),
         (None, ("--context", "her"), 2, 'did you mean "here"?'),
-        (None, ("--nodes", "2"), 2, "infer runs on one node"),
+        (None, ("--nodes", "2"), 2, "infer cannot run on several nodes"),
     ],
 )
 def test_a_submission_that_fails(

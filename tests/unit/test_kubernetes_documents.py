@@ -1,4 +1,4 @@
-"""What is written for Kubernetes: valid by the published schemas, and with the least rights."""
+"""The Kubernetes documents are valid by the published schemas and have the least rights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 Documents = list[dict[str, Any]]
 
 
-def plan(name: str = "cpu", profile: str = "", job: str = "pretrain", **changes: Any) -> Plan:
-    made = make(
+def plan_for(name: str = "cpu", profile: str = "", job: str = "pretrain", **changes: Any) -> Plan:
+    plan = make(
         JOBS[job],
         ["--config", "my.json"],
         settings.Settings(root=ROOT, workspace=ROOT),
@@ -33,18 +33,18 @@ def plan(name: str = "cpu", profile: str = "", job: str = "pretrain", **changes:
         suffix="x1",
         host=look(Path("/")),
     )
-    made = dataclasses.replace(made, groups=() if name == "cpu" else ("44", "109"))
-    return dataclasses.replace(made, **changes)
+    plan = dataclasses.replace(plan, groups=() if name == "cpu" else ("44", "109"))
+    return dataclasses.replace(plan, **changes)
 
 
-def documents(made: Plan, nodes: int = 1, **placement: str) -> Documents:
-    platform = backend.load(made.backend, ROOT, made.profile)
-    text = as_kubernetes(made, platform, nodes, placement=Placement(**placement))
+def documents(plan: Plan, nodes: int = 1, **placement: str) -> Documents:
+    platform = backend.load(plan.backend, ROOT, plan.profile)
+    text = as_kubernetes(plan, platform, nodes, placement=Placement(**placement))
     return list(yaml.safe_load_all(text))
 
 
-def kinds(found: Documents) -> list[str]:
-    return [document["kind"] for document in found]
+def kinds(rendered: Documents) -> list[str]:
+    return [document["kind"] for document in rendered]
 
 
 # ------------------------------------------------------------------------------ schemas
@@ -82,10 +82,12 @@ def test_every_document_is_valid(
     placement: dict[str, str],
     version: str,
 ) -> None:
-    found = documents(
-        plan(name, profile), nodes, resources=resources, operator=operator, **placement
+    rendered = documents(
+        plan_for(name, profile), nodes, resources=resources, operator=operator, **placement
     )
-    assert {d["kind"]: rules.faults(d, version) for d in found} == {k: [] for k in kinds(found)}
+    assert {d["kind"]: rules.faults(d, version) for d in rendered} == {
+        k: [] for k in kinds(rendered)
+    }
 
 
 def _misspell(job: dict[str, Any]) -> None:
@@ -105,8 +107,8 @@ def _rename(job: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_misspell, _text_for_a_number, _another_field, _rename])
-def test_the_schemas_find_what_is_wrong(spoil: Callable[[dict[str, Any]], None]) -> None:
-    (job, _) = documents(plan("dcu"), 2)
+def test_the_schemas_find_errors(spoil: Callable[[dict[str, Any]], None]) -> None:
+    (job, _) = documents(plan_for("dcu"), 2)
     assert rules.faults(job) == []
     spoil(job)
     assert len(rules.faults(job)) == 1
@@ -118,11 +120,13 @@ def test_the_schemas_find_what_is_wrong(spoil: Callable[[dict[str, Any]], None])
 @pytest.mark.parametrize(("nodes", "operator"), [(1, "none"), (2, "none"), (2, "paddlejob")])
 def test_a_cpus_pod_passes_the_restricted_standard(nodes: int, operator: str) -> None:
     for user in ("1234:1235", "0:0"):
-        found = documents(plan(user=user), nodes, operator=operator, **{**EVERYTHING, "user": ""})
-        assert rules.against_restricted(rules.pod_of(found[0])) == []
+        rendered = documents(
+            plan_for(user=user), nodes, operator=operator, **{**EVERYTHING, "user": ""}
+        )
+        assert rules.against_restricted(rules.pod_of(rendered[0])) == []
 
 
-# By device plugin, what a DCU takes beyond the standard; docs/clusters.md gives the reasons.
+# Exceptions from the standard for a DCU, by device plugin; explained in docs/clusters.md.
 EXCEPTIONS = {
     "hygon": {"HostPath Volumes: /opt/hyhal", "Volume Types: host-1"},
     "hami": set[str](),
@@ -131,12 +135,12 @@ EXCEPTIONS = {
 
 @pytest.mark.parametrize("resources", EXCEPTIONS)
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_dcu_takes_no_more_than_the_exceptions(nodes: int, resources: str) -> None:
-    pod = rules.pod_of(documents(plan("dcu"), nodes, resources=resources)[0])
+def test_a_dcus_pod_needs_only_the_exceptions(nodes: int, resources: str) -> None:
+    pod = rules.pod_of(documents(plan_for("dcu"), nodes, resources=resources)[0])
     assert set(rules.against_restricted(pod)) == EXCEPTIONS[resources]
 
 
-def test_the_exceptions_are_told(tmp_path: Path) -> None:
+def test_the_exceptions_are_documented(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "clusters.md").read_text()
     for control in ("HostPath Volumes", "Volume Types"):
         assert control in text
@@ -184,22 +188,22 @@ OWN = "containers.0.securityContext"
         ("volumes", [{"name": "v", "nfs": {"server": "s", "path": "/"}}], "Volume Types"),
     ],
 )
-def test_the_standard_finds_what_is_wrong(path: str, value: Any, control: str) -> None:
-    pod = copy.deepcopy(rules.pod_of(documents(plan())[0]))
+def test_the_standard_finds_violations(path: str, value: Any, control: str) -> None:
+    pod = copy.deepcopy(rules.pod_of(documents(plan_for())[0]))
     _set(path, value)(pod)
-    assert control in {said.partition(":")[0] for said in rules.against_restricted(pod)}
+    assert control in {message.partition(":")[0] for message in rules.against_restricted(pod)}
 
 
-def test_nothing_of_the_cluster_is_in_the_pod() -> None:
+def test_the_pod_has_no_access_to_the_cluster() -> None:
     for nodes in (1, 2):
-        pod = rules.pod_of(documents(plan("dcu"), nodes)[0])
+        pod = rules.pod_of(documents(plan_for("dcu"), nodes)[0])
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
         assert "serviceAccountName" not in pod
 
 
 @pytest.mark.parametrize(
-    ("user", "asked", "found"),
+    ("user", "requested", "expected"),
     [
         ("1234:1235", "", (1234, 1235)),
         ("0:0", "", (1000, 1000)),
@@ -207,17 +211,17 @@ def test_nothing_of_the_cluster_is_in_the_pod() -> None:
         ("0:0", "9", (9, 0)),
     ],
 )
-def test_who_the_job_is(user: str, asked: str, found: tuple[int, int]) -> None:
-    context = rules.pod_of(documents(plan(user=user), user=asked)[0])["securityContext"]
-    assert (context["runAsUser"], context["runAsGroup"]) == found
+def test_the_user_of_the_job(user: str, requested: str, expected: tuple[int, int]) -> None:
+    context = rules.pod_of(documents(plan_for(user=user), user=requested)[0])["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == expected
     assert context["runAsNonRoot"] is True
 
 
 # ------------------------------------------------------------------------ several nodes
 
 
-def test_an_indexed_job_where_there_is_no_operator() -> None:
-    job, service, policy = documents(plan("dcu"), 3, operator="none", namespace="n")
+def test_an_indexed_job_without_an_operator() -> None:
+    job, service, policy = documents(plan_for("dcu"), 3, operator="none", namespace="n")
     name, spec = job["metadata"]["name"], job["spec"]
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
@@ -246,14 +250,14 @@ def test_an_indexed_job_where_there_is_no_operator() -> None:
     ],
 )
 def test_a_pods_rank_is_its_number(operator: str, field: str) -> None:
-    (container,) = rules.pod_of(documents(plan("dcu"), 2, operator=operator)[0])["containers"]
+    (container,) = rules.pod_of(documents(plan_for("dcu"), 2, operator=operator)[0])["containers"]
     (rank,) = (v for v in container["env"] if v["name"] == "PADDLE_RANK")
     assert rank["valueFrom"] == {"fieldRef": {"fieldPath": field}}
 
 
 @pytest.mark.parametrize("operator", ["none", "paddlejob"])
-def test_several_pods_talk_to_each_other_and_to_nobody_else(operator: str) -> None:
-    job, *others = documents(plan("dcu", network="host"), 2, operator=operator)
+def test_pods_can_connect_only_to_each_other_and_to_dns(operator: str) -> None:
+    job, *others = documents(plan_for("dcu", network="host"), 2, operator=operator)
     (policy,) = (d for d in others if d["kind"] == "NetworkPolicy")
     own = [{"podSelector": policy["spec"]["podSelector"]}]
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -265,7 +269,7 @@ def test_several_pods_talk_to_each_other_and_to_nobody_else(operator: str) -> No
 
 
 def test_a_job_that_fetches_has_the_network() -> None:
-    assert kinds(documents(plan(job="fetch"))) == ["Job"]
+    assert kinds(documents(plan_for(job="fetch"))) == ["Job"]
 
 
 # --------------------------------------------------------------------- cards and queues
@@ -278,18 +282,18 @@ def test_a_job_that_fetches_has_the_network() -> None:
         ("hami", {"hygon.com/dcunum": 8, "hygon.com/dcucores": 100}),
     ],
 )
-def test_whole_cards_by_the_plugins_own_names(resources: str, limits: dict[str, int]) -> None:
-    pod = rules.pod_of(documents(plan("dcu", ranks=8), resources=resources)[0])
+def test_whole_devices_by_the_plugins_own_names(resources: str, limits: dict[str, int]) -> None:
+    pod = rules.pod_of(documents(plan_for("dcu", ranks=8), resources=resources)[0])
     assert pod["containers"][0]["resources"] == {"limits": limits}
     folders = [v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v]
-    assert folders == ([] if resources == "hami" else ["/opt/hyhal"]), "HAMi's plugin brings it"
+    assert folders == ([] if resources == "hami" else ["/opt/hyhal"]), "HAMi's plugin mounts it"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_volcano_starts_all_pods_or_none(nodes: int) -> None:
-    found = documents(plan("dcu"), nodes, operator="none", queue="on", priority="1e3")
-    job = found[0]
-    (group,) = (d for d in found if d["kind"] == "PodGroup")
+    rendered = documents(plan_for("dcu"), nodes, operator="none", queue="on", priority="1e3")
+    job = rendered[0]
+    (group,) = (d for d in rendered if d["kind"] == "PodGroup")
     assert group["spec"] == {"minMember": nodes, "queue": "on", "priorityClassName": "1e3"}
     annotations = job["spec"]["template"]["metadata"]["annotations"]
     assert annotations["scheduling.k8s.io/group-name"] == group["metadata"]["name"]
@@ -297,84 +301,84 @@ def test_volcano_starts_all_pods_or_none(nodes: int) -> None:
     assert (pod["schedulerName"], pod["priorityClassName"]) == ("volcano", "1e3")
 
 
-def test_the_operator_makes_the_group_itself() -> None:
-    found = documents(plan("dcu"), 4, queue="research", priority="high")
-    assert kinds(found) == ["PaddleJob", "NetworkPolicy"]
-    wanted = {"minAvailable": 4, "queue": "research", "priorityClass": "high"}
-    assert found[0]["spec"]["runPolicy"]["schedulingPolicy"] == wanted
-    assert rules.pod_of(found[0])["schedulerName"] == "volcano"
+def test_the_operator_creates_the_group_itself() -> None:
+    rendered = documents(plan_for("dcu"), 4, queue="research", priority="high")
+    assert kinds(rendered) == ["PaddleJob", "NetworkPolicy"]
+    expected = {"minAvailable": 4, "queue": "research", "priorityClass": "high"}
+    assert rendered[0]["spec"]["runPolicy"]["schedulingPolicy"] == expected
+    assert rules.pod_of(rendered[0])["schedulerName"] == "volcano"
 
 
-def test_without_a_queue_the_clusters_own_scheduler() -> None:
+def test_without_a_queue_the_default_scheduler_is_used() -> None:
     for operator in ("none", "paddlejob"):
-        found = documents(plan("dcu"), 2, operator=operator)
-        assert "PodGroup" not in kinds(found)
-        assert not {"schedulerName", "priorityClassName"} & rules.pod_of(found[0]).keys()
+        rendered = documents(plan_for("dcu"), 2, operator=operator)
+        assert "PodGroup" not in kinds(rendered)
+        assert not {"schedulerName", "priorityClassName"} & rules.pod_of(rendered[0]).keys()
 
 
 # --------------------------------------------------------------------------- many nodes
 
 
 def test_a_thousand_cards() -> None:
-    found = settings.load(ROOT, {"backend": "dcu"}, {})
+    loaded = settings.load(ROOT, {"backend": "dcu"}, {})
     choices = launch.Choices("", (), "pretrain-pp8-nodes")
     words = ["--nnodes=128", "--master=0.0.0.0:1", "--rank=0"]
-    made = launch.make_plan("pretrain", words, found, choices)
-    made = dataclasses.replace(made, groups=("44",))
-    job, policy = documents(made, 128)
+    plan = launch.make_plan("pretrain", words, loaded, choices)
+    plan = dataclasses.replace(plan, groups=("44",))
+    job, policy = documents(plan, 128)
     worker = job["spec"]["paddleReplicaSpecs"]["Worker"]
     cards = rules.pod_of(job)["containers"][0]["resources"]["limits"]["hygon.com/dcu"]
     assert worker["replicas"] * cards == 1024
     assert [rules.faults(d) for d in (job, policy)] == [[], []]
-    # A pod's name and host name is a label of DNS.
+    # A pod's name is its host name, hence a DNS label.
     assert len(f"{job['metadata']['name']}-worker-127") <= 63
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("pipeline_parallel_degree=7", "7"),
         ("tensor_parallel_degree=3", "3"),
         ("sharding_parallel_degree=1000", "1000"),
     ],
 )
-def test_a_layout_that_a_thousand_cards_cannot_have(change: str, said: str) -> None:
-    found = settings.load(ROOT, {"backend": "dcu"}, {})
+def test_a_layout_that_a_thousand_cards_cannot_have(change: str, message: str) -> None:
+    loaded = settings.load(ROOT, {"backend": "dcu"}, {})
     choices = launch.Choices("", (), "pretrain-pp8-nodes", (change,))
     words = ["--nnodes=128", "--master=0.0.0.0:1", "--rank=0"]
     with pytest.raises(RequestError) as caught:
-        launch.make_plan("pretrain", words, found, choices)
-    assert said in str(caught.value) and "1024" in str(caught.value)
+        launch.make_plan("pretrain", words, loaded, choices)
+    assert message in str(caught.value) and "1024" in str(caught.value)
 
 
 # ---------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
-    ("placement", "where", "said"),
+    ("placement", "where", "message"),
     [
-        ({"claim": ""}, "--claim", "cannot be the name of a PersistentVolumeClaim"),
-        ({"claim": "a_b"}, "--claim", "cannot be the name of a PersistentVolumeClaim"),
-        ({"namespace": "A"}, "--namespace", "cannot be the name of a namespace"),
-        ({"namespace": "a.b"}, "--namespace", "cannot be the name of a namespace"),
-        ({"queue": "-q"}, "--queue", "cannot be the name of a queue"),
-        ({"priority": "very high"}, "--priority", "cannot be the name of a PriorityClass"),
-        ({"resources": "hygn"}, "--resources", "names of cards"),
-        ({"operator": "paddlejobs"}, "--operator", "no operator is called"),
-        ({"user": "me"}, "--user", "not a user by number"),
-        ({"user": "1:2:3"}, "--user", "not a user by number"),
+        ({"claim": ""}, "--claim", "not a valid name for a PersistentVolumeClaim"),
+        ({"claim": "a_b"}, "--claim", "not a valid name for a PersistentVolumeClaim"),
+        ({"namespace": "A"}, "--namespace", "not a valid name for a namespace"),
+        ({"namespace": "a.b"}, "--namespace", "not a valid name for a namespace"),
+        ({"queue": "-q"}, "--queue", "not a valid name for a queue"),
+        ({"priority": "very high"}, "--priority", "not a valid name for a PriorityClass"),
+        ({"resources": "hygn"}, "--resources", 'unknown device plugin "hygn"'),
+        ({"operator": "paddlejobs"}, "--operator", 'unknown operator "paddlejobs"'),
+        ({"user": "me"}, "--user", 'expected a numeric UID:GID, got "me"'),
+        ({"user": "1:2:3"}, "--user", 'expected a numeric UID:GID, got "1:2:3"'),
     ],
 )
-def test_a_place_that_cannot_be(placement: dict[str, str], where: str, said: str) -> None:
+def test_an_invalid_placement(placement: dict[str, str], where: str, message: str) -> None:
     with pytest.raises(RequestError) as caught:
-        documents(plan("dcu"), **placement)
+        documents(plan_for("dcu"), **placement)
     (problem,) = caught.value.problems
-    assert problem.where == where and said in problem.what and problem.remedy
+    assert problem.where == where and message in problem.what and problem.remedy
 
 
-def test_a_near_miss_is_named() -> None:
+def test_a_misspelling_gets_a_suggestion() -> None:
     with pytest.raises(RequestError) as caught:
-        documents(plan("dcu"), resources="hammi", operator="non")
+        documents(plan_for("dcu"), resources="hammi", operator="non")
     assert [p.remedy.partition("?")[0] for p in caught.value.problems] == [
         'did you mean "hami"',
         'did you mean "none"',

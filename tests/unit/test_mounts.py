@@ -1,4 +1,4 @@
-"""What of a workspace a container sees, and what it can write: never what runs on the host."""
+"""The mounts of a workspace: containers can never write code that runs on the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CODE = ("inv", ".venv/bin/python", ".git/hooks/pre-commit", "paddle_stacks/launc
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A workspace that is a checkout: it holds what runs on the host."""
+    """A workspace that is a checkout: it contains code that runs on the host."""
     folder = tmp_path / "checkout"
     for name in (*CODE, "docker-compose.yml", "models/m/config.json", "texts/a.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -36,14 +36,14 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def plan(workspace: Path, job: str, *arguments: str) -> Plan:
+def plan_for(workspace: Path, job: str, *arguments: str) -> Plan:
     return launch.make_plan(job, arguments, Settings(root=ROOT, workspace=workspace))
 
 
-def seen(made: Plan) -> dict[str, str]:
-    """Return what a container sees, below the workspace, and how."""
+def mounted(plan: Plan) -> dict[str, str]:
+    """Return the mounts below the workspace with their modes."""
     return {
-        os.path.relpath(m.target, "/workspace"): "ro" if m.read_only else "rw" for m in made.mounts
+        os.path.relpath(m.target, "/workspace"): "ro" if m.read_only else "rw" for m in plan.mounts
     }
 
 
@@ -61,57 +61,59 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("job", ARGUMENTS)
-def test_no_job_can_write_what_runs_on_the_host(job: str, checkout: Path) -> None:
+def test_no_job_can_write_code_that_runs_on_the_host(job: str, checkout: Path) -> None:
     if job == "pretrain":
         config = ROOT / "configs/jobs/cpu/pretrain-demo.json"
         (checkout / "configs/jobs/cpu").mkdir(parents=True)
         (checkout / ARGUMENTS[job][1]).write_bytes(config.read_bytes())
-    made = plan(checkout, job, *ARGUMENTS[job])
-    for mount in made.mounts:
+    plan = plan_for(checkout, job, *ARGUMENTS[job])
+    for mount in plan.mounts:
         source = Path(mount.source).resolve()
         for name in (*CODE, "docker-compose.yml"):
             assert source != checkout / name and source not in (checkout / name).parents, mount
-    assert seen(made).get("configs") in (None, "ro")
+    assert mounted(plan).get("configs") in (None, "ro")
 
 
-def test_arguments_are_seen_wherever_they_are(checkout: Path) -> None:
+def test_files_in_arguments_are_mounted_wherever_they_are(checkout: Path) -> None:
     folders = {"models": "ro", "data": "ro", "runs": "ro"}
-    infer = plan(checkout, "infer", "--model", "m", "--input", "in.jsonl")
-    assert seen(infer) == {**folders, "in.jsonl": "ro"}
-    tuned = plan(checkout, "finetune", "--config", "my.json", "--name", "x")
-    assert seen(tuned) == {**folders, "runs": "rw", "my.json": "ro", "sets/one": "ro"}
-    made = plan(
+    infer = plan_for(checkout, "infer", "--model", "m", "--input", "in.jsonl")
+    assert mounted(infer) == {**folders, "in.jsonl": "ro"}
+    tuned = plan_for(checkout, "finetune", "--config", "my.json", "--name", "x")
+    assert mounted(tuned) == {**folders, "runs": "rw", "my.json": "ro", "sets/one": "ro"}
+    plan = plan_for(
         checkout, "prepare", "--input", "texts/*.jsonl", "--output", "data/c", "--model", "m"
     )
-    assert seen(made) == {**folders, "data": "rw", "texts": "ro"}
-    made = plan(checkout, "inspect", "corpus", "--plot", "runs/x.png")
-    assert seen(made) == {**folders, "runs": "rw", "corpus.idx": "ro", "corpus.bin": "ro"}
+    assert mounted(plan) == {**folders, "data": "rw", "texts": "ro"}
+    plan = plan_for(checkout, "inspect", "corpus", "--plot", "runs/x.png")
+    assert mounted(plan) == {**folders, "runs": "rw", "corpus.idx": "ro", "corpus.bin": "ro"}
 
 
-def test_an_output_in_a_folder_has_that_folder(checkout: Path) -> None:
-    made = plan(checkout, "export", "--model", "m", "--static", "--output", "exported/x")
-    assert seen(made)["exported"] == "rw"
-    made = plan(checkout, "finetune", "--config", "my.json", "--set", "output_dir=trained/x")
-    assert seen(made)["trained/x"] == "rw"
+def test_the_folder_of_an_output_is_mounted(checkout: Path) -> None:
+    plan = plan_for(checkout, "export", "--model", "m", "--static", "--output", "exported/x")
+    assert mounted(plan)["exported"] == "rw"
+    plan = plan_for(checkout, "finetune", "--config", "my.json", "--set", "output_dir=trained/x")
+    assert mounted(plan)["trained/x"] == "rw"
 
 
-def test_an_output_in_the_root_is_written_elsewhere_and_moved(checkout: Path) -> None:
-    made = plan(checkout, "infer", "--model", "m", "--input", "in.jsonl", "--output", "out.jsonl")
-    (stage,) = (m for m in made.mounts if m.target == "/workspace")
-    assert Path(stage.source) == checkout / ".output" / "out.jsonl" and made.outputs == (
+def test_an_output_in_the_root_is_staged_and_moved(checkout: Path) -> None:
+    plan = plan_for(
+        checkout, "infer", "--model", "m", "--input", "in.jsonl", "--output", "out.jsonl"
+    )
+    (stage,) = (m for m in plan.mounts if m.target == "/workspace")
+    assert Path(stage.source) == checkout / ".output" / "out.jsonl" and plan.outputs == (
         "out.jsonl",
     )
-    mounts.make_sources(made.mounts, checkout, f"{os.geteuid()}:{os.getegid()}")
+    mounts.make_sources(plan.mounts, checkout, f"{os.geteuid()}:{os.getegid()}")
     for name in ("out.jsonl", "inv", ".envrc", "tasks.py", "out.jsonl.part", "out.jsonl.py"):
         Path(stage.source, name).write_text("from the job")
-    mounts.publish(checkout, made.outputs)
+    mounts.publish(checkout, plan.outputs)
     assert (checkout / "out.jsonl").read_text() == "from the job"
     assert (checkout / "inv").read_text() == "{}" and (checkout / "tasks.py").read_text() == "{}"
     assert not (checkout / ".envrc").exists() and not (checkout / "out.jsonl.py").exists()
-    assert Path(stage.source, "out.jsonl.part").exists(), "the next run goes on from it"
+    assert Path(stage.source, "out.jsonl.part").exists(), "the next run resumes from it"
 
 
-def test_nothing_is_left_of_a_place_that_outputs_were_written_to(checkout: Path) -> None:
+def test_the_staging_folder_is_removed(checkout: Path) -> None:
     stage = checkout / ".output" / "out.jsonl"
     for name in ("models", "runs"):
         (stage / name).mkdir(parents=True)
@@ -130,11 +132,11 @@ def test_an_output_that_is_a_link_is_not_moved(checkout: Path) -> None:
     assert not (checkout / "out.jsonl").is_symlink()
 
 
-def test_an_output_that_is_there_is_seen_unless_it_is_replaced(checkout: Path) -> None:
+def test_an_existing_output_is_mounted_unless_it_is_replaced(checkout: Path) -> None:
     (checkout / "out.jsonl").write_text("old")
     line = ["--model", "m", "--input", "in.jsonl", "--output", "out.jsonl"]
-    assert seen(plan(checkout, "infer", *line))["out.jsonl"] == "ro"
-    assert "out.jsonl" not in seen(plan(checkout, "infer", *line, "--force"))
+    assert mounted(plan_for(checkout, "infer", *line))["out.jsonl"] == "ro"
+    assert "out.jsonl" not in mounted(plan_for(checkout, "infer", *line, "--force"))
 
 
 @pytest.mark.parametrize(
@@ -144,65 +146,67 @@ def test_an_output_that_is_there_is_seen_unless_it_is_replaced(checkout: Path) -
         *(".git/hooks", ".venv/x", "scripts/x", "docs/deeper/x", "linked/x"),
     ],
 )
-def test_an_output_beside_code_is_refused(output: str, checkout: Path) -> None:
+def test_an_output_beside_code_is_rejected(output: str, checkout: Path) -> None:
     (checkout / "scripts").mkdir()
     (checkout / "scripts" / "deploy.sh").touch()
     (checkout / "linked").symlink_to("paddle_stacks")
     with pytest.raises(RequestError) as caught:
-        plan(checkout, "export", "--model", "m", "--static", "--output", output)
+        plan_for(checkout, "export", "--model", "m", "--static", "--output", output)
     problem = caught.value.problems[0]
-    assert "may not write" in problem.what and "--output" in problem.where
+    assert "jobs cannot write" in problem.what and "--output" in problem.where
     assert "runs/NAME" in problem.remedy
 
 
 @pytest.mark.parametrize("path", [".", ".git", ".venv/x.jsonl", "out-of-it", "to-hidden"])
-def test_what_a_job_may_not_see(path: str, checkout: Path) -> None:
+def test_paths_that_jobs_cannot_read(path: str, checkout: Path) -> None:
     (checkout / ".venv" / "x.jsonl").touch()
     (checkout / "out-of-it").symlink_to("/etc/passwd")
     (checkout / "to-hidden").symlink_to(".git/hooks/pre-commit")
     with pytest.raises(RequestError) as caught:
-        plan(checkout, "prepare", "--input", path, "--output", "data/c", "--model", "m")
+        plan_for(checkout, "prepare", "--input", path, "--output", "data/c", "--model", "m")
     assert "data/" in caught.value.problems[0].remedy
 
 
-def test_a_configuration_names_no_hidden_file(checkout: Path) -> None:
+def test_hidden_files_in_a_configuration_are_not_mounted(checkout: Path) -> None:
     config = {"model_name_or_path": "m", "dataset_name_or_path": ".git", "output_dir": "runs/x"}
     (checkout / "my.json").write_text(json.dumps(config))
-    assert ".git" not in seen(plan(checkout, "finetune", "--config", "my.json"))
+    assert ".git" not in mounted(plan_for(checkout, "finetune", "--config", "my.json"))
 
 
 def test_folders_that_are_links_are_mounted_at_their_target(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     (checkout / "runs").symlink_to(tmp_path / "big")
-    made = plan(checkout, "finetune", "--config", "my.json", "--name", "x")
-    (runs,) = (m for m in made.mounts if m.target == "/workspace/runs")
+    plan = plan_for(checkout, "finetune", "--config", "my.json", "--name", "x")
+    (runs,) = (m for m in plan.mounts if m.target == "/workspace/runs")
     assert runs.source == str(tmp_path / "big") and not runs.read_only
     (checkout / "data").symlink_to(tmp_path / "nothing")
     with pytest.raises(RequestError) as caught:
-        plan(checkout, "finetune", "--config", "my.json", "--name", "x")
+        plan_for(checkout, "finetune", "--config", "my.json", "--name", "x")
     assert "mkdir -p" in caught.value.problems[0].remedy
 
 
-def test_nothing_is_made_before_the_job_runs(checkout: Path) -> None:
+def test_making_a_plan_creates_nothing(checkout: Path) -> None:
     before = sorted(checkout.rglob("*"))
-    made = plan(checkout, "infer", "--model", "m", "--input", "in.jsonl", "--output", "o/x.jsonl")
+    plan = plan_for(
+        checkout, "infer", "--model", "m", "--input", "in.jsonl", "--output", "o/x.jsonl"
+    )
     assert sorted(checkout.rglob("*")) == before
-    mounts.make_sources(made.mounts, checkout, f"{os.geteuid()}:{os.getegid()}")
+    mounts.make_sources(plan.mounts, checkout, f"{os.geteuid()}:{os.getegid()}")
     assert {"o", "data", "runs"} <= {path.name for path in checkout.iterdir()}
 
 
 def test_a_pattern_of_many_files_in_the_root(checkout: Path) -> None:
-    made = plan(checkout, "prepare", "--input", "*.jsonl", "--output", "data/c", "--model", "m")
-    assert "in.jsonl" in seen(made)
+    plan = plan_for(checkout, "prepare", "--input", "*.jsonl", "--output", "data/c", "--model", "m")
+    assert "in.jsonl" in mounted(plan)
 
 
-def test_every_job_says_what_it_writes() -> None:
+def test_jobs_write_only_to_the_common_folders() -> None:
     for job in JOBS.values():
         assert set(job.writes) <= set(mounts.FOLDERS)
     assert not JOBS["serve"].writes and not JOBS["infer"].writes
 
 
-def test_the_checkouts_own_files_are_known() -> None:
+def test_the_list_of_the_checkouts_files_is_complete() -> None:
     done = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -13,6 +13,7 @@ PACKAGES = [
     "paddle_stacks/dcu",
     "paddle_stacks/doctor",
     "paddle_stacks/memory",
+    "paddle_stacks/plan",
     "paddle_stacks/simulated",
 ]
 

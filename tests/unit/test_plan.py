@@ -1,4 +1,4 @@
-"""What a plan decides, and how it is shown."""
+"""The content of plans, their output, and the backends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCELERATOR = Backend(
 )
 
 
-def plan(
+def plan_for(
     job: str = "infer",
     *arguments: str,
     settings: Settings | None = None,
@@ -44,109 +44,113 @@ def plan(
     )
 
 
-def settings(**changes: object) -> Settings:
-    made = Settings(root=Path("/repo"), workspace=Path("/repo/ws"))
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+def settings_with(**changes: object) -> Settings:
+    settings = Settings(root=Path("/repo"), workspace=Path("/repo/ws"))
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
 
-def test_a_plan_says_what_to_know_before_the_start() -> None:
-    made = dataclasses.replace(plan("finetune", "--config", "a.json"), notes=("no template",))
-    assert "no template" in show.as_text(made)
-    assert "no template" in show.as_line(made)
-    assert show.as_json(made)["notes"] == ["no template"]
+def test_a_plan_shows_its_notes() -> None:
+    plan = dataclasses.replace(plan_for("finetune", "--config", "a.json"), notes=("no template",))
+    assert "no template" in show.as_text(plan)
+    assert "no template" in show.as_line(plan)
+    assert show.as_json(plan)["notes"] == ["no template"]
 
 
 def test_a_plan_has_the_least_rights() -> None:
-    made = plan()
-    assert made.cap_drop == ("ALL",)
-    assert made.security_opt == ("no-new-privileges",)
-    assert made.read_only
-    assert made.user == "1000:1001"
-    assert made.devices == () and made.groups == ()
-    assert not [m for m in made.mounts if not m.read_only], "infer writes nothing by itself"
-    assert "/repo/ws" not in [m.source for m in made.mounts], "never the workspace itself"
+    plan = plan_for()
+    assert plan.cap_drop == ("ALL",)
+    assert plan.security_opt == ("no-new-privileges",)
+    assert plan.read_only
+    assert plan.user == "1000:1001"
+    assert plan.devices == () and plan.groups == ()
+    assert not [m for m in plan.mounts if not m.read_only], (
+        "infer writes to none of them by default"
+    )
+    assert "/repo/ws" not in [m.source for m in plan.mounts], "never the workspace itself"
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_only_fetch_and_serve_have_a_network(job: str) -> None:
-    assert plan(job).network == ("bridge" if job in ("fetch", "serve") else "none")
+    assert plan_for(job).network == ("bridge" if job in ("fetch", "serve") else "none")
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_only_fetch_gets_proxies_and_secrets(job: str) -> None:
-    given = settings(ca_bundle=Path("/ca.pem"), https_proxy="http://p:1", hub_token_file=Path("/t"))
-    made = plan(job, settings=given)
-    assert bool(made.secrets) == (job == "fetch")
-    assert ("https_proxy" in made.environment) == (job == "fetch")
+    settings = settings_with(
+        ca_bundle=Path("/ca.pem"), https_proxy="http://p:1", hub_token_file=Path("/t")
+    )
+    plan = plan_for(job, settings=settings)
+    assert bool(plan.secrets) == (job == "fetch")
+    assert ("https_proxy" in plan.environment) == (job == "fetch")
 
 
 def test_the_image_is_the_jobs_on_the_backend() -> None:
-    assert plan("finetune").image == "paddle-stacks/train:cpu"
-    assert plan("infer", platform=ACCELERATOR).image == "paddle-stacks/infer:dcu"
+    assert plan_for("finetune").image == "paddle-stacks/train:cpu"
+    assert plan_for("infer", platform=ACCELERATOR).image == "paddle-stacks/infer:dcu"
 
 
 def test_a_job_reports_events_and_gets_the_backends_environment() -> None:
-    assert plan().environment == {"PADDLE_STACKS_EVENTS": "1", "OF_THE": "backend"}
+    assert plan_for().environment == {"PADDLE_STACKS_EVENTS": "1", "OF_THE": "backend"}
 
 
-def test_a_job_shows_tracebacks_where_the_host_does() -> None:
-    given = settings()
-    made = make(JOBS["infer"], [], given, CPU, user="1:1", suffix="x", debug=True)
-    assert made.environment["PADDLE_STACKS_DEBUG"] == "1"
+def test_a_job_shows_tracebacks_if_the_host_does() -> None:
+    settings = settings_with()
+    plan = make(JOBS["infer"], [], settings, CPU, user="1:1", suffix="x", debug=True)
+    assert plan.environment["PADDLE_STACKS_DEBUG"] == "1"
 
 
-def test_the_bundle_is_found_by_all_who_look_for_it() -> None:
-    made = plan("fetch", settings=settings(ca_bundle=Path("/etc/my ca.pem")))
-    assert [(s.source, s.target) for s in made.secrets] == [
+def test_the_bundle_is_set_for_openssl_requests_and_pip() -> None:
+    plan = plan_for("fetch", settings=settings_with(ca_bundle=Path("/etc/my ca.pem")))
+    assert [(s.source, s.target) for s in plan.secrets] == [
         ("/etc/my ca.pem", "/run/secrets/ca_bundle")
     ]
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"):
-        assert made.environment[name] == "/run/secrets/ca_bundle"
+        assert plan.environment[name] == "/run/secrets/ca_bundle"
 
 
-def test_proxies_come_in_both_cases() -> None:
-    made = plan("fetch", settings=settings(http_proxy="http://p:1", no_proxy="a,b"))
-    assert made.environment["http_proxy"] == made.environment["HTTP_PROXY"] == "http://p:1"
-    assert made.environment["no_proxy"] == made.environment["NO_PROXY"] == "a,b"
-    assert "https_proxy" not in made.environment
+def test_proxies_are_set_in_lower_and_upper_case() -> None:
+    plan = plan_for("fetch", settings=settings_with(http_proxy="http://p:1", no_proxy="a,b"))
+    assert plan.environment["http_proxy"] == plan.environment["HTTP_PROXY"] == "http://p:1"
+    assert plan.environment["no_proxy"] == plan.environment["NO_PROXY"] == "a,b"
+    assert "https_proxy" not in plan.environment
 
 
 def test_an_index_without_a_password_is_a_variable() -> None:
-    made = plan("fetch", settings=settings(index_url="https://host/simple"))
-    assert made.environment["PIP_INDEX_URL"] == "https://host/simple"
-    assert made.secrets == ()
+    plan = plan_for("fetch", settings=settings_with(index_url="https://host/simple"))
+    assert plan.environment["PIP_INDEX_URL"] == "https://host/simple"
+    assert plan.secrets == ()
 
 
 def test_an_index_with_a_password_is_a_file() -> None:
-    made = plan("fetch", settings=settings(index_url="https://me:hidden@host/simple"))
-    assert "PIP_INDEX_URL" not in made.environment
-    assert made.environment["PIP_CONFIG_FILE"] == "/run/secrets/pip.conf"
-    assert made.secrets[0].content == "[global]\nindex-url = https://me:hidden@host/simple\n"
+    plan = plan_for("fetch", settings=settings_with(index_url="https://me:hidden@host/simple"))
+    assert "PIP_INDEX_URL" not in plan.environment
+    assert plan.environment["PIP_CONFIG_FILE"] == "/run/secrets/pip.conf"
+    assert plan.secrets[0].content == "[global]\nindex-url = https://me:hidden@host/simple\n"
 
 
 def test_no_password_is_shown() -> None:
-    given = settings(
+    settings = settings_with(
         index_url="https://me:hidden@host/simple", https_proxy="http://me:hidden@proxy:1"
     )
-    made = plan("fetch", "x", settings=given)
-    shown = [show.as_text(made), show.as_line(made), json.dumps(show.as_json(made))]
-    shown += [show.as_docker_command(made), repr(made.secrets)]
+    plan = plan_for("fetch", "x", settings=settings)
+    shown = [show.as_text(plan), show.as_line(plan), json.dumps(show.as_json(plan))]
+    shown += [show.as_docker_command(plan), repr(plan.secrets)]
     for text in shown:
         assert "hidden" not in text
-    assert "https_proxy=http://***@proxy:1" in show.as_text(made)
+    assert "https_proxy=http://***@proxy:1" in show.as_text(plan)
 
 
-def test_what_holds_a_password_comes_from_the_environment_by_hand() -> None:
-    given = settings(
+def test_variables_with_passwords_are_passed_by_name() -> None:
+    settings = settings_with(
         index_url="https://me:hidden@host/simple", https_proxy="http://me:hidden@proxy:1"
     )
-    words = shlex.split(show.as_docker_command(plan("fetch", "x", settings=given)))
-    taken = {words[i + 1] for i, word in enumerate(words) if word == "--env"}
-    assert taken == {"https_proxy", "HTTPS_PROXY", "OF_THE=backend", "PIP_INDEX_URL"}
+    words = shlex.split(show.as_docker_command(plan_for("fetch", "x", settings=settings)))
+    variables = {words[i + 1] for i, word in enumerate(words) if word == "--env"}
+    assert variables == {"https_proxy", "HTTPS_PROXY", "OF_THE=backend", "PIP_INDEX_URL"}
 
 
 def test_the_docker_command_line() -> None:
-    command = show.as_docker_command(plan("infer", "--model", "m", "--prompt", "it's me"))
+    command = show.as_docker_command(plan_for("infer", "--model", "m", "--prompt", "it's me"))
     assert shlex.split(command.replace("\\\n", "")) == [
         *("docker", "run", "--rm", "--name", "paddle-stacks-infer-x1"),
         *("--user", "1000:1001", "--network", "none", "--read-only"),
@@ -164,7 +168,7 @@ def test_the_docker_command_line() -> None:
 
 
 def test_the_docker_command_line_has_devices_and_limits() -> None:
-    command = show.as_docker_command(plan(platform=ACCELERATOR), multiline=False)
+    command = show.as_docker_command(plan_for(platform=ACCELERATOR), multiline=False)
     for words in (
         "--device /dev/kfd --device /dev/dri --group-add video",
         "--ulimit memlock=-1:-1 --ulimit stack=67108864:67108864",
@@ -174,12 +178,12 @@ def test_the_docker_command_line_has_devices_and_limits() -> None:
 
 
 def test_a_path_with_a_comma_stays_one_path() -> None:
-    given = settings(workspace=Path("/a, b"))
-    assert '"source=/a, b/runs"' in show.as_docker_command(plan(settings=given))
+    settings = settings_with(workspace=Path("/a, b"))
+    assert '"source=/a, b/runs"' in show.as_docker_command(plan_for(settings=settings))
 
 
-def test_the_text_names_what_is_decided() -> None:
-    text = show.as_text(plan("finetune", "--config", "a b.json", platform=ACCELERATOR))
+def test_the_text_has_the_settings() -> None:
+    text = show.as_text(plan_for("finetune", "--config", "a b.json", platform=ACCELERATOR))
     for words in (
         "plan: finetune on dcu",
         "finetune --config 'a b.json'",
@@ -196,12 +200,12 @@ def test_the_text_names_what_is_decided() -> None:
 
 
 def test_the_json_holds_every_field_of_the_plan() -> None:
-    shown = show.as_json(plan())
+    shown = show.as_json(plan_for())
     assert {field.name for field in dataclasses.fields(Plan)} <= set(shown)
     assert json.loads(json.dumps(shown)) == shown
 
 
-def test_the_backends_that_are_shipped_are_right() -> None:
+def test_the_shipped_backends_are_valid() -> None:
     names = [path.stem for path in (ROOT / "configs" / "backends").glob("*.toml")]
     assert "cpu" in names
     for name in names:
@@ -216,13 +220,13 @@ def test_the_backends_that_are_shipped_are_right() -> None:
         ('summary = "x"\ndevice = []\n', '"device" must be a string'),
         ('summary = "x"\n[profiles.p]\nusr = "root"\n', 'unknown key "usr"'),
         ('extends = "odd"\n', '"odd" extends itself'),
-        ('summary = "x"\nshm_mib = "8g"\n', '"shm_mib" must be a whole number'),
-        ('summary = "x"\nshm_mib = true\n', '"shm_mib" must be a whole number'),
+        ('summary = "x"\nshm_mib = "8g"\n', '"shm_mib" must be an integer'),
+        ('summary = "x"\nshm_mib = true\n', '"shm_mib" must be an integer'),
         ('summary = "x"\ngroups = [39]\n', '"groups" must be a list of strings'),
         ('summary = "x"\n[ulimits]\nmemlock = "-1"\n', '"ulimits" must be a table'),
     ],
 )
-def test_a_bad_backend_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_backend_is_rejected(tmp_path: Path, text: str, words: str) -> None:
     folder = tmp_path / "configs" / "backends"
     folder.mkdir(parents=True)
     (folder / "odd.toml").write_text(text)
@@ -254,58 +258,62 @@ HOST = Host(
 def dcu(profile: str = "", host: Host = HOST, **options: Any) -> Plan:
     platform = backend.load("dcu", ROOT, profile)
     return make(
-        JOBS["infer"], [], settings(), platform, user="1:2", suffix="x", host=host, **options
+        JOBS["infer"], [], settings_with(), platform, user="1:2", suffix="x", host=host, **options
     )
 
 
 def test_a_dcu_plan_has_the_hosts_nodes_groups_and_user_land() -> None:
-    made = dcu()
-    assert [(d.source, d.target) for d in made.devices] == [
+    plan = dcu()
+    assert [(d.source, d.target) for d in plan.devices] == [
         ("/sim/dev/kfd", "/dev/kfd"),
         ("/sim/dev/dri", "/dev/dri"),
         ("/sim/dev/mkfd", "/dev/mkfd"),
     ]
-    assert made.groups == ("44", "109"), "numbers: a container has names of its own for groups"
-    hyhal = next(mount for mount in made.mounts if mount.target == "/opt/hyhal")
+    assert plan.groups == ("44", "109"), "numeric: group names differ between host and container"
+    hyhal = next(mount for mount in plan.mounts if mount.target == "/opt/hyhal")
     assert (hyhal.source, hyhal.read_only) == ("/sim/usr/local/hyhal", True)
-    assert made.ulimits == {"memlock": -1, "stack": -1}
-    assert made.shm_mib == 128 * 1024
+    assert plan.ulimits == {"memlock": -1, "stack": -1}
+    assert plan.shm_mib == 128 * 1024
 
 
 def test_a_dcu_plan_has_the_least_rights() -> None:
-    made = dcu()
-    assert not made.privileged and made.read_only and made.ipc == ""
-    assert (made.cap_drop, made.cap_add) == (("ALL",), ())
-    assert made.security_opt == ("no-new-privileges",)
-    assert (made.user, made.network) == ("1:2", "none")
+    plan = dcu()
+    assert not plan.privileged and plan.read_only and plan.ipc == ""
+    assert (plan.cap_drop, plan.cap_add) == (("ALL",), ())
+    assert plan.security_opt == ("no-new-privileges",)
+    assert (plan.user, plan.network) == ("1:2", "none")
 
 
-def test_a_plan_for_another_machine_names_what_every_dcu_host_has() -> None:
-    made = make(JOBS["infer"], [], settings(), backend.load("dcu", ROOT), user="1:2", suffix="x")
-    assert [device.source for device in made.devices] == ["/dev/kfd", "/dev/dri"]
-    assert made.groups == ("video",)
-    assert "/opt/hyhal" in [mount.source for mount in made.mounts]
+def test_a_plan_for_another_machine_has_the_resources_of_every_dcu_host() -> None:
+    plan = make(
+        JOBS["infer"], [], settings_with(), backend.load("dcu", ROOT), user="1:2", suffix="x"
+    )
+    assert [device.source for device in plan.devices] == ["/dev/kfd", "/dev/dri"]
+    assert plan.groups == ("video",)
+    assert "/opt/hyhal" in [mount.source for mount in plan.mounts]
 
 
-def test_picked_cards_reach_the_runtime_and_the_launcher() -> None:
-    made = dcu(cards=(4, 6))
-    assert made.environment["HIP_VISIBLE_DEVICES"] == "4,6"
-    assert made.environment["PADDLE_DEVICES"] == "0,1", "the launcher counts within the visible"
-    assert made.ranks == 2 and made.cards == (4, 6)
+def test_selected_devices_reach_the_runtime_and_the_launcher() -> None:
+    plan = dcu(cards=(4, 6))
+    assert plan.environment["HIP_VISIBLE_DEVICES"] == "4,6"
+    assert plan.environment["PADDLE_DEVICES"] == "0,1", (
+        "the launcher numbers the visible devices from 0"
+    )
+    assert plan.ranks == 2 and plan.cards == (4, 6)
     assert "HIP_VISIBLE_DEVICES" not in dcu().environment
 
 
-def test_debugging_gives_what_a_debugger_needs_and_no_more() -> None:
-    made = dcu("debug")
+def test_the_debug_profile_adds_only_the_rights_of_a_debugger() -> None:
+    plan = dcu("debug")
     changed = {
         field.name
         for field in dataclasses.fields(Plan)
-        if getattr(made, field.name) != getattr(dcu(), field.name)
+        if getattr(plan, field.name) != getattr(dcu(), field.name)
     }
     assert changed == {"profile", "cap_add", "security_opt"}
 
 
-# The options of the platform's own instructions for a container, as a set of words.
+# The container options in upstream's instructions for DCU.
 DOCUMENTED = """
     --network=host --privileged --device=/dev/kfd --device=/dev/dri --ipc=host --shm-size=128G
     --group-add=video --cap-add=SYS_PTRACE --security-opt=seccomp=unconfined --user=root
@@ -314,9 +322,9 @@ DOCUMENTED = """
 
 
 def test_the_documented_profile_has_the_documented_flags() -> None:
-    made = dcu("doc", host=Host(Path("/"), (), "/usr/local/hyhal", None))
+    plan = dcu("doc", host=Host(Path("/"), (), "/usr/local/hyhal", None))
     ours = set()
-    for name, *value in show.docker_arguments(made)[1:-1]:
+    for name, *value in show.docker_arguments(plan)[1:-1]:
         ours.add(f"{name}={value[0]}" if value else name)
     mounts = {word for word in ours if word.startswith("--mount")}
     assert mounts == {
@@ -324,12 +332,12 @@ def test_the_documented_profile_has_the_documented_flags() -> None:
         "--mount=type=bind,source=/repo/ws/data,target=/workspace/data,readonly",
         "--mount=type=bind,source=/repo/ws/runs,target=/workspace/runs,readonly",
         "--mount=type=bind,source=/usr/local/hyhal,target=/opt/hyhal",
-    }, "the driver's folder may be written to, as documented"
-    wanted = {word for word in DOCUMENTED.split() if word.startswith("--")}
-    wanted = wanted - {"--shm-size=128G"} | {"--shm-size=131072m"}
-    # What is ours: names and times that no container's rights depend on, and /tmp in memory.
+    }, "the driver's folder is writable, as documented"
+    expected = {word for word in DOCUMENTED.split() if word.startswith("--")}
+    expected = expected - {"--shm-size=128G"} | {"--shm-size=131072m"}
+    # Our own options, none of which affects the container's rights.
     own = {"--name", "--tmpfs", "--stop-timeout", "--label", "--log-driver", "--log-opt"}
-    assert {word for word in ours - mounts if word.split("=")[0] not in own} == wanted
+    assert {word for word in ours - mounts if word.split("=")[0] not in own} == expected
 
 
 def test_an_unknown_profile() -> None:
@@ -338,7 +346,7 @@ def test_an_unknown_profile() -> None:
     assert 'did you mean "doc"?' in caught.value.problems[0].remedy
 
 
-def test_the_simulated_platform_differs_in_what_it_is_made_of_and_one_limit() -> None:
+def test_the_simulated_backend_differs_in_its_images_and_one_limit() -> None:
     real, simulated = backend.load("dcu", ROOT), backend.load("dcu-sim", ROOT)
     assert simulated == dataclasses.replace(
         real,
@@ -353,14 +361,16 @@ def test_the_simulated_platform_differs_in_what_it_is_made_of_and_one_limit() ->
     )
 
 
-def test_a_job_that_computes_nothing_gets_no_card() -> None:
+def test_a_job_that_computes_nothing_gets_no_device() -> None:
     platform = backend.load("dcu", ROOT)
-    made = make(JOBS["fetch"], ["x"], settings(), platform, user="1:2", suffix="x", host=HOST)
-    assert (made.devices, made.groups, made.ulimits) == ((), (), {})
-    assert [mount.target for mount in made.mounts] == [
+    plan = make(JOBS["fetch"], ["x"], settings_with(), platform, user="1:2", suffix="x", host=HOST)
+    assert (plan.devices, plan.groups, plan.ulimits) == ((), (), {})
+    assert [mount.target for mount in plan.mounts] == [
         *("/workspace/models", "/workspace/data", "/workspace/runs")
     ]
-    assert made.image == "paddle-stacks/infer:dcu" and made.network == "bridge"
+    assert plan.image == "paddle-stacks/infer:dcu" and plan.network == "bridge"
     documented = backend.load("dcu", ROOT, "doc")
-    made = make(JOBS["fetch"], ["x"], settings(), documented, user="1:2", suffix="x", host=HOST)
-    assert made.devices, "what a profile asks for is given to every job"
+    plan = make(
+        JOBS["fetch"], ["x"], settings_with(), documented, user="1:2", suffix="x", host=HOST
+    )
+    assert plan.devices, "a profile applies to every job"

@@ -647,7 +647,7 @@ def test_cards_that_slurm_does_not_name_are_not_taken(host: Path, tmp_path: Path
     silent = "     Nodes=dcu01 CPU_IDs=0 Mem=0 GRES=dcu:2(CNT:2)"
     done, out = run_slurm(script, tmp_path, ALLOCATION=silent)
     assert done.returncode == 3
-    assert "does not say which cards of dcu01" in done.stderr
+    assert "does not report the devices of dcu01" in done.stderr
     assert not (out / "words.0").exists()
     done, out = run_slurm(script, tmp_path, ALLOCATION=silent, DCU_CARDS="0,1")
     assert done.returncode == 0
@@ -700,7 +700,7 @@ def test_a_first_node_that_takes_itself_for_another_is_found_out(
     monkeypatch.setitem(STAND_INS, "getent", answer)
     done, out = run_slurm(as_slurm(plan(host), DCU, 2), tmp_path, nodes=2)
     assert done.returncode == 3
-    assert "takes 127.0.1.1 for its own" in done.stderr and "/etc/hosts" in done.stderr
+    assert "resolves its own name to 127.0.1.1" in done.stderr and "/etc/hosts" in done.stderr
     assert not (out / "words.0").exists()
 
 
@@ -731,7 +731,7 @@ def test_a_job_without_cards(tmp_path: Path) -> None:
     settings = Settings(root=ROOT, workspace=tmp_path)
     made = make(JOBS["infer"], ["--model", "m"], settings, cpu, user="1:2", suffix="x")
     script = as_slurm(made, cpu)
-    assert "--gres" not in script and "given_cards" not in script
+    assert "--gres" not in script and "allocated_devices" not in script
     done, out = run_slurm(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert of_docker_words(words(out)) == of_docker_py(container_options(made, {}))
@@ -796,9 +796,9 @@ def test_an_image_without_a_registry_is_not_asked_of_a_public_one(
 @pytest.mark.parametrize(
     ("job", "changes", "nodes", "said"),
     [
-        ("pretrain", {}, 0, "no running on 0 nodes"),
-        ("infer", {}, 2, "infer runs on one node"),
-        ("export", {}, 2, "export runs on one node"),
+        ("pretrain", {}, 0, "--nodes must be at least 1, got 0"),
+        ("infer", {}, 2, "infer cannot run on several nodes"),
+        ("export", {}, 2, "export cannot run on several nodes"),
         ("infer", {"argv": ["--model", "m", "--chat"]}, 1, "no standard input"),
         ("infer", {"argv": ["--model", "m", "--prompt", "-"]}, 1, "no standard input"),
     ],
@@ -817,9 +817,9 @@ def test_what_no_scheduler_can_run(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"groups": ("video", "44")}, "a group by its number only, not video"),
-        ({"user": "paddle"}, "a user by number only, not paddle"),
-        ({"environment": {"https_proxy": "http://me:hidden@proxy"}}, "lack it: https_proxy"),
+        ({"groups": ("video", "44")}, "requires numeric groups, got video"),
+        ({"user": "paddle"}, "requires a numeric user, got paddle"),
+        ({"environment": {"https_proxy": "http://me:hidden@proxy"}}, "document: https_proxy"),
     ],
 )
 def test_what_kubernetes_cannot_be_told(host: Path, changes: dict[str, Any], said: str) -> None:
@@ -950,8 +950,8 @@ def test_where_nodes_meet_is_not_the_callers_to_say(host: Path) -> None:
         ((), "which scheduler is not said"),
         (("--engine", "slrum"), 'did you mean "slurm"?'),
         (("--engine", "slurm", "--nodes", "two"), '"two" is not a number'),
-        (("--engine", "slurm", "--nodes", "2"), "infer runs on one node"),
-        (("--engine", "kubernetes"), "a group by its number only, not video"),
+        (("--engine", "slurm", "--nodes", "2"), "infer cannot run on several nodes"),
+        (("--engine", "kubernetes"), "requires numeric groups, got video"),
     ],
 )
 def test_a_wrong_request(tmp_path: Path, given: tuple[str, ...], said: str) -> None:

@@ -87,7 +87,7 @@ def test_in_the_hosts_own_network_the_server_itself_listens_on_this_machine_only
 def test_a_scheduler_does_not_serve() -> None:
     platform = backend.load("cpu", ROOT)
     for render in (as_slurm, as_kubernetes):
-        with pytest.raises(RequestError, match="a server is reached by a port"):
+        with pytest.raises(RequestError, match="a server cannot run as a scheduled job"):
             render(plan(), platform)
 
 

@@ -1,6 +1,6 @@
-"""Slurm with stand-ins for its programs: what they are told, and what is made of what they say.
+"""The Slurm executor with fakes of Slurm's programs: their arguments and output.
 
-tests/cluster/ has the real ones.
+tests/cluster/ uses the real ones.
 """
 
 from __future__ import annotations
@@ -31,55 +31,55 @@ __all__ = ["host"]  # the fixture
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Make stand-ins for Slurm's programs, and return the folder with what each was told."""
-    folder, told = tmp_path / "bin", tmp_path / "told"
+    """Create fakes of Slurm's programs; return the folder that records their arguments."""
+    folder, calls = tmp_path / "bin", tmp_path / "calls"
     folder.mkdir()
-    told.mkdir()
+    calls.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
     def make(**bodies: str) -> Path:
         for name, body in bodies.items():
-            keep = f'printf "%s\\n" "$@" >> "{told}/{name}"; '
-            keep += f'[ "{name}" != sbatch ] || cat > "{told}/script"\n'
-            (folder / name).write_text(f"#!/bin/sh\n{keep}{body}\n")
+            record = f'printf "%s\\n" "$@" >> "{calls}/{name}"; '
+            record += f'[ "{name}" != sbatch ] || cat > "{calls}/script"\n'
+            (folder / name).write_text(f"#!/bin/sh\n{record}{body}\n")
             (folder / name).chmod(0o755)
-        return told
+        return calls
 
     return make
 
 
 def submitted(workspace: Path, run: str | None = "runs/try", id: str = "4711", **changes: Any):
-    given = order(workspace, run, **changes)
-    made = cluster.Submitted.of(given, "slurm", id)
-    cluster.remember(given, made)
-    return made
+    spec = order(workspace, run, **changes)
+    job = cluster.Submitted.of(spec, "slurm", id)
+    cluster.remember(spec, job)
+    return job
 
 
 # ------------------------------------------------------------------------ submit
 
 
-def test_a_job_is_handed_to_sbatch(tmp_path: Path, programs: Callable[..., Path]) -> None:
-    told = programs(sbatch="echo '4711;main'")
+def test_a_job_is_submitted_with_sbatch(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    calls = programs(sbatch="echo '4711;main'")
     workspace = tmp_path / "100%"
     workspace.mkdir()
     slurm = Slurm(workspace, options=("partition=dcu", "account=llm"))
-    made = slurm.submit(order(workspace))
-    assert (made.engine, made.id, made.folder) == ("slurm", "4711", "runs/try/cluster")
-    kept = workspace / "runs" / "try" / "cluster"
-    assert (told / "sbatch").read_text().splitlines() == [
+    job = slurm.submit(order(workspace))
+    assert (job.engine, job.id, job.folder) == ("slurm", "4711", "runs/try/cluster")
+    folder = workspace / "runs" / "try" / "cluster"
+    assert (calls / "sbatch").read_text().splitlines() == [
         "--parsable",
         f"--output={tmp_path}/100%%/runs/try/cluster/slurm-%j.log",
         f"--chdir={workspace}",
         *("--partition=dcu", "--account=llm"),
     ]
-    script = (told / "script").read_text()
-    assert script == (kept / "slurm-4711.sh").read_text() == slurm.text(order(workspace))
+    script = (calls / "script").read_text()
+    assert script == (folder / "slurm-4711.sh").read_text() == slurm.text(order(workspace))
     assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=3:00:00\n" in script
-    assert f"folder={kept}\n" in script
+    assert f"folder={folder}\n" in script
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "told"),
+    ("output", "kind", "message"),
     [
         ("sbatch: error: invalid partition specified: gpu", RequestError, "invalid partition"),
         (
@@ -103,26 +103,26 @@ def test_a_job_is_handed_to_sbatch(tmp_path: Path, programs: Callable[..., Path]
         ),
     ],
 )
-def test_sbatch_refuses(
+def test_an_error_of_sbatch_is_reported(
     tmp_path: Path,
     programs: Callable[..., Path],
-    said: str,
+    output: str,
     kind: type[StackError],
-    told: str,
+    message: str,
 ) -> None:
-    programs(sbatch=f"printf '%s\\n' '{said}' >&2; exit 1")
+    programs(sbatch=f"printf '%s\\n' '{output}' >&2; exit 1")
     with pytest.raises(kind) as caught:
         Slurm(tmp_path).submit(order(tmp_path))
-    assert told in str(caught.value) and "error:" not in str(caught.value)
+    assert message in str(caught.value) and "error:" not in str(caught.value)
     assert not [path for path in tmp_path.glob("runs/**/*") if path.is_file()], "nothing is left"
 
 
 def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) -> None:
-    made = submitted(tmp_path)
+    job = submitted(tmp_path)
     for act in (
         lambda: Slurm(tmp_path).submit(order(tmp_path)),
-        lambda: Slurm(tmp_path).status([made]),
-        lambda: Slurm(tmp_path).cancel(made),
+        lambda: Slurm(tmp_path).status([job]),
+        lambda: Slurm(tmp_path).cancel(job),
     ):
         with pytest.raises(MachineError, match=r"there is no s\w+ on this machine") as caught:
             act()
@@ -130,29 +130,29 @@ def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) 
 
 
 @pytest.mark.parametrize(
-    ("options", "container", "said"),
+    ("options", "container", "message"),
     [
         (("=dcu",), Container(), '"=dcu" is not KEY=VALUE'),
         (("-p=dcu",), Container(), '"-p=dcu" is not KEY=VALUE'),
-        ((), Container("podman"), 'no container engine is named "podman"'),
-        ((), Container("apptainer"), "none is named"),
-        ((), Container("apptainer", Path("x.tar")), "takes .sif, not x.tar"),
-        ((), Container("docker", Path("x.sif")), "not x.sif"),
+        ((), Container("podman"), 'unknown container engine "podman"'),
+        ((), Container("apptainer"), "--image-file is required"),
+        ((), Container("apptainer", Path("x.tar")), "requires .sif, got x.tar"),
+        ((), Container("docker", Path("x.sif")), "got x.sif"),
         ((), Container("docker", Path("/nowhere/x.tar")), "there is no /nowhere/x.tar"),
     ],
 )
-def test_a_wrong_request_reaches_no_sbatch(
+def test_an_invalid_request_does_not_reach_sbatch(
     tmp_path: Path,
     programs: Callable[..., Path],
     options: tuple[str, ...],
     container: Container,
-    said: str,
+    message: str,
 ) -> None:
-    told = programs(sbatch="echo 1")
+    calls = programs(sbatch="echo 1")
     with pytest.raises(RequestError) as caught:
         Slurm(tmp_path, container, options).submit(order(tmp_path))
-    assert said in str(caught.value) and caught.value.problems[0].remedy
-    assert not (told / "sbatch").exists()
+    assert message in str(caught.value) and caught.value.problems[0].remedy
+    assert not (calls / "sbatch").exists()
 
 
 # ------------------------------------------------------------------------ status
@@ -163,8 +163,8 @@ echo '4712|PENDING|0:00||BeginTime|0|'"""
 SACCT = "echo '4713|CANCELLED by 1000|00:10:00|dcu01|0:15'"
 
 
-def test_how_jobs_are(tmp_path: Path, programs: Callable[..., Path]) -> None:
-    told = programs(squeue=SQUEUE, sacct=SACCT)
+def test_the_status_of_jobs(tmp_path: Path, programs: Callable[..., Path]) -> None:
+    calls = programs(squeue=SQUEUE, sacct=SACCT)
     jobs = [submitted(tmp_path, id=str(id)) for id in (4711, 4712, 4713, 4714, 4715)]
     for id, status in (("4714", "0\n"), ("4715", "5\n")):
         (tmp_path / "runs" / "try" / "cluster" / f"slurm-{id}.status").write_text(status)
@@ -175,17 +175,17 @@ def test_how_jobs_are(tmp_path: Path, programs: Callable[..., Path]) -> None:
         cluster.Row("4714", "completed", True, why="exit status 0"),
         cluster.Row("4715", "failed", True, why="exit status 5"),
     ]
-    assert "--jobs=4713,4714,4715" in (told / "sacct").read_text()
+    assert "--jobs=4713,4714,4715" in (calls / "sacct").read_text()
 
 
-def test_a_site_without_accounts(tmp_path: Path, programs: Callable[..., Path]) -> None:
+def test_a_site_without_accounting(tmp_path: Path, programs: Callable[..., Path]) -> None:
     gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
     programs(squeue=gone, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
     (row,) = Slurm(tmp_path).status([submitted(tmp_path)])
     assert row == cluster.Row("4711", "unknown", True, why="Slurm has forgotten it")
 
 
-def test_a_controller_that_is_away(tmp_path: Path, programs: Callable[..., Path]) -> None:
+def test_a_controller_that_does_not_respond(tmp_path: Path, programs: Callable[..., Path]) -> None:
     away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
     programs(squeue=f"echo '{away}' >&2; exit 1")
     with pytest.raises(MachineError, match="does not answer squeue"):
@@ -203,40 +203,40 @@ def written(workspace: Path, **files: str) -> Path:
 
 
 def test_the_logs_of_all_nodes(tmp_path: Path) -> None:
-    made = submitted(tmp_path)
+    job = submitted(tmp_path)
     written(
         tmp_path, slurm__4711_log="it begins\n", slurm__4711__0_log="a\nb", slurm__4711__1_log="c\n"
     )
     slurm = Slurm(tmp_path)
-    assert list(slurm.logs(made)) == ["it begins", "0: a", "0: b", "1: c"]
-    assert list(slurm.logs(made, 1)) == ["c"]
+    assert list(slurm.logs(job)) == ["it begins", "0: a", "0: b", "1: c"]
+    assert list(slurm.logs(job, 1)) == ["c"]
     one = submitted(tmp_path, id="4712", nodes=1)
     written(tmp_path, slurm__4712__0_log="alone\n")
     assert list(slurm.logs(one)) == list(slurm.logs(one, 0)) == ["alone"]
 
 
 def test_the_log_of_one_process(tmp_path: Path) -> None:
-    given = order(tmp_path)
-    made = cluster.Submitted("slurm", "1", "pretrain", 2, 4, "runs/try/cluster", "runs/try")
-    cluster.remember(given, made)
+    spec = order(tmp_path)
+    job = cluster.Submitted("slurm", "1", "pretrain", 2, 4, "runs/try/cluster", "runs/try")
+    cluster.remember(spec, job)
     logs = tmp_path / "runs" / "try" / "log-1"
     logs.mkdir()
     (logs / "workerlog.2").write_text("I am 6\n")
-    assert list(Slurm(tmp_path).logs(made, 6)) == ["I am 6"]
+    assert list(Slurm(tmp_path).logs(job, 6)) == ["I am 6"]
     with pytest.raises(RequestError, match="there is no rank 8") as caught:
-        list(Slurm(tmp_path).logs(made, 8))
+        list(Slurm(tmp_path).logs(job, 8))
     assert "from 0 to 7" in caught.value.problems[0].remedy
 
 
 def test_logs_are_followed_to_the_end(
     tmp_path: Path, programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = submitted(tmp_path, nodes=1)
+    job = submitted(tmp_path, nodes=1)
     folder = written(tmp_path, slurm__4711__0_log="one\ntw")
-    # Each time that Slurm is asked, the job has gone on; the third time it has ended.
+    # The job makes progress between queries; at the third one it has ended.
     programs(
-        squeue=f"""echo x >> {tmp_path}/asked
-        case $(wc -l < {tmp_path}/asked) in
+        squeue=f"""echo x >> {tmp_path}/queries
+        case $(wc -l < {tmp_path}/queries) in
         1) state=RUNNING ;;
         2) state=RUNNING; printf 'o\\nthree\\n' >> {folder}/slurm-4711-0.log ;;
         *) state=COMPLETED; printf four >> {folder}/slurm-4711-0.log ;;
@@ -244,7 +244,7 @@ def test_logs_are_followed_to_the_end(
         echo "4711|$state|0:01|n1|None|0|" """
     )
     monkeypatch.setattr("paddle_stacks.executors.slurm._TICK_SECONDS", 0.01)
-    assert list(Slurm(tmp_path).logs(made, follow=True)) == ["one", "two", "three", "four"]
+    assert list(Slurm(tmp_path).logs(job, follow=True)) == ["one", "two", "three", "four"]
 
 
 def test_a_job_that_has_written_nothing(tmp_path: Path, programs: Callable[..., Path]) -> None:
@@ -257,9 +257,9 @@ def test_a_job_that_has_written_nothing(tmp_path: Path, programs: Callable[..., 
 
 
 def test_a_job_is_cancelled(tmp_path: Path, programs: Callable[..., Path]) -> None:
-    told = programs(squeue=SQUEUE, sacct=SACCT, scancel="")
+    calls = programs(squeue=SQUEUE, sacct=SACCT, scancel="")
     Slurm(tmp_path).cancel(submitted(tmp_path))
-    assert (told / "scancel").read_text() == "4711\n"
+    assert (calls / "scancel").read_text() == "4711\n"
     with pytest.raises(RequestError, match="job 4713 has ended: cancelled"):
         Slurm(tmp_path).cancel(submitted(tmp_path, id="4713"))
     programs(scancel="echo 'scancel: error: Access/permission denied' >&2; exit 1")
@@ -277,7 +277,7 @@ SCONTROL = (
     "fi\n"
 )
 LONG_AGO, LATER = "2020-01-02T03:04:05", "2999-01-02T03:04:05"
-# A step fails, and all nodes are there.
+# A step fails, and all nodes respond.
 FAILS = '[[ "$*" == *clean_up ]] || exit 5'
 
 
@@ -286,18 +286,18 @@ FAILS = '[[ "$*" == *clean_up ]] || exit 5'
     [
         # Neither the step nor the next one reaches all nodes.
         ("exit 1", "0", LONG_AGO, True),
-        # No end is in sight.
+        # Too many restarts.
         ("exit 1", "100", LONG_AGO, False),
-        # The fault is the job's.
+        # The job itself failed.
         (FAILS, "0", LONG_AGO, False),
-        # A node was away in the meantime.
+        # A node restarted in the meantime.
         (FAILS, "0", LATER, True),
         (FAILS, "100", LATER, False),
-        # A node that Slurm has given up.
+        # A node that Slurm considers lost.
         (FAILS, "0", "None", True),
     ],
 )
-def test_a_lost_node_sends_the_job_back(
+def test_a_lost_node_requeues_the_job(
     host: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -308,8 +308,8 @@ def test_a_lost_node_sends_the_job_back(
 ) -> None:
     monkeypatch.setitem(STAND_INS, "srun", srun)
     monkeypatch.setitem(STAND_INS, "scontrol", SCONTROL + STAND_INS["scontrol"])
-    given = {"SLURM_RESTART_COUNT": restarts, "STARTED": started}
-    done, out = run_slurm(as_slurm(plan(host), DCU, 2), tmp_path, nodes=2, **given)
+    environment = {"SLURM_RESTART_COUNT": restarts, "STARTED": started}
+    done, out = run_slurm(as_slurm(plan(host), DCU, 2), tmp_path, nodes=2, **environment)
     status = tmp_path / "runs" / "cluster" / "slurm-4711.status"
     if requeued:
         assert (out / "requeued").read_text() == "requeue 4711\n"
@@ -346,55 +346,55 @@ APPTAINER = """
 def apptainer(
     script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, **environment: str
 ) -> tuple[dict[str, Any], Mapping[str, str], subprocess.CompletedProcess[str], Path]:
-    """Run a script with a stand-in for Apptainer; return what it was told, read as it reads."""
+    """Run a script with a fake Apptainer; return its parsed options, variables and the run."""
     monkeypatch.setitem(STAND_INS, "apptainer", APPTAINER)
     done, out = run_slurm(script, folder, nodes=nodes, **environment)
-    given = words(out)
-    assert given.pop(0) == "exec"
+    arguments = words(out)
+    assert arguments.pop(0) == "exec"
     options: dict[str, Any] = {"mount": []}
-    while given[0].startswith("--"):
-        name = given.pop(0).removeprefix("--")
+    while arguments[0].startswith("--"):
+        name = arguments.pop(0).removeprefix("--")
         if name in ("containall", "cleanenv", "no-home", "net"):
             options[name] = True
         elif name == "mount":
-            fields = dict(f.partition("=")[::2] for f in given.pop(0).split(","))
+            fields = dict(f.partition("=")[::2] for f in arguments.pop(0).split(","))
             options["mount"].append((fields["source"], fields["target"], "readonly" in fields))
         else:
-            options[name] = given.pop(0)
-    options["image"] = given.pop(0)
-    assert given.pop(0) == "/usr/bin/env"
-    variables = dict(w.split("=", 1) for w in given[: given.index("/usr/local/bin/entry")])
-    options["argv"] = given[given.index("/usr/local/bin/entry") + 1 :]
+            options[name] = arguments.pop(0)
+    options["image"] = arguments.pop(0)
+    assert arguments.pop(0) == "/usr/bin/env"
+    variables = dict(w.split("=", 1) for w in arguments[: arguments.index("/usr/local/bin/entry")])
+    options["argv"] = arguments[arguments.index("/usr/local/bin/entry") + 1 :]
     return options, variables, done, out
 
 
 def nodes_of_a_host(host: Path) -> dict[str, Any]:
-    """Devices under their own names: Apptainer shows no others."""
+    """Return devices with equal source and target, as Apptainer requires."""
     devices = tuple(Device(path, path) for path in ("/dev/null", "/dev/zero"))
     return {"devices": devices, "workspace": host.parent}
 
 
-def test_apptainer_is_told_the_same(
+def test_apptainer_gets_the_settings_of_the_plan(
     host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(host, **nodes_of_a_host(host))
-    script = as_slurm(made, DCU, container=SIF)
+    spec = plan(host, **nodes_of_a_host(host))
+    script = as_slurm(spec, DCU, container=SIF)
     options, variables, done, _ = apptainer(script, tmp_path, monkeypatch)
     assert done.returncode == 0, done.stderr
     assert options["containall"] and options["cleanenv"] and options["no-home"]
     assert options["net"] and options["network"] == "none" and options["pwd"] == "/workspace"
-    assert options["image"] == "/images/train.sif" and tuple(options["argv"]) == made.argv
+    assert options["image"] == "/images/train.sif" and tuple(options["argv"]) == spec.argv
     scratch, *mounts = options["mount"]
     assert scratch[1:] == ("/tmp", False) and not Path(scratch[0]).exists(), "it is removed"
     assert set(mounts) == {
-        *((m.source, m.target, m.read_only) for m in made.mounts),
-        *((d.source, d.target, False) for d in made.devices),
+        *((m.source, m.target, m.read_only) for m in spec.mounts),
+        *((d.source, d.target, False) for d in spec.devices),
     }
-    wanted = {k: v for k, v in made.environment.items() if k != "PADDLE_STACKS_EVENTS"}
-    assert variables == {**wanted, "HOME": "/tmp"}
+    expected = {k: v for k, v in spec.environment.items() if k != "PADDLE_STACKS_EVENTS"}
+    assert variables == {**expected, "HOME": "/tmp"}
 
 
-def test_apptainer_keeps_nothing_of_the_submitters_shell(
+def test_apptainer_inherits_nothing_from_the_submitters_shell(
     host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = as_slurm(plan(host, **nodes_of_a_host(host)), DCU, 2, container=SIF)
@@ -407,7 +407,7 @@ def test_apptainer_keeps_nothing_of_the_submitters_shell(
     }
     options, variables, done, out = apptainer(script, tmp_path, monkeypatch, 2, **leaks)
     assert done.returncode == 0, done.stderr
-    assert "net" not in options, "nodes meet over the host's network"
+    assert "net" not in options, "nodes use the host's network for the rendezvous"
     meeting = {k: v for k, v in variables.items() if k.startswith("PADDLE_") and k[7] != "D"}
     assert meeting == {
         "PADDLE_MASTER": "192.0.2.11:24711",
@@ -436,27 +436,29 @@ def test_a_node_without_apptainer(host: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "changes", "said"),
+    ("profile", "changes", "message"),
     [
-        ("doc", {}, "no --profile doc"),
-        ("", {}, "not a simulated host's"),
-        ("", {"secrets": (Secret("pip.conf", content="x"),)}, "secret: pip.conf"),
-        ("", {"environment": {"https_proxy": "http://me:hidden@proxy"}}, "secret: https_proxy"),
-        ("", {"ulimits": {"sigpending": 1}}, "the limit sigpending"),
+        ("doc", {}, "--profile doc is not possible"),
+        ("", {}, "cannot map a simulated host's devices"),
+        ("", {"secrets": (Secret("pip.conf", content="x"),)}, "script: pip.conf"),
+        ("", {"environment": {"https_proxy": "http://me:hidden@proxy"}}, "script: https_proxy"),
+        ("", {"ulimits": {"sigpending": 1}}, "these limits: sigpending"),
     ],
 )
 def test_what_apptainer_cannot_do(
-    host: Path, profile: str, changes: dict[str, Any], said: str
+    host: Path, profile: str, changes: dict[str, Any], message: str
 ) -> None:
     platform = backend.load("dcu", ROOT, profile)
     with pytest.raises(RequestError) as caught:
         as_slurm(plan(host, profile, **changes), platform, container=SIF)
-    assert said in str(caught.value) and "hidden" not in str(caught.value)
+    assert message in str(caught.value) and "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("platform", [DCU, CPU], ids=["dcu", "cpu"])
-def test_apptainers_script_is_clean(host: Path, tmp_path: Path, nodes: int, platform: Any) -> None:
+def test_apptainers_script_passes_shellcheck(
+    host: Path, tmp_path: Path, nodes: int, platform: Any
+) -> None:
     checker = Path(sys.executable).with_name("shellcheck")
     if not checker.is_file():
         pytest.skip("shellcheck is not installed")
@@ -471,16 +473,16 @@ def test_apptainers_script_is_clean(host: Path, tmp_path: Path, nodes: int, plat
 
 @pytest.fixture
 def inv(tmp_path: Path, programs: Callable[..., Path]) -> Iterator[Callable[..., Any]]:
-    """Run a task in a workspace of its own, with the stand-ins."""
+    """Run a task in a temporary workspace, with the fakes."""
     programs(sbatch="echo 4711", squeue=SQUEUE, sacct=SACCT, scancel="")
-    given = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
-    given |= {"NO_COLOR": "1", "PADDLE_STACKS_WORKSPACE": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
+    environment |= {"NO_COLOR": "1", "PADDLE_STACKS_WORKSPACE": str(tmp_path)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "paddle_stacks.cli", *arguments],
             cwd=ROOT,
-            env=given,
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
@@ -510,7 +512,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "message"),
     [
         (("cluster.logs", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.cancel", "1"), "no job 1 was submitted from this workspace"),
@@ -519,8 +521,8 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.logs", "4711", "--rank", "1"), "there is no rank 1"),
         (("cluster.submit", "fetch", "--model", "x"), "which scheduler is not said"),
         (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
-        ((*SUBMIT, "--hours", "0"), "no job is done in 0 hours"),
-        ((*SUBMIT, "--nodes", "2"), "fetch runs on one node"),
+        ((*SUBMIT, "--hours", "0"), "--hours must be at least 1"),
+        ((*SUBMIT, "--nodes", "2"), "fetch cannot run on several nodes"),
         ((*SUBMIT, "--slurm", "--dcu"), '"--dcu" is not KEY=VALUE'),
         ((*SUBMIT, "--container", "dokcer"), 'did you mean "docker"?'),
         (("cluster.submit", "infer", "--model", "m", "--chat", "--engine", "slurm"), "no standard"),
@@ -531,10 +533,10 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.stauts",), 'did you mean "cluster.status"?'),
     ],
 )
-def test_a_wrong_request(
-    inv: Callable[..., Any], tmp_path: Path, given: tuple[str, ...], said: str
+def test_an_invalid_request(
+    inv: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     submitted(tmp_path, None, nodes=1)
-    done = inv(*given)
+    done = inv(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stdout == "" and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "" and message in done.stderr and "Traceback" not in done.stderr
