@@ -5,15 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invoke.collection import Collection
 
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.errors import JobError
-
-if TYPE_CHECKING:
-    from paddle_stacks.provenance.contents import Contents
 
 __all__ = ["collection"]
 
@@ -85,9 +82,9 @@ def _diff(context: Any, before: str, after: str, files: bool = False, json: bool
 
     Packages, layers, environment, labels and files.
     """
-    from paddle_stacks.provenance import compare
+    from paddle_stacks.provenance import compare, contents
 
-    found = compare.difference(*_contents([before, after]))
+    found = compare.difference(*contents.open_all([before, after]))
     if json:
         print(_as_json(found.to_json()))
     else:
@@ -166,22 +163,6 @@ def _licences(
         return
     for item, rows in lists:
         licences.show(item, rows)
-
-
-def _contents(names: list[str]) -> list[Contents]:
-    """Return what is in images and manifests; what the engine has is read in one go."""
-    from paddle_stacks import engine
-    from paddle_stacks.provenance import contents
-
-    # A name of ours may be written without the prefix.
-    ours = {name: name if "/" in name else f"paddle-stacks/{name}" for name in names}
-    images = [name for name in ours if not name.endswith(".json")]
-    found = {}
-    if images:
-        references = [ours[name] for name in images]
-        read = contents.read(engine.connect(), references)
-        found = dict(zip(images, read, strict=True))
-    return [found.get(name) or contents.open_manifest(Path(name)) for name in names]
 
 
 def _as_json(value: object) -> str:

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -21,7 +21,10 @@ from paddle_stacks.jobs.catalog import JOBS, find
 from paddle_stacks.recipes import DISTRIBUTED
 from paddle_stacks.recipes import find as find_recipe
 
-__all__ = ["PlanTask", "collection", "start", "verbatim_words", "words_of"]
+if TYPE_CHECKING:
+    from paddle_stacks.launch import Choices
+
+__all__ = ["PlanTask", "choices_of", "collection", "start", "verbatim_words", "words_of"]
 
 _DRY_RUN = "Print the plan, check data, model and configuration, and stop."
 _JSON = "The same with the plan as JSON."
@@ -154,15 +157,7 @@ def start(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> No
     flags = {"backend": options.pop("backend", None), "require_verified": verified}
     found = settings.load(ROOT, flags)
     as_json, dry_run = options.pop("json", False), options.pop("dry_run", False)
-    devices = options.pop("devices", None)
-    recipe = options.pop("recipe", None) or ""
-    changes = tuple(options.pop("set", None) or ()) if recipe else ()
-    choices = launch.Choices(
-        options.pop("profile", None) or "",
-        parse_devices(devices) if devices else (),
-        recipe,
-        changes,
-    )
+    choices = choices_of(options)
     words = words_of(job, options, verbatim)
     if dry_run or as_json:
         steps = launch.make_steps(job, words, found, choices)
@@ -171,6 +166,20 @@ def start(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> No
         launch.check_requests(steps)
     else:
         finish(launch.launch(job, words, found, choices))
+
+
+def choices_of(options: dict[str, Any]) -> Choices:
+    """Take the host's choices out of a job's options, and return them."""
+    from paddle_stacks import launch
+
+    devices = options.pop("devices", None)
+    recipe = options.pop("recipe", None) or ""
+    return launch.Choices(
+        options.pop("profile", None) or "",
+        parse_devices(devices) if devices else (),
+        recipe,
+        tuple(options.pop("set", None) or ()) if recipe else (),
+    )
 
 
 def words_of(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> list[str]:

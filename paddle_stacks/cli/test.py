@@ -6,9 +6,8 @@ import sys
 from typing import Any
 
 from paddle_stacks.cli import ROOT, finish, task
-from paddle_stacks.errors import RequestError, suggest
 from paddle_stacks.testing import lint as linters
-from paddle_stacks.testing.suites import FAST, LINT, NAMES, SUITES, Suite
+from paddle_stacks.testing.suites import NAMES
 
 
 @task(
@@ -30,38 +29,10 @@ def test(
     without: list[str] | None = None,
 ) -> None:
     """Run the tests; their requirements are built first."""
-    from paddle_stacks.testing.progress import progress_for
-    from paddle_stacks.testing.runner import TestSession, failed_last
+    from paddle_stacks.testing import session
 
-    ids = failed_last(ROOT) if failed else {}
-    left_out = {name for word in without or () for name in _selected(word)}
-    names = [name for name in (ids or _selected(suite)) if name not in left_out]
-    if failed and not ids:
-        print("no test failed when it was last run", file=sys.stderr)
-        return
-    is_fast = not (all or suite or failed)
-    suites = {name: SUITES[name] for name in names if name in SUITES}
-    if is_fast:
-        suites = {name: one for name, one in suites.items() if one.in_fast_tier}
-    if LINT in names or any(wanted.images for wanted in suites.values()):
-        _ensure_engine()
-    if LINT in names:
-        print(linters.run(ROOT), file=sys.stderr)
-    if not suites:
-        return
-    is_everything = (all or suite is not None) and not (only or failed)
-    arguments = [*FAST] if is_fast else []
-    if only and "::" in only:
-        ids = {name: [only] for name in suites}
-    elif only:
-        arguments += ["-k", only]
-    session = TestSession(ROOT, progress_for(), arguments, is_complete=is_everything)
-    # What needs no images does not wait for them.
-    session.run({name: one for name, one in suites.items() if not one.images}, ids)
-    with_images = {name: one for name, one in suites.items() if one.images}
-    _build_images(with_images)
-    session.run(with_images, ids)
-    finish(session.finish())
+    choice = session.Choice(all, suite, only, failed, tuple(without or ()))
+    finish(session.run(ROOT, choice))
 
 
 @task(
@@ -90,29 +61,3 @@ def lint(context: Any) -> None:
     These are ruff, mypy, shellcheck and hadolint; Compose and bake files are checked too.
     """
     print(linters.run(ROOT), file=sys.stderr)
-
-
-def _selected(suite: str | None) -> list[str]:
-    """Return the names of the suites to run.
-
-    Raises:
-        RequestError: there is no such suite.
-    """
-    if suite is None:
-        return list(NAMES)
-    if suite not in NAMES:
-        raise RequestError(f'no suite is named "{suite}"', remedy=suggest(suite, NAMES, "suites"))
-    return [suite]
-
-
-def _ensure_engine() -> None:
-    from paddle_stacks import engine
-
-    engine.ensure()
-
-
-def _build_images(suites: dict[str, Suite]) -> None:
-    from paddle_stacks import build, settings
-
-    for backend in sorted({suite.backend for suite in suites.values()}):
-        build.build(["all"], settings.load(ROOT, {"backend": backend}))

@@ -196,6 +196,25 @@ def read(client: docker.DockerClient, references: Sequence[str]) -> list[Content
     ]
 
 
+def open_all(names: Sequence[str]) -> list[Contents]:
+    """Return what is in images and manifests; what the engine has is read in one go.
+
+    Args:
+        names: images, with or without the project's prefix, and manifests (``*.json``).
+
+    Raises:
+        StackError: an image or a manifest cannot be read.
+    """
+    from paddle_stacks import engine
+
+    images = [name for name in names if not name.endswith(".json")]
+    found: dict[str, Contents] = {}
+    if images:
+        references = [name if "/" in name else f"paddle-stacks/{name}" for name in images]
+        found = dict(zip(images, read(engine.connect(), references), strict=True))
+    return [found.get(name) or open_manifest(Path(name)) for name in names]
+
+
 def open_manifest(path: Path) -> Contents:
     """Return the contents that a manifest tells of, for an image that may be gone.
 

@@ -941,13 +941,13 @@ def test_a_layout_that_1024_cards_cannot_have(host: Path, change: str, said: str
 def test_where_nodes_meet_is_not_the_callers_to_say(host: Path) -> None:
     given = ("--engine", "slurm", "--master", "h:1")
     done = render(*RECIPE, *given, PADDLE_STACKS_HOST_ROOT=str(host))
-    assert done.returncode == 2 and "the scheduler's to say, not --master" in done.stderr
+    assert done.returncode == 2 and "the scheduler sets --master" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "which scheduler is not said"),
+        ((), "--engine is required"),
         (("--engine", "slrum"), 'did you mean "slurm"?'),
         (("--engine", "slurm", "--nodes", "two"), '"two" is not a number'),
         (("--engine", "slurm", "--nodes", "2"), "infer cannot run on several nodes"),

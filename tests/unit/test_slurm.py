@@ -519,7 +519,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.status", "--id", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.logs", "4711", "--rank", "x"), '"x" is not a number'),
         (("cluster.logs", "4711", "--rank", "1"), "there is no rank 1"),
-        (("cluster.submit", "fetch", "--model", "x"), "which scheduler is not said"),
+        (("cluster.submit", "fetch", "--model", "x"), "--engine is required"),
         (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
         ((*SUBMIT, "--hours", "0"), "--hours must be at least 1"),
         ((*SUBMIT, "--nodes", "2"), "fetch cannot run on several nodes"),

@@ -1,0 +1,271 @@
+"""One job from its arguments to a scheduler: plan, check, submit, remember."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+
+from paddle_stacks import launch, recipes
+from paddle_stacks.errors import MachineError, Problem, RequestError, suggest
+from paddle_stacks.executors import cluster as records
+from paddle_stacks.executors.cluster import Cluster, Order, Row, Submitted
+from paddle_stacks.jobs.arguments import parser
+from paddle_stacks.jobs.catalog import find
+from paddle_stacks.launch import Choices, Step, Steps
+from paddle_stacks.plan import backend
+from paddle_stacks.plan.cluster import HOURS
+from paddle_stacks.settings import Settings
+
+__all__ = [
+    "ENGINES",
+    "JobRequest",
+    "cancel",
+    "logs",
+    "make_request",
+    "read_number",
+    "scheduler_of",
+    "status",
+    "submit",
+    "table",
+]
+
+ENGINES = ("slurm", "kubernetes")
+"""The schedulers."""
+
+_PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator", "user")
+# How nodes are told where they meet, as a plan for several has it; empty: how many there are.
+_MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job for a scheduler.
+
+    Args:
+        order: the job.
+        scheduler: who is to run it.
+        steps: the job's plan, and the steps before it.
+    """
+
+    order: Order
+    scheduler: Cluster
+    steps: Steps
+
+    @property
+    def missing(self) -> tuple[Step, ...]:
+        """The steps before the job that are not done."""
+        return tuple(step for step in self.steps.before if not step.whole)
+
+    @property
+    def sees_workspace(self) -> bool:
+        """Whether the job's workspace is this one: in Kubernetes it is a claim."""
+        from paddle_stacks.executors.slurm import Slurm
+
+        return isinstance(self.scheduler, Slurm)
+
+
+def make_request(
+    job: str,
+    words: Sequence[str],
+    settings: Settings,
+    choices: Choices,
+    options: Mapping[str, str | None],
+    sbatch: Sequence[str] = (),
+) -> JobRequest:
+    """Return the request of a command line, after a check of all that can be known here.
+
+    Args:
+        job: its name.
+        words: its arguments.
+        settings: the backend, the workspace and so on.
+        choices: profile, cards and recipe.
+        options: the scheduler's, by name; None for those that were left out.
+        sbatch: options of ``sbatch``, as ``KEY=VALUE``.
+
+    Raises:
+        RequestError: an option is wrong, or the job is.
+    """
+    find(job)
+    engine = options.get("engine")
+    if engine not in ENGINES:
+        what = f'no scheduler is named "{engine}"' if engine else "--engine is required"
+        raise RequestError(what, where="--engine", remedy=suggest(engine or "", ENGINES, "engines"))
+    if settings.require_verified:
+        note = "note: require_verified is about this machine's engine; a cluster's are not asked"
+        print(note, file=sys.stderr)
+    platform = backend.load(settings.backend, settings.root, choices.profile)
+    usual = 1
+    if choices.recipe:
+        usual = recipes.find(choices.recipe, settings.root, settings.backend, job).nodes
+    nodes = read_number("nodes", options.get("nodes"), usual)
+    hours = read_number("hours", options.get("hours"), HOURS)
+    steps = launch.make_steps(job, _for_nodes(job, words, nodes), settings, choices)
+    plan = steps.plan
+    if settings.registry:
+        plan = replace(plan, image=f"{settings.registry}/{plan.image}")
+    if groups := options.get("groups"):
+        plan = replace(plan, groups=tuple(groups.split(",")))
+    run = launch.run_folder(plan)
+    order = Order(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
+    return JobRequest(order, scheduler_of(engine, settings, options, sbatch), steps)
+
+
+def _for_nodes(job: str, words: Sequence[str], nodes: int) -> list[str]:
+    """Return the arguments of one node's part of a job."""
+    # What follows the first other word is a script's own.
+    options = takewhile(lambda word: word.startswith("--"), words)
+    names = {word.partition("=")[0] for word in options}
+    if given := [f"--{name}" for name in _MEETING if f"--{name}" in names]:
+        what = f"the scheduler sets {', '.join(given)}"
+        raise RequestError(what, where=job, remedy="--nodes N sets the number of nodes")
+    if nodes > 1 and _MEETING.keys() <= {action.dest for action in parser(job)._actions}:
+        # What is checked is checked for all nodes. The values are replaced by the scheduler's.
+        return [*(f"--{name}={value or nodes}" for name, value in _MEETING.items()), *words]
+    return [*words]
+
+
+def scheduler_of(
+    engine: str,
+    settings: Settings,
+    options: Mapping[str, str | None] | None = None,
+    sbatch: Sequence[str] = (),
+) -> Cluster:
+    """Return the executor of an engine.
+
+    Args:
+        engine: its name.
+        settings: the workspace.
+        options: the scheduler's, by name; for a job that is submitted.
+        sbatch: those of ``sbatch``, likewise.
+    """
+    options = options or {}
+    if engine == "kubernetes":
+        from paddle_stacks.executors.kubernetes import Kubernetes
+        from paddle_stacks.plan.kubernetes import Placement
+
+        placement = {name: value for name in _PLACEMENT if (value := options.get(name))}
+        return Kubernetes(Placement(**placement), options.get("context") or "")
+    from paddle_stacks.executors.slurm import Slurm
+    from paddle_stacks.plan.slurm import Container
+
+    # Relative to where the command is given, which is not where the job runs.
+    file = options.get("image-file")
+    container = Container(
+        options.get("container") or "docker", Path(file).absolute() if file else None
+    )
+    return Slurm(settings.workspace, container, tuple(sbatch))
+
+
+def submit(request: JobRequest, settings: Settings) -> Submitted:
+    """Submit a job, and remember it in its run's folder.
+
+    Raises:
+        RequestError: a step before it is missing, or a job of the same run has not ended.
+        MachineError: the scheduler does not answer, or the job cannot be remembered.
+    """
+    problems = [
+        Problem(f"needed first: {step.produces}", request.order.plan.job, _command(step))
+        for step in request.missing
+    ]
+    if problems and request.sees_workspace:
+        raise RequestError(problems)
+    for problem in problems:
+        print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
+    request.scheduler.text(request.order)  # what no scheduler can run is told first
+    if request.sees_workspace:
+        launch.check_files(request.order.plan)
+    _refuse_second(request, settings)
+    submitted = request.scheduler.submit(request.order)
+    try:
+        records.remember(request.order, submitted)
+    except OSError as error:
+        raise MachineError(
+            f"{submitted.id} was submitted to {submitted.engine}, and cannot be remembered: "
+            f"{error.strerror}",
+            where=str(request.order.plan.workspace / submitted.folder),
+            remedy="end it with the scheduler's own command, free the disk, submit it again",
+        ) from error
+    return submitted
+
+
+def _command(step: Step) -> str:
+    """Return the command that does a step."""
+    if step.recipe:
+        return f"./inv {step.plan.job} --recipe {step.recipe} --backend {step.plan.backend}"
+    return f"./inv {shlex.join(step.plan.argv)}"
+
+
+def _refuse_second(request: JobRequest, settings: Settings) -> None:
+    """Refuse a job that would write where another one is going to."""
+    run = str(request.order.run or "")
+    others = [
+        job for job in records.remembered(request.order.plan.workspace) if run and job.run == run
+    ]
+    for other in others[-1:]:
+        (row,) = scheduler_of(other.engine, settings).status([other])
+        if not row.ended:
+            raise RequestError(
+                f"job {other.id} of this run is {row.state}",
+                where=run,
+                remedy=f"./inv cluster.cancel {other.id}, or --name for a run of its own",
+            )
+
+
+def status(id: str | None, settings: Settings) -> list[tuple[Submitted, Row]]:
+    """Return the submitted jobs with their states, the oldest first.
+
+    Args:
+        id: of one job; None for all.
+        settings: the workspace.
+    """
+    workspace = settings.workspace
+    jobs = [records.find(id, workspace)] if id else records.remembered(workspace)
+    rows: list[tuple[Submitted, Row]] = []
+    for engine in dict.fromkeys(job.engine for job in jobs):
+        own = [job for job in jobs if job.engine == engine]
+        rows += zip(own, scheduler_of(engine, settings).status(own), strict=True)
+    return sorted(rows, key=lambda pair: pair[0].when)
+
+
+def table(rows: Sequence[tuple[Submitted, Row]]) -> list[str]:
+    """Return the jobs as lines of a table, with a heading."""
+    lines = [("ID", "ENGINE", "JOB", "RUN", "STATE", "TIME", "NODES", "")]
+    for job, row in rows:
+        again = f"started again {row.restarts} times" if row.restarts else ""
+        why = ", ".join(filter(None, [row.why, again]))
+        nodes = row.nodes or str(job.nodes)
+        lines.append(
+            (job.id, job.engine, job.job, job.run or "-", row.state, row.elapsed or "-", nodes, why)
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def logs(
+    id: str, settings: Settings, rank: int | None = None, *, follow: bool = False
+) -> Iterator[str]:
+    """Yield the lines that a submitted job has written; arguments as :meth:`Cluster.logs`."""
+    job = records.find(id, settings.workspace)
+    return scheduler_of(job.engine, settings).logs(job, rank, follow=follow)
+
+
+def cancel(id: str, settings: Settings) -> None:
+    """Cancel a submitted job."""
+    job = records.find(id, settings.workspace)
+    scheduler_of(job.engine, settings).cancel(job)
+
+
+def read_number(option: str, text: str | None, default: int) -> int:
+    """Return the value of an option that is a whole number."""
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise RequestError(f'"{text}" is not a number', where=f"--{option}", remedy="1 or more")
+    return int(text)
