@@ -34,6 +34,7 @@ _ID = 1  # upstream's second argument of ftok
 _CREATE, _EXCLUSIVE, _REMOVE = 0o1000, 0o2000, 0
 _DEATH_SIGNAL = 1
 _ATTEMPTS = 20
+_REMEDY = "run the same command again; the log above shows why the reader stopped"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -125,7 +126,7 @@ def wait(ready: Any, reader: Any) -> None:
         if ready.wait(_LOOK_SECONDS):
             return
         _check(reader)
-    raise JobError(f"the reader of tokens is not ready after {SECONDS} s")
+    raise JobError(f"the reader of tokens is not ready after {SECONDS} s", remedy=_REMEDY)
 
 
 def result(results: Any, reader: Any, steps: int) -> Any:
@@ -147,11 +148,18 @@ def result(results: Any, reader: Any, steps: int) -> Any:
                 _check(reader)
             continue
         if len(row[1]) != steps:
-            raise JobError(f"{steps} tokens were sent, and {len(row[1])} came: messages were lost")
+            raise JobError(
+                f"{steps} tokens were sent, and {len(row[1])} came: messages were lost",
+                remedy=_REMEDY,
+            )
         return row
-    raise JobError(f"the last message has not come after {SECONDS} s: messages were lost")
+    raise JobError(
+        f"the last message has not come after {SECONDS} s: messages were lost", remedy=_REMEDY
+    )
 
 
 def _check(reader: Any) -> None:
     if not reader.is_alive():
-        raise JobError(f"the reader of tokens has ended with exit status {reader.exitcode}")
+        raise JobError(
+            f"the reader of tokens has ended with exit status {reader.exitcode}", remedy=_REMEDY
+        )
