@@ -70,12 +70,7 @@ def _config(source: Gguf) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.key_value_heads,
+        **shape.config(),
         "max_position_embeddings": get("llama.context_length", int),
         "rope_theta": _shortest(get("llama.rope.freq_base", float, 10000.0)),
         "rms_norm_eps": _shortest(get("llama.attention.layer_norm_rms_epsilon", float)),

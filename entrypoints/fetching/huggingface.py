@@ -68,7 +68,9 @@ def convert(source: Path, folder: Path) -> None:
         raise RequestError(problems)
     dtype = _common_type(stored, source)
     huggingface_tokenizer.write(source, folder, shape.vocabulary)
-    _write_configs(folder, config, generation, {**rope, **_sizes(config, shape)}, dtype)
+    context = config.get("max_position_embeddings") or _CONTEXT
+    sizes = {**shape.config(), "max_position_embeddings": context}
+    _write_configs(folder, config, generation, {**rope, **sizes}, dtype)
     write_weights(folder, [_tensor(name, *stored[name]) for name in wanted])
 
 
@@ -226,18 +228,6 @@ def _drop_tied_head(stored: dict[str, tuple[Path, Stored]], source: Path) -> Non
 def _raw(path: Path, entry: Stored) -> npt.NDArray[Any]:
     with tensors.opened(path) as read:
         return read(entry)
-
-
-def _sizes(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    return {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.key_value_heads,
-        "max_position_embeddings": config.get("max_position_embeddings") or _CONTEXT,
-    }
 
 
 def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str:

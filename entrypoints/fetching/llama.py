@@ -37,6 +37,17 @@ class Shape:
         """Width of the keys and values of all heads."""
         return self.hidden // self.heads * self.key_value_heads
 
+    def config(self) -> dict[str, int]:
+        """Return the sizes as keys of a ``config.json``."""
+        return {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
+        }
+
     def problems(self, where: str) -> list[Problem]:
         """Return what is impossible about the sizes."""
         found = [
