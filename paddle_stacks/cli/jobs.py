@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanTask", "choices_of", "collection", "start", "verbatim_words", "words_of"]
 
-_DRY_RUN = "Print the plan, check data, model and configuration, and stop."
-_JSON = "The same with the plan as JSON."
-_BACKEND = "The backend (default: the setting, else cpu)."
-_DEVICES = "The cards to use, as 0,1 or 0-3 (default: all)."
-_RECIPE = "A job that is ready to run; ./inv recipes lists them, ./inv run runs one."
-_SET = "Change a recipe's option; repeatable."
-_VERIFIED = "Refuse to run in an image whose tests have not passed: ./inv verify runs them."
+_DRY_RUN = "Print the plan, check the request, and stop."
+_JSON = "Print the plan as JSON, and stop."
+_BACKEND = "Backend (default: the setting, else cpu)."
+_DEVICES = "Devices to use, such as 0,1 or 0-3 (default: all)."
+_RECIPE = "Recipe to run; ./inv recipes lists them."
+_SET = "Override an option of the recipe; repeatable."
+_VERIFIED = "Require an image that passed ./inv verify."
 _PROFILE = "More rights: debug, or doc for those of the vendor's instructions."
 
 
@@ -240,10 +240,15 @@ def _form(action: argparse.Action) -> str:
     return {"int": "INT", "float": "FLOAT", "Path": "PATH"}.get(str(name), "")
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else text
+
+
 def _argument(action: argparse.Action, *, positional: bool, before: str = "") -> Argument:
     if before:
         name = before + action.option_strings[-1].lstrip("-")
-        return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=action.help)
+        about = _sentence(action.help or "")
+        return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=about)
     name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
     kind = bool if action.nargs == 0 else list if isinstance(action.default, list) else str
     return Argument(
@@ -254,7 +259,7 @@ def _argument(action: argparse.Action, *, positional: bool, before: str = "") ->
         kind=kind,
         # Left to the job's own parser, so that a plan shows what was asked for and no more.
         default=False if kind is bool else None,
-        help=action.help,
+        help=_sentence(action.help or ""),
         positional=positional and not action.option_strings,
     )
 

@@ -190,12 +190,12 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def _fetch() -> Parser:
-    made = Parser(prog="fetch", description="Put a model into models/ as a PaddleNLP checkpoint.")
+    made = Parser(prog="fetch", description="Fetch a model into models/ as a PaddleNLP checkpoint.")
     add = made.add_argument
-    add("model", metavar="MODEL", help="a known model, or any name with --from")
-    add("--from", dest="source", metavar="SOURCE", help=models.FORMS)
-    add("--output", metavar="FOLDER", help="where it goes (default: models/MODEL)")
-    add("--force", action="store_true", help="replace what is there")
+    add("model", metavar="MODEL", help="a known model, or any name if --from is given")
+    add("--from", dest="source", metavar="SOURCE", help=f"source of the model: {models.FORMS}")
+    add("--output", metavar="FOLDER", help="output folder (default: models/MODEL)")
+    add("--force", action="store_true", help="replace existing output")
     return made
 
 
@@ -206,14 +206,14 @@ examples:
   zcat x.gz | prepare --input - --format text --output data/corpus --model m
   prepare --input text:python-stdlib --output data/python/modules --model llama-nano
 
-Killed or stopped, the same command goes on where it was.
+After an interruption the same command continues.
 """
 
 
 def _prepare() -> Parser:
     made = Parser(
         prog="prepare",
-        description="Make tokens of raw text: the .bin and .idx that pretraining reads.",
+        description="Tokenize raw text into the .bin and .idx files that pretraining reads.",
         epilog=_PREPARE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -224,53 +224,64 @@ def _prepare() -> Parser:
         default=[],
         required=True,
         metavar="PATH",
-        help="a file, a folder, a 'pattern', - for standard input, or a text that is in the "
+        help="a file, a folder, a 'pattern', - for standard input, or a text from the "
         f"image: {', '.join(texts.PREFIX + name for name in texts.TEXTS)}; repeatable",
     )
-    add("--output", required=True, metavar="PREFIX", help="makes PREFIX.bin and PREFIX.idx")
-    add("--model", required=True, help="whose tokenizer: a name in models/, or a path")
+    add("--output", required=True, metavar="PREFIX", help="write PREFIX.bin and PREFIX.idx")
+    add(
+        "--model", required=True, help="model whose tokenizer is used: a name in models/, or a path"
+    )
     add(
         "--format",
         choices=("auto", "jsonl", "text"),
         default="auto",
-        help="of the input (default: auto, by its name; standard input: jsonl)",
+        help="input format (default: auto, from the file name; jsonl for standard input)",
     )
-    add("--json-key", default="text", metavar="KEY", help="of the text in a line (default: text)")
+    add(
+        "--json-key",
+        default="text",
+        metavar="KEY",
+        help="key of the text in each JSON line (default: text)",
+    )
     add(
         "--document",
         choices=("paragraph", "line", "file"),
         default="paragraph",
-        help="what a document is in plain text (default: paragraph, up to a blank line)",
+        help="unit of a document in plain text (default: paragraph, ended by a blank line)",
     )
-    add("--append-eos", action="store_true", help="end every document with the end token")
+    add(
+        "--append-eos",
+        action="store_true",
+        help="append the end-of-sequence token to every document",
+    )
     add(
         "--max-repeated-len",
         type=_count,
         default=100,
         metavar="N",
-        help="keep one of a character that comes more than N times in a row (default: 100)",
+        help="collapse a character repeated more than N times (default: 100)",
     )
     add(
         "--on-bad",
         choices=("skip", "fail"),
         default="skip",
-        help="a bad record: skip and count it (default), or fail",
+        help="bad records: skip and count them (default), or fail",
     )
     _add_split(made)
-    add("--workers", type=_count, metavar="N", help="processes (default: one for each core)")
+    add("--workers", type=_count, metavar="N", help="number of processes (default: one per core)")
     add(
         "--save-every",
         type=_positive,
         default=5.0,
         metavar="SECONDS",
-        help="what is lost at the most when it is killed (default: 5)",
+        help="seconds between checkpoints, lost at most when killed (default: 5)",
     )
-    add("--force", action="store_true", help="replace what is there; begin anew")
+    add("--force", action="store_true", help="replace existing output and start over")
     return made
 
 
 def _inspect() -> Parser:
-    made = Parser(prog="inspect", description="Show what a corpus of tokens holds.")
+    made = Parser(prog="inspect", description="Show statistics and samples of a tokenized corpus.")
     add = made.add_argument
     add(
         "corpus",
@@ -278,9 +289,18 @@ def _inspect() -> Parser:
         help="a prefix, a folder of corpora, or weights and prefixes: '0.3 data/a 0.7 data/b'",
     )
     _add_split(made)
-    add("--samples", type=int, default=3, metavar="N", help="documents to show (default: 3)")
-    add("--model", help="whose tokenizer shows them (default: the one that made the corpus)")
-    add("--plot", metavar="FILE", help="the picture (default: PREFIX.lengths.png)")
+    add(
+        "--samples",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of documents to show (default: 3)",
+    )
+    add(
+        "--model",
+        help="model whose tokenizer decodes them (default: the one that encoded the corpus)",
+    )
+    add("--plot", metavar="FILE", help="plot of document lengths (default: PREFIX.lengths.png)")
     return made
 
 
@@ -289,7 +309,7 @@ def _add_split(made: Parser) -> None:
         "--split",
         default="949,50,1",
         metavar="SHARES",
-        help="shares of training, evaluation and test, to show (default: 949,50,1)",
+        help="shares of training, evaluation and test data (default: 949,50,1)",
     )
 
 
@@ -306,7 +326,7 @@ def _positive(text: str) -> float:
 def _finetune() -> Parser:
     made = Parser(
         prog="finetune",
-        description="LoRA or full supervised fine-tuning from a JSON configuration.",
+        description="Fine-tune a model, LoRA or full, from a JSON configuration.",
     )
     _add_config(made)
     _add_ranks(made)
@@ -321,53 +341,65 @@ def _add_allow_pickle(made: Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="weights that are a pickle, as model_state.pdparams: read its arrays; repeatable",
+        help="read the arrays of a pickled weight file, such as model_state.pdparams; repeatable",
     )
 
 
 def _add_run(made: Parser) -> None:
     add = made.add_argument
-    add("--name", help="write to runs/NAME (default: output_dir, or the configuration's name)")
+    add(
+        "--name",
+        help="run name; output goes to runs/NAME (default: output_dir, or the configuration's)",
+    )
     add(
         "--resume",
         metavar="auto|never|CHECKPOINT",
-        help="auto: from the last whole checkpoint (default); never: start over; or a folder",
+        help="checkpoint to continue from: the last complete one (auto, default), none (never), "
+        "or a folder",
     )
     add(
         "--grace",
         type=int,
         default=GRACE_SECONDS,
         metavar="SECONDS",
-        help=f"time to finish the step and save after SIGTERM (default: {GRACE_SECONDS})",
+        help=f"seconds to finish the step and save after SIGTERM (default: {GRACE_SECONDS})",
     )
 
 
 def _add_config(made: Parser, *, required: bool = True) -> None:
     add = made.add_argument
-    add("--config", type=Path, required=required, help="a JSON with upstream's keys")
+    add("--config", type=Path, required=required, help="JSON configuration with PaddleNLP's keys")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key of the configuration; repeatable",
+        help="override a key of the configuration; repeatable",
     )
 
 
 def _add_ranks(made: Parser) -> None:
     add = made.add_argument
-    add("--ranks", type=_count, default=1, metavar="N", help="processes here, one on each card")
-    add("--nnodes", type=_nodes, metavar="N", help="nodes that train together (default: 1)")
-    add("--master", metavar="HOST:PORT", help="where they meet: an address of node 0")
-    add("--rank", type=int, metavar="N", help="which of the nodes this is, from 0")
+    add(
+        "--ranks",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes on this node, one per device (default: 1)",
+    )
+    add("--nnodes", type=_nodes, metavar="N", help="number of nodes (default: 1)")
+    add("--master", metavar="HOST:PORT", help="rendezvous address on node 0")
+    add("--rank", type=int, metavar="N", help="rank of this node, from 0")
     add(
         "--wait",
         type=_count,
         default=WAIT_SECONDS,
         metavar="SECONDS",
-        help=f"how long to wait for the other nodes (default: {WAIT_SECONDS})",
+        help=f"seconds to wait for the other nodes (default: {WAIT_SECONDS})",
     )
-    add("--allow-bf16", action="store_true", help="the cards have bfloat16; a K100_AI has not")
+    add(
+        "--allow-bf16", action="store_true", help="allow bfloat16, which a K100_AI does not support"
+    )
 
 
 def _count(text: str) -> int:
@@ -385,7 +417,7 @@ def _nodes(text: str) -> int:
 def _pretrain() -> Parser:
     made = Parser(
         prog="pretrain",
-        description="Train a language model on a corpus, from scratch or from its weights.",
+        description="Pretrain a model on a tokenized corpus, from scratch or from its weights.",
     )
     _add_config(made)
     _add_ranks(made)
@@ -395,7 +427,7 @@ def _pretrain() -> Parser:
         "--peak-tflops",
         type=_positive,
         metavar="N",
-        help="what one device can compute, in 10^12 operations a second, to show the share used",
+        help="peak TFLOPS of one device, to report utilization",
     )
     return made
 
@@ -406,30 +438,32 @@ examples:
   quantize --config my.json --model m --set smooth=true --output models/m-a8w8
   quantize --config configs/jobs/dcu/quantize-a8w8.json     (on a card)
 
-On a CPU the program is ours, and makes a folder for infer, serve and export. On a card it is
-upstream's: it has no --force, and writes over what is there.
+On a CPU our program writes a folder for infer, serve and export. On a DCU it is upstream's
+program, which has no --force and overwrites existing output.
 """
 
 
 def _quantize() -> Parser:
     made = Parser(
         prog="quantize",
-        description="Quantize a model after its training, to weights in eight bits.",
+        description="Quantize a model to int8 after training.",
         epilog=_QUANTIZE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
     add("--model", help="the model: a name in models/, or a path (model_name_or_path)")
-    add("--output", metavar="FOLDER", help="where it goes, as models/NAME (output_dir)")
+    add("--output", metavar="FOLDER", help="output folder, such as models/NAME (output_dir)")
     _add_config(made, required=False)
-    add("--force", action="store_true", help="replace what is there")
+    add("--force", action="store_true", help="replace existing output")
     _add_log_name(made)
     _add_ranks(made)
     return made
 
 
 def _add_log_name(made: Parser) -> None:
-    made.add_argument("--name", help="logs go to runs/NAME (default: after what is run)")
+    made.add_argument(
+        "--name", help="run name; logs go to runs/NAME (default: from the script or configuration)"
+    )
 
 
 _UPSTREAM_ENDING = """\
@@ -447,7 +481,7 @@ def _upstream() -> Parser:
     made = VerbatimParser(
         prog="upstream",
         usage="upstream [OPTION …] SCRIPT [ARGUMENT …]",
-        description="Run a script of PaddleNLP's llm/ folder as it is.",
+        description="Run a script of PaddleNLP's llm/ folder unchanged.",
         epilog=_UPSTREAM_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -456,14 +490,14 @@ def _upstream() -> Parser:
     made.add_argument(
         "--unpatched",
         action="store_true",
-        help="run it without our patches (docs/recipes.md), with what fails there",
+        help="run without our patches (docs/recipes.md), including what fails there",
     )
-    made.add_argument("script", metavar="SCRIPT", help="below llm/, as run_finetune.py")
+    made.add_argument("script", metavar="SCRIPT", help="script below llm/, such as run_finetune.py")
     rest = made.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
         metavar="ARGUMENT",
-        help="the script's own, passed on as they are",
+        help="arguments of the script, passed on unchanged",
     )
     rest.required = False  # argparse would ask for it together with a script that is missing
     return made
@@ -480,7 +514,7 @@ examples:
 def _export() -> Parser:
     made = Parser(
         prog="export",
-        description="Merge a LoRA adapter into its base model, make a static graph, or both.",
+        description="Merge a LoRA adapter into its base model, export a static graph, or both.",
         epilog=_EXPORT_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -490,10 +524,10 @@ def _export() -> Parser:
     add(
         "--static",
         action="store_true",
-        help="make a static graph too, for infer --engine static (merges an --adapter)",
+        help="export a static graph too, for infer --engine static (merges --adapter)",
     )
-    add("--output", required=True, metavar="FOLDER", help="where it goes, as models/NAME")
-    add("--force", action="store_true", help="replace what is there")
+    add("--output", required=True, metavar="FOLDER", help="output folder, such as models/NAME")
+    add("--force", action="store_true", help="replace existing output")
     _add_allow_pickle(made)
     return made
 
@@ -511,7 +545,7 @@ exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
 def _infer() -> Parser:
     made = Parser(
         prog="infer",
-        description="Answer a prompt, a person or a file of prompts.",
+        description="Answer a prompt, a chat or a file of prompts.",
         epilog=_INFER_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -521,41 +555,66 @@ def _infer() -> Parser:
         "--engine",
         choices=("dynamic", "static", "fused", "block"),
         default="dynamic",
-        help="static: --model is what export --static made; fused and block are a DCU's",
+        help="engine: static runs the output of export --static; fused and block require a DCU",
     )
-    what = made.add_argument_group("what to answer (one of them)").add_argument
-    what("--prompt", metavar="TEXT", help="a question; - reads it from standard input")
-    what("--input", metavar="FILE", help="prompts, a JSON object per line; - is standard input")
-    what("--chat", action="store_true", help="talk: /reset begins anew, /exit or Ctrl-D leaves")
+    what = made.add_argument_group("input (one of them)").add_argument
+    what("--prompt", metavar="TEXT", help="prompt; - reads it from standard input")
+    what(
+        "--input",
+        metavar="FILE",
+        help="file of prompts, one JSON object per line; - reads standard input",
+    )
+    what(
+        "--chat",
+        action="store_true",
+        help="interactive chat: /reset starts over, /exit or Ctrl-D leaves",
+    )
     what("--benchmark", action="store_true", help="measure speed and memory on random prompts")
     add(
         "--output",
         metavar="FILE",
-        help="answers to --input, what --benchmark found (default: standard output)",
+        help="answers to --input, or benchmark results (default: standard output)",
     )
-    add("--force", action="store_true", help="replace an existing --output; begin anew")
-    add("--logprobs", type=int, metavar="N", help="tell the N likeliest at each place of --input")
-    add("--batch-size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
-    add("--system", metavar="TEXT", help="a system message, where a prompt brings none")
-    add("--raw", action="store_true", help="give the prompt as it is, without the chat template")
+    add("--force", action="store_true", help="replace an existing --output and start over")
+    add(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="return the N most likely tokens per position; requires --input",
+    )
+    add("--batch-size", type=int, default=8, metavar="N", help="batch size (default: 8)")
+    add("--system", metavar="TEXT", help="system message of prompts that have none")
+    add("--raw", action="store_true", help="do not apply the chat template")
     bench = made.add_argument_group("benchmark").add_argument
-    bench("--source-length", type=int, default=300, metavar="N", help="tokens (default: 300)")
-    bench("--rounds", type=int, default=3, metavar="N", help="after a first one (default: 3)")
+    bench(
+        "--source-length",
+        type=int,
+        default=300,
+        metavar="N",
+        help="prompt length in tokens (default: 300)",
+    )
+    bench(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="measured runs after a warm-up (default: 3)",
+    )
     _add_decoding(made)
     return made
 
 
 def _add_model(made: Parser) -> None:
     add = made.add_argument
-    add("--model", required=True, help="the base model: a name in models/, or a path")
-    add("--adapter", help="a LoRA adapter: a name in runs/, or a path")
+    add("--model", required=True, help="base model: a name in models/, or a path")
+    add("--adapter", help="LoRA adapter: a name in runs/, or a path")
 
 
 def _add_dtype(add: Callable[..., argparse.Action]) -> None:
     add(
         "--dtype",
         choices=("float32", "float16"),
-        help="what is computed in (default: float16 on cards; a CPU has float32 only)",
+        help="compute type (default: float16 on devices; a CPU supports float32 only)",
     )
 
 
@@ -564,15 +623,42 @@ def _add_decoding(made: Parser) -> None:
     add(
         "--decode",
         choices=("greedy", "sampling"),
-        help="default: sampling if --temperature, --top-k or --top-p is given, else greedy",
+        help="decoding strategy (default: sampling if --temperature, --top-k or --top-p is given, "
+        "else greedy)",
     )
-    add("--temperature", type=float, metavar="T", help="sampling: > 0 (default: 1.0)")
-    add("--top-k", type=int, metavar="K", help="sampling: the K likeliest (default: 0, all)")
-    add("--top-p", type=float, metavar="P", help="sampling: the likeliest with P (default: 1.0)")
-    add("--repetition-penalty", type=float, metavar="R", help="default: the model's, else none")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same text (default: 0)")
-    add("--max-new-tokens", type=int, default=128, metavar="N", help="default: 128")
-    add("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; repeatable")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sampling temperature, above 0 (default: 1.0)",
+    )
+    add(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="sample from the K most likely tokens (default: 0, all)",
+    )
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample from the tokens of cumulative probability P (default: 1.0)",
+    )
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="repetition penalty (default: the model's, else none)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=128,
+        metavar="N",
+        help="longest answer in tokens (default: 128)",
+    )
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text; repeatable")
     _add_dtype(add)
 
 
@@ -581,8 +667,7 @@ examples:
   serve --model smollm2-135m-instruct
   serve --model models/x --adapter runs/y --api-keys keys.txt --host 0.0.0.0
 
-Without --api-keys it answers this machine only. SIGTERM ends it when what is under way is
-finished.
+Without --api-keys it answers this machine only. After SIGTERM it finishes running requests.
 
 exit status: 0 done, 2 the request is wrong, 3 the port is taken, 5 failed, 128+n stopped by
 signal n before everything was finished
@@ -592,13 +677,17 @@ signal n before everything was finished
 def _serve() -> Parser:
     made = Parser(
         prog="serve",
-        description="Serve a model over HTTP with OpenAI's API, and a page to talk with it.",
+        description="Serve a model over HTTP: OpenAI API and a chat page.",
         epilog=_SERVE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
     _add_model(made)
-    add("--served-model-name", metavar="NAME", help="what clients call it (default: its folder's)")
+    add(
+        "--served-model-name",
+        metavar="NAME",
+        help="model name in the API (default: the folder's name)",
+    )
     _add_dtype(add)
     _add_listening(made)
     _add_space(made)
@@ -606,82 +695,91 @@ def _serve() -> Parser:
 
 
 def _add_listening(made: Parser) -> None:
-    add = made.add_argument_group("who may use it").add_argument
-    add("--host", default=LOOPBACK, metavar="ADDRESS", help=f"to listen on (default: {LOOPBACK})")
-    add("--port", type=int, default=8000, metavar="N", help="to listen on (default: 8000)")
+    add = made.add_argument_group("access").add_argument
+    add(
+        "--host",
+        default=LOOPBACK,
+        metavar="ADDRESS",
+        help=f"address to listen on (default: {LOOPBACK})",
+    )
+    add("--port", type=int, default=8000, metavar="N", help="port to listen on (default: 8000)")
     add(
         "--published",
         action="store_true",
-        help="the port of this container is published on 127.0.0.1: listen on all its addresses",
+        help="the container's port is published on 127.0.0.1: listen on all its addresses",
     )
-    add("--api-keys", metavar="FILE", help="a key per line, or NAME KEY; anything else is refused")
+    add(
+        "--api-keys",
+        metavar="FILE",
+        help="file of API keys: KEY or NAME KEY per line; requests without one are rejected",
+    )
     add(
         "--requests-per-minute",
         type=int,
         default=0,
         metavar="N",
-        help="of each key (default: 0, no limit)",
+        help="limit per key (default: 0, none)",
     )
-    add("--log-prompts", action="store_true", help="put what is asked into the log")
+    add("--log-prompts", action="store_true", help="log the prompts")
     add(
         "--allowed-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="a site whose pages may use the server (CORS), as https://app.example; repeatable",
+        help="allowed CORS origin, such as https://app.example; repeatable",
     )
 
 
 def _add_space(made: Parser) -> None:
-    add = made.add_argument_group("how much at once").add_argument
-    add("--batch-size", type=int, default=8, metavar="N", help="answers at once (default: 8)")
+    add = made.add_argument_group("capacity").add_argument
+    add("--batch-size", type=int, default=8, metavar="N", help="largest batch (default: 8)")
     add(
         "--max-waiting",
         type=int,
         default=64,
         metavar="N",
-        help="requests that may wait (default: 64)",
+        help="longest queue (default: 64)",
     )
     add(
         "--max-new-tokens",
         type=int,
         default=1024,
         metavar="N",
-        help="an answer's greatest length (default: 1024)",
+        help="longest answer in tokens (default: 1024)",
     )
     add(
         "--max-prompt-tokens",
         type=int,
         metavar="N",
-        help="a prompt's greatest length (default: what the context holds)",
+        help="longest prompt in tokens (default: the context length)",
     )
     add(
         "--cache-tokens",
         type=int,
         default=32768,
         metavar="N",
-        help="tokens whose keys and values are kept, of all answers (default: 32768)",
+        help="KV cache size in tokens, for all answers (default: 32768)",
     )
     add(
         "--prefill-tokens",
         type=int,
         default=128,
         metavar="N",
-        help="tokens of prompts that are read between two steps (default: 128)",
+        help="prefill chunk in tokens between two decoding steps (default: 128)",
     )
     add(
         "--request-timeout",
         type=_positive,
         default=600.0,
         metavar="SECONDS",
-        help="for a request, its waiting included (default: 600)",
+        help="seconds per request, including the queue (default: 600)",
     )
     add(
         "--grace",
         type=int,
         default=GRACE_SECONDS,
         metavar="SECONDS",
-        help=f"time to finish what is under way after SIGTERM (default: {GRACE_SECONDS})",
+        help=f"seconds to finish running requests after SIGTERM (default: {GRACE_SECONDS})",
     )
 
 

@@ -75,7 +75,7 @@ def test_what_is_pinned_is_in_the_locks_that_it_is_for() -> None:
         ("DTK_IMAGE", "build variable", "a DCU's images"),
         ("pyarrow==18.0.0", "pin", "NumPy 2"),
         ("urllib3", "package", "another package"),
-        ("--devices", "option", "cards"),
+        ("--devices", "option", "Devices"),
         ("learning-rate", "key", "--config"),
         ("lora_rank", "key", "Rank of the LoRA matrices"),
         ("merge", "key", "upstream does not have it"),
