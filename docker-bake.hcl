@@ -101,7 +101,7 @@ target "framework" {
   tags     = ["paddle-stacks/framework:${BACKEND}", "paddle-stacks/framework:${VERSION}-${BACKEND}"]
 }
 
-# With a DCU's operators in it; for a CPU it is the framework.
+# With the operators: a CPU's, and for a DCU those too.
 target "ops" {
   inherits = ["_common", "_operators"]
   target   = "ops"

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     os.environ["CUSTOM_DEVICE_ROOT"] = str(folder / "kernels")
     sys.path.insert(0, str(folder / "site"))
     problems = [
-        f"{path.name} needs {name}, which is nowhere"
+        f"{path.name} requires {name}, which the loader does not find"
         for path in sorted(folder.glob("*/*.so"))
         for name in unresolved(path)
     ]

@@ -15,7 +15,7 @@ PLATFORM = load(BACKEND, ROOT)
 
 _DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("${BACKEND}", BACKEND)
 _TARGETS = re.findall(r'^target "([a-z]\w*)"', (ROOT / "docker-bake.hcl").read_text(), re.M)
-# Where there are no operators, ops is the framework by another name, and is not built.
+# Without a DCU's operators, ops is no image of its own: train and infer start from it.
 IMAGES = tuple(name for name in _TARGETS if name != "ops" or PLATFORM.architectures)
 
 

@@ -8,17 +8,14 @@ namespace paddle_stacks {
 namespace {
 
 float Gelu(float x) { return 0.5f * x * (1.f + std::erf(x * 0.70710678118654752f)); }
-float Relu(float x) { return x > 0 ? x : 0; }
 float Silu(float x) { return x / (1.f + std::exp(-x)); }
 
 using Activation = float (*)(float);
 
 Activation Find(const std::string& method) {
   if (method == "gelu" || method == "geglu") return Gelu;
-  if (method == "relu") return Relu;
-  if (method == "silu" || method == "swish" || method == "swiglu") return Silu;
-  PD_THROW("fused_bias_act: act_method must be gelu, geglu, relu, silu, swish or swiglu, got ",
-           method);
+  if (method == "swiglu") return Silu;
+  Fail("fused_bias_act: act_method must be gelu, geglu or swiglu, got " + method);
 }
 
 }  // namespace

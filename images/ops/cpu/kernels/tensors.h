@@ -41,7 +41,8 @@ inline DataType FloatType(DataType input, const std::string& compute_dtype, cons
   if (compute_dtype == "fp32") return DataType::FLOAT32;
   if (compute_dtype == "fp16") return DataType::FLOAT16;
   if (compute_dtype == "bf16") return DataType::BFLOAT16;
-  PD_THROW(op, ": int32 input requires compute_dtype fp32, fp16 or bf16, got ", compute_dtype);
+  Fail(std::string(op) + ": int32 input requires compute_dtype fp32, fp16 or bf16, got " +
+       compute_dtype);
 }
 
 inline void RequireType(const char* what, const DenseTensor& tensor, DataType dtype) {

@@ -47,8 +47,11 @@ void TopPSampling(const Context& context, const DenseTensor& x, const DenseTenso
 
   const Writer scores = AllocateFloats(context, out, x.dtype());
   int64_t* chosen = context.template Alloc<int64_t>(ids);
-  const Writer top_scores = AllocateFloats(context, topk_scores, x.dtype());
-  int64_t* top_ids = context.template Alloc<int64_t>(topk_ids);
+  // A static graph that does not use them has no tensors for the k most probable.
+  const bool has_top = topk_scores != nullptr && topk_ids != nullptr;
+  const Writer top_scores = has_top ? AllocateFloats(context, topk_scores, x.dtype())
+                                    : Writer(nullptr, DataType::FLOAT32);
+  int64_t* top_ids = has_top ? context.template Alloc<int64_t>(topk_ids) : nullptr;
 
   std::mt19937_64 seeded(seed);
   std::shared_ptr<std::mt19937_64> shared = phi::DefaultCPUGenerator()->GetCPUEngine();
@@ -78,7 +81,7 @@ void TopPSampling(const Context& context, const DenseTensor& x, const DenseTenso
     const int64_t token = order[Draw(probabilities, order, count, total, engine)];
     chosen[r] = token;
     scores.Row(r, 1, &probabilities[token]);
-    for (int64_t i = 0; i < k; ++i) {
+    for (int64_t i = 0; has_top && i < k; ++i) {
       top_ids[r * k + i] = order[i];
       top_scores.Row(r * k + i, 1, &probabilities[order[i]]);
     }

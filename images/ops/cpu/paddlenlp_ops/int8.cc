@@ -9,7 +9,7 @@ DataType NamedType(const std::string& dtype) {
   if (dtype == "float32") return DataType::FLOAT32;
   if (dtype == "float16") return DataType::FLOAT16;
   if (dtype == "bfloat16") return DataType::BFLOAT16;
-  PD_THROW("dequant_int8: dtype must be float32, float16 or bfloat16, got ", dtype);
+  Fail("dequant_int8: dtype must be float32, float16 or bfloat16, got " + dtype);
 }
 
 std::vector<float> Columns(const OptionalTensor& tensor, int64_t columns) {
