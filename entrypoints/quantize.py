@@ -13,13 +13,22 @@ from entrypoints.upstream import run_with_config
 from paddle_stacks.jobs import platforms, quantizing, workspace
 from paddle_stacks.jobs.files import remove_unfinished
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 
 def main(argv: list[str]) -> int:
     """Run the job; on a CPU the folder of the quantized model goes to standard output."""
     if platforms.current() != "cpu":
         return run_with_config("quantize", "run_finetune.py", argv)
+    return run(argv)
+
+
+def run(argv: list[str]) -> int:
+    """Quantize on a CPU, and return 0.
+
+    Args:
+        argv: the job's arguments.
+    """
     arguments = parse("quantize", argv)
     config = quantizing.load(arguments)
     for text in config.notes:

@@ -71,6 +71,7 @@ class Command:
         ranks: processes here.
         nodes: the machines.
         sends_tokens: whether it has a folder and a queue for tokens.
+        whose: whose program it is, for messages.
     """
 
     program: tuple[str, ...]
@@ -79,6 +80,7 @@ class Command:
     ranks: int = 1
     nodes: Nodes = field(default_factory=Nodes)
     sends_tokens: bool = False
+    whose: str = "upstream's"
 
     @property
     def logs(self) -> Path:
@@ -103,16 +105,15 @@ def run(arguments: argparse.Namespace) -> int:
         JobError: the script failed.
         Stopped: a signal came, or the script died of one.
     """
-    if not _has_source() and Path(arguments.script).name == _QUANTIZE:
+    if _quantizes_here(arguments):
         return _quantize(arguments)
     made = command(arguments, os.environ)
     # The nodes of one run share its folder, and each holds a lock of its own.
     with writing_below(made.run), locked(made.run, f".lock{made.nodes.name}"):
         (made.run / RESULT).unlink(missing_ok=True)
-        whose = "upstream's" if _has_source() else "our"
-        phase(f"run {whose} {arguments.script}")
+        phase(f"run {made.whose} {arguments.script}")
         begun = time.monotonic()
-        _carry_out(made, f"{whose} {arguments.script}")
+        _carry_out(made, f"{made.whose} {arguments.script}")
         with replacing_file(made.run / RESULT) as stream:
             seconds = round(time.monotonic() - begun, 1)
             done = {"script": arguments.script, "argv": made.program, "seconds": seconds}
@@ -131,7 +132,7 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
         argv: the job's arguments.
     """
     arguments = parse(job, argv)
-    if not _has_source():
+    if not (TREE / "llm").is_dir():
         raise RequestError(
             f"{job} runs upstream's program, which is not in an image for {platforms.current()}",
             where=job,
@@ -142,7 +143,7 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
 
 def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
     """Return what is started for the arguments, after a check of all that can be known."""
-    if not _has_source() and arguments.script.endswith(upstream.PREDICT):
+    if arguments.script.endswith(upstream.PREDICT) and not _has("predict/predictor.py"):
         return _own_command(arguments, environ)
     path = _find_script(arguments.script)
     words = _with_found_config(arguments.arguments)
@@ -178,7 +179,7 @@ def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> C
     found = upstream.options(arguments.script, words, _find_config)
     problems = upstream.faults(found, words, world=1)
     problems += fused.problems(found, Path(), on_dcu=False)
-    problems += fused_models.of_another_program(found, Path(), ours=True)
+    problems += fused_models.problems(found, Path(), ours=True)
     if arguments.unpatched:
         what = "--unpatched runs upstream's program, which is not in this image"
         problems.append(Problem(what, "--unpatched", "leave it out"))
@@ -193,15 +194,25 @@ def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> C
     if found.on("inference_model"):
         variables |= operators.variables(variables)
     program = ("-m", "entrypoints.fused", arguments.script, *words)
-    return Command(program, variables, upstream.run_folder(arguments))
+    return Command(program, variables, upstream.run_folder(arguments), whose="our")
+
+
+def _quantizes_here(arguments: argparse.Namespace) -> bool:
+    """Return whether a model is to be quantized, and only our program can do it."""
+    if Path(arguments.script).name != _QUANTIZE or _device() != "cpu":
+        return False
+    script = TREE / "llm" / _QUANTIZE
+    if script.is_file() and "do_ptq" in script.read_text(encoding="utf-8", errors="replace"):
+        return False
+    words = _with_found_config(arguments.arguments)
+    found = upstream.options(arguments.script, words, _find_config)
+    return found.config is not None and found.on("do_ptq")
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
     """Quantize as ``run_finetune.py`` does with ``do_ptq``, by the ``quantize`` job."""
     words = _with_found_config(arguments.arguments)
     found = upstream.options(arguments.script, words, _find_config)
-    if not found.on("do_ptq") or found.config is None or _device() != "cpu":
-        _find_script(arguments.script)
     note("upstream's source is not in this image: the quantize job makes the checkpoint")
     if found.on(_SEARCH):
         note(f"without {_SEARCH}, which only upstream's program has")
@@ -213,14 +224,14 @@ def _quantize(arguments: argparse.Namespace) -> int:
     folder = upstream.run_folder(arguments)
     with writing_below(folder), locked(folder):
         (folder / RESULT).unlink(missing_ok=True)
-        status: int = importlib.import_module("entrypoints.quantize").main(line)
+        status: int = importlib.import_module("entrypoints.quantize").run(line)
         with replacing_file(folder / RESULT) as stream:
             json.dump({"script": arguments.script, "argv": words}, stream)
     return status
 
 
-def _has_source() -> bool:
-    return (TREE / "llm").is_dir()
+def _has(script: str) -> bool:
+    return (TREE / "llm" / script).is_file()
 
 
 def _device() -> str:
@@ -250,7 +261,7 @@ def _fitting_lengths(script: str, words: Sequence[str]) -> list[str]:
 def _find_script(name: str) -> Path:
     """Return a script below ``llm/``."""
     root = TREE / "llm"
-    if not _has_source():
+    if not root.is_dir():
         raise MachineError(
             f"PaddleNLP's programs are not in this image, which is for {platforms.current()}",
             where=str(root),
@@ -308,7 +319,8 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
         gpu=_device() == "gpu",
         patched=not arguments.unpatched,
     )
-    problems += fused_models.of_another_program(found, Path(), ours=False)
+    if found.script.endswith(upstream.PREDICT):
+        problems += fused_models.problems(found, Path(), ours=False)
     wanted = upstream.wants_bf16(found)
     if wanted and backend == "dcu" and not arguments.allow_bf16:
         right = "--dtype float16" if wanted == "dtype" else "--bf16 false --fp16 true"

@@ -110,6 +110,7 @@ def check_upstream(
         on_dcu=bool(platform.devices),
         gpu=platform.device == "gpu",
         instead=instead,
+        patched=not arguments.unpatched,
     )
     problems += _picked_faults(picked, arguments.ranks)
     if platform.device == "gpu":

@@ -44,9 +44,7 @@ def _section(recipe: Recipe, backend: str) -> list[str]:
     text = [f"### {recipe.name}", "", f"{_sentence(recipe.summary)}", ""]
     text += [f"* documented: {_code(each)}" for each in recipe.documented]
     text += [f"* here: {_code(command)}"]
-    if recipe.unsupported:
-        text += [f"* **rejected on a DCU**: {recipe.unsupported}; use {_code(recipe.instead)}"]
-    elif recipe.differs:
+    if recipe.differs:
         text += ["", "Differences:", "", *(f"* {each}" for each in recipe.differs)]
     return text
 
@@ -76,8 +74,6 @@ def show(known: Mapping[str, Recipe], backend: str, backends: Sequence[str]) -> 
         cards = str(recipe.cards) if recipe.nodes == 1 else f"{recipe.nodes}x{recipe.cards}"
         before = f" (after {', '.join(recipe.before)})" if recipe.before else ""
         what = recipe.summary + before
-        if recipe.unsupported:
-            what = f"{recipe.summary}: rejected, use {recipe.instead}"
         table.add_row(recipe.name, recipe.job, cards, recipe.model, what)
     # In a pipe, each recipe stays on one line.
     console = Console(highlight=False)

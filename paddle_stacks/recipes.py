@@ -70,8 +70,6 @@ class Recipe:
         dtype: what is computed in.
         benchmark: whether there is a variant ``NAME-benchmark`` that measures.
         instead: the recipe to use where this one cannot work; empty if none.
-        unsupported: why it cannot work on the backend as it stands; empty if it can. It is
-            refused before anything starts, by a check of its options.
     """
 
     name: str
@@ -90,7 +88,6 @@ class Recipe:
     dtype: str = ""
     benchmark: bool = False
     instead: str = ""
-    unsupported: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a value that JSON can hold."""
@@ -157,7 +154,7 @@ def load(root: Path, backend: str) -> dict[str, Recipe]:
 def _included(root: Path, backend: str, jobs: list[str], model: str) -> dict[str, Recipe]:
     """Return another backend's recipes of these jobs, with a model that this one can hold."""
     return {
-        name: with_model(replace(recipe, unsupported="", instead=""), model, root)
+        name: with_model(replace(recipe, instead=""), model, root)
         for name, recipe in load(root, backend).items()
         if recipe.job in jobs
     }
@@ -293,10 +290,7 @@ _TABLES = ("include", "line")
 _STRING, _STRINGS = ("a string", str), ("a list of strings", list)
 _TYPES: dict[str, tuple[str, type]] = {
     **dict.fromkeys(
-        (
-            *("config", "dtype", "instead", "job", "model", "produces", "script", "summary"),
-            "unsupported",
-        ),
+        ("config", "dtype", "instead", "job", "model", "produces", "script", "summary"),
         _STRING,
     ),
     **dict.fromkeys(("before", "differs", "documented"), _STRINGS),
@@ -395,10 +389,6 @@ def _wrong_references(
 
 def _instead_faults(path: Path, recipe: Recipe, found: Mapping[str, Recipe]) -> list[Problem]:
     other = found.get(recipe.instead)
-    if recipe.unsupported and not recipe.instead:
-        where = _key_line(path, recipe.name, "unsupported")
-        what = f'[{recipe.name}] "unsupported" requires "instead"'
-        return [Problem(what, where, "name the recipe that works in its place")]
     if other and recipe.benchmark and not other.benchmark:
         what = f'[{recipe.name}] has a benchmark, but "{other.name}", its replacement, has none'
         where = _key_line(path, recipe.name, "instead")

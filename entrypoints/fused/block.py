@@ -69,7 +69,7 @@ class BlockPredictor:
         options, batch = self._options, len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts], "int32").reshape(-1, 1)
         ids = np.full([batch, self._length], self._pad, "int64")
-        for row, prompt in zip(ids, prompts):
+        for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         temperature, top_p = (1.0, 0.0) if options.greedy else (options.temperature, options.top_p)
         least = options.max_length if options.benchmark else options.min_length
@@ -105,7 +105,7 @@ class BlockPredictor:
         size = self._options.block_size
         tables = np.full([len(lengths), -(-self._length // size)], -1, "int32")
         first = 0
-        for row, length in zip(tables, lengths):
+        for row, length in zip(tables, lengths, strict=True):
             count = -(-(length + self._options.max_length) // size)
             row[:count] = np.arange(first, first + count)
             first += count
@@ -134,7 +134,7 @@ def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for name, value in state.items():
         if name == "cache_kvs":
-            for layer, (key, cached) in enumerate(zip(value[::2], value[1::2])):
+            for layer, (key, cached) in enumerate(zip(value[::2], value[1::2], strict=True)):
                 named |= {f"key_caches_{layer}": key, f"value_caches_{layer}": cached}
         elif isinstance(value, list):
             named |= {f"{name}_{layer}": each for layer, each in enumerate(value)}

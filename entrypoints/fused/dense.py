@@ -67,7 +67,7 @@ class DensePredictor:
         lengths = np.array([len(prompt) for prompt in prompts], "int32").reshape(-1, 1)
         ids = np.full([batch, int(lengths.max())], self._pad, "int64")
         positions = np.zeros([batch, options.src_length + options.max_length], "int64")
-        for row, place, prompt in zip(ids, positions, prompts):
+        for row, place, prompt in zip(ids, positions, prompts, strict=True):
             row[: len(prompt)] = prompt
             place[: len(prompt)] = np.arange(len(prompt))
         temperature, top_p = (1.0, 0.0) if options.greedy else (options.temperature, options.top_p)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F  # noqa: N812
+from paddle.nn.functional import softmax
 from paddlenlp.experimental.transformers.llama.modeling import (
     LlamaForCausalLMBlockInferenceModel,
     LlamaForCausalLMInferenceModel,
@@ -19,7 +19,7 @@ from entrypoints.upstream_patches.lengths import total_length
 __all__ = ["BlockModel", "DenseModel", "config_of", "length_of", "load"]
 
 
-class BlockModel(LlamaForCausalLMBlockInferenceModel):
+class BlockModel(LlamaForCausalLMBlockInferenceModel):  # type: ignore[misc]
     """A Llama whose cache is in blocks; each call of ``generate`` returns a token of each row."""
 
     def sample(
@@ -68,7 +68,7 @@ class BlockModel(LlamaForCausalLMBlockInferenceModel):
             model_kwargs["min_dec_len"],
             eos_token_id,
         )
-        _, next_tokens = paddle.tensor.top_p_sampling(F.softmax(logits), top_p)
+        _, next_tokens = paddle.tensor.top_p_sampling(softmax(logits), top_p)
         step_idx = paddle.where(model_kwargs["stop_flags"], step_idx, step_idx + 1)
         paddle.assign(step_idx, model_kwargs["step_idx"])
         stop_flags = paddle.assign(model_kwargs["stop_flags"])
@@ -97,7 +97,7 @@ class BlockModel(LlamaForCausalLMBlockInferenceModel):
         return next_tokens
 
 
-class DenseModel(LlamaForCausalLMInferenceModel):
+class DenseModel(LlamaForCausalLMInferenceModel):  # type: ignore[misc]
     """A Llama with one cache a row; ``generate`` returns all tokens of all rows."""
 
     def sample(
@@ -118,11 +118,11 @@ class DenseModel(LlamaForCausalLMInferenceModel):
         model_kwargs.pop("logits_processors")
         model_kwargs["all_input_ids"] = input_ids
 
-        def _forward_(**args):  # type: ignore[no-untyped-def]
+        def forward(args: dict[str, Any]) -> Any:
             model_inputs = self.prepare_inputs_for_generation(input_ids, cache_kvs, **args)
             return self(**model_inputs)
 
-        def _post_process_(outputs, model_kwargs):  # type: ignore[no-untyped-def]
+        def choose(outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
             from paddlenlp_ops import get_token_penalty_multi_scores, set_value_by_flags_and_idx
 
             step_idx = model_kwargs["step_idx"]
@@ -143,9 +143,9 @@ class DenseModel(LlamaForCausalLMInferenceModel):
                 model_kwargs["min_dec_len"],
                 eos_token_id,
             )
-            _, next_tokens = paddle.tensor.top_p_sampling(F.softmax(logits / temperature), top_p)
+            _, next_tokens = paddle.tensor.top_p_sampling(softmax(logits / temperature), top_p)
             model_kwargs = self.update_model_kwargs_for_generation(
-                model_kwargs.get("cache", None),
+                model_kwargs.get("cache"),
                 model_kwargs["seq_len_encoder"] == 0,
                 next_tokens,
                 eos_token_id,
@@ -156,12 +156,12 @@ class DenseModel(LlamaForCausalLMInferenceModel):
             )
             return model_kwargs
 
-        model_kwargs = _post_process_(_forward_(**model_kwargs), model_kwargs)
+        model_kwargs = choose(forward(model_kwargs), model_kwargs)
         model_kwargs["cache"] = 0  # anything: prompts have been read
         while paddle.less_than(
             paddle.sum(paddle.cast(model_kwargs["stop_flags"], "int64")), model_kwargs["stop_nums"]
         ):
-            model_kwargs = _post_process_(_forward_(**model_kwargs), model_kwargs)
+            model_kwargs = choose(forward(model_kwargs), model_kwargs)
         return model_kwargs["all_input_ids"]
 
 

@@ -21,7 +21,7 @@ from paddle_stacks.jobs.prompts import listed
 __all__ = ["predict"]
 
 _ROUNDS = 3
-"""Measured runs, after one that is not; upstream takes 100 after 10, which a CPU is too slow for."""
+"""Measured runs, after one that is not; upstream takes 100 after 10: too slow on a CPU."""
 
 
 class Predictor(Protocol):
@@ -50,7 +50,7 @@ def predict(options: Options) -> None:
     with replacing_file(Path(options.output_file)) as stream:
         for at in range(0, len(examples), options.batch_size):
             rows = predictor.generate(tokens[at : at + options.batch_size])
-            for example, row in zip(examples[at:], rows):
+            for example, row in zip(examples[at : at + len(rows)], rows, strict=True):
                 line = {"src": example.source, "tgt": example.target, "output": text.decode(row)}
                 print(f"{example.source}\n  {line['output']}", flush=True)
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -73,7 +73,7 @@ def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[l
             example.prompt.where,
             "shorten it, or give a larger --src_length",
         )
-        for row, example in zip(found, examples)
+        for row, example in zip(found, examples, strict=True)
         if len(row) > options.src_length
     ]
     if problems:

@@ -85,7 +85,7 @@ def _example(entry: Any, where: str) -> Example:
     if len(answers) < len(source) - 1:
         raise ValueError(f"src has {len(source)} turns, and tgt {len(answers)} answers")
     messages = [Message("user", source[0])]
-    for answer, question in zip(answers, source[1:]):
+    for answer, question in zip(answers, source[1:], strict=False):
         messages += [Message("assistant", answer), Message("user", question)]
     plain = len(messages) == 1
     return Example(Prompt(where, tuple(messages), plain=plain, where=where), source, "")

@@ -6,7 +6,6 @@ that Paddle's launcher can start.
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
 import types
@@ -20,6 +19,7 @@ def main(argv: Sequence[str]) -> None:
     # Upstream finds none of our modules but these, which are imported now.
     sys.path[:] = [own, *[path for path in sys.path[1:] if path != own]]
     from entrypoints.upstream_patches import PATCHES, hook
+    from paddle_stacks.errors import StackError, render
     from paddle_stacks.jobs import platforms
 
     sys.path.remove(own)
@@ -28,14 +28,18 @@ def main(argv: Sequence[str]) -> None:
     patches = [patch for patch in PATCHES if backend in patch.backends]
     hook.install(patches)
     sys.argv[:] = list(argv)
-    if not program.endswith(".py"):
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
-        return
-    _run_file(program, [patch for patch in patches if program.endswith(f"/{patch.file}")], hook)
+    try:
+        if program.endswith(".py"):
+            _run_file(program, [p for p in patches if program.endswith(f"/{p.file}")], hook)
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except StackError as error:
+        print(render(error), file=sys.stderr)
+        sys.exit(error.status)
 
 
 def _run_file(path: str, patches: Sequence[object], hook: types.ModuleType) -> None:
-    sys.path.insert(0, os.path.dirname(path))
+    sys.path.insert(0, str(Path(path).parent))
     module = types.ModuleType("__main__")
     module.__file__ = path
     sys.modules["__main__"] = module

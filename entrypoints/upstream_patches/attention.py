@@ -137,7 +137,7 @@ def masked_multihead_attention(
 
 
 def _attended(query: Any, cache: Any, mask: Any, lengths: Any) -> Any:
-    """Return the attention to as much of a cache as any row has, ``[batch, heads, 1, head_dim]``."""
+    """Return the attention to what a cache has, ``[batch, heads, 1, head_dim]``."""
     heads, head_dim = query.shape[1], query.shape[3]
     end = paddle.max(lengths) + 1
     key, value = cache[0, :, :, :end], cache[1, :, :, :end]

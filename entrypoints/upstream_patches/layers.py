@@ -37,12 +37,13 @@ _IMPORT = """\
         write_cache_kv,
     )
 """
-_LATER_GATE = """\
-if (
-    paddle.device.get_all_custom_device_type() is not None and len(paddle.device.get_all_custom_device_type()) > 0
-) or paddle.is_compiled_with_cuda():
-    from paddlenlp_ops import rebuild_padding_v2
-"""
+_LATER_GATE = (
+    "if (\n"
+    "    paddle.device.get_all_custom_device_type() is not None "
+    "and len(paddle.device.get_all_custom_device_type()) > 0\n"
+    ") or paddle.is_compiled_with_cuda():\n"
+    "    from paddlenlp_ops import rebuild_padding_v2\n"
+)
 
 _ATTENTION_IMPORT = """\
     masked_multihead_attention,
@@ -58,7 +59,8 @@ _HEAD = """\
 """
 _TIED_HEAD = f"""\
         if self.config.tie_word_embeddings:
-            state_dict = {{**state_dict, "lm_head.weight": state_dict["llama.embed_tokens.weight"].T}}
+            head = state_dict["llama.embed_tokens.weight"].T
+            state_dict = {{**state_dict, "lm_head.weight": head}}
 {_HEAD}"""
 _ROCM, _NOT_CUDA = "paddle.is_compiled_with_rocm()", "(not paddle.is_compiled_with_cuda())"
 

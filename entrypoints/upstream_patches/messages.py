@@ -78,7 +78,7 @@ def inside(call: Callable[..., Any], **arguments: Any) -> Any:
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return call(**arguments)
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(folder)
     try:
         return call(**arguments)

@@ -12,11 +12,10 @@ _UTILS = "paddlenlp/utils/llm_utils.py"
 
 _IMPORT = "import paddle.incubate.multiprocessing as mp\n"
 _WITH_MESSAGES = f"{_IMPORT}from entrypoints.upstream_patches import messages as _messages\n"
-_READER = """\
-        read_res_process = mp.Process(
-            target=llm_utils.read_res, args=[self.model_name_or_path, tensor_queue, result_queue, done_event]
-        )
-"""
+_READER = (
+    "            target=llm_utils.read_res, "
+    "args=[self.model_name_or_path, tensor_queue, result_queue, done_event]\n"
+)
 _DAEMON = _READER.replace("done_event]\n", "done_event], daemon=True\n")
 _WAIT = "            done_event.wait()\n"
 _GET = "                result = result_queue.get(timeout=1)\n"
@@ -45,17 +44,19 @@ PATCHES = (
                     '        while self.model_inputs["not_need_stop"]:\n'
                     "            self.predictor.run(list(self.model_inputs.values()))\n",
                     "        steps = _messages.generate(\n"
-                    "            self.model_inputs, lambda inputs: self.predictor.run(list(inputs.values()))\n"
+                    "            self.model_inputs,\n"
+                    "            lambda inputs: self.predictor.run(list(inputs.values())),\n"
                     "        )\n",
                 ),
                 Edit(
                     _GET,
-                    "                result = _messages.result(result_queue, read_res_process, steps)\n",
+                    "                reader = read_res_process\n"
+                    "                result = _messages.result(result_queue, reader, steps)\n",
                     2,
                 ),
                 Edit(
                     "            tokens: np.ndarray = llm_utils.load_real_time_tokens()\n",
-                    "            tokens: np.ndarray = _messages.inside(llm_utils.load_real_time_tokens)\n",
+                    "            tokens = _messages.inside(llm_utils.load_real_time_tokens)\n",
                 ),
                 Edit(
                     "        input_tensor.share_external_data(self.pre_ids)\n\n"
@@ -118,7 +119,9 @@ PATCHES = (
             (
                 Edit(
                     '    if predictor_args.decode_strategy == "greedy_search":\n',
-                    '    if predictor_args.decode_strategy == "greedy_search" or predictor_args.temperature == 0:\n',
+                    "    if predictor_args.temperature == 0:\n"
+                    '        predictor_args.decode_strategy = "greedy_search"\n'
+                    '    if predictor_args.decode_strategy == "greedy_search":\n',
                 ),
             ),
         ),
@@ -137,7 +140,8 @@ PATCHES = (
                 Edit(
                     "            return 8192  # Maximum sequence length.\n",
                     "            from entrypoints.upstream_patches.lengths import total_length\n\n"
-                    "            return total_length(self.model_name_or_path, self.src_length + self.max_length)\n",
+                    "            lengths = self.src_length + self.max_length\n"
+                    "            return total_length(self.model_name_or_path, lengths)\n",
                 ),
             ),
         ),

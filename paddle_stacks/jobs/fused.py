@@ -12,9 +12,7 @@ Paddle 3.0.0b2 does not have in full:
 * Block attention was ported (Paddle#65398, Paddle#66423): float16, without the products that
   ``weight_only_int8`` needs.
 
-Temperature 0 (PaddleNLP#8830) fails on any device without the patches. A checkpoint of another
-quantization, scales that are missing and a static graph of another kind fail late, or compute
-something else.
+Temperature 0 (PaddleNLP#8830) fails on any device without the patches.
 """
 
 from __future__ import annotations
@@ -68,8 +66,6 @@ def problems(
         message = "--temperature 0 with --block_attn divides by zero in upstream's sampling"
         remedy = "for the most likely token: --temperature 1.0 --top_p 0.01"
         faults.append(Problem(message, options.where("temperature"), remedy))
-    if options.on("inference_model"):
-        faults += fused_models.problems(options, workspace, config)
     return faults + _too_long(options, config, workspace, patched=patched)
 
 

@@ -1,4 +1,8 @@
-"""Whether a checkpoint or a static graph is what a fused model's options take it for."""
+"""Whether a checkpoint or a static graph is what a fused model's options take it for.
+
+One of another quantization, scales that are missing and a static graph of another kind fail
+after minutes, or compute something else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE
 from paddle_stacks.jobs.upstream import Options
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
-__all__ = ["OURS", "PROGRAM", "of_another_program", "problems", "quant_type"]
+__all__ = ["OURS", "PROGRAM", "problems", "quant_type"]
 
 PROGRAM = "infer_model_program"
 """The key of an exported ``config.json`` that says whose program made the graph."""
@@ -23,39 +27,36 @@ _GRAPHS = (".json", ".pdmodel")
 _QUANTIZE = "quantize it: ./inv quantize --set quant_type={}"
 
 
-def problems(options: Options, workspace: Path, config: Mapping[str, Any]) -> list[Problem]:
+def problems(options: Options, workspace: Path, *, ours: bool) -> list[Problem]:
     """Return what speaks against a model, as far as its folder is there.
 
     Args:
         options: of the run.
         workspace: where models are.
-        config: its ``config.json``; empty where that cannot be read, which is said later.
+        ours: whether :mod:`entrypoints.fused` runs it, and not upstream's program.
     """
     name = options.values.get("model_name_or_path")
     folder = workspace / str(name or "")
-    if not name or not config:
+    if not name or not options.on("inference_model") or not (folder / "config.json").is_file():
         return []
+    config = json_files.read_object(folder / "config.json")
+    return _kind(options, folder, config) + _of_another_program(options, folder, config, ours=ours)
+
+
+def _kind(options: Options, folder: Path, config: Mapping[str, Any]) -> list[Problem]:
     if options.text("mode") == "static":
         return _static(options, folder, config)
     if any((folder / f"model{ending}").is_file() for ending in _GRAPHS):
-        what = f"{name} is a static graph, and --mode is dynamic"
+        what = f"{folder} is a static graph, and --mode is dynamic"
         return [Problem(what, options.where("model_name_or_path"), "write --mode static")]
     return _quantization(options, folder, config) + _cache(options, folder, config)
 
 
-def of_another_program(options: Options, workspace: Path, *, ours: bool) -> list[Problem]:
-    """Return what speaks against a model that only one of the two programs runs.
-
-    Args:
-        options: of the run.
-        workspace: where models are.
-        ours: whether it is :mod:`entrypoints.fused`, and not upstream's program.
-    """
-    path = workspace / str(options.values.get("model_name_or_path", "")) / "config.json"
-    if not options.on("inference_model") or not path.is_file():
-        return []
-    config = json_files.read_object(path)
-    where = options.where("model_name_or_path")
+def _of_another_program(
+    options: Options, folder: Path, config: Mapping[str, Any], *, ours: bool
+) -> list[Problem]:
+    """Return what speaks against a model that only one of the two programs runs."""
+    path, where = folder / "config.json", options.where("model_name_or_path")
     if options.text("mode") == "static" and (config.get(PROGRAM) == OURS) != ours:
         what = "the static graph was exported by another program, and returns its tokens elsewhere"
         return [Problem(what, str(path), "export it with this image: predict/export_model.py")]

@@ -82,7 +82,7 @@ def test_our_own_code_is_not_where_upstream_looks_for_modules(tree: Path) -> Non
 
 def test_a_part_of_a_package_is_run_as_such(tree: Path) -> None:
     line = ("predict/export_model.py", "--dtype", "float16")
-    made = command(*line)
+    made = command("--unpatched", *line)
     assert Path(made.program[0]).name == "as_module.py"
     assert made.program[1:] == ("predict.export_model", "--dtype", "float16")
     environment = {**made.environment, "PATH": os.environ["PATH"]}
@@ -173,7 +173,7 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
         (["predict/predictor.py"], {}, "--dtype float16"),
         (["predict/predictor.py", "--dtype", "bfloat16"], {}, "K100_AI"),
         (
-            ["predict/predictor.py", "--dtype", "float16", "--inference_model"],
+            ["--unpatched", "predict/predictor.py", "--dtype", "float16", "--inference_model"],
             {},
             "without --block_attn cannot run on a DCU",
         ),
