@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from paddle_stacks import recipes
 from paddle_stacks.simulated.hosts import make
+from tests.support import inference_recipes
 
 ROOT = Path(__file__).parents[2]
 TRAIN, INFER = "paddle-stacks/train:dcu-sim", "paddle-stacks/infer:dcu-sim"
@@ -66,7 +68,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("ok", tmp_path_factory.mktemp("host"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inv(workspace: Path, machine: Path) -> Inv:
     """``inv(words)`` runs a task against the simulated host."""
 
@@ -153,16 +155,17 @@ def stocked(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
     return folder
 
 
-RECIPES = {
+TRAINING = {
     name: recipe
     for name, recipe in recipes.load(ROOT, "dcu-sim").items()
-    if recipe.script and recipe.nodes == 1 and not name.endswith(recipes.BENCHMARK)
+    if recipe.script and recipe.nodes == 1 and recipe.job in ("finetune", "pretrain")
 }
+INFERENCE = inference_recipes.inference_recipes("dcu-sim")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TRAINING)
 def test_a_recipe_reaches_upstreams_program(inv: Inv, stocked: Path, name: str) -> None:
-    recipe = RECIPES[name]
+    recipe = TRAINING[name]
     done = inv(recipe.job, "--recipe", name, PADDLE_STACKS_WORKSPACE=str(stocked))
     assert done.returncode == 0, done.stderr
     log = done.stdout + (stocked / "runs" / name / "run.log").read_text()
@@ -176,6 +179,30 @@ def test_a_recipe_reaches_upstreams_program(inv: Inv, stocked: Path, name: str) 
     assert len(ranks) == recipe.cards
     for before in recipe.before:
         assert (stocked / "runs" / before / "result.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path:
+    """A workspace with what the inference recipes read."""
+    folder = tmp_path_factory.mktemp("answering")
+    inference_recipes.stock(folder, workspace / "models" / "sentencepiece")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 1000, 1000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe_inv(inv: Inv, answering: Path) -> inference_recipes.Inv:
+    return partial(inv, PADDLE_STACKS_WORKSPACE=str(answering))
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_an_inference_recipe_computes(
+    recipe_inv: inference_recipes.Inv, answering: Path, name: str
+) -> None:
+    """With the plan of a DCU: its image, nodes, groups and limits."""
+    answers = inference_recipes.run(recipe_inv, answering, name)
+    print(name, answers)
 
 
 def _calls(text: str) -> list[str]:
