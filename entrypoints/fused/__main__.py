@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from entrypoints.console import phase
-from entrypoints.fused.options import parse
+from entrypoints.console import note, phase
+from entrypoints.fused.options import Options, parse
 from paddle_stacks.errors import StackError, render
+
+__all__ = ["main", "prepare", "run"]
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the program, and return its exit status."""
     try:
-        _run(argv[0], argv[1:])
+        options = parse(argv[0], argv[1:])
+        prepare()
+        run(argv[0], options)
     except StackError as error:
         coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         print(render(error, colour=coloured), file=sys.stderr)
@@ -22,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _run(script: str, words: Sequence[str]) -> None:
-    options = parse(script, words)
+def prepare() -> None:
+    """Import Paddle, with the patches for the modules of the package that come later."""
     phase("start PaddlePaddle")
     from entrypoints.training.quiet import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
@@ -32,19 +37,31 @@ def _run(script: str, words: Sequence[str]) -> None:
     libraries_log_to(None)
     backend = platforms.current()
     hook.install(patch for patch in PATCHES if backend in patch.backends)
-    if script.endswith("export_model.py"):
-        import paddle
 
+
+def run(script: str, options: Options) -> list[list[int]]:
+    """Run a program, after :func:`prepare`, and return the tokens that it has generated.
+
+    Args:
+        script: upstream's.
+        options: of the run.
+    """
+    import paddle
+
+    if not options.inference_model and options.device == "cpu" and options.dtype != "float32":
+        note(f"a CPU has no matmul of {options.dtype} for unfused models: computed in float32")
+        options = replace(options, dtype="float32")
+    paddle.set_device(options.device)
+    paddle.set_default_dtype(options.dtype)
+    if script.endswith("export_model.py"):
         from entrypoints.fused.export import export
 
-        paddle.set_device(options.device)
-        paddle.set_default_dtype(options.dtype)
         phase("make the static graph")
         export(options)
-        return
+        return []
     from entrypoints.fused.predict import predict
 
-    predict(options)
+    return predict(options)
 
 
 if __name__ == "__main__":

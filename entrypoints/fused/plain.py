@@ -37,17 +37,20 @@ class PlainPredictor:
         rows = [[self._ends[0]] * (longest - len(row)) + list(row) for row in prompts]
         seen = [[0] * (longest - len(row)) + [1] * len(row) for row in prompts]
         options = self._options
+        # PaddleNLP holds back one end token, and no list of them.
+        ends = self._ends[0] if len(self._ends) == 1 else self._ends
+        least = options.max_length if options.benchmark else options.min_length
         with paddle.no_grad():
             tokens = self._model.generate(
                 input_ids=paddle.to_tensor(rows),
                 attention_mask=paddle.to_tensor(seen),
                 max_new_tokens=options.max_length,
-                min_new_tokens=options.max_length if options.benchmark else options.min_length,
+                min_new_tokens=least if isinstance(ends, int) else 0,
                 decode_strategy="greedy_search" if options.greedy else "sampling",
                 top_p=1.0 if options.greedy else options.top_p,
                 temperature=1.0 if options.greedy else options.temperature,
                 repetition_penalty=options.repetition_penalty,
-                eos_token_id=self._ends,
+                eos_token_id=ends,
                 pad_token_id=self._ends[0],
             )[0]
         return [until(row, self._ends) for row in tokens.tolist()]

@@ -31,8 +31,8 @@ class Predictor(Protocol):
         """Return the tokens of each prompt's answer."""
 
 
-def predict(options: Options) -> None:
-    """Answer the prompts of a run, and measure where that is wanted.
+def predict(options: Options) -> list[list[int]]:
+    """Answer the prompts of a run, measure where that is wanted, and return the answers' tokens.
 
     Args:
         options: of the run.
@@ -47,9 +47,11 @@ def predict(options: Options) -> None:
     phase("load the model")
     predictor = _predictor(options, text)
     phase("answer")
+    answers: list[list[int]] = []
     with replacing_file(Path(options.output_file)) as stream:
         for at in range(0, len(examples), options.batch_size):
             rows = predictor.generate(tokens[at : at + options.batch_size])
+            answers += rows
             for example, row in zip(examples[at : at + len(rows)], rows, strict=True):
                 line = {"src": example.source, "tgt": example.target, "output": text.decode(row)}
                 print(f"{example.source}\n  {line['output']}", flush=True)
@@ -58,6 +60,7 @@ def predict(options: Options) -> None:
     if options.benchmark:
         phase("measure")
         _measure(predictor, options, text)
+    return answers
 
 
 def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[list[int]]:
@@ -82,15 +85,11 @@ def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[l
 
 
 def _predictor(options: Options, text: Text) -> Predictor:
-    import paddle
-
     from entrypoints.fused import models
     from entrypoints.fused.block import BlockPredictor
     from entrypoints.fused.dense import DensePredictor
     from entrypoints.fused.static import Graph
 
-    paddle.set_device(options.device)
-    paddle.set_default_dtype(options.dtype)
     if not options.inference_model:
         from entrypoints.fused.plain import PlainPredictor
 
