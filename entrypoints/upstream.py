@@ -168,7 +168,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
         check_cards(arguments.ranks, environ)
         variables |= loopback() if nodes.count == 1 else {}
     variables["PYTHONPATH"] = _python_path(environ)
-    if _is_fused(arguments, words) and _device() == "cpu":
+    if predicts and _device() == "cpu":
         variables |= operators.variables(variables)
     return Command((*program, *words), variables, folder, arguments.ranks, nodes, predicts)
 
@@ -191,8 +191,7 @@ def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> C
     parse_fused(arguments.script, words)
     note("upstream's source is not in this image: entrypoints.fused runs the package's models")
     variables = environment(environ)
-    if found.on("inference_model"):
-        variables |= operators.variables(variables)
+    variables |= operators.variables(variables)
     program = ("-m", "entrypoints.fused", arguments.script, *words)
     return Command(program, variables, upstream.run_folder(arguments), whose="our")
 
@@ -236,10 +235,6 @@ def _has(script: str) -> bool:
 
 def _device() -> str:
     return platforms.device(platforms.current())
-
-
-def _is_fused(arguments: argparse.Namespace, words: Sequence[str]) -> bool:
-    return upstream.options(arguments.script, words, _find_config).on("inference_model")
 
 
 def _on_a_cpu(words: Sequence[str], source: str) -> list[str]:

@@ -85,15 +85,15 @@ def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[l
 
 
 def _predictor(options: Options, text: Text) -> Predictor:
+    if not options.inference_model:
+        from entrypoints.fused.plain import PlainPredictor
+
+        return PlainPredictor(options, sorted(text.ends))
     from entrypoints.fused import models
     from entrypoints.fused.block import BlockPredictor
     from entrypoints.fused.dense import DensePredictor
     from entrypoints.fused.static import Graph
 
-    if not options.inference_model:
-        from entrypoints.fused.plain import PlainPredictor
-
-        return PlainPredictor(options, sorted(text.ends))
     config = models.config_of(options)
     model: Any = Graph(options) if options.mode == "static" else models.load(options)
     kind = BlockPredictor if options.block_attn else DensePredictor
