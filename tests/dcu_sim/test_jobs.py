@@ -192,17 +192,23 @@ def answering(tmp_path_factory: pytest.TempPathFactory, workspace: Path) -> Path
 
 
 @pytest.fixture(scope="module")
-def recipe_inv(inv: Inv, answering: Path) -> inference_recipes.Inv:
-    return partial(inv, PADDLE_STACKS_WORKSPACE=str(answering))
+def answers(inv: Inv, answering: Path) -> inference_recipes.Answers:
+    return inference_recipes.Answers(
+        partial(inv, PADDLE_STACKS_WORKSPACE=str(answering)), answering
+    )
 
 
 @pytest.mark.parametrize("name", INFERENCE)
-def test_an_inference_recipe_computes(
-    recipe_inv: inference_recipes.Inv, answering: Path, name: str
-) -> None:
+def test_an_inference_recipe_computes(answers: inference_recipes.Answers, name: str) -> None:
     """With the plan of a DCU: its image, nodes, groups and limits."""
-    answers = inference_recipes.run(recipe_inv, answering, name)
-    print(name, answers)
+    inference_recipes.check(answers, name)
+
+
+@pytest.mark.parametrize("name", ["infer-fp16", "infer-block-fp16"])
+def test_in_float32_it_has_the_answers_of_the_plain_network(
+    answers: inference_recipes.Answers, name: str
+) -> None:
+    inference_recipes.check_float32(answers, name)
 
 
 def _calls(text: str) -> list[str]:

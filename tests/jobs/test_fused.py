@@ -173,8 +173,9 @@ def test_eight_bits_without_blocks_are_those_with_blocks(computed, model: str, d
     assert computed[f"{name.format('dense')} static"] == computed[f"{name.format('dense')} dynamic"]
     if dtype == "float32":
         assert computed[f"{name.format('dense')} dynamic"] == first
-    assert computed[f"{model} a8w8c8 block {dtype} static"] == (
-        computed[f"{model} a8w8c8 block {dtype} dynamic"]
+    assert (
+        computed[f"{model} a8w8c8 block {dtype} static"]
+        == (computed[f"{model} a8w8c8 block {dtype} dynamic"])
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import inference_recipes
-from tests.support.inference_recipes import ROOT, Inv
+from tests.support.inference_recipes import ROOT, Answers
 from tests.support.runner import PYTHON
 
 pytestmark = pytest.mark.skipif(PYTHON is not None, reason="there are no containers")
@@ -26,29 +26,27 @@ def stocked(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def inv(stocked: Path) -> Inv:
+def answers(stocked: Path) -> Answers:
     environ = {
         **os.environ,
         "PADDLE_STACKS_BACKEND": "cpu",
         "PADDLE_STACKS_WORKSPACE": str(stocked),
     }
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def inv(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "paddle_stacks.cli", *words]
         return subprocess.run(
             command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
         )
 
-    return run
-
-
-@pytest.fixture(scope="module")
-def reference(inv: Inv, stocked: Path) -> list[str]:
-    """PaddleNLP's plain network in float32."""
-    return inference_recipes.run(inv, stocked, "infer-7b", dtype="float32")
+    return Answers(inv, stocked)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_computes(inv: Inv, stocked: Path, reference: list[str], name: str) -> None:
-    answers = inference_recipes.run(inv, stocked, name)
-    print(name, answers, reference)
+def test_a_recipe_computes(answers: Answers, name: str) -> None:
+    inference_recipes.check(answers, name)
+
+
+@pytest.mark.parametrize("name", ["infer-fp16", "infer-block-fp16"])
+def test_in_float32_it_has_the_answers_of_the_plain_network(answers: Answers, name: str) -> None:
+    inference_recipes.check_float32(answers, name)
