@@ -65,8 +65,8 @@ def write_cache(key: Any, value: Any, cache: Any, lengths: Any) -> Any:
     new = paddle.stack([key, value])
     old = cache[:, :, :, :keys]
     within = paddle.arange(keys).cast("int32") < lengths.cast("int32").reshape([-1, 1, 1])
-    within = within.unsqueeze([0, 4]).expand_as(new)
-    first = paddle.where(within, new, old)
+    within = within.unsqueeze([0, 4])  # [1, batch, 1, keys, 1]
+    first = _chosen(within, new, old)
     paddle.assign(paddle.concat([first, cache[:, :, :, keys:]], axis=3), cache)
     return cache
 
@@ -151,9 +151,9 @@ def _attended(query: Any, cache: Any, mask: Any, lengths: Any) -> Any:
 def _write_token(key: Any, value: Any, cache: Any, lengths: Any) -> None:
     """Write one token's key and value, ``[batch, key heads, 1, head_dim]`` each, into a cache."""
     positions = paddle.arange(cache.shape[3]).cast("int32")
-    here = (positions == lengths.unsqueeze(1)).unsqueeze([0, 2, 4]).expand_as(cache)
-    new = paddle.stack([key, value]).cast(cache.dtype).expand_as(cache)
-    paddle.assign(paddle.where(here, new, cache), cache)
+    here = (positions == lengths.unsqueeze(1)).unsqueeze([0, 2, 4])  # [1, batch, 1, positions, 1]
+    new = paddle.stack([key, value]).cast(cache.dtype)
+    paddle.assign(_chosen(here, new, cache), cache)
 
 
 def _rotated(x: Any, rotary: Any, neox: bool) -> Any:
@@ -174,9 +174,22 @@ def _mixed(scores: Any, within: Any, value: Any, dtype: Any) -> Any:
     return _product(weights, value, dtype=value.dtype).cast(dtype)
 
 
+def _chosen(condition: Any, left: Any, right: Any) -> Any:
+    """Return ``left`` where a condition holds, else ``right``, in the shape of ``right``."""
+    dtype = right.dtype
+    if _on_a_cpu():  # which has no kernels for float16 here
+        left, right = left.cast("float32"), right.cast("float32")
+    # paddle.where spreads shapes by sums, which takes several passes over a cache.
+    return paddle.where(condition.expand_as(right), left.expand_as(right), right).cast(dtype)
+
+
+def _on_a_cpu() -> bool:
+    return bool(paddle.get_device().startswith("cpu"))
+
+
 def _product(left: Any, right: Any, transpose: bool = False, dtype: Any = None) -> Any:
     """Return a matrix product in float32; of float16 where the device multiplies that."""
-    if paddle.get_device().startswith("cpu"):
+    if _on_a_cpu():
         left, right = left.cast("float32"), right.cast("float32")
     elif dtype is not None:
         left = left.cast(dtype)
@@ -190,5 +203,5 @@ def _repeated(x: Any, heads: int) -> Any:
         return x
     # A CPU has no kernel that repeats float16.
     dtype = x.dtype
-    x = x.cast("float32") if paddle.get_device().startswith("cpu") else x
+    x = x.cast("float32") if _on_a_cpu() else x
     return paddle.repeat_interleave(x, group, axis=1).cast(dtype)

@@ -1,4 +1,4 @@
-"""Run many fused models in forks of one process: ``python fused_cases.py CASES.json OUT.json``.
+"""Run many fused models in forks of one process: ``python fused_cases.py IN.json OUT.json``.
 
 A fused model's parameters have fixed names, so that a process can have one; the import of Paddle
 takes longer than a tiny model. A case is ``{"name", "script", "words"}``, of what
@@ -6,6 +6,10 @@ takes longer than a tiny model. A case is ``{"name", "script", "words"}``, of wh
 predicts a row of tokens; or ``{"name", "margins": MODEL, "of": NAME}``, for how far the tokens of
 another case are from the likeliest ones of a model in float32. ``{"models": FOLDER}`` makes
 models of ``FOLDER/tiny``'s tokenizer.
+
+IN.json has ``cases``, the ``backend`` that they take themselves for, and in ``without`` the names
+of patches that are left out: then each case imports the package again, and one that fails gives
+the error's name.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +68,7 @@ def losses(model: str, words: list[str]) -> list[float]:
     if not words:
         from entrypoints.inference import model as models
 
-        logits = models.load(Path(model)).begin(1).read_all(np.array(ROW[:-1]))
+        logits = models.load(Path(model)).begin(1).read_all(np.array([ROW[:-1]]))
         return _losses(paddle.to_tensor(logits))
     from entrypoints.fused import models as fused
     from entrypoints.fused.block import BlockPredictor
@@ -134,7 +139,7 @@ def compute(case: dict[str, Any], done: dict[str, Any]) -> Any:
     return program.run(case["script"], parse(case["script"], case["words"]))
 
 
-def in_fork(case: dict[str, Any], done: dict[str, Any]) -> Any:
+def in_fork(case: dict[str, Any], done: dict[str, Any], without: str = "") -> Any:
     """Compute a case in a process of its own."""
     answer = Path(f"answer-{os.getpid()}.json")
     if child := os.fork():
@@ -145,38 +150,57 @@ def in_fork(case: dict[str, Any], done: dict[str, Any]) -> Any:
         return json.loads(text)
     status = 1
     try:
+        if without:
+            prepare(without)
         answer.write_text(json.dumps(compute(case, done)))
         status = 0
-    except BaseException:
-        import traceback
-
+    except BaseException as error:
         traceback.print_exc()
+        if without:
+            answer.write_text(json.dumps(type(error).__name__))
+            status = 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def main(cases: Path, out: Path) -> None:
-    """Compute all cases, the one after the other."""
-    from entrypoints.fused import __main__ as program
+def prepare(without: str = "") -> None:
+    """Install the patches but one."""
+    from entrypoints.training.quiet import libraries_log_to
+    from entrypoints.upstream_patches import PATCHES, hook
+    from paddle_stacks.jobs import platforms
 
-    program.prepare()
+    libraries_log_to(None)
+    backend = platforms.current()
+    kept = [patch for patch in PATCHES if backend in patch.backends and patch.name != without]
+    hook.install(kept)
+
+
+def main(given: dict[str, Any], out: Path) -> None:
+    """Compute all cases, the one after the other."""
+    without = given.get("without", [])
+    if not without:
+        prepare()
     import paddlenlp.transformers
 
-    import entrypoints.fused.models
     import entrypoints.inference.model  # noqa: F401
 
+    if not without:
+        import entrypoints.fused.models  # noqa: F401
     done: dict[str, Any] = {}
-    for case in json.loads(cases.read_text()):
-        print(f"case {case['name']}", file=sys.stderr, flush=True)
-        done[case["name"]] = in_fork(case, done)
+    for case in given["cases"]:
+        for name in without or [""]:
+            print(f"case {case['name']} {name}", file=sys.stderr, flush=True)
+            done[f"{case['name']} {name}".strip()] = in_fork(case, done, name)
     out.write_text(json.dumps(done))
 
 
 if __name__ == "__main__":
+    given = json.loads(Path(sys.argv[1]).read_text())
     changed = operators.variables(os.environ)
     if os.environ.get("CUSTOM_DEVICE_ROOT") != changed["CUSTOM_DEVICE_ROOT"]:
         # Paddle takes the operators when it is imported, and a warm container's has been.
+        changed["PADDLE_STACKS_BACKEND"] = given.get("backend", "cpu")
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **changed})
-    main(*map(Path, sys.argv[1:]))
+    main(given, Path(sys.argv[2]))

@@ -25,6 +25,19 @@ SOURCES = ["ka lo mi", "tu ne sa ro vi be do fa gu hi jo kalo mitu nesa", "ro"]
 GREEDY = ["--decode_strategy", "greedy_search", "--src_length", "64", "--max_length", "16"]
 DATA = ["--data_file", "prompts.json", "--output_file", "out.json"]
 QUANTIZED = {"a8w8": ("block", "dense"), "a8w8c8": ("block",)}
+NEEDED = {
+    "operators-without-cuda": "tied",
+    "quantizing-norm": "int8",
+    "rocm-layout": "int8",
+    "rocm-layout-of-weights": "int8",
+    "tied-head": "tied",
+    "last-token": "dense",
+    "operators-of-speculative-decoding": "tied",
+    "padding-offsets": "tied",
+    "rebuilt-padding": "tied",
+    "operator-of-a-proposer": "tied",
+}
+"""The patches that the package needs on a CPU, and a run that fails without each."""
 
 Case = dict[str, Any]
 
@@ -121,9 +134,32 @@ def computed(job, fused_models: Path) -> dict[str, Any]:
     return compute(job, fused_models, float_cases() + quantized_cases())
 
 
-def compute(job, workspace: Path, cases: list[Case]) -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def composed(job, fused_models: Path) -> dict[str, Any]:
+    """What comes out with the attention that a DCU has without block attention."""
+    cases: list[Case] = []
+    for model in MODELS:
+        for dtype in ("float32", "float16"):
+            cases += both(f"{model} dense {dtype}", f"models/{model}", "dense", dtype)
+        more = ("--quant_type", "a8w8")
+        cases += both(f"{model} a8w8", f"models/{model}-a8w8", "dense", "float32", *more)
+    return compute(job, fused_models, cases, backend="dcu-sim")
+
+
+@pytest.fixture(scope="session")
+def unpatched(job, fused_models: Path) -> dict[str, Any]:
+    """What comes out of three runs where one patch is missing, by run and patch."""
+    cases = [
+        *both("tied", "models/gqa-tied", "block", "float32")[:1],
+        *both("dense", "models/mha", "dense", "float32")[:1],
+        *both("int8", "models/mha-a8w8", "block", "float32", "--quant_type", "a8w8")[:1],
+    ]
+    return compute(job, fused_models, cases, without=["none", *NEEDED])
+
+
+def compute(job, workspace: Path, cases: list[Case], **settings: Any) -> dict[str, Any]:
     shutil.copy(Path(fused_cases.__file__), workspace)
-    (workspace / "cases.json").write_text(json.dumps(cases))
+    (workspace / "cases.json").write_text(json.dumps({"cases": cases, **settings}))
     run(job, ["python", "fused_cases.py", "cases.json", "out-cases.json"], workspace, 1800)
     found: dict[str, Any] = json.loads((workspace / "out-cases.json").read_text())
     return found
@@ -207,6 +243,49 @@ def test_a_cache_in_eight_bits_that_scales_itself(computed, model: str) -> None:
     assert [row[:1] for row in computed[f"{name} dynamic"]] == [
         row[:1] for row in computed[f"{model} reference"]
     ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tokens_with_the_attention_of_a_dcu(computed, composed, model: str) -> None:
+    """Composed of operators that a ROCm build has; kernels of the CPU compute the same."""
+    for mode in ("dynamic", "static"):
+        assert composed[f"{model} dense float32 {mode}"] == computed[f"{model} reference"]
+        assert (
+            composed[f"{model} dense float16 {mode}"] == (computed[f"{model} dense float16 {mode}"])
+        )
+        assert composed[f"{model} a8w8 {mode}"] == computed[f"{model} a8w8 dense float32 {mode}"]
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_the_package_needs_every_patch(unpatched, name: str) -> None:
+    case = f"{NEEDED[name]} dynamic"
+    right = unpatched[f"{case} none"]
+    assert [len(row) for row in right] == [16, 16, 16]
+    assert unpatched[f"{case} {name}"] != right
+
+
+def test_an_operator_that_is_missing_is_an_import_error(job, fused_models: Path) -> None:
+    (fused_models / "missing.py").write_text(MISSING)
+    run(job, ["python", "missing.py"], fused_models)
+
+
+MISSING = """
+import sys
+import types
+from entrypoints.fused import __main__ as program
+
+operators = types.ModuleType("paddlenlp_ops")
+operators.__spec__ = types.SimpleNamespace(name="paddlenlp_ops", loader=None, origin=None)
+operators.rebuild_padding_v2 = operators.dequant_int8 = None
+sys.modules["paddlenlp_ops"] = operators
+program.prepare()
+try:
+    import paddlenlp.experimental.transformers.fused_transformer_layers
+except ImportError as error:
+    assert "encode_rotary_qk" in str(error), error
+else:
+    raise AssertionError("it is imported without its operators")
+"""
 
 
 def perplexity(losses: list[float]) -> float:
