@@ -46,8 +46,8 @@ from paddle_stacks.jobs.files import replacing_file
 
 __all__ = ["RESULT", "TREE", "Command", "command", "main", "run", "run_with_config"]
 
-TREE = Path("/opt/PaddleNLP")
-"""PaddleNLP's source in the image, read-only."""
+TREE = Path(os.environ.get("PADDLE_STACKS_UPSTREAM") or "/opt/PaddleNLP")
+"""PaddleNLP's source in the image, read-only; tests without an image have it elsewhere."""
 
 RESULT = "result.json"
 LAUNCHER_LOG = "log"

@@ -6,7 +6,7 @@ from entrypoints.upstream_patches.patch import CPU, DCU, Edit, Patch
 
 __all__ = ["PATCHES"]
 
-_TESTS = "tests/unit/test_upstream_patches.py::"
+_NEEDED = "tests/jobs/test_fused.py::test_the_package_needs_every_patch"
 _LAYERS = "paddlenlp/experimental/transformers/fused_transformer_layers.py"
 _LLAMA = "paddlenlp/experimental/transformers/llama/modeling.py"
 
@@ -73,7 +73,7 @@ PATCHES = (
         "built for ROCm since PaddleNLP#8909, so that it and the names after it stay undefined: "
         "NameError: name 'qkv_transpose_split' is not defined",
         "the seven that exist are imported; one that is missing is an ImportError",
-        _TESTS + "test_an_operator_that_is_missing_is_an_import_error",
+        "tests/jobs/test_fused.py::test_an_operator_that_is_missing_is_an_import_error",
         ((Edit(_PINNED_IMPORT, _IMPORT),), (Edit(_LATER_IMPORT, _IMPORT),)),
     ),
     Patch(
@@ -82,7 +82,7 @@ PATCHES = (
         45,
         "operators are imported only by a Paddle that is compiled with CUDA or ROCm",
         "they are imported on a CPU too",
-        _TESTS + "test_operators_are_imported_on_a_cpu",
+        _NEEDED,
         (
             (Edit("if core.is_compiled_with_cuda():\n", "if True:\n"),),
             (
@@ -122,7 +122,7 @@ PATCHES = (
         371,
         "the CPU's kernel of rms_norm ignores quant_scale: a8w8 gets float where int8 is expected",
         "the result is quantized by quant_int8, with the same rounding",
-        "tests/jobs/test_fused_operators.py::test_a_norm_quantizes_its_result",
+        _NEEDED,
         (
             (
                 Edit(
@@ -148,7 +148,7 @@ PATCHES = (
         1922,
         "int8 weights are transposed, as for CUDA, wherever Paddle is not a ROCm build",
         "a CPU lays them out as a DCU does, and runs the same products",
-        _TESTS + "test_a_cpu_has_the_weights_of_a_dcu",
+        _NEEDED,
         (
             (
                 Edit(_ROCM, _NOT_CUDA, 5),
@@ -163,7 +163,7 @@ PATCHES = (
         920,
         "the same where the weights are read",
         "the same",
-        _TESTS + "test_a_cpu_has_the_weights_of_a_dcu",
+        _NEEDED,
         ((Edit(_ROCM, _NOT_CUDA, 5),),),
         CPU,
     ),
@@ -174,7 +174,7 @@ PATCHES = (
         "a checkpoint with tied embeddings has no lm_head.weight, and the head stays random: "
         "garbage without an error. One that the package has written has it, transposed: an error",
         "the head is the embedding",
-        "tests/jobs/test_fused.py::test_tokens_are_those_of_generate",
+        _NEEDED,
         ((Edit(_HEAD, _TIED_HEAD, 2),),),
     ),
 )

@@ -56,16 +56,22 @@ def made() -> Iterator[Path]:
 
 def _made() -> tuple[Path, int]:
     """Return a folder whose key no queue of the IPC namespace has, and its queue."""
-    for _ in range(_ATTEMPTS):
-        folder = tempfile.mkdtemp(prefix="paddle-stacks-queue-")
-        key = _libc.ftok(os.fsencode(folder), _ID)
-        number: int = _libc.msgget(key, _CREATE | _EXCLUSIVE | 0o600)
-        if number >= 0:
-            return Path(folder), number
-        fault = ctypes.get_errno()
-        shutil.rmtree(folder)
-        if fault != errno.EEXIST:  # another's, which has the same key: the next folder
-            break
+    # A folder whose key is taken stays for a while: the next one could get its inode.
+    taken: list[Path] = []
+    try:
+        for _ in range(_ATTEMPTS):
+            folder = Path(tempfile.mkdtemp(prefix="paddle-stacks-queue-"))
+            key = _libc.ftok(os.fsencode(folder), _ID)
+            number: int = _libc.msgget(key, _CREATE | _EXCLUSIVE | 0o600)
+            if number >= 0:
+                return folder, number
+            fault = ctypes.get_errno()
+            taken.append(folder)
+            if fault != errno.EEXIST:
+                break
+    finally:
+        for each in taken:
+            shutil.rmtree(each)
     raise MachineError(
         f"no message queue can be made: {os.strerror(fault)}",
         where="msgget",
@@ -122,7 +128,7 @@ def wait(ready: Any, reader: Any) -> None:
     Raises:
         JobError: it has ended, or is not ready after :data:`SECONDS`.
     """
-    for _ in range(SECONDS // _LOOK_SECONDS):
+    for _ in range(round(SECONDS / _LOOK_SECONDS)):
         if ready.wait(_LOOK_SECONDS):
             return
         _check(reader)
@@ -140,7 +146,7 @@ def result(results: Any, reader: Any, steps: int) -> Any:
     Raises:
         JobError: the reader has ended without it, or messages were lost.
     """
-    for _ in range(SECONDS // _LOOK_SECONDS):
+    for _ in range(round(SECONDS / _LOOK_SECONDS)):
         try:
             row = results.get(timeout=_LOOK_SECONDS)
         except queue.Empty:

@@ -97,7 +97,7 @@ def _losses(logits: Any) -> list[float]:
 
 
 def margins(model: str, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
-    """Return how far each answer's tokens are below the likeliest, in logits' standard deviations."""
+    """Return how far tokens are below the likeliest, in the logits' standard deviations."""
     import paddle
     from paddlenlp.transformers import AutoModelForCausalLM
 
@@ -182,9 +182,9 @@ def main(given: dict[str, Any], out: Path) -> None:
     without = given.get("without", [])
     if not without:
         prepare()
-    import paddlenlp.transformers
+    import paddlenlp.transformers  # noqa: F401
 
-    import entrypoints.inference.model  # noqa: F401
+    import entrypoints.inference.model
 
     if not without:
         import entrypoints.fused.models  # noqa: F401

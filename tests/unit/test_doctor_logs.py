@@ -107,7 +107,7 @@ SAMPLES: dict[str, list[str]] = {
     "fused-without-block-attention": [
         "$ python3 ./predict/predictor.py --model_name_or_path meta-llama/Llama-2-13b-chat "
         "--inference_model --dtype float16",
-        "upstream predict/export_model.py --output_path ./inference --inference_model",
+        "upstream --unpatched predict/export_model.py --output_path ./inference --inference_model",
     ],
     "fused-names": [
         "NameError: name 'qkv_transpose_split' is not defined",
@@ -126,7 +126,8 @@ SAMPLES: dict[str, list[str]] = {
     ],
     "temperature-zero": [
         "$ python3 predict/predictor.py --inference_model --block_attn --temperature 0",
-        "predict/predictor.py --temperature=0.00 --inference_model --block_attn --top_p 0.5",
+        "upstream --unpatched predict/predictor.py --temperature=0.00 --inference_model "
+        "--block_attn --top_p 0.5",
     ],
     "positions": [
         "ValueError: The sum of src_length<1024> and max_length<1024> should be smaller than or "
@@ -185,6 +186,7 @@ HARMLESS = [
     "--cachekv_int8_type static --inference_model --mode dynamic",
     "predict/predictor.py --block_attn --inference_model --temperature 0.95 --dtype float16",
     "predict/predictor.py --mode dynamic --block_attn false --dtype float16",
+    "upstream predict/predictor.py --inference_model --dtype float16",
     "The kernel `some_other_kernel` is registered.",
     "loss: 1.25, interval_tokens_per_second_per_device: 8129.1",
 ]
