@@ -78,12 +78,14 @@ class Outcome:
         result: ``passed``, ``failed``, ``error`` or ``skipped``.
         why: the reason or the first line of the fault; empty where it passed.
         image: the image that it looked into; empty where it looked at all of them.
+        table: a table in Markdown that it recorded for the report.
     """
 
     test: str
     result: str
     why: str = ""
     image: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,14 +185,18 @@ def outcomes(record: Path) -> list[Outcome]:
 
 def _outcome(case: ElementTree.Element) -> Outcome:
     name = f"{case.get('classname', '')}::{case.get('name', '')}"
-    told = case.iterfind("properties/property[@name='image']")
-    image = next((found.get("value", "") for found in told), "")
+    image, table = _property(case, "image"), _property(case, "table")
     for kind, result in (("failure", "failed"), ("error", "error"), ("skipped", "skipped")):
         found = case.find(kind)
         if found is not None:
             why = (found.get("message") or "").strip().splitlines()
-            return Outcome(name, result, why[0] if why else "", image)
-    return Outcome(name, "passed", image=image)
+            return Outcome(name, result, why[0] if why else "", image, table)
+    return Outcome(name, "passed", image=image, table=table)
+
+
+def _property(case: ElementTree.Element, name: str) -> str:
+    properties = case.iterfind(f"properties/property[@name='{name}']")
+    return next((entry.get("value", "") for entry in properties), "")
 
 
 def attest(
@@ -359,6 +365,9 @@ def as_markdown(found: dict[str, Any]) -> str:
         if rows:
             lines += ["", f"## {heading}", ""]
             lines += [f"* `{row['test']}`: {row['why']}" for row in rows]
+    for test in found["tests"]:
+        if test.get("table"):
+            lines += ["", f"## {test['test']}", "", test["table"]]
     passed = [test["test"] for test in found["tests"] if test["result"] == "passed"]
     lines += ["", "## Passed", "", *(f"* `{name}`" for name in passed), ""]
     return "\n".join(lines)

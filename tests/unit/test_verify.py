@@ -59,6 +59,19 @@ def test_every_outcome_is_told_with_its_reason(found: list[verify.Outcome]) -> N
     assert found[0].test == "tests.images.base.test_base::test_one[base]"
 
 
+def test_a_table_that_a_test_recorded_is_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "record.xml"
+    path.write_text(
+        '<testsuite><testcase classname="tests.images.ops-dcu.test_operators" name="test_one">'
+        '<properties><property name="table" value="| a |&#10;|---|&#10;| 1 |"/></properties>'
+        "</testcase></testsuite>"
+    )
+    (outcome,) = verify.outcomes(path)
+    assert outcome.table == "| a |\n|---|\n| 1 |"
+    text = verify.as_markdown(document([outcome]))
+    assert f"## {outcome.test}\n\n{outcome.table}\n" in text
+
+
 def test_the_tally_has_what_went_wrong_first(found: list[verify.Outcome]) -> None:
     assert verify.tally(found) == "1 failed, 1 error, 1 passed, 1 skipped"
     assert verify.tally([]) == "no tests"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from docker.models.containers import Container
 from docker.models.images import Image
 
+from paddle_stacks import operators
 from paddle_stacks.dcu.host import Host
 from tests.support.stages import PLATFORM, ROOT
 
@@ -20,6 +23,13 @@ EXPECTED = {
     "fused_ln": {"fused_ln", "fused_rms_norm"},
 }
 CHECK = (ROOT / "images" / "ops" / "check_operators.py").read_text()
+
+_SPEC = importlib.util.spec_from_file_location(
+    "operator_comparison", ROOT / "tests" / "images" / "ops-cpu" / "comparison.py"
+)
+assert _SPEC is not None and _SPEC.loader is not None
+comparison: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(comparison)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -118,3 +128,13 @@ class TestOnADevice:
             "print(json.dumps(float(abs(out - wanted).max())))"
         )
         assert error < 1e-3
+
+    def test_the_operators_agree_with_the_reference_on_a_cpu(
+        self, container: Container, record_property: Callable[[str, object], None]
+    ) -> None:
+        """Compare every operator; the report of ``./inv verify`` has the table."""
+        reference, card = (comparison.computed(str(container.id), d) for d in ("cpu", "gpu"))
+        rows = operators.compare(reference, card)
+        record_property("table", operators.as_table(rows))
+        faults = [f"{row.case} is {row.state}: {row.message}" for row in operators.faults(rows)]
+        assert faults == []
