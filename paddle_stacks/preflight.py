@@ -70,7 +70,8 @@ def check_image(plan: Plan, client: DockerClient) -> None:
     try:
         client.images.get(plan.image)
     except docker.errors.ImageNotFound as error:
-        raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
+        message = f"the image {plan.image} does not exist"
+        raise MachineError(message, remedy=plan.build_command) from error
 
 
 def check_verified(plan: Plan, settings: Settings, client: DockerClient) -> str:

@@ -1,4 +1,4 @@
-"""One job from its arguments to a scheduler: plan, check, submit, remember."""
+"""One job from its arguments to a scheduler: plan, check, submit, record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from paddle_stacks import launch, recipes
 from paddle_stacks.errors import MachineError, Problem, RequestError, suggest
 from paddle_stacks.executors import cluster as records
-from paddle_stacks.executors.cluster import Cluster, Order, Row, Submitted
+from paddle_stacks.executors.cluster import Cluster, JobSpec, JobStatus, SubmittedJob
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import find
 from paddle_stacks.launch import Choices, Step, Steps
@@ -46,12 +46,12 @@ class JobRequest:
     """A job for a scheduler.
 
     Args:
-        order: the job.
+        spec: the job.
         scheduler: who is to run it.
         steps: the job's plan, and the steps before it.
     """
 
-    order: Order
+    spec: JobSpec
     scheduler: Cluster
     steps: Steps
 
@@ -110,8 +110,8 @@ def make_request(
     if groups := options.get("groups"):
         plan = replace(plan, groups=tuple(groups.split(",")))
     run = launch.run_folder(plan)
-    order = Order(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
-    return JobRequest(order, scheduler_of(engine, settings, options, sbatch), steps)
+    spec = JobSpec(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
+    return JobRequest(spec, scheduler_of(engine, settings, options, sbatch), steps)
 
 
 def _for_nodes(job: str, words: Sequence[str], nodes: int) -> list[str]:
@@ -160,33 +160,33 @@ def scheduler_of(
     return Slurm(settings.workspace, container, tuple(sbatch))
 
 
-def submit(request: JobRequest, settings: Settings) -> Submitted:
-    """Submit a job, and remember it in its run's folder.
+def submit(request: JobRequest, settings: Settings) -> SubmittedJob:
+    """Submit a job, and record it in its run's folder.
 
     Raises:
         RequestError: a step before it is missing, or a job of the same run has not ended.
-        MachineError: the scheduler does not answer, or the job cannot be remembered.
+        MachineError: the scheduler does not respond, or the job cannot be recorded.
     """
     problems = [
-        Problem(f"needed first: {step.produces}", request.order.plan.job, _command(step))
+        Problem(f"needed first: {step.produces}", request.spec.plan.job, _command(step))
         for step in request.missing
     ]
     if problems and request.sees_workspace:
         raise RequestError(problems)
     for problem in problems:
         print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
-    request.scheduler.text(request.order)  # what no scheduler can run is told first
+    request.scheduler.text(request.spec)  # what no scheduler can run is told first
     if request.sees_workspace:
-        launch.check_files(request.order.plan)
+        launch.check_files(request.spec.plan)
     _refuse_second(request, settings)
-    submitted = request.scheduler.submit(request.order)
+    submitted = request.scheduler.submit(request.spec)
     try:
-        records.remember(request.order, submitted)
+        records.save(request.spec, submitted)
     except OSError as error:
         raise MachineError(
-            f"{submitted.id} was submitted to {submitted.engine}, and cannot be remembered: "
+            f"{submitted.id} was submitted to {submitted.engine}, but could not be recorded: "
             f"{error.strerror}",
-            where=str(request.order.plan.workspace / submitted.folder),
+            where=str(request.spec.plan.workspace / submitted.folder),
             remedy="end it with the scheduler's own command, free the disk, submit it again",
         ) from error
     return submitted
@@ -201,9 +201,9 @@ def _command(step: Step) -> str:
 
 def _refuse_second(request: JobRequest, settings: Settings) -> None:
     """Refuse a job that would write where another one is going to."""
-    run = str(request.order.run or "")
+    run = str(request.spec.run or "")
     others = [
-        job for job in records.remembered(request.order.plan.workspace) if run and job.run == run
+        job for job in records.submitted_jobs(request.spec.plan.workspace) if run and job.run == run
     ]
     for other in others[-1:]:
         (row,) = scheduler_of(other.engine, settings).status([other])
@@ -215,7 +215,7 @@ def _refuse_second(request: JobRequest, settings: Settings) -> None:
             )
 
 
-def status(id: str | None, settings: Settings) -> list[tuple[Submitted, Row]]:
+def status(id: str | None, settings: Settings) -> list[tuple[SubmittedJob, JobStatus]]:
     """Return the submitted jobs with their states, the oldest first.
 
     Args:
@@ -223,15 +223,15 @@ def status(id: str | None, settings: Settings) -> list[tuple[Submitted, Row]]:
         settings: the workspace.
     """
     workspace = settings.workspace
-    jobs = [records.find(id, workspace)] if id else records.remembered(workspace)
-    rows: list[tuple[Submitted, Row]] = []
+    jobs = [records.find(id, workspace)] if id else records.submitted_jobs(workspace)
+    rows: list[tuple[SubmittedJob, JobStatus]] = []
     for engine in dict.fromkeys(job.engine for job in jobs):
         own = [job for job in jobs if job.engine == engine]
         rows += zip(own, scheduler_of(engine, settings).status(own), strict=True)
     return sorted(rows, key=lambda pair: pair[0].when)
 
 
-def table(rows: Sequence[tuple[Submitted, Row]]) -> list[str]:
+def table(rows: Sequence[tuple[SubmittedJob, JobStatus]]) -> list[str]:
     """Return the jobs as lines of a table, with a heading."""
     lines = [("ID", "ENGINE", "JOB", "RUN", "STATE", "TIME", "NODES", "")]
     for job, row in rows:

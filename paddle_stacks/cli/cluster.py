@@ -69,7 +69,7 @@ def _render(context: Context, /, job: str, **options: Any) -> None:
     from paddle_stacks import launch
 
     request = _request(context, job, options, _settings(options))
-    text = request.scheduler.text(request.order)
+    text = request.scheduler.text(request.spec)
     for step in request.missing:
         print(f"not in it, and needed first: {step.produces}", file=sys.stderr)
     print(text, end="", flush=True)

@@ -59,7 +59,7 @@ def card_types() -> dict[str, CardType]:
 
 
 def find(name: str) -> CardType | None:
-    """Return the card type with this name or alias, in any spelling; None if there is none."""
+    """Return the card type with this name or alias, in any spelling, or None."""
     plain = _plain(name)
     return next(
         (c for c in card_types().values() if plain in map(_plain, (c.name, *c.aliases))),

@@ -1,1 +1,1 @@
-"""What carries a plan out."""
+"""Executors: run plans with Docker, Slurm or Kubernetes."""

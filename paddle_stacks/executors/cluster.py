@@ -1,7 +1,7 @@
-"""What it takes to run a plan on a cluster: submit it, see it, read it, end it.
+"""The interface of schedulers, and the records of submitted jobs.
 
-A scheduler's executor is a :class:`Cluster`. What was submitted is remembered in the
-run's folder, so that whoever has the workspace finds the jobs again.
+The executor of a scheduler implements :class:`Cluster`. A submitted job is recorded in
+its run's folder, so that everyone who shares the workspace can manage it.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from paddle_stacks.plan import Backend, Plan, show
 __all__ = [
     "FOLDER",
     "Cluster",
-    "Order",
-    "Row",
-    "Submitted",
+    "JobSpec",
+    "JobStatus",
+    "SubmittedJob",
     "find",
     "make_folder",
-    "remember",
-    "remembered",
+    "save",
+    "submitted_jobs",
 ]
 
 FOLDER = "cluster"
-"""The folder in a run's folder for what is a scheduler's: records, scripts, logs."""
+"""The scheduler's folder in a run's folder: records, scripts, logs."""
 
-_NO_RUN = Path("runs", ".jobs")  # for jobs that have no run, as fetch
+_NO_RUN = Path("runs", ".jobs")  # for jobs without a run, such as fetch
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is submitted.
+class JobSpec:
+    """A job to submit.
 
     Args:
-        plan: one node's part of the job.
-        platform: what the plan was made for.
-        nodes: how many nodes share the job.
-        hours: after which the scheduler ends it.
-        run: the run's folder, relative to the workspace; None for a job that has none.
+        plan: the plan of one node.
+        backend: the plan's backend.
+        nodes: number of nodes.
+        hours: time limit.
+        run: the run's folder, relative to the workspace; None for a job without a run.
     """
 
     plan: Plan
-    platform: Backend
+    backend: Backend
     nodes: int
     hours: int
     run: Path | None = None
 
     @property
     def folder(self) -> Path:
-        """The folder for what is the scheduler's, relative to the workspace.
+        """The scheduler's folder, relative to the workspace.
 
-        A run that is kept elsewhere than in ``runs/`` is remembered with those that have no
-        folder: nobody would look for it there.
+        Runs outside of ``runs/`` use the folder of jobs without a run, because records are
+        searched for only in ``runs/``.
         """
         if self.run is None or self.run.parent != Path("runs"):
             return _NO_RUN / FOLDER
@@ -67,19 +67,19 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A job that a scheduler has taken.
+class SubmittedJob:
+    """The record of a submitted job.
 
     Args:
         engine: ``slurm`` or ``kubernetes``.
-        id: the scheduler's name for it.
+        id: the scheduler's id or name of the job.
         job: the job's name.
-        nodes: how many nodes it asked for.
-        ranks: processes on each of them.
-        folder: where it is remembered, relative to the workspace.
-        run: the run's folder, relative to the workspace; empty for a job that has none.
+        nodes: number of nodes.
+        ranks: processes per node.
+        folder: folder of the record, relative to the workspace.
+        run: the run's folder, relative to the workspace; empty for a job without a run.
         when: time of submission, ISO 8601 in UTC.
-        place: what else the engine needs to find it again, as a namespace.
+        place: further data that identifies the job, such as the namespace.
     """
 
     engine: str
@@ -93,33 +93,33 @@ class Submitted:
     place: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, order: Order, engine: str, id: str, **place: str) -> Submitted:
-        """Return the record of an order that has just been taken."""
+    def of(cls, spec: JobSpec, engine: str, id: str, **place: str) -> SubmittedJob:
+        """Return the record of a job that has just been submitted."""
         return cls(
             engine,
             id,
-            order.plan.job,
-            order.nodes,
-            order.plan.ranks,
-            str(order.folder),
-            str(order.run or ""),
+            spec.plan.job,
+            spec.nodes,
+            spec.plan.ranks,
+            str(spec.folder),
+            str(spec.run or ""),
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
             place,
         )
 
 
 @dataclass(frozen=True)
-class Row:
-    """How a job is.
+class JobStatus:
+    """The status of a submitted job.
 
     Args:
-        id: the scheduler's name for it.
-        state: the scheduler's word for it, in small letters: ``pending``, ``running``, …
-        ended: whether that is for good.
-        nodes: the nodes that it has, by name; empty where it has none.
-        elapsed: how long it has run, as ``1:02:03``; empty where that is not known.
-        why: why it waits, or how it ended; may be empty.
-        restarts: how often it was started again.
+        id: the scheduler's id or name of the job.
+        state: the scheduler's state, in lower case: ``pending``, ``running``, …
+        ended: whether the state is final.
+        nodes: names of the allocated nodes; empty if none.
+        elapsed: run time as ``1:02:03``; empty if unknown.
+        why: why it is pending, or how it ended; may be empty.
+        restarts: number of restarts.
     """
 
     id: str
@@ -134,94 +134,94 @@ class Row:
 class Cluster(Protocol):
     """A scheduler.
 
-    Every method raises a :class:`~paddle_stacks.errors.MachineError` where the scheduler
-    does not answer or its programs are not there, and a RequestError with its own words
-    where it refuses.
+    Every method raises a :class:`~paddle_stacks.errors.MachineError` if the scheduler does
+    not respond or its programs are missing, and a RequestError with the scheduler's message
+    if it rejects the request.
     """
 
-    def text(self, order: Order) -> str:
-        """Return what is submitted, as a person would hand it over by hand."""
+    def text(self, spec: JobSpec) -> str:
+        """Return the script or documents of a job, which can also be submitted by hand."""
 
-    def submit(self, order: Order) -> Submitted:
-        """Hand a job over and return what it was taken as; nothing is left where it was not."""
+    def submit(self, spec: JobSpec) -> SubmittedJob:
+        """Submit a job completely or not at all, and return its record."""
 
-    def status(self, jobs: Sequence[Submitted]) -> list[Row]:
-        """Return how each of the jobs is, in their order.
+    def status(self, jobs: Sequence[SubmittedJob]) -> list[JobStatus]:
+        """Return the status of each job, in order.
 
-        A job that the scheduler has forgotten has the state ``unknown``, or what it left
-        itself of its end.
+        A job that the scheduler no longer knows has the state ``unknown``, unless it left
+        its exit status.
         """
 
     def logs(
-        self, job: Submitted, rank: int | None = None, *, follow: bool = False
+        self, job: SubmittedJob, rank: int | None = None, *, follow: bool = False
     ) -> Iterator[str]:
-        """Yield the lines that a job has written.
+        """Yield the lines of a job's log.
 
         Args:
-            job: which.
-            rank: of one process, counted over all nodes; None: of the job on every node,
-                each line with its node where there are several.
-            follow: go on until the job has ended.
+            job: the job.
+            rank: global rank of a process; None for all nodes, with the node's number
+                before each line if there are several.
+            follow: continue until the job has ended.
         """
 
-    def cancel(self, job: Submitted) -> None:
-        """End a job, which may save and leave; of one that has ended: a RequestError."""
+    def cancel(self, job: SubmittedJob) -> None:
+        """Stop a job, which can still save; a RequestError if it has already ended."""
 
 
-def make_folder(order: Order) -> Path:
-    """Return the folder for what is the scheduler's, made, and owned by the job's user."""
-    workspace, folder = order.plan.workspace, order.plan.workspace / order.folder
+def make_folder(spec: JobSpec) -> Path:
+    """Create the scheduler's folder, owned by the job's user, and return it."""
+    workspace, folder = spec.plan.workspace, spec.plan.workspace / spec.folder
     missing = [p for p in (folder, *folder.parents) if workspace in p.parents and not p.exists()]
-    # A job can put a link into runs/, by which this process would write somewhere else.
-    top = workspace / order.folder.parts[0]
+    # A job could create a link in runs/ that makes this process write elsewhere.
+    top = workspace / spec.folder.parts[0]
     if not folder.resolve().is_relative_to(top.resolve()):
         raise RequestError(
-            "a link leads out of the folder of runs",
+            "a link in the path leads outside of the runs' folder",
             where=str(folder),
-            remedy="remove the link, or give the run another name: --name NAME",
+            remedy="remove the link, or choose another name for the run: --name NAME",
         )
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
-        hand_over(path, order.plan.user)
+        hand_over(path, spec.plan.user)
     return folder
 
 
-def remember(order: Order, submitted: Submitted) -> Path:
-    """Write down what was submitted, with its plan, and return the file."""
-    path = make_folder(order) / f"{submitted.engine}-{submitted.id}.json"
+def save(spec: JobSpec, submitted: SubmittedJob) -> Path:
+    """Write the record of a submitted job and its plan, and return the file."""
+    path = make_folder(spec) / f"{submitted.engine}-{submitted.id}.json"
     with replacing_file(path) as stream:
-        record = {**asdict(submitted), "plan": show.as_json(order.plan)}
+        record = {**asdict(submitted), "plan": show.as_json(spec.plan)}
         json.dump(record, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
-    hand_over(path, order.plan.user)
+    hand_over(path, spec.plan.user)
     return path
 
 
-def remembered(workspace: Path) -> list[Submitted]:
+def submitted_jobs(workspace: Path) -> list[SubmittedJob]:
     """Return the jobs that were submitted from a workspace, oldest first."""
-    found = []
+    jobs = []
     for path in workspace.glob(f"runs/*/{FOLDER}/*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             record.pop("plan")
-            found.append(Submitted(**record))
+            jobs.append(SubmittedJob(**record))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not a record of ours, or gone since
-    return sorted(found, key=lambda job: job.when)
+            continue  # not a record, or deleted in the meantime
+    return sorted(jobs, key=lambda job: job.when)
 
 
-def find(id: str, workspace: Path) -> Submitted:
-    """Return the job of that name.
+def find(id: str, workspace: Path) -> SubmittedJob:
+    """Return the submitted job with this id.
 
     Raises:
-        RequestError: none was submitted from this workspace.
+        RequestError: no such job was submitted from this workspace.
     """
-    known = [job for job in remembered(workspace) if job.id == id]
-    if known:
-        return known[-1]
-    newest = ", ".join(job.id for job in remembered(workspace)[-5:]) or "none"
+    matching = [job for job in submitted_jobs(workspace) if job.id == id]
+    if matching:
+        return matching[-1]
+    newest = ", ".join(job.id for job in submitted_jobs(workspace)[-5:]) or "none"
     raise RequestError(
         f"no job {id} was submitted from this workspace",
         where=str(workspace / "runs"),
-        remedy=f"./inv cluster.status lists them; the newest: {newest}",
+        remedy=f"list the jobs with ./inv cluster.status; the newest: {newest}",
     )

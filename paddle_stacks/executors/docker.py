@@ -1,8 +1,8 @@
-"""Carries a plan out on a Docker engine: starts the container, follows it, ends it.
+"""Run a plan on a Docker engine: start the container, follow it, stop it.
 
-Standard output of the container is the job's result and is copied through byte
-by byte. Standard error is read as lines; what a job reports in them goes to the
-view and, as plain lines, to the run's log.
+The container's standard output is the job's result and is copied unchanged. Standard
+error is read as lines; the events in it go to the view and, as plain lines, to the
+run's log.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["Lines", "as_text", "attach", "container_options", "execute"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 0.125
-# Bytes of a line without an end that are kept in memory.
+# The most bytes of an unfinished line that are buffered.
 _MAX_LINE = 1 << 20
 _KILLED = 128 + signal.SIGKILL
 
@@ -61,21 +61,20 @@ def execute(
 ) -> int:
     """Run the plan's container to its end and return the job's exit status.
 
-    SIGINT, SIGTERM and SIGHUP ask the job to save and leave; it is killed when
-    the plan's grace time is over, or at once by a second signal. The container
-    is removed in every case.
+    SIGINT, SIGTERM and SIGHUP make the job save and exit; it is killed after the plan's
+    grace period, or immediately by a second signal. The container is always removed.
 
     Args:
-        plan: what to run.
+        plan: the plan.
         client: the engine.
-        record: what keeps the plan and the job's lines.
-        view: what shows the job; by default what suits standard error.
-        output: where the job's standard output goes; by default to ours.
+        record: writes the plan and the job's log; None for none.
+        view: displays the job; default: suitable for standard error.
+        output: destination of the job's standard output; default: standard output.
 
     Raises:
-        MachineError: there is no such image, the engine cannot start the
-            container, or it went away.
-        JobError: the job was killed for want of memory.
+        MachineError: the image does not exist, the engine cannot start the container, or
+            the connection to the engine was lost.
+        JobError: the job was killed because it ran out of memory.
         Stopped: a signal stopped the job.
     """
     import docker.errors
@@ -95,26 +94,26 @@ def execute(
             view.close(done=status == 0)
             return status
     except BrokenPipeError as error:
-        # `… | head`: nobody reads the result any more. The interpreter would
-        # complain about the same pipe once more when it flushes at its end.
+        # `… | head`: the reader has exited. Redirect standard output, or the interpreter
+        # would report the broken pipe again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Stopped(
             signal.SIGPIPE,
-            "the reader of standard output is gone",
+            "the reader of standard output has exited",
             "write the output to a file: `> FILE`",
         ) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        raise _engine_went_away(plan, error) from error
+        raise _engine_error(plan, error) from error
 
 
 def attach(plan: Plan, entrypoint: str = "") -> int:
     """Run the plan's container on our standard streams and return its exit status.
 
-    The engine's own client does it: it knows about raw mode and window sizes.
+    This uses the docker command, which handles raw mode and window sizes.
 
     Args:
-        plan: what to run.
-        entrypoint: the program to run in place of the image's; empty for that.
+        plan: the plan.
+        entrypoint: the program to run instead of the image's entry point; empty for none.
 
     Raises:
         MachineError: the client is not installed.
@@ -122,33 +121,33 @@ def attach(plan: Plan, entrypoint: str = "") -> int:
     streams = ["--interactive", *(["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else [])]
     streams += ["--entrypoint", entrypoint] if entrypoint else []
     words = [word for group in docker_arguments(plan, attach=streams) for word in group]
-    # The client hands Ctrl-C to the job; it is not ours to die of it before the job has.
+    # The client passes Ctrl-C to the job; this process must not exit before the job.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with _workspace(plan):
             return _run_client(words, terminal="--tty" in streams)
     except FileNotFoundError as error:
         raise MachineError(
-            "the docker command is not installed, and a job that reads standard input needs it",
-            remedy="install the engine's client, or give the input as a file",
+            "the docker command is not installed; jobs that read standard input require it",
+            remedy="install the docker command, or pass the input as a file",
         ) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _run_client(words: Sequence[str], *, terminal: bool) -> int:
-    """Run the engine's client; its output goes to a terminal of ours only by way of us.
+    """Run the docker command; filter its output if it goes to our terminal.
 
     Args:
         words: the command line.
-        terminal: whether the container has a terminal of its own, which draws on ours.
+        terminal: whether the container has a terminal, which is connected to ours.
     """
     import subprocess
 
     sinks = [None if terminal or not s.isatty() else s for s in (sys.stdout, sys.stderr)]
     pipes = [None if sink is None else subprocess.PIPE for sink in sinks]
     with subprocess.Popen(
-        words, stdout=pipes[0], stderr=pipes[1], preexec_fn=_mind_interrupts
+        words, stdout=pipes[0], stderr=pipes[1], preexec_fn=_reset_interrupts
     ) as client:
         readers = [
             threading.Thread(target=_copy_printable, args=(source, sink.buffer), daemon=True)
@@ -172,7 +171,7 @@ def _copy_printable(source: IO[bytes], sink: IO[bytes]) -> None:
 
 @contextmanager
 def _workspace(plan: Plan) -> Iterator[None]:
-    """Make the folders that a plan mounts, and move its outputs into the workspace's root."""
+    """Create the folders that a plan mounts, and move its outputs to the workspace's root."""
     mounts.make_sources(plan.mounts, plan.workspace, plan.user)
     try:
         yield
@@ -181,13 +180,13 @@ def _workspace(plan: Plan) -> Iterator[None]:
 
 
 class PrintableStream:
-    """Copies UTF-8 text to a terminal with its control characters escaped.
+    """Copies UTF-8 text to a terminal with control characters escaped.
 
-    What a job prints is somebody else's: a model's answer, a name in a data set. A terminal
-    would take escape sequences in it for commands, as to set its title or to answer.
+    A job's output is untrusted: a model's answer, a name in a data set. A terminal would
+    execute escape sequences in it, such as those that set its title or make it reply.
 
     Args:
-        sink: where it goes.
+        sink: the destination.
     """
 
     def __init__(self, sink: IO[bytes]) -> None:
@@ -195,11 +194,11 @@ class PrintableStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def write(self, chunk: bytes) -> None:
-        """Write what of it is whole characters."""
+        """Write the complete characters of a chunk."""
         self._put(self._decoder.decode(chunk))
 
     def finish(self) -> None:
-        """Write what is left of a character that was cut off."""
+        """Write the rest of an incomplete character."""
         self._put(self._decoder.decode(b"", final=True))
 
     def _put(self, text: str) -> None:
@@ -207,16 +206,16 @@ class PrintableStream:
         self._sink.flush()
 
 
-def _mind_interrupts() -> None:
+def _reset_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def container_options(plan: Plan, secrets: dict[str, str]) -> dict[str, Any]:
-    """Return what docker-py's ``containers.create`` gets.
+    """Return the arguments of docker-py's ``containers.create``.
 
     Args:
-        plan: what to run.
-        secrets: for each secret that the executor wrote, its name and its file.
+        plan: the plan.
+        secrets: files of the secrets that the executor wrote, by name.
     """
     from docker.types import LogConfig, Mount, Ulimit
 
@@ -255,11 +254,11 @@ class _Run:
     """One container, from its start to its end.
 
     Args:
-        plan: what is run.
-        view: what shows the job.
-        output: where its standard output goes.
-        record: what keeps its lines.
-        stops: the signals that have come, in order; the handler appends to it.
+        plan: the plan.
+        view: displays the job.
+        output: destination of the job's standard output.
+        record: writes the job's log; None for none.
+        stops: the received signals, in order; the handler appends to it.
     """
 
     plan: Plan
@@ -269,27 +268,29 @@ class _Run:
     stops: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # To a file or a pipe the result goes as it is.
+        # Only terminals get filtered output; files and pipes get the result unchanged.
         self._printable = PrintableStream(self.output) if self.output.isatty() else None
 
     def follow(self, container: Container) -> int:
         """Start the container, follow it to its end and return its exit status."""
-        news: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1024)
+        events: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1024)
         frames = container.attach(stdout=True, stderr=True, stream=True, demux=True)
         container.start()
-        # A thread of its own reads, so that this one is free for signals and the clock.
-        threading.Thread(target=_read, args=(container, frames, news), daemon=True).start()
+        # Read in a thread, so that this one can handle signals and the deadline.
+        threading.Thread(target=_read, args=(container, frames, events), daemon=True).start()
         lines = Lines()
-        heard, deadline = 0, float("inf")
+        handled, deadline = 0, float("inf")
         while True:
-            if len(self.stops) > heard:
-                deadline = self._stop(container, first=heard == 0)
-                heard = len(self.stops)
+            if len(self.stops) > handled:
+                deadline = self._stop(container, first=handled == 0)
+                handled = len(self.stops)
             if time.monotonic() > deadline:
-                self.view.line(f"the job did not leave in {self.plan.grace_seconds} s: killing it")
+                self.view.line(
+                    f"the job did not exit within {self.plan.grace_seconds} s: killing it"
+                )
                 deadline = self._kill(container)
             try:
-                kind, value = news.get(timeout=_TICK_SECONDS)
+                kind, value = events.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 self.view.tick()
                 continue
@@ -308,12 +309,12 @@ class _Run:
                 return self._status(value)
 
     def _stop(self, container: Container, *, first: bool) -> float:
-        """Pass a signal on and return the time at which patience ends."""
+        """Pass a signal on and return the deadline for the job to exit."""
         if not first:
             return self._kill(container)
         self.view.line(
-            f"stopping: the job has {self.plan.grace_seconds} s to save and leave"
-            " (once more to kill it)"
+            f"stopping: the job has {self.plan.grace_seconds} s to save and exit"
+            " (repeat to kill it)"
         )
         _send(container, signal.SIGTERM)
         return time.monotonic() + self.plan.grace_seconds
@@ -324,7 +325,7 @@ class _Run:
 
     def _result(self, chunk: bytes) -> None:
         if _same_terminal(self.output):
-            # The result and a live view cannot share the screen.
+            # The result and a live view cannot share a terminal.
             self.view.close(done=True)
         if self._printable is not None:
             self._printable.write(chunk)
@@ -343,27 +344,27 @@ class _Run:
             self.record.write(event.plain() if event else line)
 
     def _status(self, state: dict[str, Any]) -> int:
-        """Return the exit status, or raise what the container's last state means."""
+        """Return the exit status, or raise an error for a stopped or killed job."""
         status = int(state["ExitCode"])
         if self.stops and status > 128:
             raise Stopped(self.stops[0], f"{self.plan.job} was stopped")
         if state["OOMKilled"] or status == _KILLED:
-            sure = "ran out of memory and" if state["OOMKilled"] else "probably ran out of memory:"
+            certainty = "" if state["OOMKilled"] else "probably "
             raise JobError(
-                f"{self.plan.job} {sure} was killed",
-                remedy="make the batch or the sequence length smaller, or free memory",
+                f"{self.plan.job} was killed, {certainty}because it ran out of memory",
+                remedy="reduce the batch size or the sequence length, or free memory",
             )
         return status
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of text."""
+    """Splits a stream of bytes into lines of text."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Return the lines that the chunk completes; one that is too long is cut into several."""
+        """Return the lines that the chunk completes; overlong lines are split."""
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _MAX_LINE:
             whole.append(self._rest)
@@ -371,29 +372,29 @@ class Lines:
         return [as_text(line) for line in whole]
 
     def rest(self) -> list[str]:
-        """Return what came after the last end of line, if anything did."""
+        """Return the text after the last end of line, if any."""
         return [as_text(self._rest)] if self._rest else []
 
 
 def as_text(line: bytes) -> str:
-    """Return a line that a container has written as a person sees it."""
-    # A carriage return overwrites the line on a terminal: what came last counts.
+    """Return a line of a container as a terminal would show it."""
+    # A carriage return overwrites the line on a terminal: only the last part is visible.
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace")
 
 
-def _read(container: Container, frames: Any, news: queue.Queue[tuple[str, Any]]) -> None:
-    """Put what the container writes into the queue, and how it ended after that."""
+def _read(container: Container, frames: Any, events: queue.Queue[tuple[str, Any]]) -> None:
+    """Put the container's output into the queue, then its final state."""
     try:
         for stdout, stderr in frames:
             if stdout:
-                news.put(("stdout", stdout))
+                events.put(("stdout", stdout))
             if stderr:
-                news.put(("stderr", stderr))
+                events.put(("stderr", stderr))
         container.wait()
         container.reload()
-        news.put(("end", container.attrs["State"]))
-    except Exception as error:  # whatever it is, the main thread raises it
-        news.put(("fault", error))
+        events.put(("end", container.attrs["State"]))
+    except Exception as error:  # raised in the main thread
+        events.put(("fault", error))
 
 
 def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Container:
@@ -402,19 +403,21 @@ def _create(plan: Plan, client: DockerClient, secrets: dict[str, str]) -> Contai
     try:
         return client.containers.create(**container_options(plan, secrets))
     except docker.errors.ImageNotFound as error:
-        raise MachineError(f"there is no image {plan.image}", remedy=plan.build_command) from error
+        raise MachineError(
+            f"the image {plan.image} does not exist", remedy=plan.build_command
+        ) from error
     except docker.errors.APIError as error:
         if problem := _damaged_image(plan, str(error.explanation)):
             raise MachineError(problem) from error
         raise MachineError(
-            f"the engine refuses the container: {error.explanation}",
+            f"the engine cannot create the container: {error.explanation}",
             where=plan.image,
-            remedy="see the plan (--dry-run); ./inv doctor looks at the machine",
+            remedy="check the plan (--dry-run) and the machine (./inv doctor)",
         ) from error
 
 
-# What an engine says when a layer or a blob of an image is missing or damaged in its store, with
-# Docker's own image store (overlay2) and with containerd's.
+# Messages for missing or damaged layers and blobs in the engine's store, for Docker's image
+# store (overlay2) and for containerd's.
 _DAMAGED = re.compile(
     r"layer does not exist"
     r"|(mount|overlay|readlink|rw layer|snapshot).*"
@@ -426,10 +429,10 @@ _DAMAGED = re.compile(
 
 
 def _damaged_image(plan: Plan, explanation: str) -> Problem | None:
-    """Return how to repair the engine's store, if that is what it complains about.
+    """Return a problem with a repair of the engine's store, if a layer is damaged.
 
-    A build would take the damaged layer from the cache again, so the images and the cache go
-    first; images of ours share their layers.
+    A build would reuse the damaged layer from the cache, so the images, which share their
+    layers, and the cache must be deleted first.
     """
     if not _DAMAGED.search(explanation):
         return None
@@ -448,7 +451,7 @@ def _send(container: Container, signum: int) -> None:
     try:
         container.kill(signal=signum)
     except docker.errors.APIError as error:
-        # 404 and 409: it has ended in the meantime, which is what was wanted.
+        # 404 and 409: it has already ended.
         if error.status_code not in (404, 409):
             raise
 
@@ -463,7 +466,7 @@ def _remove(container: Container) -> None:
             raise
 
 
-def _engine_went_away(plan: Plan, error: Exception) -> StackError:
+def _engine_error(plan: Plan, error: Exception) -> StackError:
     import docker.errors
 
     if isinstance(error, docker.errors.APIError):
@@ -472,25 +475,25 @@ def _engine_went_away(plan: Plan, error: Exception) -> StackError:
         return MachineError(
             f"the engine reports: {error.explanation}",
             where=plan.name,
-            remedy="journalctl -u docker says more; ./inv doctor looks at the machine",
+            remedy="check the engine's log (journalctl -u docker) and the machine (./inv doctor)",
         )
     return MachineError(
-        f"the engine went away while {plan.job} ran",
+        f"the connection to the engine was lost while {plan.job} was running",
         where=f"container {plan.name}",
-        remedy=f"when it is back, `docker ps --all --filter name={plan.name}` shows whether the"
-        f" job goes on, `docker logs --follow {plan.name}` what it says,"
-        f" and `docker rm --force {plan.name}` ends it",
+        remedy="once the engine is back, check whether the job is running"
+        f" (docker ps --all --filter name={plan.name}), follow it (docker logs --follow"
+        f" {plan.name}) or stop it (docker rm --force {plan.name})",
     )
 
 
 @contextmanager
 def _signals(stops: list[int]) -> Iterator[None]:
-    """Append the signals that would end this process to the list instead."""
+    """Append signals to the list instead of letting them end this process."""
 
-    def heard(signum: int, frame: FrameType | None) -> None:
+    def record(signum: int, frame: FrameType | None) -> None:
         stops.append(signum)
 
-    before = {signum: signal.signal(signum, heard) for signum in _SIGNALS}
+    before = {signum: signal.signal(signum, record) for signum in _SIGNALS}
     try:
         yield
     finally:
@@ -500,7 +503,7 @@ def _signals(stops: list[int]) -> Iterator[None]:
 
 @contextmanager
 def _written_secrets(plan: Plan) -> Iterator[dict[str, str]]:
-    """Yield the files of the secrets that exist as content only; they go when the run ends."""
+    """Write the secrets that have only content to files, which are deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-") as folder:
         written = {}
         for secret in plan.secrets:

@@ -1,4 +1,4 @@
-"""Runs a plan on Kubernetes: the documents of ``cluster.render``, submitted and looked after."""
+"""Run plans on Kubernetes: submit the rendered documents, and query, follow and delete jobs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from paddle_stacks.errors import STATUSES, MachineError, Problem, RequestError, StackError
-from paddle_stacks.executors.cluster import Order, Row, Submitted
+from paddle_stacks.executors.cluster import JobSpec, JobStatus, SubmittedJob
 from paddle_stacks.executors.docker import as_text
 from paddle_stacks.executors.kubernetes_api import (
     Api,
+    ApiError,
     Interrupted,
     Object,
-    Refusal,
     connect,
     explain,
 )
@@ -35,28 +35,28 @@ _GROUPS = {
     "Service": ("/api/v1", "services"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
 }
-# Where a pod's number is: as a label since Kubernetes 1.28, and as an annotation before.
+# Keys of a pod's index: a label since Kubernetes 1.28, an annotation before.
 _NUMBERS = (
     "batch.kubernetes.io/job-completion-index",
     "training.kubeflow.org/replica-index",
 )
-# What a container waits for in vain; it would be waited for without an end.
-_HOPELESS = frozenset(
+# Reasons for which a container would wait forever.
+_FATAL_REASONS = frozenset(
     {"ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"}
 )
-_LOOK_AGAIN_SECONDS = 2.0
-_BROKEN_IN_A_ROW = 5
+_POLL_SECONDS = 2.0
+_MAX_INTERRUPTIONS = 5  # without a new line in between
 
 Connect = Callable[[str], Api]
 
 
 class Kubernetes:
-    """A cluster that runs Kubernetes, as :class:`~paddle_stacks.executors.cluster.Cluster`.
+    """A Kubernetes cluster, as :class:`~paddle_stacks.executors.cluster.Cluster`.
 
     Args:
-        placement: where in it jobs are submitted; its namespace and operator are looked
-            up where they are not said.
-        context: of the kubeconfig, for what is submitted; empty for the current one.
+        placement: the cluster-specific settings of jobs; an empty namespace or operator is
+            determined from the cluster.
+        context: context of the kubeconfig for submitting; empty for the current one.
         connect: returns a context's API server.
     """
 
@@ -66,40 +66,40 @@ class Kubernetes:
         self._placement = placement or Placement()
         self._context = context
         self._connect = connect
-        self._known: dict[str, Api] = {}
+        self._apis: dict[str, Api] = {}
 
-    def text(self, order: Order) -> str:
-        """Return the documents of a job, without asking a cluster.
+    def text(self, spec: JobSpec) -> str:
+        """Return the documents of a job, without access to a cluster.
 
         Raises:
-            RequestError: the plan cannot be run so; all reasons at once.
+            RequestError: Kubernetes cannot run the plan. Reports all reasons at once.
         """
-        return _render(order, self._placement)
+        return _render(spec, self._placement)
 
-    def submit(self, order: Order) -> Submitted:
-        """Create the job and what goes with it, or nothing.
+    def submit(self, spec: JobSpec) -> SubmittedJob:
+        """Create the job and its dependents, or nothing.
 
-        Nothing of the job starts before all of it is there: a pod that was quicker than
-        its NetworkPolicy would have a network.
+        The job is suspended until all of them exist: a pod that started before its
+        NetworkPolicy would have network access.
 
         Raises:
-            RequestError: the plan cannot be run so, or not there.
-            MachineError: the cluster cannot be asked, or does not let this user.
+            RequestError: the plan cannot run on Kubernetes, or not on this cluster.
+            MachineError: the cluster cannot be reached, or denies permission.
         """
         import yaml
 
         api = self._api(self._context)
         placement = replace(self._placement, namespace=self._placement.namespace or api.namespace)
-        # What is wrong with the request itself needs no cluster to be said.
-        _render(order, placement)
-        if order.nodes > 1:
+        # Report problems of the request itself before any query.
+        _render(spec, placement)
+        if spec.nodes > 1:
             placement = replace(placement, operator=_operator(api, placement))
-        if problems := _missing(api, placement, order.nodes):
+        if problems := _missing(api, placement, spec.nodes):
             raise RequestError(problems)
-        documents = list(yaml.safe_load_all(_render(order, placement)))
+        documents = list(yaml.safe_load_all(_render(spec, placement)))
         created = _create(api, documents, placement.namespace)
-        return Submitted.of(
-            order,
+        return SubmittedJob.of(
+            spec,
             ENGINE,
             created["metadata"]["name"],
             namespace=placement.namespace,
@@ -107,159 +107,160 @@ class Kubernetes:
             kind=created["kind"],
         )
 
-    def status(self, jobs: Sequence[Submitted]) -> list[Row]:
-        """Return how each of the jobs is, in their order; one that is gone is ``unknown``.
+    def status(self, jobs: Sequence[SubmittedJob]) -> list[JobStatus]:
+        """Return the status of each job, in order; a deleted job is ``unknown``.
 
         Raises:
-            MachineError: the cluster cannot be asked, or does not let this user.
+            MachineError: the cluster cannot be reached, or denies permission.
         """
-        return [self._view(job).row() for job in jobs]
+        return [self._view(job).status() for job in jobs]
 
     def logs(
-        self, job: Submitted, rank: int | None = None, *, follow: bool = False
+        self, job: SubmittedJob, rank: int | None = None, *, follow: bool = False
     ) -> Iterator[str]:
-        """Yield the lines of a job's pods.
+        """Yield the lines of the logs of a job's pods.
 
-        A pod's output is that of its first process, where it has several: the launcher
-        keeps what the others say in the run's folder.
+        A pod's log is that of its first process; the launcher writes the logs of the others
+        to the run's folder.
 
         Args:
-            job: which.
-            rank: of a process, counted over all pods; None: of every pod, each line with
-                the pod's number where there are several.
-            follow: go on until the job has ended, also in a pod that takes another's place.
+            job: the job.
+            rank: global rank of a process; None for all pods, with the pod's index before
+                each line if there are several.
+            follow: continue until the job has ended, including in replacement pods.
 
         Raises:
-            RequestError: there is no such rank, or it has no output of its own there.
-            MachineError: the cluster cannot be asked, or cannot start the container.
+            RequestError: there is no such rank, or the cluster does not have its log.
+            MachineError: the cluster cannot be reached, or cannot start the container.
         """
         view = self._view(job)
         if rank is not None:
             return _Reader(view, _pod_number(job, rank), follow).lines()
         if job.nodes == 1:
             return _Reader(view, 0, follow).lines()
-        readers = [_Reader(view.again(), number, follow) for number in range(job.nodes)]
-        return _together(readers) if follow else _one_after_the_other(readers)
+        readers = [_Reader(view.refreshed(), number, follow) for number in range(job.nodes)]
+        return _interleaved(readers) if follow else _in_sequence(readers)
 
-    def cancel(self, job: Submitted) -> None:
-        """Delete a job; its pods have their time to save and leave.
+    def cancel(self, job: SubmittedJob) -> None:
+        """Delete a job; its pods can still save during their grace period.
 
         Raises:
-            RequestError: it is gone, or has ended.
-            MachineError: the cluster cannot be asked, or does not let this user.
+            RequestError: it does not exist, or has already ended.
+            MachineError: the cluster cannot be reached, or denies permission.
         """
         view = self._view(job)
-        row = view.row()
-        if row.ended:
+        status = view.status()
+        if status.ended:
             raise RequestError(
-                f"{job.id} has ended: {row.state}",
+                f"{job.id} has already ended: {status.state}",
                 where=f"namespace {view.namespace}",
-                remedy="./inv cluster.status shows what runs",
+                remedy="list the running jobs: ./inv cluster.status",
             )
         try:
-            view.api.delete(view.path, view.found["metadata"]["uid"])
-        except Refusal as refusal:
-            raise explain(refusal, f"delete {job.id}", view.namespace) from refusal
+            view.api.delete(view.path, view.resource["metadata"]["uid"])
+        except ApiError as error:
+            raise explain(error, f"delete {job.id}", view.namespace) from error
 
     def _api(self, context: str) -> Api:
-        if context not in self._known:
-            self._known[context] = self._connect(context)
-        return self._known[context]
+        if context not in self._apis:
+            self._apis[context] = self._connect(context)
+        return self._apis[context]
 
-    def _view(self, job: Submitted) -> _View:
+    def _view(self, job: SubmittedJob) -> _View:
         return _View.of(self._api(job.place.get("context", "")), job)
 
 
 # ------------------------------------------------------------------------------ submitting
 
 
-def _render(order: Order, placement: Placement) -> str:
-    return as_kubernetes(
-        order.plan, order.platform, order.nodes, hours=order.hours, placement=placement
-    )
+def _render(spec: JobSpec, placement: Placement) -> str:
+    return as_kubernetes(spec.plan, spec.backend, spec.nodes, hours=spec.hours, placement=placement)
 
 
 def _operator(api: Api, placement: Placement) -> str:
-    """Return what runs a job on several nodes: what was asked for, or else what is there.
+    """Return the controller for several nodes: the requested one, or the one that exists.
 
-    The API's own list is asked, which everybody may read, and not for the definition of
-    the kind, which few may.
+    This queries the API's discovery, which every user can read, not the
+    CustomResourceDefinition, which few can.
     """
     if placement.operator == "none":
         return "none"
     prefix, plural = _GROUPS["PaddleJob"]
     try:
         names = {resource["name"] for resource in api.get(prefix).get("resources", [])}
-    except Refusal as refusal:
-        if refusal.status != 404:
-            raise explain(refusal, f"ask for {plural}", placement.namespace) from refusal
+    except ApiError as error:
+        if error.status != 404:
+            raise explain(error, f"query {plural}", placement.namespace) from error
         names = set()
     if plural in names:
         return "paddlejob"
     if placement.operator:
         raise RequestError(
-            "the cluster has no PaddleJob: the Training Operator is not installed",
+            "the cluster does not support PaddleJob: the Training Operator is not installed",
             where=api.address,
-            remedy="--operator none does without it",
+            remedy="use an Indexed Job: --operator none",
         )
-    print("no Training Operator there: an Indexed Job", file=sys.stderr)
+    print("the cluster has no Training Operator: using an Indexed Job", file=sys.stderr)
     return "none"
 
 
 def _missing(api: Api, placement: Placement, nodes: int) -> list[Problem]:
-    """Return what is not there that the job's pods would wait for without an end.
+    """Return missing objects that the job's pods would wait for forever.
 
-    What the user may not look at is taken to be there: the cluster will say otherwise.
+    Objects that the user cannot read are assumed to exist; the cluster reports them if not.
     """
     namespace = placement.namespace
-    if _look(api, f"/api/v1/namespaces/{namespace}") is None:
-        remedy = "--namespace NAME; kubectl get namespaces lists them"
-        return [Problem(f"there is no namespace {namespace}", "--namespace", remedy)]
-    found = _problems_of_claim(api, placement, nodes)
+    if _get(api, f"/api/v1/namespaces/{namespace}") is None:
+        remedy = "use an existing --namespace: kubectl get namespaces"
+        return [Problem(f"namespace {namespace} does not exist", "--namespace", remedy)]
+    problems = _problems_of_claim(api, placement, nodes)
     if placement.priority:
         path = f"/apis/scheduling.k8s.io/v1/priorityclasses/{placement.priority}"
-        if _look(api, path) is None:
-            what = f"there is no PriorityClass {placement.priority}"
-            found.append(Problem(what, "--priority", "kubectl get priorityclasses lists them"))
+        if _get(api, path) is None:
+            message = f"PriorityClass {placement.priority} does not exist"
+            remedy = "use an existing --priority: kubectl get priorityclasses"
+            problems.append(Problem(message, "--priority", remedy))
     if placement.queue:
         path = f"/apis/scheduling.volcano.sh/v1beta1/queues/{placement.queue}"
-        if _look(api, path) is None:
-            what = f"there is no queue {placement.queue} of Volcano, or no Volcano"
-            remedy = "kubectl get queues.scheduling.volcano.sh lists them; without --queue the"
-            found.append(Problem(what, "--queue", f"{remedy} cluster's own scheduler is taken"))
-    return found
+        if _get(api, path) is None:
+            message = f"Volcano queue {placement.queue} does not exist, or Volcano is not installed"
+            remedy = "use an existing --queue: kubectl get queues.scheduling.volcano.sh; or remove"
+            remedy += " --queue to use the default scheduler"
+            problems.append(Problem(message, "--queue", remedy))
+    return problems
 
 
 def _problems_of_claim(api: Api, placement: Placement, nodes: int) -> list[Problem]:
     name, namespace = placement.claim, placement.namespace
-    claim = _look(api, f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
+    claim = _get(api, f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
     if claim is None:
-        what = f"there is no PersistentVolumeClaim {name} in the namespace {namespace}"
-        remedy = "--claim NAME; kubectl get pvc lists them"
-        return [Problem(what, "--claim", remedy)]
+        message = f"PersistentVolumeClaim {name} does not exist in the namespace {namespace}"
+        remedy = f"use an existing --claim: kubectl get pvc --namespace {namespace}"
+        return [Problem(message, "--claim", remedy)]
     modes = claim.get("spec", {}).get("accessModes")
     if nodes > 1 and modes is not None and "ReadWriteMany" not in modes:
-        what = f"{nodes} nodes cannot share the claim {name}: it is {', '.join(modes)}"
-        return [Problem(what, "--claim", "one of a storage class that gives ReadWriteMany")]
+        message = f"{nodes} nodes cannot share the claim {name}: its mode is {', '.join(modes)}"
+        return [Problem(message, "--claim", "use a claim with the access mode ReadWriteMany")]
     if claim.get("status", {}).get("phase") == "Lost":
-        return [Problem(f"the claim {name} has lost its volume", "--claim", "make it anew")]
+        remedy = f"recreate it, or use another --claim: kubectl get pvc --namespace {namespace}"
+        return [Problem(f"the claim {name} has lost its volume", "--claim", remedy)]
     return []
 
 
-def _look(api: Api, path: str) -> Object | None:
-    """Return an object, None where it is not there, and an empty one where it is not shown."""
+def _get(api: Api, path: str) -> Object | None:
+    """Return an object, None if it does not exist, and an empty one if access is denied."""
     try:
         return api.get(path)
-    except Refusal as refusal:
-        if refusal.status == 404:
+    except ApiError as error:
+        if error.status == 404:
             return None
-        if refusal.status == 403:
+        if error.status == 403:
             return {}
-        raise explain(refusal, f"look for {path.rpartition('/')[2]}", path) from refusal
+        raise explain(error, f"query {path.rpartition('/')[2]}", path) from error
 
 
 def _create(api: Api, documents: Sequence[Object], namespace: str) -> Object:
-    """Create the first document, the others as what it owns, and let it start."""
+    """Create the job suspended, then its dependents, then start it."""
     job, *others = documents
     doing = f"create the {job['kind']} {job['metadata']['name']}"
     try:
@@ -267,8 +268,8 @@ def _create(api: Api, documents: Sequence[Object], namespace: str) -> Object:
             return {**job, **api.create(_folder(job, namespace), job)}
         _suspend(job, True)
         created = {**job, **api.create(_folder(job, namespace), job)}
-    except Refusal as refusal:
-        raise explain(refusal, doing, namespace) from refusal
+    except ApiError as error:
+        raise explain(error, doing, namespace) from error
     path = f"{_folder(job, namespace)}/{job['metadata']['name']}"
     try:
         for other in others:
@@ -278,22 +279,22 @@ def _create(api: Api, documents: Sequence[Object], namespace: str) -> Object:
         doing = f"start the {job['kind']} {job['metadata']['name']}"
         api.patch(path, _suspend({"spec": {}}, False, job["kind"]))
     except BaseException as error:
-        left = _withdraw(api, path, created)
-        if isinstance(error, Refusal):
-            told = explain(error, doing, namespace)
-            raise type(told)([*told.problems, *left]) from error
-        if left and isinstance(error, StackError):
-            raise type(error)([*error.problems, *left]) from error
+        leftovers = _roll_back(api, path, created)
+        if isinstance(error, ApiError):
+            failure = explain(error, doing, namespace)
+            raise type(failure)([*failure.problems, *leftovers]) from error
+        if leftovers and isinstance(error, StackError):
+            raise type(error)([*error.problems, *leftovers]) from error
         raise
     return created
 
 
-def _suspend(job: Object, held: bool, kind: str = "") -> Object:
-    """Say in a document of a job, or a part of one, whether it has to wait."""
+def _suspend(job: Object, suspended: bool, kind: str = "") -> Object:
+    """Set ``suspend`` in a job's document or in a patch for one."""
     spec = job["spec"]
     if (kind or job["kind"]) == "PaddleJob":
         spec = spec.setdefault("runPolicy", {})
-    spec["suspend"] = held
+    spec["suspend"] = suspended
     return job
 
 
@@ -306,14 +307,15 @@ def _owner(job: Object) -> Object:
     }
 
 
-def _withdraw(api: Api, path: str, job: Object) -> list[Problem]:
-    """Delete a job that is not whole; return what is left, for a person to delete."""
+def _roll_back(api: Api, path: str, job: Object) -> list[Problem]:
+    """Delete an incomplete job; return a problem if that fails and it must be deleted by hand."""
     try:
         api.delete(path, job["metadata"]["uid"])
-    except (Refusal, StackError) as error:
+    except (ApiError, StackError) as error:
         name = job["metadata"]["name"]
         remedy = f"kubectl delete {job['kind'].lower()} {name}"
-        return [Problem(f"{name} is left there, and waits: {error}", api.address, remedy)]
+        message = f"{name} could not be deleted and remains suspended: {error}"
+        return [Problem(message, api.address, remedy)]
     return []
 
 
@@ -322,61 +324,61 @@ def _folder(document: Mapping[str, Any], namespace: str) -> str:
     return f"{prefix}/namespaces/{namespace}/{plural}"
 
 
-# --------------------------------------------------------------------------------- looking
+# ---------------------------------------------------------------------------------- status
 
 
 @dataclass(frozen=True)
 class _View:
-    """A job as the cluster has it now.
+    """A snapshot of a job in the cluster.
 
     Args:
         api: the cluster.
-        job: what was submitted.
-        found: its object; empty where it is gone.
+        job: the record of the submitted job.
+        resource: its API object; empty if it no longer exists.
     """
 
     api: Api
-    job: Submitted
-    found: Object
+    job: SubmittedJob
+    resource: Object
 
     @classmethod
-    def of(cls, api: Api, job: Submitted) -> _View:
-        """Return the job as it is now."""
+    def of(cls, api: Api, job: SubmittedJob) -> _View:
+        """Return the current state of the job."""
         view = cls(api, job, {})
         try:
-            return replace(view, found=api.get(view.path))
-        except Refusal as refusal:
-            if refusal.status != 404:
-                raise explain(refusal, f"look at {job.id}", view.namespace) from refusal
+            return replace(view, resource=api.get(view.path))
+        except ApiError as error:
+            if error.status != 404:
+                raise explain(error, f"query {job.id}", view.namespace) from error
             return view
 
-    def again(self) -> _View:
-        """Return the job as it is now."""
+    def refreshed(self) -> _View:
+        """Return the current state of the job."""
         return _View.of(self.api, self.job)
 
     @property
     def namespace(self) -> str:
-        """Where it is."""
+        """The job's namespace."""
         return self.job.place.get("namespace") or self.api.namespace
 
     @property
     def kind(self) -> str:
-        """What it is: a Job or a PaddleJob."""
+        """The job's kind: Job or PaddleJob."""
         return self.job.place.get("kind", "Job")
 
     @property
     def path(self) -> str:
-        """Where the API has it."""
+        """The job's path in the API."""
         return f"{_folder({'kind': self.kind}, self.namespace)}/{self.job.id}"
 
     @property
     def state(self) -> tuple[str, bool, str]:
-        """Its state, whether that is for good, and what the cluster says of it."""
-        if not self.found:
-            return "unknown", True, "the cluster has it no more"
+        """The job's state, whether it is final, and the cluster's message."""
+        if not self.resource:
+            return "unknown", True, "the job no longer exists"
         conditions = {
             c["type"]: c.get("message") or c.get("reason", "")
-            for c in self.found.get("status", {}).get("conditions") or []
+            for c in self.resource.get("status", {}).get("conditions") or []
             if c.get("status") == "True"
         }
         for name in ("Failed", "FailureTarget"):
@@ -385,7 +387,7 @@ class _View:
         for name in ("Complete", "Succeeded"):
             if name in conditions:
                 return "succeeded", True, ""
-        if self.found["metadata"].get("deletionTimestamp"):
+        if self.resource["metadata"].get("deletionTimestamp"):
             return "stopping", False, ""
         if "Suspended" in conditions:
             return "suspended", False, conditions["Suspended"]
@@ -395,28 +397,28 @@ class _View:
         """Return the job's pods, oldest first."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         try:
-            found = self.api.get(path, labelSelector=f"{RUN_LABEL}={self.job.id}")["items"]
-        except Refusal as refusal:
-            raise explain(refusal, "list pods", self.namespace) from refusal
-        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+            pods = self.api.get(path, labelSelector=f"{RUN_LABEL}={self.job.id}")["items"]
+        except ApiError as error:
+            raise explain(error, "list pods", self.namespace) from error
+        return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
 
-    def row(self) -> Row:
-        """Return how the job is."""
+    def status(self) -> JobStatus:
+        """Return the job's status."""
         state, ended, why = self.state
-        if not self.found:
-            return Row(self.job.id, state, ended, why=why)
+        if not self.resource:
+            return JobStatus(self.job.id, state, ended, why=why)
         pods = self.pods()
         running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
         state = state or ("running" if len(running) >= self.job.nodes else "pending")
         if state == "failed":
-            why = _how_it_ended(pods) or why
+            why = _exit_reason(pods) or why
         elif state == "pending":
-            why = _waits_for(pods) or self._warning(pods)
+            why = _waiting_reason(pods) or self._warning(pods)
         nodes = dict.fromkeys(p["spec"]["nodeName"] for p in pods if p["spec"].get("nodeName"))
-        return Row(self.job.id, state, ended, ",".join(nodes), self._elapsed(), why)
+        return JobStatus(self.job.id, state, ended, ",".join(nodes), self._elapsed(), why)
 
     def _elapsed(self) -> str:
-        status = self.found.get("status", {})
+        status = self.resource.get("status", {})
         begun, ended = status.get("startTime"), status.get("completionTime")
         if not begun:
             return ""
@@ -428,13 +430,13 @@ class _View:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
     def _warning(self, pods: Sequence[Object]) -> str:
-        """Return the last thing that the cluster complained about, of the job or its pods."""
+        """Return the last warning event about the job or its pods."""
         names = {self.job.id, *(pod["metadata"]["name"] for pod in pods)}
         path = f"/api/v1/namespaces/{self.namespace}/events"
         try:
             events = self.api.get(path, fieldSelector="type=Warning")["items"]
-        except Refusal:
-            return ""  # a reason is a courtesy
+        except ApiError:
+            return ""  # the reason is optional
         own = [e for e in events if e.get("involvedObject", {}).get("name") in names]
         own.sort(key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
         return f"{own[-1]['reason']}: {own[-1].get('message', '')}" if own else ""
@@ -446,25 +448,25 @@ def _time(text: str) -> datetime:
 
 def _container(pod: Object) -> Object:
     """Return the state of a pod's container: ``waiting``, ``running`` or ``terminated``."""
-    found = pod.get("status", {}).get("containerStatuses") or [{}]
-    return dict(found[0].get("state") or {})
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    return dict(statuses[0].get("state") or {})
 
 
-def _how_it_ended(pods: Sequence[Object]) -> str:
-    """Return the worst that a pod's container said of its end; empty where none did."""
+def _exit_reason(pods: Sequence[Object]) -> str:
+    """Return the exit status of the first failed container; empty if there is none."""
     for pod in pods:
         ended = _container(pod).get("terminated") or {}
         if status := ended.get("exitCode"):
-            told = STATUSES.get(str(status), "")
+            meaning = STATUSES.get(str(status), "")
             if status > 128:
-                told = f"killed by signal {status - 128}"
+                meaning = f"killed by signal {status - 128}"
             reason = f", {ended['reason']}" if ended.get("reason") not in (None, "Error") else ""
             name = pod["metadata"]["name"]
-            return f"{name} ended with status {status}{f' ({told})' if told else ''}{reason}"
+            return f"{name} exited with status {status}{f' ({meaning})' if meaning else ''}{reason}"
     return ""
 
 
-def _waits_for(pods: Sequence[Object]) -> str:
+def _waiting_reason(pods: Sequence[Object]) -> str:
     for pod in pods:
         waiting = _container(pod).get("waiting") or {}
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
@@ -473,45 +475,45 @@ def _waits_for(pods: Sequence[Object]) -> str:
 
 
 def _number(pod: Object) -> int:
-    """Return which of a job's pods it is."""
-    told = {
+    """Return a pod's index in the job."""
+    metadata = {
         **(pod["metadata"].get("annotations") or {}),
         **(pod["metadata"].get("labels") or {}),
     }
-    return next((int(told[name]) for name in _NUMBERS if name in told), 0)
+    return next((int(metadata[name]) for name in _NUMBERS if name in metadata), 0)
 
 
-def _pod_number(job: Submitted, rank: int) -> int:
-    """Return the pod whose output is that of a process."""
+def _pod_number(job: SubmittedJob, rank: int) -> int:
+    """Return the pod whose log is that of a rank."""
     if not 0 <= rank < job.nodes * job.ranks:
         raise RequestError(
-            f"there is no rank {rank} among {job.nodes * job.ranks}",
+            f"expected a rank from 0 to {job.nodes * job.ranks - 1}, got {rank}",
             where=job.id,
-            remedy=f"from 0 to {job.nodes * job.ranks - 1}",
+            remedy="--rank 0",
         )
     pod, local = divmod(rank, job.ranks)
     if local:
         run = job.run or "runs/NAME"
         raise RequestError(
-            f"a pod's output is that of its first process, and rank {rank} is number {local} of"
-            f" pod {pod}",
+            f"Kubernetes has only the log of each pod's first process; rank {rank} is process"
+            f" {local} of pod {pod}",
             where=job.id,
-            remedy=f"it is in the claim: {run}/log{f'-{pod}' if job.nodes > 1 else ''}"
+            remedy=f"read it in the claim: {run}/log{f'-{pod}' if job.nodes > 1 else ''}"
             f"/workerlog.{local}",
         )
     return pod
 
 
-# --------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------ logs
 
 
 class _Reader:
-    """Reads the output of one of a job's pods, and of those that take its place.
+    """Reads the log of one of a job's pods and of its replacements.
 
     Args:
         view: the job.
-        number: which pod.
-        follow: until the job has ended.
+        number: index of the pod.
+        follow: continue until the job has ended.
     """
 
     def __init__(self, view: _View, number: int, follow: bool) -> None:
@@ -519,17 +521,17 @@ class _Reader:
         self._view = view
         self._follow = follow
         self._pod = ""
-        # How far the pod's output was read: the time of the last line, and how many had it.
+        # Position in the pod's log: the time of the last line, and the number of lines with it.
         self._until = b""
         self._count = 0
-        self._broken = 0
+        self._interruptions = 0
 
     def lines(self) -> Iterator[str]:
         """Yield the lines, each once."""
-        if not self._view.found:
-            raise self._nothing("the cluster has it no more")
+        if not self._view.resource:
+            raise self._no_output("the job no longer exists")
         while True:
-            # Asked before reading: what is read of a job that has ended is all of it.
+            # Determined before reading: if the job has ended now, this read gets everything.
             last = self._view.state[1] or not self._follow
             pod = self._newest()
             if pod is not None:
@@ -538,16 +540,16 @@ class _Reader:
             elif last and self._pod:
                 return
             elif last:
-                raise self._nothing(self._view.row().why)
-            self._view.api.pause(_LOOK_AGAIN_SECONDS)
-            self._view = self._view.again()
+                raise self._no_output(self._view.status().why)
+            self._view.api.pause(_POLL_SECONDS)
+            self._view = self._view.refreshed()
 
     def _newest(self) -> Object | None:
         own = [pod for pod in self._view.pods() if _number(pod) == self.number]
         return own[-1] if own else None
 
     def _read(self, pod: Object) -> Generator[str, None, bool]:
-        """Yield what is new of a pod's output; return whether it was read to its end."""
+        """Yield the new lines of a pod's log; return whether it was read to its end."""
         name = pod["metadata"]["name"]
         if name != self._pod:
             self._pod, self._until, self._count = name, b"", 0
@@ -556,21 +558,21 @@ class _Reader:
         try:
             yield from self._fresh(self._view.api.stream(path, timestamps="true", **follow))
         except Interrupted as error:
-            self._broken += 1
-            if self._broken < _BROKEN_IN_A_ROW:
+            self._interruptions += 1
+            if self._interruptions < _MAX_INTERRUPTIONS:
                 return False
             raise MachineError(
-                f"the connection broke {self._broken} times while {name} was read: {error}",
+                f"the connection broke {self._interruptions} times while reading {name}: {error}",
                 where=self._view.api.address,
-                remedy="what the job writes goes on in its run's folder, in the claim",
+                remedy="run the command again; or read the log in the run's folder, in the claim",
             ) from error
-        except Refusal as refusal:
-            self._check_refusal(refusal, pod)
+        except ApiError as error:
+            self._check_error(error, pod)
             return False
         return True
 
     def _fresh(self, chunks: Iterator[bytes]) -> Iterator[str]:
-        """Yield the lines that were not read before; each begins with its time."""
+        """Yield the lines that were not read before; each line starts with its time."""
         until, count, again = self._until, self._count, 0
         for line in _split(chunks):
             time, _, text = line.partition(b" ")
@@ -582,33 +584,32 @@ class _Reader:
             if time != self._until:
                 self._until, self._count = time, 0
             self._count += 1
-            self._broken = 0
+            self._interruptions = 0
             yield as_text(text)
 
-    def _check_refusal(self, refusal: Refusal, pod: Object) -> None:
-        """Raise what a pod that cannot be read means, unless that may pass."""
+    def _check_error(self, error: ApiError, pod: Object) -> None:
+        """Raise an error for a pod whose log cannot be read, unless that may be temporary."""
         name = pod["metadata"]["name"]
-        waits = _waits_for([pod])
-        if waits.partition(":")[0] in _HOPELESS:
+        waits = _waiting_reason([pod])
+        if waits.partition(":")[0] in _FATAL_REASONS:
             raise MachineError(
                 f"{name} cannot be started: {waits}",
                 where=pod["spec"].get("nodeName", ""),
-                remedy="an image without a registry has to be on every node; the setting"
-                " registry names one",
+                remedy="load the image on every node; or push it to a registry, and set registry"
+                " in paddle-stacks.toml",
             )
-        # 400: its container does not run yet; 404: it is gone, for another to come.
-        if refusal.status not in (400, 404):
-            raise explain(refusal, f"read {name}", self._view.namespace) from refusal
+        # 400: the container is not running yet; 404: the pod was deleted and will be replaced.
+        if error.status not in (400, 404):
+            raise explain(error, f"read {name}", self._view.namespace) from error
         if not self._follow:
-            raise self._nothing(waits or self._view.row().why or refusal.message) from refusal
+            raise self._no_output(waits or self._view.status().why or error.message) from error
 
-    def _nothing(self, why: str) -> RequestError:
+    def _no_output(self, why: str) -> RequestError:
         number = f" in pod {self.number}" if self._view.job.nodes > 1 else ""
         return RequestError(
             f"{self._view.job.id} has no output{number}{f': {why}' if why else ''}",
             where=f"namespace {self._view.namespace}",
-            remedy="./inv cluster.status says how it is; what it wrote into its run's folder is"
-            " in the claim",
+            remedy="check ./inv cluster.status; the run's folder is in the claim",
         )
 
 
@@ -621,8 +622,8 @@ def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _one_after_the_other(readers: Sequence[_Reader]) -> Iterator[str]:
-    """Yield what every pod has written; one that cannot be read is told, and left out."""
+def _in_sequence(readers: Sequence[_Reader]) -> Iterator[str]:
+    """Yield the logs of all pods; report those that cannot be read and skip them."""
     for reader in readers:
         try:
             for line in reader.lines():
@@ -631,8 +632,8 @@ def _one_after_the_other(readers: Sequence[_Reader]) -> Iterator[str]:
             print(f"{reader.number}: {error}", file=sys.stderr)
 
 
-def _together(readers: Sequence[_Reader]) -> Iterator[str]:
-    """Yield what all pods write as it comes."""
+def _interleaved(readers: Sequence[_Reader]) -> Iterator[str]:
+    """Yield the lines of all pods as they arrive."""
     news: queue.Queue[tuple[_Reader, str | BaseException | None]] = queue.Queue(maxsize=1024)
 
     def read(reader: _Reader) -> None:
@@ -640,17 +641,17 @@ def _together(readers: Sequence[_Reader]) -> Iterator[str]:
             for line in reader.lines():
                 news.put((reader, line))
             news.put((reader, None))
-        except BaseException as error:  # whatever it is, who reads along raises it
+        except BaseException as error:  # raised in the reading thread
             news.put((reader, error))
 
     for reader in readers:
         threading.Thread(target=read, args=(reader,), daemon=True).start()
-    left = len(readers)
-    while left:
+    remaining = len(readers)
+    while remaining:
         reader, line = news.get()
         if isinstance(line, BaseException):
             raise line
         if line is None:
-            left -= 1
+            remaining -= 1
         else:
             yield f"{reader.number}: {line}"

@@ -1,7 +1,7 @@
-"""The API server of a Kubernetes cluster, through the official client: ask, try again, explain.
+"""Access to a Kubernetes API server through the official client, with retries and messages.
 
-Objects are plain dictionaries, as the API has them and as documents are written: the client's
-classes know no kind that an operator brings along.
+Objects are plain dictionaries, as in the API and in documents, because the client has no
+classes for the kinds of operators.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
     from kubernetes.client.exceptions import ApiException
 
-__all__ = ["Api", "Interrupted", "Object", "Refusal", "connect", "explain"]
+__all__ = ["Api", "ApiError", "Interrupted", "Object", "connect", "explain"]
 
 Object = dict[str, Any]
-"""An object of the API, or its answer."""
+"""An object or a response of the API."""
 
 _TRIES = 4
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
-# Somebody who reads along waits for lines; a connection that died says nothing at all.
+# While following a log: longer silence is taken for a dead connection.
 _SILENCE_SECONDS = 300
-# Too many requests, and what a server says that is starting, stopping or overloaded.
-_PASSING = frozenset({429, 500, 502, 503, 504})
+# Too many requests, and errors of a server that is starting, stopping or overloaded.
+_RETRYABLE = frozenset({429, 500, 502, 503, 504})
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-class Refusal(Exception):
-    """The API server has answered, and not as it was asked.
+class ApiError(Exception):
+    """An error response of the API server.
 
     Args:
-        status: of HTTP; 0 where TLS failed.
-        reason: the API's word for it, as ``AlreadyExists``.
-        message: the API's sentence.
-        kind: what resource it is about, as ``namespaces``; may be empty.
-        name: of which object; may be empty.
-        unsure: whether an earlier try of the same request may have been carried out.
-        wait_seconds: after which to try again; 0 where the server does not say.
+        status: HTTP status; 0 if TLS failed.
+        reason: the API's reason, such as ``AlreadyExists``.
+        message: the API's message.
+        kind: the resource, such as ``namespaces``; may be empty.
+        name: the object's name; may be empty.
+        unsure: whether an earlier try of the same request may have succeeded.
+        wait_seconds: seconds until the next try, from the server; 0 if not specified.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Refusal(Exception):
         self.wait_seconds = wait_seconds
 
     @classmethod
-    def of(cls, error: ApiException, *, unsure: bool = False) -> Refusal:
-        """Return what the client's error says, with the API's own words where there are any."""
+    def of(cls, error: ApiException, *, unsure: bool = False) -> ApiError:
+        """Convert an error of the client, with the API's message if there is one."""
         body = error.body or ""
         try:
-            told = json.loads(body)
+            status = json.loads(body)
         except ValueError:
-            told = {}
-        if not isinstance(told, dict) or told.get("kind") != "Status":
-            # Not the API itself: a proxy, or a gateway before it.
+            status = {}
+        if not isinstance(status, dict) or status.get("kind") != "Status":
+            # Not from the API but from a proxy or gateway.
             text = body.decode(errors="replace") if isinstance(body, bytes) else body
-            told = {"message": " ".join(f"{error.reason or ''} {text}".split())[:300]}
-        details = told.get("details") or {}
+            status = {"message": " ".join(f"{error.reason or ''} {text}".split())[:300]}
+        details = status.get("details") or {}
         after = (error.headers or {}).get("Retry-After", "")
         return cls(
             int(error.status or 0),
-            str(told.get("reason") or ""),
-            str(told.get("message") or error.reason or ""),
+            str(status.get("reason") or ""),
+            str(status.get("message") or error.reason or ""),
             str(details.get("kind") or ""),
             str(details.get("name") or ""),
             unsure=unsure,
@@ -94,18 +94,18 @@ class Refusal(Exception):
 
 
 class Interrupted(Exception):
-    """A connection broke, or went silent, while something was read along."""
+    """The connection broke or timed out while following a log."""
 
 
 @dataclass(frozen=True)
 class Api:
-    """An API server, as one user.
+    """An API server with the credentials of one user.
 
     Args:
-        client: the official client, which knows address, certificates and credentials.
-        context: the name in the kubeconfig that it was made from; empty in a pod.
-        namespace: of the context.
-        pause: waits so many seconds.
+        client: the official client, with address, certificates and credentials.
+        context: the context of the kubeconfig; empty in a pod.
+        namespace: the context's namespace.
+        pause: sleeps for a number of seconds.
     """
 
     client: ApiClient
@@ -119,76 +119,76 @@ class Api:
         return str(self.client.configuration.host)
 
     def get(self, path: str, **query: str) -> Object:
-        """Return an object, or a list of them as ``items``.
+        """Return an object, or a list of objects as ``items``.
 
         Raises:
-            Refusal: the server's answer, if that is another.
+            ApiError: the server returned an error.
             MachineError: the server cannot be reached.
         """
-        return self._ask("GET", path, query)
+        return self._request("GET", path, query)
 
     def create(self, path: str, document: Mapping[str, Any]) -> Object:
-        """Create an object and return it as it is then; no field may be unknown.
+        """Create an object and return it; unknown fields are an error.
 
-        After an answer that was lost, an object of that name is the one that was meant:
-        names here end in a random number.
+        If a response was lost, an existing object with this name is taken for the created
+        one: names end in a random number.
 
         Raises:
-            Refusal, MachineError: as :meth:`get`.
+            ApiError, MachineError: as :meth:`get`.
         """
         try:
-            return self._ask("POST", path, {"fieldValidation": "Strict"}, document)
-        except Refusal as refusal:
-            if refusal.status == 409 and refusal.unsure:
+            return self._request("POST", path, {"fieldValidation": "Strict"}, document)
+        except ApiError as error:
+            if error.status == 409 and error.unsure:
                 return self.get(f"{path}/{document['metadata']['name']}")
             raise
 
     def patch(self, path: str, change: Mapping[str, Any]) -> Object:
-        """Change an object's fields and return it as it is then.
+        """Change fields of an object and return it.
 
         Raises:
-            Refusal, MachineError: as :meth:`get`.
+            ApiError, MachineError: as :meth:`get`.
         """
-        return self._ask("PATCH", path, {}, change, "application/merge-patch+json")
+        return self._request("PATCH", path, {}, change, "application/merge-patch+json")
 
     def delete(self, path: str, uid: str) -> None:
-        """Delete an object and what it owns; it is there until that has ended.
+        """Delete an object and its dependents; it exists until they are gone.
 
         Raises:
-            Refusal, MachineError: as :meth:`get`.
+            ApiError, MachineError: as :meth:`get`.
         """
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            # Unless it is said, the pods of a Job are left running.
+            # The default would leave the pods of a Job running.
             "propagationPolicy": "Foreground",
             "preconditions": {"uid": uid},
         }
         try:
-            self._ask("DELETE", path, {}, options)
-        except Refusal as refusal:
-            if not (refusal.status == 404 and refusal.unsure):
+            self._request("DELETE", path, {}, options)
+        except ApiError as error:
+            if not (error.status == 404 and error.unsure):
                 raise
 
     def stream(self, path: str, **query: str) -> Iterator[bytes]:
-        """Yield an answer's bytes as they come.
+        """Yield a response's bytes as they arrive.
 
         Raises:
-            Refusal, MachineError: as :meth:`get`.
-            Interrupted: the connection broke on the way.
+            ApiError, MachineError: as :meth:`get`.
+            Interrupted: the connection broke.
         """
         import urllib3.exceptions
 
         timeout = (_CONNECT_SECONDS, _SILENCE_SECONDS)
-        answer = self._tried(lambda: self._call("GET", path, query, timeout=timeout, raw=True))
+        response = self._retry(lambda: self._call("GET", path, query, timeout=timeout, raw=True))
         try:
-            yield from answer.stream(65536)
+            yield from response.stream(65536)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Interrupted(str(error)) from error
         finally:
-            answer.close()
+            response.close()
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -197,10 +197,10 @@ class Api:
         content: str = "application/json",
     ) -> Object:
         timeout = (_CONNECT_SECONDS, _READ_SECONDS)
-        answer = self._tried(
+        response = self._retry(
             lambda: self._call(method, path, query, timeout=timeout, body=body, content=content)
         )
-        return dict(answer)
+        return dict(response)
 
     def _call(
         self,
@@ -226,25 +226,25 @@ class Api:
             _request_timeout=timeout,
         )
 
-    def _tried(self, call: Callable[[], Any]) -> Any:
-        """Return a call's answer, after as many tries as it takes and are worth it."""
+    def _retry(self, call: Callable[[], Any]) -> Any:
+        """Return a call's response, repeating it after errors that may be temporary."""
         import urllib3.exceptions
         from kubernetes.client.exceptions import ApiException
 
         unsure = False
-        for tried in range(1, _TRIES + 1):
-            wait: float = 2 ** (tried - 1)
+        for attempt in range(1, _TRIES + 1):
+            wait: float = 2 ** (attempt - 1)
             try:
                 return call()
-            except ApiException as error:
-                refusal = Refusal.of(error, unsure=unsure)
-                if refusal.status not in _PASSING or tried == _TRIES:
-                    raise refusal from error
-                unsure = unsure or refusal.status >= 500
-                wait = refusal.wait_seconds or wait
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                if _never_connected(error) or tried == _TRIES:
-                    raise self._unreachable(error) from error
+            except ApiException as exception:
+                error = ApiError.of(exception, unsure=unsure)
+                if error.status not in _RETRYABLE or attempt == _TRIES:
+                    raise error from exception
+                unsure = unsure or error.status >= 500
+                wait = error.wait_seconds or wait
+            except (urllib3.exceptions.HTTPError, OSError) as exception:
+                if _never_connected(exception) or attempt == _TRIES:
+                    raise self._unreachable(exception) from exception
                 unsure = True
             self.pause(wait)
         raise AssertionError("the last try returns or raises")
@@ -254,90 +254,90 @@ class Api:
         return MachineError(
             f"the cluster's API server {self.address} cannot be reached: {words}",
             where=f"context {self.context}" if self.context else "this pod's service account",
-            remedy="kubectl cluster-info asks the same; a VPN, a proxy or another --context"
-            " may be needed",
+            remedy="check with kubectl cluster-info; a VPN, a proxy or another --context may be"
+            " needed",
         )
 
 
 def connect(context: str = "", *, pause: Callable[[float], None] = time.sleep) -> Api:
-    """Return the cluster of a kubeconfig's context, or the one that this is a pod of.
+    """Connect to the cluster of a kubeconfig's context, or to the cluster of this pod.
 
-    ``KUBECONFIG`` names the files, as for kubectl; by default it is ``~/.kube/config``.
+    The kubeconfig is ``KUBECONFIG``, or ``~/.kube/config``, as for kubectl.
 
     Args:
-        context: its name; empty for the current one.
-        pause: waits so many seconds between two tries.
+        context: name of the context; empty for the current one.
+        pause: sleeps for a number of seconds between tries.
 
     Raises:
-        MachineError: there is no configuration, or it is broken.
+        MachineError: there is no configuration, or it is invalid.
         RequestError: it has no such context.
     """
     from kubernetes import client, config
 
     files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    made = client.Configuration()
-    # Tries are ours: the client's own would send what creates something twice.
-    made.retries = False
+    configuration = client.Configuration()
+    # Api retries itself: the client's retries could create an object twice.
+    configuration.retries = False
     if not context and "KUBERNETES_SERVICE_HOST" in os.environ and not _exists(files):
         try:
-            config.load_incluster_config(client_configuration=made)
+            config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException as error:
             raise MachineError(
                 f"this pod has no service account: {error}",
-                remedy="give it one, or a kubeconfig by KUBECONFIG",
+                remedy="set serviceAccountName in the pod's spec, or KUBECONFIG to a kubeconfig",
             ) from error
         namespace = (_SERVICE_ACCOUNT / "namespace").read_text().strip()
-        return Api(client.ApiClient(made), "", namespace, pause)
-    found = _context(files, context)
+        return Api(client.ApiClient(configuration), "", namespace, pause)
+    selected = _context(files, context)
     try:
-        config.load_kube_config(files, context=found["name"], client_configuration=made)
-    except Exception as error:  # what a broken file makes of the client's own code varies
+        config.load_kube_config(files, context=selected["name"], client_configuration=configuration)
+    except Exception as error:  # the client raises various exceptions for invalid files
         raise _broken(files, error) from error
-    namespace = found["context"].get("namespace") or "default"
-    return Api(client.ApiClient(made), found["name"], namespace, pause)
+    namespace = selected["context"].get("namespace") or "default"
+    return Api(client.ApiClient(configuration), selected["name"], namespace, pause)
 
 
 def _exists(files: str) -> bool:
     return any(Path(file).is_file() for file in files.split(os.pathsep) if file)
 
 
-def _context(files: str, wanted: str) -> Object:
-    """Return a context of the kubeconfig: the one that is wanted, or the current one."""
+def _context(files: str, name: str) -> Object:
+    """Return a context of the kubeconfig by name, or the current one."""
     from kubernetes import config
 
     if not _exists(files):
         raise MachineError(
-            "there is no configuration of a Kubernetes cluster",
+            "no kubeconfig found",
             where=files,
-            remedy="get a kubeconfig from the cluster's administrator, and name it in KUBECONFIG",
+            remedy="get a kubeconfig from the cluster's administrator, and set KUBECONFIG to it",
         )
     try:
         contexts, current = config.list_kube_config_contexts(files)
     except Exception as error:  # see above
         raise _broken(files, error) from error
     names = [context["name"] for context in contexts]
-    if not wanted:
+    if not name:
         return dict(current)
-    if wanted not in names:
+    if name not in names:
         raise RequestError(
-            f'the kubeconfig has no context "{wanted}"',
+            f'the kubeconfig has no context "{name}"',
             where=files,
-            remedy=suggest(wanted, names, "contexts"),
+            remedy=suggest(name, names, "contexts"),
         )
-    return dict(contexts[names.index(wanted)])
+    return dict(contexts[names.index(name)])
 
 
 def _broken(files: str, error: Exception) -> MachineError:
     words = " ".join(str(error).split())[:300] or type(error).__name__
     return MachineError(
-        f"the configuration of the cluster is not one: {words}",
+        f"the kubeconfig is invalid: {words}",
         where=files,
-        remedy="kubectl config view says what it has; name another file in KUBECONFIG",
+        remedy="check it with kubectl config view; or set KUBECONFIG to another file",
     )
 
 
 def _never_connected(error: BaseException) -> bool:
-    """Whether nothing can have reached the server: there is no use in trying at once again."""
+    """Return whether the request cannot have reached the server; retrying is then pointless."""
     import urllib3.exceptions
 
     return isinstance(
@@ -352,86 +352,88 @@ def _never_connected(error: BaseException) -> bool:
     )
 
 
-def explain(refusal: Refusal, doing: str, namespace: str) -> StackError:
-    """Return what a refusal means to a person.
+def explain(error: ApiError, doing: str, namespace: str) -> StackError:
+    """Convert an API error to one with a remedy.
 
     Args:
-        refusal: the server's answer.
-        doing: what was asked of it, as "create the Job x".
-        namespace: where.
+        error: the API error.
+        doing: the attempted action, such as "create the Job x".
+        namespace: the namespace.
 
     Returns:
-        A RequestError where the request is to be changed, a MachineError where the cluster
-        or the user's rights on it are.
+        A RequestError if the request must be changed, a MachineError for a fault of the
+        cluster or missing permissions.
     """
-    said = " ".join(refusal.message.split())
+    message = " ".join(error.message.split())
     where = f"namespace {namespace}"
-    if refusal.status == 0:
+    if error.status == 0:
         return MachineError(
-            f"the cluster's certificate is not trusted: {said}",
-            remedy="certificate-authority in the kubeconfig names who has signed it",
+            f"the cluster's certificate is not trusted: {message}",
+            remedy="set certificate-authority in the kubeconfig to the CA that signed it",
         )
-    if refusal.status == 401:
+    if error.status == 401:
         return MachineError(
-            f"the cluster does not accept these credentials, or not any more: {said}",
-            remedy="log in anew, and try: kubectl auth whoami",
+            f"the credentials are invalid or have expired: {message}",
+            remedy="log in again, then check with kubectl auth whoami",
         )
-    if refusal.status == 403:
-        return _forbidden(said, doing, where, namespace)
-    if refusal.status == 404:
-        return _missing(refusal, said, doing, where)
-    if refusal.status == 409:
+    if error.status == 403:
+        return _forbidden(message, doing, where, namespace)
+    if error.status == 404:
+        return _missing(error, message, doing, where)
+    if error.status == 409:
         return RequestError(
-            f"cannot {doing}: one of that name is there already",
+            f"cannot {doing}: an object with this name already exists",
             where=where,
-            remedy="submit it again, under a name that is made anew",
+            remedy="submit it again: it gets a new name",
         )
-    if refusal.status in (400, 422):
+    if error.status in (400, 422):
         return RequestError(
-            f"the cluster refuses to {doing}: {said}",
+            f"the cluster refuses to {doing}: {message}",
             where=where,
-            remedy="see what is submitted: ./inv cluster.render … --engine kubernetes",
+            remedy="check the documents: ./inv cluster.render … --engine kubernetes",
         )
     return MachineError(
-        f"the cluster cannot {doing} now: {said} (HTTP {refusal.status}, {_TRIES} tries)",
+        f"the cluster failed to {doing}: {message} (HTTP {error.status}, {_TRIES} tries)",
         where=where,
-        remedy="try again later; kubectl get --raw /readyz?verbose says what it lacks",
+        remedy="try again later; check the server with kubectl get --raw /readyz?verbose",
     )
 
 
-def _forbidden(said: str, doing: str, where: str, namespace: str) -> StackError:
-    """Return what 403 means: not only rights are answered with it."""
-    if "exceeded quota" in said or "failed quota" in said:
+def _forbidden(message: str, doing: str, where: str, namespace: str) -> StackError:
+    """Convert a 403, which is not only used for missing permissions."""
+    if "exceeded quota" in message or "failed quota" in message:
         return MachineError(
-            f"the namespace's quota does not let you {doing}: {said}",
+            f"the namespace's quota does not allow to {doing}: {message}",
             where=where,
-            remedy=f"kubectl describe quota --namespace {namespace} says what is used; end other"
-            " jobs, take fewer nodes, or ask for more",
+            remedy=f"check kubectl describe quota --namespace {namespace}; end other jobs, use"
+            " fewer nodes, or request a higher quota",
         )
-    if "violates PodSecurity" in said:
+    if "violates PodSecurity" in message:
         return RequestError(
-            f"the namespace's security standard does not let you {doing}: {said}",
+            f"the namespace's security standard does not allow to {doing}: {message}",
             where=where,
-            remedy="docs/clusters.md says what a job takes; --namespace names another",
+            remedy="see docs/clusters.md for a job's requirements; or use another --namespace",
         )
-    if "is being terminated" in said:
-        return RequestError(f"cannot {doing}: {said}", where=where, remedy="--namespace NAME")
+    if "is being terminated" in message:
+        remedy = "use another namespace: --namespace NAME"
+        return RequestError(f"cannot {doing}: {message}", where=where, remedy=remedy)
     return MachineError(
-        f"you may not {doing}: {said}",
+        f"permission denied to {doing}: {message}",
         where=where,
-        remedy="configs/cluster/kubernetes-role.yaml is all that it takes: ask for it",
+        remedy="ask the cluster's administrator for the role in"
+        " configs/cluster/kubernetes-role.yaml",
     )
 
 
-def _missing(refusal: Refusal, said: str, doing: str, where: str) -> StackError:
-    if refusal.kind == "namespaces":
+def _missing(error: ApiError, message: str, doing: str, where: str) -> StackError:
+    if error.kind == "namespaces":
         return RequestError(
-            f"there is no namespace {refusal.name}",
+            f"namespace {error.name} does not exist",
             where=where,
-            remedy="--namespace NAME; kubectl get namespaces lists them",
+            remedy="use an existing --namespace: kubectl get namespaces",
         )
     return RequestError(
-        f"cannot {doing}: {said}",
+        f"cannot {doing}: {message}",
         where=where,
-        remedy="--namespace NAME says where it is; ./inv cluster.status shows what there is",
+        remedy="check --namespace; list the jobs with ./inv cluster.status",
     )

@@ -1,7 +1,7 @@
-"""What the host keeps of a run, in the folder that the job makes: its plan and its log.
+"""Record a run's plan and log in the folder that the job creates.
 
-The job owns that folder while this process, which may be root, writes into it. So no link
-in it is followed: one to ``/etc`` would have the host write there what the job says.
+The job owns that folder while this process, which may be root, writes to it. No link in it
+is followed: a link to ``/etc`` would make the host write the job's output there.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ PLAN = "plan.json"
 
 _PART = f".{PLAN}.part"
 _MAX_LINE = 10_000  # characters
-# At this size the log becomes run.log.1, and the one before that goes: a job that prints for ever
-# fills no disk.
+# At this size the log is renamed to run.log.1, replacing the previous one, so that a job cannot
+# fill the disk.
 _MAX_LOG = 64 * 2**20
-_MOST_WAITING = 10_000  # lines; a job could print for ever with a link in the log's place
-# A pipe in a file's place would otherwise make this process wait for a reader.
+_MAX_BUFFERED = 10_000  # lines, while the log cannot be written
+# O_NONBLOCK: opening a pipe instead of a file would wait for a reader.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RunRecord:
-    """Keeps ``plan.json`` and ``run.log`` in a folder as soon as the job has made it.
+    """Writes ``plan.json`` and ``run.log`` to a run's folder once the job has created it.
 
-    Making it here would look to the job like an earlier run. Each line is written
-    by itself, so that the log can be followed, and a job may replace its folder.
-    Nothing is kept where the folder is not below the workspace, or a file is none.
+    Creating it here would look like an earlier run to the job. Each line is written
+    separately, so that the log can be followed and a job can replace its folder.
+    Nothing is written if the folder is not below the workspace or a file is not regular.
 
     Args:
         folder: the run's folder.
         workspace: the folder that the job can write to.
         plan: the plan as a JSON object.
-        user: ``uid:gid`` of the files, as far as this process may set it.
+        user: ``uid:gid`` of the files, if this process can set it.
     """
 
     def __init__(self, folder: Path, workspace: Path, plan: Mapping[str, Any], user: str) -> None:
@@ -52,25 +52,25 @@ class RunRecord:
         self._workspace = workspace
         self._plan = plan
         self._user = user
-        self._waiting: list[str] = []
-        self._begun = False
+        self._buffer: list[str] = []
+        self._started = False
 
     def write(self, line: str) -> None:
-        """Append a line to the log, with control characters escaped and cut where it is long."""
-        self._waiting.append(printable(line, _MAX_LINE))
+        """Append a line to the log, with control characters escaped and limited in length."""
+        self._buffer.append(printable(line, _MAX_LINE))
         try:
             with _opened(self._folder, self._workspace) as folder:
-                if not self._begun:
-                    self._begin(folder)
+                if not self._started:
+                    self._start(folder)
                 _rotate(folder)
                 with _appended(folder, self._user) as stream:
-                    stream.write("".join(f"{text}\n" for text in self._waiting))
+                    stream.write("".join(f"{text}\n" for text in self._buffer))
         except (FileNotFoundError, NotADirectoryError, _NotOurs):
-            del self._waiting[:-_MOST_WAITING]
+            del self._buffer[:-_MAX_BUFFERED]
             return
-        self._waiting.clear()
+        self._buffer.clear()
 
-    def _begin(self, folder: int) -> None:
+    def _start(self, folder: int) -> None:
         with _unlinked(_PART, folder):
             descriptor = os.open(_PART, _NEW | os.O_EXCL, 0o666, dir_fd=folder)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -80,19 +80,19 @@ class RunRecord:
                 hand_over(stream.fileno(), self._user)
             os.replace(_PART, PLAN, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
-        self._begun = True
+        self._started = True
 
 
 class _NotOurs(Exception):
-    """What is there is not what this process would have made."""
+    """A path is not a file or folder that this process could have created."""
 
 
 @contextmanager
 def _opened(folder: Path, workspace: Path) -> Iterator[int]:
-    """Yield a descriptor of the folder; links may not lead out of what the job can write to.
+    """Yield a descriptor of the folder; links cannot lead outside of what the job can write to.
 
-    That is the first folder below the workspace, as ``runs/``, which may be a link itself: the
-    job cannot replace it. With any other link this process would write to the checkout.
+    That is the first folder below the workspace, such as ``runs/``. It may be a link itself,
+    because the job cannot replace it. Any other link could lead into the checkout.
     """
     try:
         parts = folder.relative_to(workspace).parts
@@ -105,12 +105,12 @@ def _opened(folder: Path, workspace: Path) -> Iterator[int]:
         ValueError,
         RuntimeError,
         IndexError,
-    ) as error:  # RuntimeError: links in a circle
+    ) as error:  # RuntimeError: a loop of links
         raise _NotOurs from error
     descriptor = os.open(root, _FOLDER)
     try:
         for step in steps:
-            # A step that has become a link since is refused.
+            # O_NOFOLLOW fails if a component has become a link in the meantime.
             inner = os.open(step, _FOLDER, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
@@ -120,10 +120,10 @@ def _opened(folder: Path, workspace: Path) -> Iterator[int]:
 
 
 def _rotate(folder: int) -> None:
-    """Begin a new log where the present one is full; what is no file of ours is left alone."""
+    """Rotate the log if it is full; anything but a regular file is left alone."""
     with suppress(FileNotFoundError):
-        found = os.stat(LOG, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode) and found.st_size >= _MAX_LOG:
+        stat_result = os.stat(LOG, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(stat_result.st_mode) and stat_result.st_size >= _MAX_LOG:
             with suppress(IsADirectoryError):
                 os.replace(LOG, f"{LOG}.1", src_dir_fd=folder, dst_dir_fd=folder)
 
@@ -132,12 +132,12 @@ def _rotate(folder: int) -> None:
 def _appended(folder: int, user: str) -> Iterator[Any]:
     try:
         descriptor = os.open(LOG, _NEW | os.O_APPEND, 0o666, dir_fd=folder)
-    except OSError as error:  # a link, a folder, a pipe that nobody reads
+    except OSError as error:  # a link, a folder, or a pipe without a reader
         raise _NotOurs from error
     with os.fdopen(descriptor, "a", encoding="utf-8") as stream:
-        found = os.fstat(stream.fileno())
-        # A second name of a file may be somebody else's file.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        stat_result = os.fstat(stream.fileno())
+        # A hard link may be another user's file.
+        if not stat.S_ISREG(stat_result.st_mode) or stat_result.st_nlink != 1:
             raise _NotOurs
         hand_over(stream.fileno(), user)
         yield stream
@@ -145,7 +145,7 @@ def _appended(folder: int, user: str) -> Iterator[Any]:
 
 @contextmanager
 def _unlinked(name: str, folder: int) -> Iterator[None]:
-    """Remove a name before and after, whatever has it."""
+    """Remove a file before and after."""
     _unlink(name, folder)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Slurm: ``sbatch``, ``squeue``, ``sacct``, ``scancel``, and the files that a job leaves.
+"""Run plans with Slurm: ``sbatch``, ``squeue``, ``sacct`` and ``scancel``.
 
-What a job says is in files of the run's folder, which the nodes share with this machine.
+Logs are files in the run's folder, which the nodes share with this machine.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddle_stacks.errors import MachineError, RequestError, StackError
-from paddle_stacks.executors.cluster import Order, Row, Submitted, make_folder
+from paddle_stacks.executors.cluster import JobSpec, JobStatus, SubmittedJob, make_folder
 from paddle_stacks.ownership import hand_over
 from paddle_stacks.plan.slurm import LOG, NODE_LOG, STATUS, Container, as_slurm
 
 __all__ = ["Slurm"]
 
-# The states that a job does not leave by itself (squeue(1), JOB STATE CODES, 22.05). One
-# that was preempted or whose node failed is started again, and then is pending.
+# Final states (squeue(1), JOB STATE CODES, 22.05). A job that was preempted or lost a node is
+# requeued, and then is pending.
 _ENDED = frozenset(
     {
         *("boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail"),
         *("out_of_memory", "preempted", "revoked", "timeout"),
     }
 )
-# What Slurm's programs say when it is Slurm that does not work, and not the request.
-_AWAY = re.compile(
+# Messages of Slurm's programs for a fault of Slurm, not of the request.
+_UNAVAILABLE = re.compile(
     r"unable to contact slurm|connection refused|connect failure|socket timed out"
     r"|communication connection|munge|authentication|unable to establish|could not (?:load|find)"
     r"|unable to process configuration|no such file or directory.*slurm\.conf",
@@ -39,101 +39,104 @@ _UNKNOWN = re.compile(r"invalid job id", re.IGNORECASE)
 _FIELDS = ("JobID", "State", "TimeUsed", "NodeList", "Reason", "RestartCnt")
 _TICK_SECONDS = 1.0
 # How often Slurm is asked whether a job has ended, while its logs are followed.
-_TICKS_BETWEEN_QUESTIONS = 5
-# What Slurm says of a job that waits for nothing.
+_TICKS_PER_QUERY = 5
+# Slurm's values for "no reason".
 _NO_REASON = frozenset({"None", "(null)", ""})
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """The Slurm whose programs are on this machine.
+    """Slurm, through the programs on this machine.
 
     Args:
         workspace: the folder that this machine shares with the nodes.
-        container: how the nodes come by the container.
-        options: what ``sbatch`` is told besides, as ``partition=dcu`` or ``exclusive``.
+        container: the nodes' container engine and the source of the image.
+        options: further options of ``sbatch``, such as ``partition=dcu`` or ``exclusive``.
     """
 
     workspace: Path
     container: Container = field(default_factory=Container)
     options: tuple[str, ...] = ()
 
-    def text(self, order: Order) -> str:
-        """Return the script that is submitted."""
+    def text(self, spec: JobSpec) -> str:
+        """Return the job's script."""
         return as_slurm(
-            order.plan,
-            order.platform,
-            order.nodes,
-            hours=order.hours,
-            folder=order.folder,
+            spec.plan,
+            spec.backend,
+            spec.nodes,
+            hours=spec.hours,
+            folder=spec.folder,
             container=self.container,
         )
 
-    def submit(self, order: Order) -> Submitted:
-        """Hand a job over to ``sbatch``, and keep its script.
+    def submit(self, spec: JobSpec) -> SubmittedJob:
+        """Submit a job with ``sbatch``, and save a copy of its script.
 
         Raises:
-            RequestError: ``sbatch`` refuses it, in its own words.
-            MachineError: it is not there, or Slurm does not answer.
+            RequestError: ``sbatch`` rejects it, with its message.
+            MachineError: it is not installed, or Slurm does not respond.
         """
-        script = self.text(order)
+        script = self.text(spec)
         archive = self.container.archive
         if archive is not None and not archive.is_file():
-            what, remedy = f"there is no {archive}", "docs/clusters.md says how it is made"
-            raise RequestError(what, where="--image-file", remedy=remedy)
+            message, remedy = (
+                f"{archive} does not exist",
+                "create it as described in docs/clusters.md",
+            )
+            raise RequestError(message, where="--image-file", remedy=remedy)
         words = [f"--{_option(text)}" for text in self.options]
-        folder = make_folder(order)
+        folder = make_folder(spec)
         log = str(folder).replace("%", "%%") + "/" + LOG.format(id="%j")
-        # What stands here goes before what stands in the script.
+        # Options on the command line override those in the script.
         command = ["sbatch", "--parsable", f"--output={log}", f"--chdir={self.workspace}", *words]
-        # The number, and after ";" the cluster's name where there are several.
+        # The job id, followed by ";" and the cluster's name in a multi-cluster setup.
         id = _run(command, script).strip().splitlines()[-1].partition(";")[0]
         copy = folder / f"slurm-{id}.sh"
         try:
             copy.write_text(script, encoding="utf-8")
-            hand_over(copy, order.plan.user)
+            hand_over(copy, spec.plan.user)
         except OSError as error:
-            # The job has its own in Slurm's spool folder.
-            print(f"warning: {copy} is not written: {error.strerror}", file=sys.stderr)
-        return Submitted.of(order, "slurm", id)
+            # Only a copy: Slurm has the script in its spool folder.
+            print(f"warning: cannot write {copy}: {error.strerror}", file=sys.stderr)
+        return SubmittedJob.of(spec, "slurm", id)
 
-    def status(self, jobs: Sequence[Submitted]) -> list[Row]:
-        """Return how each of the jobs is, in their order.
+    def status(self, jobs: Sequence[SubmittedJob]) -> list[JobStatus]:
+        """Return the status of each job, in order.
 
-        Slurm forgets a job minutes after its end, unless the site keeps accounts. Then it
-        is known by the exit status that it left.
+        Without accounting, Slurm forgets a job minutes after its end. Its status is then
+        read from the exit status that it left.
 
         Raises:
-            MachineError: Slurm's programs are not there, or Slurm does not answer.
+            MachineError: Slurm's programs are not installed, or Slurm does not respond.
         """
         ids = [job.id for job in jobs]
-        found = _queued(ids)
-        missing = [id for id in ids if id not in found]
+        statuses = _queued(ids)
+        missing = [id for id in ids if id not in statuses]
         if missing:
-            found = {**_accounted(missing), **found}
-        return [found.get(job.id) or self._remembered(job) for job in jobs]
+            statuses = {**_accounted(missing), **statuses}
+        return [statuses.get(job.id) or self._remembered(job) for job in jobs]
 
     def logs(
-        self, job: Submitted, rank: int | None = None, *, follow: bool = False
+        self, job: SubmittedJob, rank: int | None = None, *, follow: bool = False
     ) -> Iterator[str]:
-        """Yield the lines that a job has written, those of a node with its number.
+        """Yield the lines of a job's log, with the node's number if there are several.
 
         Args:
-            job: which.
-            rank: of one process, counted over all nodes; None: of the script and all nodes.
-            follow: go on until the job has ended.
+            job: the job.
+            rank: global rank of a process; None for the script and all nodes.
+            follow: continue until the job has ended.
 
         Raises:
-            RequestError: there is no such process, or the job has written nothing.
+            RequestError: there is no such rank, or the job has no output.
         """
         files = self._files(job, rank)
         ended = not follow or self._has_ended(job)
         if ended and not any(file.path().is_file() for file in files):
-            (row,) = self.status([job])
+            (status,) = self.status([job])
             raise RequestError(
-                f"job {job.id} has written nothing: it is {row.state}",
+                f"job {job.id} has no output; its state is {status.state}",
                 where=str(files[-1].path()),
-                remedy=f"./inv cluster.status --id {job.id} says how it is; sacct -j {job.id} why",
+                remedy=f"check ./inv cluster.status --id {job.id} and sacct -j {job.id}",
             )
         ticks = 0
         while True:
@@ -144,37 +147,37 @@ class Slurm:
             if not lines:
                 time.sleep(_TICK_SECONDS)
                 ticks += 1
-            # What it wrote before it ended is read once more after that.
-            ended = ticks % _TICKS_BETWEEN_QUESTIONS == 0 and not lines and self._has_ended(job)
+            # Once it has ended, read what it wrote in the meantime.
+            ended = ticks % _TICKS_PER_QUERY == 0 and not lines and self._has_ended(job)
 
-    def cancel(self, job: Submitted) -> None:
-        """End a job; while it runs it may save and leave.
+    def cancel(self, job: SubmittedJob) -> None:
+        """Stop a job; a running one can still save.
 
         Raises:
-            RequestError: it has ended, or Slurm refuses.
-            MachineError: Slurm's programs are not there, or Slurm does not answer.
+            RequestError: it has already ended, or Slurm rejects the request.
+            MachineError: Slurm's programs are not installed, or Slurm does not respond.
         """
-        (row,) = self.status([job])
-        if row.ended:
+        (status,) = self.status([job])
+        if status.ended:
             raise RequestError(
-                f"job {job.id} has ended: {row.state}",
+                f"job {job.id} has already ended: {status.state}",
                 where="cluster.cancel",
-                remedy="./inv cluster.status shows what runs",
+                remedy="list the running jobs: ./inv cluster.status",
             )
         _run(["scancel", job.id])
 
-    def _remembered(self, job: Submitted) -> Row:
+    def _remembered(self, job: SubmittedJob) -> JobStatus:
         path = self.workspace / job.folder / STATUS.format(id=job.id)
         if not path.is_file():
-            return Row(job.id, "unknown", ended=True, why="Slurm has forgotten it")
+            return JobStatus(job.id, "unknown", ended=True, why="Slurm has no record of it")
         status = path.read_text(encoding="ascii", errors="replace").strip()
         state = "completed" if status == "0" else "failed"
-        return Row(job.id, state, ended=True, why=f"exit status {status}")
+        return JobStatus(job.id, state, ended=True, why=f"exit status {status}")
 
-    def _has_ended(self, job: Submitted) -> bool:
+    def _has_ended(self, job: SubmittedJob) -> bool:
         return self.status([job])[0].ended
 
-    def _files(self, job: Submitted, rank: int | None) -> list[_File]:
+    def _files(self, job: SubmittedJob, rank: int | None) -> list[_File]:
         folder = self.workspace / job.folder
 
         def node_log(node: int) -> Path:
@@ -189,8 +192,8 @@ class Slurm:
             ]
         world = job.nodes * job.ranks
         if not 0 <= rank < world:
-            what, remedy = f"there is no rank {rank}", f"from 0 to {world - 1}"
-            raise RequestError(what, where="--rank", remedy=remedy)
+            message = f"expected a rank from 0 to {world - 1}, got {rank}"
+            raise RequestError(message, where="--rank", remedy="--rank 0")
         node, local = divmod(rank, job.ranks)
         if world == 1:
             return [_File(_fixed(node_log(0)))]
@@ -203,18 +206,18 @@ def _fixed(path: Path) -> Callable[[], Path]:
 
 
 def _worker_log(run: Path, node: int, local: int, nodes: int) -> Path | None:
-    """Return what Paddle's launcher keeps of one process; None where there is no such file."""
+    """Return the log of a process that Paddle's launcher writes; None if it does not exist."""
     name = f"-{node}" if nodes > 1 else ""
     path = run / f"log{name}" / f"workerlog.{local}"
     return path if path.is_file() else None
 
 
 class _File:
-    """A log that is read as it grows.
+    """A log that is read while it grows.
 
     Args:
-        path: returns where it is; that can change until it is there.
-        mark: what each line begins with.
+        path: returns the file's path, which can change until the file exists.
+        mark: prefix of each line.
     """
 
     def __init__(self, path: Callable[[], Path], mark: str = "") -> None:
@@ -224,48 +227,48 @@ class _File:
         self._rest = b""
 
     def lines(self, *, whole: bool) -> list[str]:
-        """Return the lines that were added; the last one only when it is complete or final."""
+        """Return the new lines; an incomplete last line only if ``whole``."""
         try:
             with self.path().open("rb") as stream:
                 if stream.seek(0, 2) < self._at:
-                    self._at, self._rest = 0, b""  # another file of that name
+                    self._at, self._rest = 0, b""  # truncated or replaced
                 stream.seek(self._at)
                 new = stream.read()
         except OSError:
             return []
         self._at += len(new)
-        *found, self._rest = (self._rest + new).split(b"\n")
+        *lines, self._rest = (self._rest + new).split(b"\n")
         if whole and self._rest:
-            found, self._rest = [*found, self._rest], b""
-        return [self._mark + line.decode("utf-8", errors="replace") for line in found]
+            lines, self._rest = [*lines, self._rest], b""
+        return [self._mark + line.decode("utf-8", errors="replace") for line in lines]
 
 
 def _option(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]*(=.*)?", text):
         raise RequestError(
-            f'"{text}" is not KEY=VALUE', where="--slurm", remedy="as --slurm partition=dcu"
+            f'expected KEY=VALUE, got "{text}"', where="--slurm", remedy="--slurm partition=dcu"
         )
     return text
 
 
-def _queued(ids: Sequence[str]) -> dict[str, Row]:
-    """Return the jobs that Slurm itself still knows."""
-    wanted = ",".join(f"{name}:|" for name in _FIELDS)
+def _queued(ids: Sequence[str]) -> dict[str, JobStatus]:
+    """Return the jobs that ``squeue`` still lists."""
+    columns = ",".join(f"{name}:|" for name in _FIELDS)
     command = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(ids)}"]
     try:
-        printed = _run([*command, f"--Format={wanted}"])
+        printed = _run([*command, f"--Format={columns}"])
     except RequestError as error:
         if _UNKNOWN.search(str(error)):
-            return {}  # asked for one only, it says so
+            return {}  # the message if all requested ids are unknown
         raise
-    found = {}
+    statuses = {}
     for line in printed.splitlines():
         fields = [text.strip() for text in line.split("|")]
         if len(fields) < len(_FIELDS):
             continue
         id, state, elapsed, nodes, reason, restarts = fields[: len(_FIELDS)]
         state = state.lower()
-        found[id] = Row(
+        statuses[id] = JobStatus(
             id,
             state,
             state in _ENDED,
@@ -274,54 +277,58 @@ def _queued(ids: Sequence[str]) -> dict[str, Row]:
             "" if reason in _NO_REASON else reason,
             int(restarts) if restarts.isdecimal() else 0,
         )
-    return found
+    return statuses
 
 
-def _accounted(ids: Sequence[str]) -> dict[str, Row]:
-    """Return the jobs that the site's accounts know; nothing where it keeps none."""
+def _accounted(ids: Sequence[str]) -> dict[str, JobStatus]:
+    """Return the jobs that ``sacct`` lists; empty without accounting."""
     command = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(ids)}"]
     try:
         printed = _run([*command, "--format=JobIDRaw,State,Elapsed,NodeList,ExitCode"])
     except StackError:
         return {}  # "Slurm accounting storage is disabled", or no sacct
-    found = {}
+    statuses = {}
     for line in printed.splitlines():
         id, state, elapsed, nodes, code = line.split("|")
         # "CANCELLED by 1000"
         state = state.partition(" ")[0].lower()
         why = f"exit status {code.partition(':')[0]}"
-        found[id] = Row(id, state, state in _ENDED, "" if "None" in nodes else nodes, elapsed, why)
-    return found
+        statuses[id] = JobStatus(
+            id, state, state in _ENDED, "" if "None" in nodes else nodes, elapsed, why
+        )
+    return statuses
 
 
 def _run(command: Sequence[str], text: str | None = None) -> str:
-    """Run one of Slurm's programs and return what it prints.
+    """Run one of Slurm's programs and return its output.
 
     Raises:
-        MachineError: it is not on this machine, or Slurm does not answer it.
-        RequestError: it refuses; the message is its own.
+        MachineError: it is not installed, or Slurm does not respond.
+        RequestError: it rejects the request, with its message.
     """
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise MachineError(
-            f"there is no {command[0]} on this machine",
-            remedy="submit on a machine of the cluster, as its login node; or take the script"
+            f"{command[0]} is not installed on this machine",
+            remedy="submit on a machine of the cluster, such as its login node; or copy the script"
             " there: ./inv cluster.render … --engine slurm > job.sh",
         ) from error
-    if done.returncode == 0:
-        return done.stdout
-    said = [re.sub(rf"^{command[0]}: (error: )?", "", line) for line in done.stderr.splitlines()]
-    # What it tries again it says again.
-    once = dict.fromkeys(re.sub(r", attempt number -?\d+$", "", line) for line in said if line)
-    what = "; ".join(once) or f"it ended with status {done.returncode}"
-    if _AWAY.search(what):
+    if process.returncode == 0:
+        return process.stdout
+    lines = [
+        re.sub(rf"^{command[0]}: (error: )?", "", line) for line in process.stderr.splitlines()
+    ]
+    # Retries repeat the same message.
+    distinct = dict.fromkeys(re.sub(r", attempt number -?\d+$", "", line) for line in lines if line)
+    message = "; ".join(distinct) or f"exit status {process.returncode}"
+    if _UNAVAILABLE.search(message):
         raise MachineError(
-            f"Slurm does not answer {command[0]}: {what}",
-            remedy="scontrol ping shows whether its controller is there",
+            f"{command[0]} cannot reach Slurm: {message}",
+            remedy="check the controller with scontrol ping",
         )
     raise RequestError(
-        f"{command[0]}: {what}",
+        f"{command[0]}: {message}",
         where=command[0],
-        remedy="see what is submitted: ./inv cluster.render … --engine slurm",
+        remedy="check the script: ./inv cluster.render … --engine slurm",
     )

@@ -85,7 +85,7 @@ def reached(workspace: Path, step: int) -> None:
     wait_for(lambda: step in losses(workspace), f"step {step}")
 
 
-def find(workspace: Path, id: str) -> tuple[Slurm, cluster.Submitted]:
+def find(workspace: Path, id: str) -> tuple[Slurm, cluster.SubmittedJob]:
     return Slurm(workspace), cluster.find(id, workspace)
 
 
@@ -94,7 +94,7 @@ def state(workspace: Path, id: str) -> str:
     return scheduler.status([made])[0].state
 
 
-def end(scheduler: Slurm, made: cluster.Submitted) -> cluster.Row:
+def end(scheduler: Slurm, made: cluster.SubmittedJob) -> cluster.JobStatus:
     """Wait for a job's end and return how that was."""
     wait_for(lambda: scheduler.status([made])[0].ended, "the job has ended")
     return scheduler.status([made])[0]
@@ -133,7 +133,7 @@ def test_two_nodes_train_together(finished: Finished) -> None:
         own = inv("cluster.logs", id, "--rank", rank)
         assert own.returncode == 0 and own.stdout, own.stderr
     late = inv("cluster.cancel", id)
-    assert late.returncode == 2 and f"job {id} has ended: completed" in late.stderr
+    assert late.returncode == 2 and f"job {id} has already ended: completed" in late.stderr
 
 
 def test_a_job_whose_node_is_lost_goes_on(
@@ -208,13 +208,13 @@ def test_a_cancelled_job_saves_and_leaves(
 # ------------------------------------------------------------------------ any command
 
 
-def order(slurm: SlurmCluster, workspace: Path, argv: Sequence[str]) -> cluster.Order:
+def order(slurm: SlurmCluster, workspace: Path, argv: Sequence[str]) -> cluster.JobSpec:
     """Return a job that runs a command in the image, on one node."""
     platform = backend.load("cpu", ROOT)
     settings = Settings(root=ROOT, workspace=workspace)
     user = f"{slurm.uid}:{slurm.gid}"
     plan = make(JOBS["pretrain"], ["x"], settings, platform, user=user, suffix="x")
-    return cluster.Order(dataclasses.replace(plan, argv=tuple(argv)), platform, 1, 1)
+    return cluster.JobSpec(dataclasses.replace(plan, argv=tuple(argv)), platform, 1, 1)
 
 
 def test_a_job_that_waits_is_cancelled(slurm: SlurmCluster, workspace: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_job_that_waits_is_cancelled(slurm: SlurmCluster, workspace: Path) -> 
     made = scheduler.submit(order(slurm, workspace, ["true"]))
     (row,) = scheduler.status([made])
     assert (row.state, row.ended, row.why) == ("pending", False, "BeginTime")
-    with pytest.raises(RequestError, match="has written nothing: it is pending"):
+    with pytest.raises(RequestError, match="has no output; its state is pending"):
         list(scheduler.logs(made))
     scheduler.cancel(made)
     assert end(scheduler, made).state == "cancelled"
@@ -258,7 +258,8 @@ def test_jobs_get_the_cards_that_slurm_gives(slurm: SlurmCluster, workspace: Pat
     )
     scheduler = Slurm(workspace, options=("nodelist=n1",))
     jobs = [
-        scheduler.submit(cluster.Order(plan, DCU, 1, 1, Path("runs", name))) for name in ("a", "b")
+        scheduler.submit(cluster.JobSpec(plan, DCU, 1, 1, Path("runs", name)))
+        for name in ("a", "b")
     ]
     for made in jobs:
         assert end(scheduler, made).state == "completed", list(scheduler.logs(made))
@@ -266,7 +267,7 @@ def test_jobs_get_the_cards_that_slurm_gives(slurm: SlurmCluster, workspace: Pat
     assert said == ["cards 0", "cards 1"], "at the same time, each another"
     plan = dataclasses.replace(plan, ranks=3)
     with pytest.raises(RequestError, match="node configuration is not available"):
-        scheduler.submit(cluster.Order(plan, DCU, 1, 1))
+        scheduler.submit(cluster.JobSpec(plan, DCU, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -292,5 +293,5 @@ def test_a_controller_that_is_away(
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/away.conf")
     with pytest.raises(MachineError) as caught:
         Slurm(workspace).submit(order(slurm, workspace, ["true"]))
-    assert "does not answer sbatch" in str(caught.value)
+    assert "sbatch cannot reach Slurm" in str(caught.value)
     assert "Unable to contact slurm controller" in str(caught.value)

@@ -82,7 +82,7 @@ class Answer(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A request as it came."""
 
     method: str
@@ -107,7 +107,7 @@ class Cluster:
             path, and a status, "reset" (before it is carried out) or "lost" (after that).
         objects: all that there is.
         logs: what each pod has written: lines without their ends, and :data:`RESET`.
-        asked: all requests.
+        requests: all requests.
     """
 
     url: str = ""
@@ -119,14 +119,14 @@ class Cluster:
     faults: list[tuple[str, str, int | str]] = field(default_factory=list)
     objects: dict[Key, Object] = field(default_factory=dict)
     logs: dict[str, list[bytes]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     _clock: int = 0
 
     # ------------------------------------------------------------- what a test says and asks
 
     def add(self, group: str, plural: str, name: str, namespace: str = "", **rest: Any) -> Object:
-        """Put an object there that nobody has asked for."""
+        """Put an object there without a request."""
         metadata = {"name": name, "uid": str(uuid.uuid4()), **rest.pop("metadata", {})}
         found = self.objects[group, plural, namespace, name] = {"metadata": metadata, **rest}
         return found
@@ -207,11 +207,11 @@ class Cluster:
 
     # ---------------------------------------------------------------- what the server does
 
-    def answer(self, asked: Asked, token: str) -> Object:
+    def answer(self, request: Request, token: str) -> Object:
         """Carry a request out and return the body of the answer."""
         if token != f"Bearer {self.token}":
             raise Answer(401, "Unauthorized")
-        path = asked.path.strip("/").split("/")
+        path = request.path.strip("/").split("/")
         group, rest = (CORE, path[2:]) if path[0] == "api" else ("/".join(path[1:3]), path[3:])
         if group not in self.served | {CORE, "scheduling.k8s.io/v1"}:
             raise Answer(404, "the server could not find the requested resource")
@@ -222,24 +222,24 @@ class Cluster:
         if rest[0] == "namespaces" and len(rest) > 2:
             namespace, rest = rest[1], rest[2:]
         plural, name = rest[0], rest[1] if len(rest) > 1 else ""
-        self._authorize(asked.method, group, "/".join([plural, *rest[2:]]), name, namespace)
+        self._authorize(request.method, group, "/".join([plural, *rest[2:]]), name, namespace)
         if plural == "namespaces":
             if name not in self.namespaces:
                 raise _not_found("", "namespaces", name)
             return {"kind": "Namespace", "metadata": {"name": name}}
-        if asked.method == "POST":
-            return self._create(asked, group, plural, namespace)
+        if request.method == "POST":
+            return self._create(request, group, plural, namespace)
         if not name:
-            return {"kind": "List", "items": self._list(asked, group, plural, namespace)}
+            return {"kind": "List", "items": self._list(request, group, plural, namespace)}
         found = self.objects.get((group, plural, namespace, name))
         if found is None:
             raise _not_found(group, plural, name)
         if rest[2:] == ["log"] and found["status"]["phase"] == "Pending":
             raise Answer(400, f'container "paddle" in pod "{name}" is waiting to start')
-        if asked.method == "PATCH":
-            return self._patch(asked, found)
-        if asked.method == "DELETE":
-            return self._delete(asked, found)
+        if request.method == "PATCH":
+            return self._patch(request, found)
+        if request.method == "DELETE":
+            return self._delete(request, found)
         return found
 
     def _authorize(self, method: str, group: str, plural: str, name: str, namespace: str) -> None:
@@ -257,18 +257,18 @@ class Cluster:
                 403, f'{plural} is forbidden: User "me" cannot {verb} resource {kind} {where}'
             )
 
-    def _create(self, asked: Asked, group: str, plural: str, namespace: str) -> Object:
+    def _create(self, request: Request, group: str, plural: str, namespace: str) -> Object:
         if namespace not in self.namespaces:
             raise _not_found("", "namespaces", namespace)
         kind = _KINDS[group, plural]
-        body: Object = asked.body
+        body: Object = request.body
         name = body["metadata"]["name"]
         if (body.get("apiVersion"), body.get("kind")) != (group, kind):
             raise Answer(400, "the object provided is of another kind than the path")
         if body["metadata"].get("namespace", namespace) != namespace:
             raise Answer(400, "the namespace of the object does not match the request's")
         if said := rules.faults(body):
-            strict = asked.query.get("fieldValidation") == "Strict"
+            strict = request.query.get("fieldValidation") == "Strict"
             text = f"strict decoding error: {'; '.join(said)}" if strict else "; ".join(said)
             raise Answer(400 if strict else 422, f'{kind} "{name}" is invalid: {text}', name=name)
         if (group, plural, namespace, name) in self.objects:
@@ -293,9 +293,11 @@ class Cluster:
             self._reconcile(made)
         return made
 
-    def _list(self, asked: Asked, group: str, plural: str, namespace: str) -> list[Object]:
-        labels = dict(p.split("=", 1) for p in asked.query.get("labelSelector", "").split(",") if p)
-        kind = asked.query.get("fieldSelector", "").removeprefix("type=")
+    def _list(self, request: Request, group: str, plural: str, namespace: str) -> list[Object]:
+        labels = dict(
+            p.split("=", 1) for p in request.query.get("labelSelector", "").split(",") if p
+        )
+        kind = request.query.get("fieldSelector", "").removeprefix("type=")
         return [
             found
             for key, found in self.objects.items()
@@ -304,15 +306,15 @@ class Cluster:
             and kind in ("", found.get("type"))
         ]
 
-    def _patch(self, asked: Asked, found: Object) -> Object:
-        if asked.content != "application/merge-patch+json":
-            raise Answer(400, f"the body of the request is not {asked.content}")
-        _merge(found, asked.body)
+    def _patch(self, request: Request, found: Object) -> Object:
+        if request.content != "application/merge-patch+json":
+            raise Answer(400, f"the body of the request is not {request.content}")
+        _merge(found, request.body)
         self._reconcile(found)
         return found
 
-    def _delete(self, asked: Asked, found: Object) -> Object:
-        options = asked.body or {}
+    def _delete(self, request: Request, found: Object) -> Object:
+        options = request.body or {}
         uid = options.get("preconditions", {}).get("uid", found["metadata"]["uid"])
         if uid != found["metadata"]["uid"]:
             raise Answer(409, "the UID in the precondition does not match the UID in record")
@@ -438,35 +440,35 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
         content = self.headers.get("Content-Type", "")
-        asked = Asked(self.command, parts.path, query, content, body)
+        request = Request(self.command, parts.path, query, content, body)
         state, token = self.state, self.headers.get("Authorization", "")
         with state.changed:
-            state.asked.append(asked)
-            fault = self._fault(asked)
+            state.requests.append(request)
+            fault = self._fault(request)
             if fault == "reset":
                 self._reset()
                 return
             try:
                 if isinstance(fault, int):
                     raise Answer(fault, "it is said to")
-                found = state.answer(asked, token)
+                found = state.answer(request, token)
                 text = json.dumps(found)
             except Answer as answer:
                 self._send(answer.code, json.dumps(answer.status))
                 return
         if fault == "lost":
             self._reset()
-        elif asked.path.endswith("/log"):
+        elif request.path.endswith("/log"):
             self._log(found, follow="follow" in query)
         else:
             self._send(201 if self.command == "POST" else 200, text)
 
     do_GET = do_POST = do_PATCH = do_DELETE = _handle
 
-    def _fault(self, asked: Asked) -> int | str:
+    def _fault(self, request: Request) -> int | str:
         for fault in self.state.faults:
             method, part, what = fault
-            if method == asked.method and re.search(part, asked.path):
+            if method == request.method and re.search(part, request.path):
                 self.state.faults.remove(fault)
                 return what
         return ""
@@ -522,7 +524,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the test asks what was asked."""
+        """Log nothing: tests inspect the requests."""
 
 
 class _Nowhere:

@@ -1,4 +1,4 @@
-"""What is remembered of jobs on clusters."""
+"""Records of jobs submitted to clusters."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ROOT = Path(__file__).parents[2]
 CPU = backend.load("cpu", ROOT)
 
 
-def order(workspace: Path, run: str | None = "runs/try", **changes: Any) -> cluster.Order:
+def spec_for(workspace: Path, run: str | None = "runs/try", **changes: Any) -> cluster.JobSpec:
     settings = Settings(root=ROOT, workspace=workspace)
     arguments = changes.pop("argv", ["--config", "my.json"])
     job = changes.pop("job", "pretrain")
     plan = make(
         JOBS[job], arguments, settings, CPU, user=f"{os.geteuid()}:{os.getegid()}", suffix="x"
     )
-    given = {"nodes": 2, "hours": 3, **changes}
-    return cluster.Order(plan, CPU, run=Path(run) if run else None, **given)
+    values = {"nodes": 2, "hours": 3, **changes}
+    return cluster.JobSpec(plan, CPU, run=Path(run) if run else None, **values)
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def order(workspace: Path, run: str | None = "runs/try", **changes: Any) -> clus
         ("elsewhere/try", "runs/.jobs/cluster"),
     ],
 )
-def test_a_submitted_job_is_found_again(tmp_path: Path, run: str | None, folder: str) -> None:
-    given = order(tmp_path, run)
-    made = cluster.Submitted.of(given, "slurm", "4711", partition="dcu")
-    path = cluster.remember(given, made)
+def test_a_submitted_job_is_recorded(tmp_path: Path, run: str | None, folder: str) -> None:
+    spec = spec_for(tmp_path, run)
+    job = cluster.SubmittedJob.of(spec, "slurm", "4711", partition="dcu")
+    path = cluster.save(spec, job)
     assert path == tmp_path / folder / "slurm-4711.json"
-    assert cluster.remembered(tmp_path) == [made]
-    assert cluster.find("4711", tmp_path) == made
+    assert cluster.submitted_jobs(tmp_path) == [job]
+    assert cluster.find("4711", tmp_path) == job
 
 
-def test_a_job_of_nobody_is_told_with_those_there_are(tmp_path: Path) -> None:
-    given = order(tmp_path)
-    cluster.remember(given, cluster.Submitted.of(given, "slurm", "4711"))
+def test_an_unknown_job_is_an_error_that_lists_the_newest(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path)
+    cluster.save(spec, cluster.SubmittedJob.of(spec, "slurm", "4711"))
     (tmp_path / "runs" / "try" / "cluster" / "other.json").write_text("[1]")
     with pytest.raises(RequestError) as caught:
         cluster.find("4712", tmp_path)

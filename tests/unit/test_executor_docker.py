@@ -1,4 +1,4 @@
-"""What the executor asks of the engine, and how it reads what comes back. Needs no engine."""
+"""The Docker executor: container options, lines and errors. Needs no engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddle_stacks.plan import Backend, backend, make
 from paddle_stacks.settings import Settings
 
 
-def test_the_container_is_what_the_plan_says() -> None:
+def test_the_options_of_the_container_match_the_plan() -> None:
     settings = Settings(
         root=Path("/repo"),
         workspace=Path("/ws"),
@@ -22,7 +22,7 @@ def test_the_container_is_what_the_plan_says() -> None:
         index_url="https://me:hidden@host/simple",
     )
     backend = Backend("dcu", "", devices=("/dev/kfd",), groups=("video",), ulimits={"memlock": -1})
-    job = dataclasses.replace(JOBS["fetch"], computes=True)  # one with cards and with secrets
+    job = dataclasses.replace(JOBS["fetch"], computes=True)  # with devices and with secrets
     plan = make(job, ["x"], settings, backend, user="1:2", suffix="s", machine_mib=1000)
     options = container_options(plan, {"pip.conf": "/private/pip.conf"})
     mounts = [(m["Source"], m["Target"], m["ReadOnly"]) for m in options.pop("mounts")]
@@ -74,7 +74,7 @@ def test_the_container_is_what_the_plan_says() -> None:
         ([], []),
     ],
 )
-def test_lines_are_cut_from_chunks(chunks: list[bytes], lines: list[str]) -> None:
+def test_chunks_are_split_into_lines(chunks: list[bytes], lines: list[str]) -> None:
     cutter = Lines()
     assert [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.rest() == lines
 
@@ -99,11 +99,11 @@ def test_a_damaged_layer_has_a_remedy_that_repairs_it(
 ) -> None:
     root = Path(__file__).parents[2]
     platform = backend.load("cpu", root)
-    made = make(JOBS["infer"], [], Settings(root, tmp_path), platform, user="1:1", suffix="x")
-    problem = docker._damaged_image(made, explanation)
+    plan = make(JOBS["infer"], [], Settings(root, tmp_path), platform, user="1:1", suffix="x")
+    problem = docker._damaged_image(plan, explanation)
     assert (problem is not None) == damaged
     if problem is not None:
         forget, prune, build = problem.remedy.split("; ")
         assert forget.startswith("docker image rm --force $(docker images")
         assert prune == "docker builder prune --all --force"
-        assert build == made.build_command
+        assert build == plan.build_command

@@ -1,7 +1,7 @@
-"""Submitting to Kubernetes and looking after it, with the official client, against a server.
+"""The Kubernetes executor with the official client and a fake API server.
 
-The server (kubernetes_server.py) holds what it gets against the published schemas, and its
-user to the Role in configs/cluster/, so that the rights that are documented are enough.
+The server (kubernetes_server.py) validates documents against the published schemas and
+grants only the Role in configs/cluster/, so that the documented permissions are sufficient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from paddle_stacks import settings
 from paddle_stacks.dcu.host import look
 from paddle_stacks.errors import MachineError, RequestError, StackError
-from paddle_stacks.executors.cluster import Order, Row, Submitted
+from paddle_stacks.executors.cluster import JobSpec, JobStatus, SubmittedJob
 from paddle_stacks.executors.kubernetes import Kubernetes
 from paddle_stacks.executors.kubernetes_api import Api, connect
 from paddle_stacks.jobs.catalog import JOBS
@@ -38,18 +38,18 @@ ROLE = ROOT / "configs" / "cluster" / "kubernetes-role.yaml"
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster whose user has the documented Role, and a kubeconfig that leads to it."""
-    with server.serving(ROLE) as found:
-        path = server.kubeconfig(tmp_path / "config", here=found.url)
+    """A cluster whose user has the documented Role, and its kubeconfig."""
+    with server.serving(ROLE) as fake:
+        path = server.kubeconfig(tmp_path / "config", here=fake.url)
         monkeypatch.setenv("KUBECONFIG", str(path))
         for name in ("KUBERNETES_SERVICE_HOST", "http_proxy", "HTTP_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        yield found
+        yield fake
 
 
 @pytest.fixture
 def pauses() -> list[float]:
-    """The seconds that were waited."""
+    """The recorded pauses in seconds."""
     return []
 
 
@@ -59,7 +59,7 @@ def engine(pauses: list[float]) -> Engine:
 
 
 class Engine:
-    """Makes executors that do not wait."""
+    """Creates executors that record pauses instead of sleeping."""
 
     def __init__(self, pauses: list[float]) -> None:
         self._pauses = pauses
@@ -71,8 +71,8 @@ class Engine:
         return connect(context, pause=self._pauses.append)
 
 
-def plan(name: str = "cpu", job: str = "pretrain", **changes: Any) -> Plan:
-    made = make(
+def plan_for(name: str = "cpu", job: str = "pretrain", **changes: Any) -> Plan:
+    plan = make(
         JOBS[job],
         ["--config", "my.json"],
         settings.Settings(root=ROOT, workspace=ROOT),
@@ -81,16 +81,16 @@ def plan(name: str = "cpu", job: str = "pretrain", **changes: Any) -> Plan:
         suffix=changes.pop("suffix", "x1"),
         host=look(Path("/")),
     )
-    made = dataclasses.replace(made, groups=() if name == "cpu" else ("44", "109"))
-    return dataclasses.replace(made, **changes)
+    plan = dataclasses.replace(plan, groups=() if name == "cpu" else ("44", "109"))
+    return dataclasses.replace(plan, **changes)
 
 
-def order(made: Plan | None = None, nodes: int = 1, **rest: Any) -> Order:
-    made = made or plan()
-    return Order(made, backend.load(made.backend, ROOT), nodes, 24, Path("runs/try"), **rest)
+def spec_for(plan: Plan | None = None, nodes: int = 1, **rest: Any) -> JobSpec:
+    plan = plan or plan_for()
+    return JobSpec(plan, backend.load(plan.backend, ROOT), nodes, 24, Path("runs/try"), **rest)
 
 
-def told(error: StackError) -> str:
+def text_of(error: StackError) -> str:
     return "; ".join(f"{p.what} ({p.where}) {p.remedy}" for p in error.problems)
 
 
@@ -107,12 +107,12 @@ def told(error: StackError) -> str:
         (2, "", ["paddlejobs", "networkpolicies"]),
     ],
 )
-def test_a_job_and_all_that_it_owns(
+def test_a_job_and_its_dependents(
     cluster: Cluster, engine: Engine, name: str, nodes: int, operator: str, kinds: list[str]
 ) -> None:
-    made = plan(name, ranks=2)
-    submitted = engine(operator=operator).submit(order(made, nodes))
-    assert (submitted.engine, submitted.id) == ("kubernetes", made.name)
+    plan = plan_for(name, ranks=2)
+    submitted = engine(operator=operator).submit(spec_for(plan, nodes))
+    assert (submitted.engine, submitted.id) == ("kubernetes", plan.name)
     assert (submitted.nodes, submitted.ranks, submitted.run) == (nodes, 2, "runs/try")
     kind = "PaddleJob" if "paddlejobs" in kinds else "Job"
     assert submitted.place == {"namespace": "training", "context": "here", "kind": kind}
@@ -122,71 +122,71 @@ def test_a_job_and_all_that_it_owns(
         (owner,) = other["metadata"]["ownerReferences"]
         assert owner["uid"] == job["metadata"]["uid"] and owner["kind"] == kind
     assert len(cluster.of("pods")) == nodes
-    assert all(p["metadata"]["labels"][RUN_LABEL] == made.name for p in cluster.of("pods"))
+    assert all(p["metadata"]["labels"][RUN_LABEL] == plan.name for p in cluster.of("pods"))
 
 
 def _created(cluster: Cluster) -> list[dict[str, Any]]:
-    return [asked.body for asked in cluster.asked if asked.method == "POST"]
+    return [request.body for request in cluster.requests if request.method == "POST"]
 
 
 @pytest.mark.parametrize("operator", ["none", "paddlejob"])
-def test_nothing_starts_before_all_is_there(
+def test_the_job_starts_after_its_dependents_exist(
     cluster: Cluster, engine: Engine, operator: str
 ) -> None:
     seen: list[tuple[str, int]] = []
     answer = cluster.answer
 
-    def watch(asked: server.Asked, token: str) -> Any:
-        found = answer(asked, token)
-        if asked.method in ("POST", "PATCH"):
-            seen.append((asked.path.split("/")[-1], len(cluster.of("pods"))))
-        return found
+    def watch(request: server.Request, token: str) -> Any:
+        response = answer(request, token)
+        if request.method in ("POST", "PATCH"):
+            seen.append((request.path.split("/")[-1], len(cluster.of("pods"))))
+        return response
 
     cluster.answer = watch  # type: ignore[method-assign]
-    submitted = engine(operator=operator).submit(order(nodes=2))
-    assert seen[-1] == (submitted.id, 2), "it is let go when the policy is there"
+    submitted = engine(operator=operator).submit(spec_for(nodes=2))
+    assert seen[-1] == (submitted.id, 2), "it is resumed once the policy exists"
     assert [pods for _, pods in seen[:-1]] == [0] * (len(seen) - 1) and len(seen) > 2
 
 
-def test_what_owns_nothing_is_one_document(cluster: Cluster, engine: Engine) -> None:
-    engine().submit(order(plan(job="fetch")))
-    assert [asked.method for asked in cluster.asked].count("POST") == 1
-    assert not [asked for asked in cluster.asked if asked.method == "PATCH"]
+def test_a_job_without_dependents_is_one_document(cluster: Cluster, engine: Engine) -> None:
+    engine().submit(spec_for(plan_for(job="fetch")))
+    assert [request.method for request in cluster.requests].count("POST") == 1
+    assert not [request for request in cluster.requests if request.method == "PATCH"]
     assert len(cluster.of("pods")) == 1
 
 
-@pytest.mark.parametrize(("asked", "kind"), [("", "Job"), ("none", "Job")])
+@pytest.mark.parametrize(("requested", "kind"), [("", "Job"), ("none", "Job")])
 def test_without_the_operator_it_is_an_indexed_job(
     cluster: Cluster,
     engine: Engine,
-    asked: str,
+    requested: str,
     kind: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cluster.served.remove(server.OPERATOR)
-    submitted = engine(operator=asked).submit(order(nodes=2))
+    submitted = engine(operator=requested).submit(spec_for(nodes=2))
     assert submitted.place["kind"] == kind
     assert cluster.of("jobs")[0]["spec"]["completionMode"] == "Indexed"
-    assert ("no Training Operator" in capsys.readouterr().err) is (asked == "")
+    assert ("no Training Operator" in capsys.readouterr().err) is (requested == "")
 
 
-def test_queue_and_priority_are_looked_for(cluster: Cluster, engine: Engine) -> None:
+def test_queue_and_priority_are_checked(cluster: Cluster, engine: Engine) -> None:
     cluster.rules = None
     cluster.add(VOLCANO, "queues", "research")
     cluster.add("scheduling.k8s.io/v1", "priorityclasses", "high")
-    engine(operator="none", queue="research", priority="high").submit(order(plan("dcu"), 2))
+    engine(operator="none", queue="research", priority="high").submit(spec_for(plan_for("dcu"), 2))
     (group,) = cluster.of("podgroups")
     assert group["spec"] == {"minMember": 2, "queue": "research", "priorityClassName": "high"}
 
 
-def test_what_may_not_be_looked_at_is_taken_to_be_there(cluster: Cluster, engine: Engine) -> None:
-    engine(operator="none", queue="research", priority="high").submit(order(nodes=2))
+def test_objects_that_cannot_be_read_are_assumed_to_exist(cluster: Cluster, engine: Engine) -> None:
+    engine(operator="none", queue="research", priority="high").submit(spec_for(nodes=2))
     assert {d["kind"] for d in _created(cluster)} == {
         *("Job", "Service", "NetworkPolicy", "PodGroup")
     }
 
 
-def test_the_namespace_and_the_context_that_are_named(
+def test_the_namespace_and_context_options(
     cluster: Cluster, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = server.kubeconfig(tmp_path / "two", other="http://127.0.0.1:1", there=cluster.url)
@@ -194,14 +194,14 @@ def test_the_namespace_and_the_context_that_are_named(
     cluster.namespaces.add("batch")
     cluster.add(server.CORE, "persistentvolumeclaims", "llm", "batch", spec={})
     executor = engine("there", namespace="batch", claim="llm")
-    submitted = executor.submit(order())
+    submitted = executor.submit(spec_for())
     assert submitted.place["namespace"] == "batch" and submitted.place["context"] == "there"
-    # Found again by what is remembered, whatever the current context is by then.
+    # The record identifies the job, whatever the current context is.
     (row,) = engine().status([submitted])
     assert row.state == "pending"
 
 
-# ------------------------------------------------------------- what stands in the way
+# ------------------------------------------------------------------------------- errors
 
 
 def _no_namespace(cluster: Cluster) -> None:
@@ -245,33 +245,33 @@ def _quota(cluster: Cluster) -> None:
     cluster.quota = 0
 
 
-def _fault(method: str, part: str, what: int | str, times: int = 1) -> Any:
+def _fault(method: str, part: str, fault: int | str, times: int = 1) -> Any:
     def change(cluster: Cluster) -> None:
-        cluster.faults += [(method, part, what)] * times
+        cluster.faults += [(method, part, fault)] * times
 
     return change
 
 
 @pytest.mark.parametrize(
-    ("change", "nodes", "placement", "status", "said"),
+    ("change", "nodes", "placement", "status", "message"),
     [
-        (_no_namespace, 1, {}, 2, "no namespace training"),
-        (_all_rights, 1, {"namespace": "nowhere"}, 2, "no namespace nowhere (--namespace)"),
-        (_no_claim, 1, {}, 2, "no PersistentVolumeClaim workspace"),
-        (None, 1, {"claim": "llm"}, 2, "no PersistentVolumeClaim llm"),
-        (_own_claim, 2, {}, 2, "2 nodes cannot share the claim workspace: it is ReadWriteOnce"),
+        (_no_namespace, 1, {}, 2, "namespace training does not exist"),
+        (_all_rights, 1, {"namespace": "x"}, 2, "namespace x does not exist (--namespace)"),
+        (_no_claim, 1, {}, 2, "PersistentVolumeClaim workspace does not exist"),
+        (None, 1, {"claim": "llm"}, 2, "PersistentVolumeClaim llm does not exist"),
+        (_own_claim, 2, {}, 2, "cannot share the claim workspace: its mode is ReadWriteOnce"),
         (_lost_claim, 1, {}, 2, "the claim workspace has lost its volume"),
-        (_all_rights, 1, {"queue": "q"}, 2, "no queue q of Volcano"),
-        (_all_rights, 1, {"priority": "p"}, 2, "no PriorityClass p"),
-        (_no_operator, 2, {"operator": "paddlejob"}, 2, "--operator none does without it"),
-        (_fault("POST", "jobs", 409), 1, {}, 2, "one of that name is there already"),
+        (_all_rights, 1, {"queue": "q"}, 2, "Volcano queue q does not exist"),
+        (_all_rights, 1, {"priority": "p"}, 2, "PriorityClass p does not exist"),
+        (_no_operator, 2, {"operator": "paddlejob"}, 2, "--operator none"),
+        (_fault("POST", "jobs", 409), 1, {}, 2, "an object with this name already exists"),
         (_fault("POST", "jobs", 422), 1, {}, 2, "refuses to create the Job"),
         (_fault("POST", "jobs", 400), 1, {}, 2, "refuses to create the Job"),
         (_may_not("create", "jobs"), 1, {}, 3, "kubernetes-role.yaml"),
-        (_may_not("create", "networkpolicies"), 1, {}, 3, "may not create the NetworkPolicy"),
-        (_may_not("patch", "jobs"), 1, {}, 3, "may not start the Job"),
-        (_expired, 1, {}, 3, "does not accept these credentials"),
-        (_quota, 1, {}, 3, "quota does not let you create the Job"),
+        (_may_not("create", "networkpolicies"), 1, {}, 3, "denied to create the NetworkPolicy"),
+        (_may_not("patch", "jobs"), 1, {}, 3, "permission denied to start the Job"),
+        (_expired, 1, {}, 3, "credentials are invalid or have expired"),
+        (_quota, 1, {}, 3, "quota does not allow to create the Job"),
         (_fault("POST", "jobs", 500, 4), 1, {}, 3, "(HTTP 500, 4 tries)"),
         (_fault("POST", "jobs", 429, 4), 1, {}, 3, "(HTTP 429, 4 tries)"),
         (_fault("GET", "", "reset", 4), 1, {}, 3, "cannot be reached"),
@@ -286,105 +286,105 @@ def test_what_cannot_be_submitted(
     nodes: int,
     placement: dict[str, str],
     status: int,
-    said: str,
+    message: str,
 ) -> None:
     if change:
         change(cluster)
     with pytest.raises(StackError) as caught:
-        engine(**placement).submit(order(nodes=nodes))
-    assert caught.value.status == status and said in told(caught.value)
+        engine(**placement).submit(spec_for(nodes=nodes))
+    assert caught.value.status == status and message in text_of(caught.value)
     cluster.collect()
     left = {key[1] for key in cluster.objects} - {"persistentvolumeclaims", "queues"}
-    assert left == set(), "nothing of it is left"
+    assert left == set(), "nothing is left"
 
 
-def test_every_reason_is_told_at_once(cluster: Cluster, engine: Engine) -> None:
+def test_all_reasons_are_reported_at_once(cluster: Cluster, engine: Engine) -> None:
     cluster.rules = None
     with pytest.raises(RequestError) as caught:
-        engine(claim="a", queue="b", priority="c").submit(order())
+        engine(claim="a", queue="b", priority="c").submit(spec_for())
     assert [p.where for p in caught.value.problems] == ["--claim", "--priority", "--queue"]
 
 
-def test_what_could_not_be_withdrawn_is_told(cluster: Cluster, engine: Engine) -> None:
+def test_a_failed_rollback_is_reported(cluster: Cluster, engine: Engine) -> None:
     cluster.faults += [("POST", "networkpolicies", 403), ("DELETE", "jobs", 403)]
     with pytest.raises(MachineError) as caught:
-        engine().submit(order())
-    assert "is left there, and waits" in told(caught.value)
-    assert "kubectl delete job paddle-stacks-pretrain-x1" in told(caught.value)
+        engine().submit(spec_for())
+    assert "could not be deleted and remains suspended" in text_of(caught.value)
+    assert "kubectl delete job paddle-stacks-pretrain-x1" in text_of(caught.value)
     assert cluster.of("pods") == []
 
 
-def test_a_security_standard_is_told_as_one() -> None:
-    from paddle_stacks.executors.kubernetes_api import Refusal, explain
+def test_a_violated_security_standard_is_a_request_error() -> None:
+    from paddle_stacks.executors.kubernetes_api import ApiError, explain
 
-    said = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes'
-    error = explain(Refusal(403, "Forbidden", said), "create the Job x", "training")
-    assert error.status == 2 and "security standard" in told(error)
+    message = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes'
+    error = explain(ApiError(403, "Forbidden", message), "create the Job x", "training")
+    assert error.status == 2 and "security standard" in text_of(error)
 
 
-# ------------------------------------------------------------------- trying again
+# ------------------------------------------------------------------------------ retries
 
 
 @pytest.mark.parametrize(
     ("fault", "waited"), [(429, [7.0]), (500, [1.0]), (503, [1.0]), ("reset", [1.0])]
 )
-def test_what_passes_is_tried_again(
+def test_temporary_errors_are_retried(
     cluster: Cluster, engine: Engine, pauses: list[float], fault: int | str, waited: list[float]
 ) -> None:
     cluster.faults.append(("POST", "jobs$", fault))
-    engine().submit(order())
+    engine().submit(spec_for())
     assert len(cluster.of("jobs")) == 1 and pauses == waited
 
 
-def test_an_answer_that_was_lost_makes_no_second_job(cluster: Cluster, engine: Engine) -> None:
+def test_a_lost_response_does_not_create_a_second_job(cluster: Cluster, engine: Engine) -> None:
     cluster.faults += [("POST", "jobs$", "lost"), ("POST", "networkpolicies$", "lost")]
     cluster.faults += [("PATCH", "jobs/", "lost")]
     cluster.rules = None
-    submitted = engine().submit(order())
+    submitted = engine().submit(spec_for())
     assert [j["metadata"]["name"] for j in cluster.of("jobs")] == [submitted.id]
     assert len(cluster.of("networkpolicies")) == 1 and len(cluster.of("pods")) == 1
 
 
-def test_a_name_that_is_taken_is_not_ours(cluster: Cluster, engine: Engine) -> None:
-    engine().submit(order())
+def test_an_existing_name_is_an_error(cluster: Cluster, engine: Engine) -> None:
+    engine().submit(spec_for())
     (job,) = cluster.of("jobs")
-    with pytest.raises(RequestError, match="one of that name is there already"):
-        engine().submit(order())
+    with pytest.raises(RequestError, match="an object with this name already exists"):
+        engine().submit(spec_for())
     assert cluster.of("jobs") == [job] and "deletionTimestamp" not in job["metadata"]
 
 
-def test_nobody_listens(
+def test_a_server_that_is_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, pauses: list[float]
 ) -> None:
     with server.serving() as gone:
         path = server.kubeconfig(tmp_path / "config", here=gone.url)
     monkeypatch.setenv("KUBECONFIG", str(path))
     with pytest.raises(MachineError) as caught:
-        engine().submit(order())
-    assert caught.value.status == 3 and "cannot be reached" in told(caught.value)
-    assert "context here" in told(caught.value) and pauses == []
+        engine().submit(spec_for())
+    assert caught.value.status == 3 and "cannot be reached" in text_of(caught.value)
+    assert "context here" in text_of(caught.value) and pauses == []
 
 
 # ------------------------------------------------------------------------- kubeconfig
 
 
 @pytest.mark.parametrize(
-    ("text", "context", "status", "said"),
+    ("text", "context", "status", "message"),
     [
-        (None, "", 3, "no configuration of a Kubernetes cluster"),
-        ("", "", 3, "not one"),
-        ("a: [", "", 3, "not one"),
-        ("apiVersion: v1\nkind: Config\n", "", 3, "not one"),
+        (None, "", 3, "no kubeconfig found"),
+        ("", "", 3, "kubeconfig is invalid"),
+        ("a: [", "", 3, "kubeconfig is invalid"),
+        ("apiVersion: v1\nkind: Config\n", "", 3, "kubeconfig is invalid"),
         ("good", "hree", 2, 'did you mean "here"? contexts: here, there'),
     ],
 )
-def test_a_kubeconfig_that_is_none(
+def test_an_invalid_kubeconfig(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     text: str | None,
     context: str,
     status: int,
-    said: str,
+    message: str,
 ) -> None:
     path = tmp_path / "config"
     monkeypatch.setenv("KUBECONFIG", str(path))
@@ -395,47 +395,50 @@ def test_a_kubeconfig_that_is_none(
         path.write_text(text)
     with pytest.raises(StackError) as caught:
         connect(context)
-    assert caught.value.status == status and said in told(caught.value)
-    assert str(path) in told(caught.value)
+    assert caught.value.status == status and message in text_of(caught.value)
+    assert str(path) in text_of(caught.value)
 
 
-def test_a_pod_has_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pod_uses_its_own_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     with pytest.raises(MachineError) as caught:
         connect()
-    assert "this pod has no service account" in told(caught.value)
+    assert "this pod has no service account" in text_of(caught.value)
 
 
 # ------------------------------------------------------------------------------- status
 
 
-def submit(cluster: Cluster, engine: Engine, nodes: int = 1, ranks: int = 1) -> Submitted:
-    submitted = engine(operator="none").submit(order(plan(ranks=ranks), nodes))
-    cluster.asked.clear()
+def submit(cluster: Cluster, engine: Engine, nodes: int = 1, ranks: int = 1) -> SubmittedJob:
+    submitted = engine(operator="none").submit(spec_for(plan_for(ranks=ranks), nodes))
+    cluster.requests.clear()
     return submitted
 
 
-def row(engine: Engine, job: Submitted) -> Row:
-    (found,) = engine().status([job])
-    return found
+def status_of(engine: Engine, job: SubmittedJob) -> JobStatus:
+    (status,) = engine().status([job])
+    return status
 
 
-def test_a_jobs_life(cluster: Cluster, engine: Engine) -> None:
+def test_the_states_of_a_job(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine, nodes=2)
-    found = row(engine, job)
-    assert (found.state, found.ended, found.nodes, found.why) == ("pending", False, "", "")
+    status = status_of(engine, job)
+    assert (status.state, status.ended, status.nodes, status.why) == ("pending", False, "", "")
     first, second = cluster.of("pods")
     cluster.run(first, "node-a")
     cluster.wait(second, "ContainerCreating")
-    assert (row(engine, job).state, row(engine, job).nodes) == ("pending", "node-a")
+    assert (status_of(engine, job).state, status_of(engine, job).nodes) == ("pending", "node-a")
     cluster.run(second, "node-b")
-    assert (row(engine, job).state, row(engine, job).nodes) == ("running", "node-a,node-b")
+    assert (status_of(engine, job).state, status_of(engine, job).nodes) == (
+        "running",
+        "node-a,node-b",
+    )
     for pod in (first, second):
         cluster.end(pod)
     cluster.finish(cluster.of("jobs")[0], "Complete", seconds=3661)
-    found = row(engine, job)
-    assert (found.state, found.ended, found.elapsed, found.why) == (
+    status = status_of(engine, job)
+    assert (status.state, status.ended, status.elapsed, status.why) == (
         "succeeded",
         True,
         "1:01:01",
@@ -444,68 +447,68 @@ def test_a_jobs_life(cluster: Cluster, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jobs", "paddlejobs"])
-def test_how_a_job_failed(cluster: Cluster, engine: Engine, kind: str) -> None:
+def test_the_reason_of_a_failed_job(cluster: Cluster, engine: Engine, kind: str) -> None:
     operator = "paddlejob" if kind == "paddlejobs" else "none"
-    job = engine(operator=operator).submit(order(nodes=2))
+    job = engine(operator=operator).submit(spec_for(nodes=2))
     first, second = cluster.of("pods")
     cluster.run(first)
     cluster.end(second, 2)
     cluster.finish(cluster.of(kind)[0], "Failed", "Job has reached the specified backoff limit")
-    found = row(engine, job)
-    assert (found.state, found.ended) == ("failed", True)
-    assert "ended with status 2 (the request is wrong" in found.why
-    assert second["metadata"]["name"] in found.why
-    assert found.elapsed == "1:01:01"
+    status = status_of(engine, job)
+    assert (status.state, status.ended) == ("failed", True)
+    assert "exited with status 2 (the request is wrong" in status.why
+    assert second["metadata"]["name"] in status.why
+    assert status.elapsed == "1:01:01"
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "said"),
+    ("status", "reason", "message"),
     [
         (5, "", "status 5 (a job failed)"),
         (137, "OOMKilled", "status 137 (killed by signal 9), OOMKilled"),
         (1, "", "status 1"),
     ],
 )
-def test_the_status_that_a_pod_ended_with(
-    cluster: Cluster, engine: Engine, status: int, reason: str, said: str
+def test_the_exit_status_of_a_pod(
+    cluster: Cluster, engine: Engine, status: int, reason: str, message: str
 ) -> None:
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.end(pod, status, reason)
     cluster.finish(cluster.of("jobs")[0], "Failed", "backoff limit")
-    assert row(engine, job).why.endswith(said)
+    assert status_of(engine, job).why.endswith(message)
 
 
-def test_a_job_that_was_out_of_time(cluster: Cluster, engine: Engine) -> None:
+def test_a_job_that_exceeded_its_time_limit(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     cluster.finish(cluster.of("jobs")[0], "Failed", "Job was active longer than specified deadline")
-    assert row(engine, job).why == "Job was active longer than specified deadline"
+    assert status_of(engine, job).why == "Job was active longer than specified deadline"
 
 
-def test_why_a_job_waits(cluster: Cluster, engine: Engine) -> None:
+def test_the_reason_of_a_pending_job(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.warn("another", "FailedScheduling", "not ours")
     cluster.warn(pod["metadata"]["name"], "FailedScheduling", "0/4 nodes: 4 Insufficient dcu")
     cluster.warn(job.id, "FailedCreate", "exceeded quota: team")
-    assert row(engine, job).why == "FailedCreate: exceeded quota: team"
+    assert status_of(engine, job).why == "FailedCreate: exceeded quota: team"
     cluster.wait(pod, "ErrImageNeverPull", "image is not present")
-    assert row(engine, job).why == "ErrImageNeverPull: image is not present"
-    assert row(engine, job).state == "pending"
+    assert status_of(engine, job).why == "ErrImageNeverPull: image is not present"
+    assert status_of(engine, job).state == "pending"
 
 
-def test_a_reason_that_may_not_be_seen_is_left_out(cluster: Cluster, engine: Engine) -> None:
+def test_a_reason_that_cannot_be_read_is_omitted(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     cluster.warn(job.id, "FailedCreate", "exceeded quota: team")
     _may_not("list", "events")(cluster)
     for rule in cluster.rules or []:
         if rule["resources"] == ["pods", "events"]:
             rule.update(resources=["pods"], verbs=["list"])
-    assert (row(engine, job).state, row(engine, job).why) == ("pending", "")
+    assert (status_of(engine, job).state, status_of(engine, job).why) == ("pending", "")
 
 
-def test_a_job_that_is_gone(cluster: Cluster, engine: Engine) -> None:
-    gone, there = submit(cluster, engine), engine().submit(order(plan(suffix="x2")))
+def test_a_deleted_job(cluster: Cluster, engine: Engine) -> None:
+    gone, there = submit(cluster, engine), engine().submit(spec_for(plan_for(suffix="x2")))
     cluster.objects = {k: o for k, o in cluster.objects.items() if k[3] != gone.id}
     first, second = engine().status([gone, there])
     assert (first.id, first.state, first.ended) == (gone.id, "unknown", True)
@@ -516,39 +519,39 @@ def test_a_job_that_is_gone(cluster: Cluster, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("operator", ["none", "paddlejob"])
-def test_a_cancelled_job_goes_with_all_that_it_owns(
+def test_a_cancelled_job_is_deleted_with_its_dependents(
     cluster: Cluster, engine: Engine, operator: str
 ) -> None:
-    job = engine(operator=operator).submit(order(nodes=2))
+    job = engine(operator=operator).submit(spec_for(nodes=2))
     executor = engine()
     executor.cancel(job)
-    assert row(engine, job).state == "stopping", "its pods have their time to save"
+    assert status_of(engine, job).state == "stopping", "its pods can still save"
     assert all("deletionTimestamp" in pod["metadata"] for pod in cluster.of("pods"))
     cluster.collect()
     assert {key[1] for key in cluster.objects} == {"persistentvolumeclaims"}
-    with pytest.raises(RequestError, match="has ended: unknown"):
+    with pytest.raises(RequestError, match="has already ended: unknown"):
         executor.cancel(job)
 
 
-def test_what_has_ended_is_not_cancelled(cluster: Cluster, engine: Engine) -> None:
+def test_a_job_that_has_ended_cannot_be_cancelled(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     cluster.finish(cluster.of("jobs")[0], "Complete")
-    with pytest.raises(RequestError, match="has ended: succeeded"):
+    with pytest.raises(RequestError, match="has already ended: succeeded"):
         engine().cancel(job)
     assert len(cluster.of("jobs")) == 1
 
 
-def test_an_answer_to_a_deletion_that_was_lost(cluster: Cluster, engine: Engine) -> None:
+def test_a_lost_response_to_a_deletion(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     cluster.faults.append(("DELETE", "jobs", "lost"))
     engine().cancel(job)
-    assert row(engine, job).state == "stopping"
+    assert status_of(engine, job).state == "stopping"
 
 
-def test_who_may_not_cancel(cluster: Cluster, engine: Engine) -> None:
+def test_cancelling_without_permission(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     _may_not("delete", "jobs")(cluster)
-    with pytest.raises(MachineError, match="may not delete"):
+    with pytest.raises(MachineError, match="permission denied to delete"):
         engine().cancel(job)
 
 
@@ -577,7 +580,7 @@ def test_the_output_of_every_pod_with_its_number(cluster: Cluster, engine: Engin
     assert text(engine().logs(job, 1)) == ["of the second"]
 
 
-def test_a_pod_that_waits_does_not_hide_the_others(
+def test_a_pending_pod_does_not_hide_the_others(
     cluster: Cluster, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = submit(cluster, engine, nodes=2)
@@ -604,7 +607,7 @@ def test_following_to_the_end(cluster: Cluster, engine: Engine) -> None:
     assert text(lines) == ["third"]
 
 
-def test_following_from_before_there_is_a_pod(
+def test_following_before_the_pod_runs(
     cluster: Cluster, engine: Engine, pauses: list[float]
 ) -> None:
     job = submit(cluster, engine)
@@ -615,7 +618,7 @@ def test_following_from_before_there_is_a_pod(
     reader = threading.Thread(target=lambda: got.extend(lines))
     reader.start()
     with cluster.changed:
-        while not any(asked.path.endswith("/log") for asked in cluster.asked):
+        while not any(request.path.endswith("/log") for request in cluster.requests):
             cluster.changed.wait(0.01)
     cluster.run(pod)
     cluster.write(pod, b"at last")
@@ -632,17 +635,17 @@ def test_a_connection_that_breaks_loses_no_line_and_repeats_none(
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.run(pod)
-    # Among them are lines of one instant, and lines that are alike.
+    # Including lines with the same time, and equal lines.
     lines = [b"a", b"a", b"b", RESET, b"b", b"c", RESET, RESET, b"c", b"c", b"d"]
     cluster.write(pod, *lines)
     cluster.end(pod)
     cluster.finish(cluster.of("jobs")[0], "Complete")
-    wanted = [line.decode() for line in lines if line != RESET]
-    assert text(engine().logs(job, follow=follow)) == wanted
-    assert sum(asked.path.endswith("/log") for asked in cluster.asked) == 4
+    expected = [line.decode() for line in lines if line != RESET]
+    assert text(engine().logs(job, follow=follow)) == expected
+    assert sum(request.path.endswith("/log") for request in cluster.requests) == 4
 
 
-def test_a_connection_that_only_breaks(cluster: Cluster, engine: Engine) -> None:
+def test_a_connection_that_keeps_breaking(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.run(pod)
@@ -651,7 +654,7 @@ def test_a_connection_that_only_breaks(cluster: Cluster, engine: Engine) -> None
         text(engine().logs(job, follow=True))
 
 
-def test_a_pod_that_takes_anothers_place(cluster: Cluster, engine: Engine) -> None:
+def test_following_a_replacement_pod(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.run(pod)
@@ -675,25 +678,25 @@ def test_following_all_pods(cluster: Cluster, engine: Engine) -> None:
         cluster.write(pod, b"%d" % number, RESET, b"end")
         cluster.end(pod)
     cluster.finish(cluster.of("jobs")[0], "Complete")
-    found = text(engine().logs(job, follow=True))
-    assert sorted(found) == ["0: 0", "0: end", "1: 1", "1: end", "2: 2", "2: end"]
+    lines = text(engine().logs(job, follow=True))
+    assert sorted(lines) == ["0: 0", "0: end", "1: 1", "1: end", "2: 2", "2: end"]
 
 
 @pytest.mark.parametrize(
-    ("rank", "said"),
+    ("rank", "message"),
     [
-        (4, "no rank 4 among 4"),
-        (-1, "no rank -1 among 4"),
+        (4, "expected a rank from 0 to 3, got 4"),
+        (-1, "expected a rank from 0 to 3, got -1"),
         (3, "runs/try/log-1/workerlog.1"),
     ],
 )
-def test_a_rank_without_an_output_of_its_own(
-    cluster: Cluster, engine: Engine, rank: int, said: str
+def test_a_rank_without_its_own_log(
+    cluster: Cluster, engine: Engine, rank: int, message: str
 ) -> None:
     job = submit(cluster, engine, nodes=2, ranks=2)
     with pytest.raises(RequestError) as caught:
         text(engine().logs(job, rank))
-    assert said in told(caught.value)
+    assert message in text_of(caught.value)
     for pod in cluster.of("pods"):
         cluster.run(pod)
         cluster.write(pod, b"x")
@@ -701,17 +704,17 @@ def test_a_rank_without_an_output_of_its_own(
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_an_image_that_cannot_be_had(cluster: Cluster, engine: Engine, follow: bool) -> None:
+def test_an_image_that_cannot_be_pulled(cluster: Cluster, engine: Engine, follow: bool) -> None:
     job = submit(cluster, engine)
     (pod,) = cluster.of("pods")
     cluster.wait(pod, "ErrImageNeverPull", "Container image is not present")
     with pytest.raises(MachineError) as caught:
         text(engine().logs(job, follow=follow))
     assert caught.value.status == 3
-    assert "ErrImageNeverPull" in told(caught.value) and "registry" in told(caught.value)
+    assert "ErrImageNeverPull" in text_of(caught.value) and "registry" in text_of(caught.value)
 
 
-def test_the_output_of_what_is_gone(cluster: Cluster, engine: Engine) -> None:
+def test_the_log_of_a_deleted_job(cluster: Cluster, engine: Engine) -> None:
     job = submit(cluster, engine)
     cluster.objects.clear()
     for follow in (False, True):
@@ -719,14 +722,14 @@ def test_the_output_of_what_is_gone(cluster: Cluster, engine: Engine) -> None:
             text(engine().logs(job, follow=follow))
 
 
-def test_the_stub_holds_what_it_gets_to_the_schemas(cluster: Cluster) -> None:
+def test_the_fake_server_validates_schemas(cluster: Cluster) -> None:
     api = connect(pause=lambda seconds: None)
     path = "/apis/batch/v1/namespaces/training/jobs"
     body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"a": 1}}
     assert rules.faults(body) != []
-    from paddle_stacks.executors.kubernetes_api import Refusal
+    from paddle_stacks.executors.kubernetes_api import ApiError
 
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         api.create(path, body)
     assert caught.value.status == 400 and "strict decoding error" in caught.value.message
     assert cluster.of("jobs") == []
@@ -739,17 +742,17 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def inv(cluster: Cluster, tmp_path: Path) -> Command:
-    """``inv(*words)`` runs a task with a workspace of its own and the cluster's kubeconfig."""
+    """``inv(*words)`` runs a task with a temporary workspace and the cluster's kubeconfig."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PADDLE_STACKS_")}
 
     def inv(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"NO_COLOR": "1", "PADDLE_STACKS_WORKSPACE": str(workspace), **environment}
         return subprocess.run(
             [sys.executable, "-m", "paddle_stacks.cli", *words],
             cwd=ROOT,
-            env={**kept, **own},
+            env={**clean, **own},
             capture_output=True,
             text=True,
             check=False,
@@ -771,39 +774,39 @@ def test_a_job_from_its_submission_to_its_end(cluster: Cluster, inv: Command) ->
     assert pod["spec"]["containers"][0]["image"] == "registry.example/paddle-stacks/infer:cpu"
     cluster.run(pod, "node-a")
     cluster.write(pod, "一 line".encode())
-    (found,) = json.loads(inv("cluster.status", "--id", job, "--json").stdout)
-    assert (found["id"], found["state"], found["nodes"]) == (job, "running", "node-a")
-    assert found["place"] == {"namespace": "training", "context": "here", "kind": "Job"}
+    (entry,) = json.loads(inv("cluster.status", "--id", job, "--json").stdout)
+    assert (entry["id"], entry["state"], entry["nodes"]) == (job, "running", "node-a")
+    assert entry["place"] == {"namespace": "training", "context": "here", "kind": "Job"}
     assert inv("cluster.logs", job).stdout == "一 line\n"
     assert inv("cluster.cancel", job).returncode == 0
     assert "stopping" in inv("cluster.status").stdout
     cluster.collect()
     done = inv("cluster.cancel", job)
-    assert done.returncode == 2 and "has ended: unknown" in done.stderr
+    assert done.returncode == 2 and "has already ended: unknown" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("change", "words", "status", "said"),
+    ("change", "words", "status", "message"),
     [
-        (_no_claim, (), 2, "no PersistentVolumeClaim workspace"),
-        (_expired, (), 3, "does not accept these credentials"),
+        (_no_claim, (), 2, "PersistentVolumeClaim workspace does not exist"),
+        (_expired, (), 3, "credentials are invalid or have expired"),
         (_quota, (), 3, "exceeded quota"),
         (None, ("--context", "her"), 2, 'did you mean "here"?'),
         (None, ("--nodes", "2"), 2, "infer cannot run on several nodes"),
     ],
 )
 def test_a_submission_that_fails(
-    cluster: Cluster, inv: Command, change: Any, words: tuple[str, ...], status: int, said: str
+    cluster: Cluster, inv: Command, change: Any, words: tuple[str, ...], status: int, message: str
 ) -> None:
     if change:
         change(cluster)
     done = inv("cluster.submit", *INFER, *words)
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
     assert inv("cluster.status").stderr == "no job was submitted from this workspace\n"
 
 
-def test_what_a_recipe_needs_first_may_be_in_the_claim(
+def test_the_dependencies_of_a_recipe_may_be_in_the_claim(
     cluster: Cluster, inv: Command, tmp_path: Path
 ) -> None:
     config = Path("configs", "jobs", "dcu", "pretrain-pp8.json")

@@ -12,6 +12,7 @@ BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "w
 PACKAGES = [
     "paddle_stacks/dcu",
     "paddle_stacks/doctor",
+    "paddle_stacks/executors",
     "paddle_stacks/memory",
     "paddle_stacks/plan",
     "paddle_stacks/simulated",

@@ -20,7 +20,7 @@ from paddle_stacks.executors import cluster
 from paddle_stacks.executors.slurm import Slurm
 from paddle_stacks.plan import Device, Secret, backend
 from paddle_stacks.plan.slurm import Container, as_slurm
-from tests.unit.test_cluster import CPU, ROOT, order
+from tests.unit.test_cluster import CPU, ROOT, spec_for
 from tests.unit.test_run_profile import STAND_INS, host, of_docker_words, plan, run_slurm, words
 
 DCU = backend.load("dcu", ROOT)
@@ -49,9 +49,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 
 
 def submitted(workspace: Path, run: str | None = "runs/try", id: str = "4711", **changes: Any):
-    spec = order(workspace, run, **changes)
-    job = cluster.Submitted.of(spec, "slurm", id)
-    cluster.remember(spec, job)
+    spec = spec_for(workspace, run, **changes)
+    job = cluster.SubmittedJob.of(spec, "slurm", id)
+    cluster.save(spec, job)
     return job
 
 
@@ -63,7 +63,7 @@ def test_a_job_is_submitted_with_sbatch(tmp_path: Path, programs: Callable[..., 
     workspace = tmp_path / "100%"
     workspace.mkdir()
     slurm = Slurm(workspace, options=("partition=dcu", "account=llm"))
-    job = slurm.submit(order(workspace))
+    job = slurm.submit(spec_for(workspace))
     assert (job.engine, job.id, job.folder) == ("slurm", "4711", "runs/try/cluster")
     folder = workspace / "runs" / "try" / "cluster"
     assert (calls / "sbatch").read_text().splitlines() == [
@@ -73,7 +73,7 @@ def test_a_job_is_submitted_with_sbatch(tmp_path: Path, programs: Callable[..., 
         *("--partition=dcu", "--account=llm"),
     ]
     script = (calls / "script").read_text()
-    assert script == (folder / "slurm-4711.sh").read_text() == slurm.text(order(workspace))
+    assert script == (folder / "slurm-4711.sh").read_text() == slurm.text(spec_for(workspace))
     assert "#SBATCH --nodes=2\n" in script and "#SBATCH --time=3:00:00\n" in script
     assert f"folder={folder}\n" in script
 
@@ -88,12 +88,12 @@ def test_a_job_is_submitted_with_sbatch(tmp_path: Path, programs: Callable[..., 
             RequestError,
             "node configuration is not available",
         ),
-        ("", RequestError, "ended with status 1"),
+        ("", RequestError, "exit status 1"),
         (
             "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
             " (connect failure)",
             MachineError,
-            "does not answer",
+            "cannot reach Slurm",
         ),
         (
             "sbatch: error: If munged is up, restart with --num-threads=10\nsbatch: error: Munge"
@@ -112,7 +112,7 @@ def test_an_error_of_sbatch_is_reported(
 ) -> None:
     programs(sbatch=f"printf '%s\\n' '{output}' >&2; exit 1")
     with pytest.raises(kind) as caught:
-        Slurm(tmp_path).submit(order(tmp_path))
+        Slurm(tmp_path).submit(spec_for(tmp_path))
     assert message in str(caught.value) and "error:" not in str(caught.value)
     assert not [path for path in tmp_path.glob("runs/**/*") if path.is_file()], "nothing is left"
 
@@ -120,11 +120,11 @@ def test_an_error_of_sbatch_is_reported(
 def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) -> None:
     job = submitted(tmp_path)
     for act in (
-        lambda: Slurm(tmp_path).submit(order(tmp_path)),
+        lambda: Slurm(tmp_path).submit(spec_for(tmp_path)),
         lambda: Slurm(tmp_path).status([job]),
         lambda: Slurm(tmp_path).cancel(job),
     ):
-        with pytest.raises(MachineError, match=r"there is no s\w+ on this machine") as caught:
+        with pytest.raises(MachineError, match=r"s\w+ is not installed on this machine") as caught:
             act()
         assert caught.value.status == 3 and "login node" in caught.value.problems[0].remedy
 
@@ -132,13 +132,13 @@ def test_a_machine_without_slurm(tmp_path: Path, programs: Callable[..., Path]) 
 @pytest.mark.parametrize(
     ("options", "container", "message"),
     [
-        (("=dcu",), Container(), '"=dcu" is not KEY=VALUE'),
-        (("-p=dcu",), Container(), '"-p=dcu" is not KEY=VALUE'),
+        (("=dcu",), Container(), 'expected KEY=VALUE, got "=dcu"'),
+        (("-p=dcu",), Container(), 'expected KEY=VALUE, got "-p=dcu"'),
         ((), Container("podman"), 'unknown container engine "podman"'),
         ((), Container("apptainer"), "--image-file is required"),
         ((), Container("apptainer", Path("x.tar")), "requires .sif, got x.tar"),
         ((), Container("docker", Path("x.sif")), "got x.sif"),
-        ((), Container("docker", Path("/nowhere/x.tar")), "there is no /nowhere/x.tar"),
+        ((), Container("docker", Path("/nowhere/x.tar")), "/nowhere/x.tar does not exist"),
     ],
 )
 def test_an_invalid_request_does_not_reach_sbatch(
@@ -150,7 +150,7 @@ def test_an_invalid_request_does_not_reach_sbatch(
 ) -> None:
     calls = programs(sbatch="echo 1")
     with pytest.raises(RequestError) as caught:
-        Slurm(tmp_path, container, options).submit(order(tmp_path))
+        Slurm(tmp_path, container, options).submit(spec_for(tmp_path))
     assert message in str(caught.value) and caught.value.problems[0].remedy
     assert not (calls / "sbatch").exists()
 
@@ -169,11 +169,11 @@ def test_the_status_of_jobs(tmp_path: Path, programs: Callable[..., Path]) -> No
     for id, status in (("4714", "0\n"), ("4715", "5\n")):
         (tmp_path / "runs" / "try" / "cluster" / f"slurm-{id}.status").write_text(status)
     assert Slurm(tmp_path).status(jobs) == [
-        cluster.Row("4711", "running", False, "dcu[01-02]", "1:02:03", "", 1),
-        cluster.Row("4712", "pending", False, "", "", "BeginTime"),
-        cluster.Row("4713", "cancelled", True, "dcu01", "00:10:00", "exit status 0"),
-        cluster.Row("4714", "completed", True, why="exit status 0"),
-        cluster.Row("4715", "failed", True, why="exit status 5"),
+        cluster.JobStatus("4711", "running", False, "dcu[01-02]", "1:02:03", "", 1),
+        cluster.JobStatus("4712", "pending", False, "", "", "BeginTime"),
+        cluster.JobStatus("4713", "cancelled", True, "dcu01", "00:10:00", "exit status 0"),
+        cluster.JobStatus("4714", "completed", True, why="exit status 0"),
+        cluster.JobStatus("4715", "failed", True, why="exit status 5"),
     ]
     assert "--jobs=4713,4714,4715" in (calls / "sacct").read_text()
 
@@ -182,13 +182,13 @@ def test_a_site_without_accounting(tmp_path: Path, programs: Callable[..., Path]
     gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
     programs(squeue=gone, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
     (row,) = Slurm(tmp_path).status([submitted(tmp_path)])
-    assert row == cluster.Row("4711", "unknown", True, why="Slurm has forgotten it")
+    assert row == cluster.JobStatus("4711", "unknown", True, why="Slurm has no record of it")
 
 
 def test_a_controller_that_does_not_respond(tmp_path: Path, programs: Callable[..., Path]) -> None:
     away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
     programs(squeue=f"echo '{away}' >&2; exit 1")
-    with pytest.raises(MachineError, match="does not answer squeue"):
+    with pytest.raises(MachineError, match="squeue cannot reach Slurm"):
         Slurm(tmp_path).status([submitted(tmp_path)])
 
 
@@ -216,16 +216,15 @@ def test_the_logs_of_all_nodes(tmp_path: Path) -> None:
 
 
 def test_the_log_of_one_process(tmp_path: Path) -> None:
-    spec = order(tmp_path)
-    job = cluster.Submitted("slurm", "1", "pretrain", 2, 4, "runs/try/cluster", "runs/try")
-    cluster.remember(spec, job)
+    spec = spec_for(tmp_path)
+    job = cluster.SubmittedJob("slurm", "1", "pretrain", 2, 4, "runs/try/cluster", "runs/try")
+    cluster.save(spec, job)
     logs = tmp_path / "runs" / "try" / "log-1"
     logs.mkdir()
     (logs / "workerlog.2").write_text("I am 6\n")
     assert list(Slurm(tmp_path).logs(job, 6)) == ["I am 6"]
-    with pytest.raises(RequestError, match="there is no rank 8") as caught:
+    with pytest.raises(RequestError, match="expected a rank from 0 to 7, got 8"):
         list(Slurm(tmp_path).logs(job, 8))
-    assert "from 0 to 7" in caught.value.problems[0].remedy
 
 
 def test_logs_are_followed_to_the_end(
@@ -247,9 +246,9 @@ def test_logs_are_followed_to_the_end(
     assert list(Slurm(tmp_path).logs(job, follow=True)) == ["one", "two", "three", "four"]
 
 
-def test_a_job_that_has_written_nothing(tmp_path: Path, programs: Callable[..., Path]) -> None:
+def test_a_job_without_output(tmp_path: Path, programs: Callable[..., Path]) -> None:
     programs(squeue="echo '4711|PENDING|0:00||Resources|0|'")
-    with pytest.raises(RequestError, match="has written nothing: it is pending"):
+    with pytest.raises(RequestError, match="has no output; its state is pending"):
         list(Slurm(tmp_path).logs(submitted(tmp_path)))
 
 
@@ -260,7 +259,7 @@ def test_a_job_is_cancelled(tmp_path: Path, programs: Callable[..., Path]) -> No
     calls = programs(squeue=SQUEUE, sacct=SACCT, scancel="")
     Slurm(tmp_path).cancel(submitted(tmp_path))
     assert (calls / "scancel").read_text() == "4711\n"
-    with pytest.raises(RequestError, match="job 4713 has ended: cancelled"):
+    with pytest.raises(RequestError, match="job 4713 has already ended: cancelled"):
         Slurm(tmp_path).cancel(submitted(tmp_path, id="4713"))
     programs(scancel="echo 'scancel: error: Access/permission denied' >&2; exit 1")
     with pytest.raises(RequestError, match="permission denied"):
@@ -518,12 +517,12 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.cancel", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.status", "--id", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.logs", "4711", "--rank", "x"), '"x" is not a number'),
-        (("cluster.logs", "4711", "--rank", "1"), "there is no rank 1"),
+        (("cluster.logs", "4711", "--rank", "1"), "expected a rank from 0 to 0, got 1"),
         (("cluster.submit", "fetch", "--model", "x"), "--engine is required"),
         (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
         ((*SUBMIT, "--hours", "0"), "--hours must be at least 1"),
         ((*SUBMIT, "--nodes", "2"), "fetch cannot run on several nodes"),
-        ((*SUBMIT, "--slurm", "--dcu"), '"--dcu" is not KEY=VALUE'),
+        ((*SUBMIT, "--slurm", "--dcu"), 'expected KEY=VALUE, got "--dcu"'),
         ((*SUBMIT, "--container", "dokcer"), 'did you mean "docker"?'),
         (("cluster.submit", "infer", "--model", "m", "--chat", "--engine", "slurm"), "no standard"),
         (
