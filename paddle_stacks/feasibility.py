@@ -20,8 +20,8 @@ __all__ = ["check_config", "check_upstream"]
 def check_config(
     config: Config,
     settings: Settings,
-    platform: Backend,
-    picked: Sequence[int] = (),
+    backend: Backend,
+    devices: Sequence[int] = (),
     *,
     ranks: int = 1,
     nodes: int = 1,
@@ -33,8 +33,8 @@ def check_config(
     Args:
         config: the training's configuration.
         settings: of this command.
-        platform: the backend that it runs on.
-        picked: the devices that it uses; empty for all.
+        backend: the backend that it runs on.
+        devices: the devices that it uses; empty for all.
         ranks: processes per node.
         nodes: number of nodes.
         allow_bf16: skip the check for bfloat16.
@@ -52,11 +52,11 @@ def check_config(
     places = dict.fromkeys(values, str(config.path))
     options = upstream.Options(config.schema.job, values, config.path, places)
     problems = upstream.layout_faults(options, ranks * nodes)
-    problems += _picked_faults(picked, ranks)
-    if platform.device == "gpu":
+    problems += _device_count_problems(devices, ranks)
+    if backend.device == "gpu":
         problems += capability.problems(
             options,
-            capability.detect(settings.host_root, picked),
+            capability.detect(settings.host_root, devices),
             per_node=ranks,
             nodes=nodes,
             training=True,
@@ -67,18 +67,18 @@ def check_config(
         raise RequestError(problems)
 
 
-def _picked_faults(picked: Sequence[int], ranks: int) -> list[Problem]:
-    if not picked or len(picked) >= ranks:
+def _device_count_problems(devices: Sequence[int], ranks: int) -> list[Problem]:
+    if not devices or len(devices) >= ranks:
         return []
-    message = f"the job needs {ranks} devices; --devices lists {len(picked)}"
+    message = f"the job needs {ranks} devices; --devices lists {len(devices)}"
     return [Problem(message, "--devices", f"--devices 0-{ranks - 1}")]
 
 
 def check_upstream(
     arguments: argparse.Namespace,
     settings: Settings,
-    platform: Backend,
-    picked: Sequence[int] = (),
+    backend: Backend,
+    devices: Sequence[int] = (),
     *,
     instead: str = "",
 ) -> None:
@@ -87,8 +87,8 @@ def check_upstream(
     Args:
         arguments: of ``upstream``.
         settings: of this command.
-        platform: the backend that it runs on.
-        picked: the devices that it uses; empty for all.
+        backend: the backend that it runs on.
+        devices: the devices that it uses; empty for all.
         instead: advice for a job that needs too much memory; empty for the default.
 
     Raises:
@@ -107,20 +107,20 @@ def check_upstream(
     problems += fused.problems(
         options,
         settings.workspace,
-        on_dcu=bool(platform.devices),
-        gpu=platform.device == "gpu",
+        on_dcu=bool(backend.devices),
+        gpu=backend.device == "gpu",
         instead=instead,
         patched=not arguments.unpatched,
     )
-    problems += _picked_faults(picked, arguments.ranks)
-    if platform.device == "gpu":
+    problems += _device_count_problems(devices, arguments.ranks)
+    if backend.device == "gpu":
         if arguments.allow_bf16:
             options = replace(
                 options, values={k: v for k, v in options.values.items() if k != "bf16"}
             )
         problems += capability.problems(
             options,
-            capability.detect(settings.host_root, picked),
+            capability.detect(settings.host_root, devices),
             per_node=arguments.ranks,
             nodes=nodes,
             training="predict" not in Path(arguments.script).parts and not options.on("do_ptq"),
