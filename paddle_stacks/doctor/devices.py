@@ -179,7 +179,7 @@ def hy_smi(machine: Machine) -> Finding:
         return warning(f"{problem.what} ({problem.where})", problem.remedy)
     message = f"{len(detected)} cards, {_format(machine)}"
     if _has_invalid_json(machine):
-        message += "; its JSON is invalid: ./inv can read it, other programs cannot"
+        message += "; its JSON is invalid: paddle-stacks can read it, other programs cannot"
     return ok(message)
 
 

@@ -55,7 +55,10 @@ def test_fatal_findings_are_reported_before_a_job(
         ("format-c", "DTK 24.04"),
         ("format-d", "DTK 25.04"),
         ("format-e", "DTK 25.04.2 and newer"),
-        ("hy-smi-invalid-json", "its JSON is invalid: ./inv can read it, other programs cannot"),
+        (
+            "hy-smi-invalid-json",
+            "its JSON is invalid: paddle-stacks can read it, other programs cannot",
+        ),
     ],
 )
 def test_the_output_format_of_hy_smi_is_identified(tmp_path: Path, name: str, message: str) -> None:
