@@ -228,32 +228,21 @@ def _prepare() -> Parser:
         f"image: {', '.join(texts.PREFIX + name for name in texts.TEXTS)}; repeatable",
     )
     add("--output", required=True, metavar="PREFIX", help="write PREFIX.bin and PREFIX.idx")
-    add(
-        "--model", required=True, help="model whose tokenizer is used: a name in models/, or a path"
-    )
+    add("--model", required=True, help="its tokenizer is used: a name in models/, or a path")
     add(
         "--format",
         choices=("auto", "jsonl", "text"),
         default="auto",
         help="input format (default: auto, from the file name; jsonl for standard input)",
     )
-    add(
-        "--json-key",
-        default="text",
-        metavar="KEY",
-        help="key of the text in each JSON line (default: text)",
-    )
+    add("--json-key", default="text", metavar="KEY", help="key of the text (default: text)")
     add(
         "--document",
         choices=("paragraph", "line", "file"),
         default="paragraph",
         help="unit of a document in plain text (default: paragraph, ended by a blank line)",
     )
-    add(
-        "--append-eos",
-        action="store_true",
-        help="append the end-of-sequence token to every document",
-    )
+    add("--append-eos", action="store_true", help="append the EOS token to each document")
     add(
         "--max-repeated-len",
         type=_count,
@@ -289,17 +278,8 @@ def _inspect() -> Parser:
         help="a prefix, a folder of corpora, or weights and prefixes: '0.3 data/a 0.7 data/b'",
     )
     _add_split(made)
-    add(
-        "--samples",
-        type=int,
-        default=3,
-        metavar="N",
-        help="number of documents to show (default: 3)",
-    )
-    add(
-        "--model",
-        help="model whose tokenizer decodes them (default: the one that encoded the corpus)",
-    )
+    add("--samples", type=int, default=3, metavar="N", help="documents to show (default: 3)")
+    add("--model", help="its tokenizer decodes them (default: the one of the corpus)")
     add("--plot", metavar="FILE", help="plot of document lengths (default: PREFIX.lengths.png)")
     return made
 
@@ -325,8 +305,7 @@ def _positive(text: str) -> float:
 
 def _finetune() -> Parser:
     made = Parser(
-        prog="finetune",
-        description="Fine-tune a model, LoRA or full, from a JSON configuration.",
+        prog="finetune", description="Fine-tune a model, LoRA or full, from a JSON configuration."
     )
     _add_config(made)
     _add_ranks(made)
@@ -347,10 +326,7 @@ def _add_allow_pickle(made: Parser) -> None:
 
 def _add_run(made: Parser) -> None:
     add = made.add_argument
-    add(
-        "--name",
-        help="run name; output goes to runs/NAME (default: output_dir, or the configuration's)",
-    )
+    add("--name", help="output folder runs/NAME (default: output_dir, or the file's name)")
     add(
         "--resume",
         metavar="auto|never|CHECKPOINT",
@@ -385,7 +361,7 @@ def _add_ranks(made: Parser) -> None:
         type=_count,
         default=1,
         metavar="N",
-        help="processes on this node, one per device (default: 1)",
+        help="processes, one per device (default: 1)",
     )
     add("--nnodes", type=_nodes, metavar="N", help="number of nodes (default: 1)")
     add("--master", metavar="HOST:PORT", help="rendezvous address on node 0")
@@ -397,9 +373,7 @@ def _add_ranks(made: Parser) -> None:
         metavar="SECONDS",
         help=f"seconds to wait for the other nodes (default: {WAIT_SECONDS})",
     )
-    add(
-        "--allow-bf16", action="store_true", help="allow bfloat16, which a K100_AI does not support"
-    )
+    add("--allow-bf16", action="store_true", help="allow bfloat16; a K100_AI has none")
 
 
 def _count(text: str) -> int:
@@ -461,9 +435,7 @@ def _quantize() -> Parser:
 
 
 def _add_log_name(made: Parser) -> None:
-    made.add_argument(
-        "--name", help="run name; logs go to runs/NAME (default: from the script or configuration)"
-    )
+    made.add_argument("--name", help="logs go to runs/NAME (default: from the script or file)")
 
 
 _UPSTREAM_ENDING = """\
@@ -492,7 +464,7 @@ def _upstream() -> Parser:
         action="store_true",
         help="run without our patches (docs/recipes.md), including what fails there",
     )
-    made.add_argument("script", metavar="SCRIPT", help="script below llm/, such as run_finetune.py")
+    made.add_argument("script", metavar="SCRIPT", help="path below llm/, as run_finetune.py")
     rest = made.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
@@ -560,14 +532,12 @@ def _infer() -> Parser:
     what = made.add_argument_group("input (one of them)").add_argument
     what("--prompt", metavar="TEXT", help="prompt; - reads it from standard input")
     what(
-        "--input",
-        metavar="FILE",
-        help="file of prompts, one JSON object per line; - reads standard input",
+        "--input", metavar="FILE", help="prompts, one JSON object per line; - reads standard input"
     )
     what(
         "--chat",
         action="store_true",
-        help="interactive chat: /reset starts over, /exit or Ctrl-D leaves",
+        help="interactive: /reset starts over, /exit or Ctrl-D leaves",
     )
     what("--benchmark", action="store_true", help="measure speed and memory on random prompts")
     add(
@@ -577,29 +547,16 @@ def _infer() -> Parser:
     )
     add("--force", action="store_true", help="replace an existing --output and start over")
     add(
-        "--logprobs",
-        type=int,
-        metavar="N",
-        help="return the N most likely tokens per position; requires --input",
+        "--logprobs", type=int, metavar="N", help="the N most likely tokens per position of --input"
     )
     add("--batch-size", type=int, default=8, metavar="N", help="batch size (default: 8)")
     add("--system", metavar="TEXT", help="system message of prompts that have none")
     add("--raw", action="store_true", help="do not apply the chat template")
     bench = made.add_argument_group("benchmark").add_argument
     bench(
-        "--source-length",
-        type=int,
-        default=300,
-        metavar="N",
-        help="prompt length in tokens (default: 300)",
+        "--source-length", type=int, default=300, metavar="N", help="prompt tokens (default: 300)"
     )
-    bench(
-        "--rounds",
-        type=int,
-        default=3,
-        metavar="N",
-        help="measured runs after a warm-up (default: 3)",
-    )
+    bench("--rounds", type=int, default=3, metavar="N", help="runs after a warm-up (default: 3)")
     _add_decoding(made)
     return made
 
@@ -626,37 +583,17 @@ def _add_decoding(made: Parser) -> None:
         help="decoding strategy (default: sampling if --temperature, --top-k or --top-p is given, "
         "else greedy)",
     )
-    add(
-        "--temperature",
-        type=float,
-        metavar="T",
-        help="sampling temperature, above 0 (default: 1.0)",
-    )
-    add(
-        "--top-k",
-        type=int,
-        metavar="K",
-        help="sample from the K most likely tokens (default: 0, all)",
-    )
-    add(
-        "--top-p",
-        type=float,
-        metavar="P",
-        help="sample from the tokens of cumulative probability P (default: 1.0)",
-    )
-    add(
-        "--repetition-penalty",
-        type=float,
-        metavar="R",
-        help="repetition penalty (default: the model's, else none)",
-    )
+    add("--temperature", type=float, metavar="T", help="sampling: above 0 (default: 1.0)")
+    add("--top-k", type=int, metavar="K", help="sampling: the K most likely tokens (default: all)")
+    add("--top-p", type=float, metavar="P", help="sampling: cumulative probability (default: 1.0)")
+    add("--repetition-penalty", type=float, metavar="R", help="default: the model's, else none")
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add(
         "--max-new-tokens",
         type=int,
         default=128,
         metavar="N",
-        help="longest answer in tokens (default: 128)",
+        help="most tokens of an answer (default: 128)",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text; repeatable")
     _add_dtype(add)
@@ -683,11 +620,7 @@ def _serve() -> Parser:
     )
     add = made.add_argument
     _add_model(made)
-    add(
-        "--served-model-name",
-        metavar="NAME",
-        help="model name in the API (default: the folder's name)",
-    )
+    add("--served-model-name", metavar="NAME", help="name in the API (default: the folder's)")
     _add_dtype(add)
     _add_listening(made)
     _add_space(made)
@@ -696,12 +629,7 @@ def _serve() -> Parser:
 
 def _add_listening(made: Parser) -> None:
     add = made.add_argument_group("access").add_argument
-    add(
-        "--host",
-        default=LOOPBACK,
-        metavar="ADDRESS",
-        help=f"address to listen on (default: {LOOPBACK})",
-    )
+    add("--host", default=LOOPBACK, metavar="ADDRESS", help=f"to listen on (default: {LOOPBACK})")
     add("--port", type=int, default=8000, metavar="N", help="port to listen on (default: 8000)")
     add(
         "--published",
@@ -733,13 +661,7 @@ def _add_listening(made: Parser) -> None:
 def _add_space(made: Parser) -> None:
     add = made.add_argument_group("capacity").add_argument
     add("--batch-size", type=int, default=8, metavar="N", help="largest batch (default: 8)")
-    add(
-        "--max-waiting",
-        type=int,
-        default=64,
-        metavar="N",
-        help="longest queue (default: 64)",
-    )
+    add("--max-waiting", type=int, default=64, metavar="N", help="longest queue (default: 64)")
     add(
         "--max-new-tokens",
         type=int,
