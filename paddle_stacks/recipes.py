@@ -16,6 +16,7 @@ from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
 from paddle_stacks.jobs.workspace import has_weights
 from paddle_stacks.plan import backend as platforms
+from paddle_stacks.toml import STRING, STRINGS, Kind
 
 __all__ = [
     "BENCHMARK",
@@ -287,50 +288,29 @@ def _with_benchmark(recipe: Recipe) -> list[Recipe]:
 # Tables of a file that are not recipes.
 _TABLES = ("include", "line")
 
-_STRING, _STRINGS = ("a string", str), ("a list of strings", list)
-_TYPES: dict[str, tuple[str, type]] = {
-    **dict.fromkeys(
-        ("config", "dtype", "instead", "job", "model", "produces", "script", "summary"),
-        _STRING,
-    ),
-    **dict.fromkeys(("before", "differs", "documented"), _STRINGS),
-    **dict.fromkeys(("cards", "nodes"), ("a whole number above 0", int)),
-    "benchmark": ("true or false", bool),
-    "arguments": ("a table", dict),
-}
+_REMEDY = "configs/recipes/ has whole ones to copy"
+_KEYS = toml.kinds_of(Recipe, without=("name",)) | dict.fromkeys(
+    ("cards", "nodes"), Kind("a whole number above 0", int, least=1)
+)
 
 
 def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
     if not isinstance(entry, dict):
         return [Problem(f'"{name}" is no recipe', toml.line_of(path, name), f"write [{name}]")]
-    place = _heading(path, name)
-    problems = [
-        Problem(
-            f'[{name}] has the unknown key "{key}"',
-            _key_line(path, name, key),
-            did_you_mean(key, _TYPES) or f"known keys: {', '.join(sorted(_TYPES))}",
-        )
-        for key in entry
-        if key not in _TYPES
-    ]
-    for key, value in entry.items():
-        if key in _TYPES and not _fits(value, _TYPES[key][1]):
-            what = f'[{name}] "{key}" must be {_TYPES[key][0]}'
-            problems.append(
-                Problem(what, _key_line(path, name, key), "configs/recipes/ has whole ones to copy")
-            )
+    place = toml.heading_of(path, name)
+    problems = toml.faults(path, entry, _KEYS, _REMEDY, name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         remedy = "small letters, digits and -: it names a folder in runs/"
         problems.append(Problem(f'"{name}" cannot name a recipe', place, remedy))
     problems += [
-        Problem(f'[{name}] "{key}" is missing', place, "configs/recipes/ has whole ones to copy")
+        Problem(f'[{name}] "{key}" is missing', place, _REMEDY)
         for key in ("job", "summary") - entry.keys()
     ]
     job = entry.get("job")
     if isinstance(job, str) and job not in _JOBS:
         hint = did_you_mean(job, _JOBS) or f"jobs: {', '.join(_JOBS)}"
         what = f'[{name}] there are no recipes of a job "{job}"'
-        problems.append(Problem(what, _key_line(path, name, "job"), hint))
+        problems.append(Problem(what, toml.line_of(path, "job", name), hint))
     if job == "prepare":
         problems += [
             Problem(f'[{name}] "{key}" is missing', place, "prepare cannot do without it")
@@ -342,7 +322,7 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
             Problem(
                 f'[{name}] needs a "config", a "script" or both',
                 place,
-                "configs/recipes/ has whole ones to copy",
+                _REMEDY,
             )
         )
     return problems
@@ -356,7 +336,7 @@ def _wrong_references(
         named = [("before", name) for name in recipe.before]
         named += [("instead", recipe.instead)] if recipe.instead else []
         for key, name in named:
-            where = _key_line(path, recipe.name, key)
+            where = toml.line_of(path, key, recipe.name)
             if name not in table:
                 hint = did_you_mean(name, found)
                 what = f'[{recipe.name}] "{key}" names no recipe: "{name}"'
@@ -370,7 +350,7 @@ def _wrong_references(
             problems.append(
                 Problem(
                     what,
-                    _key_line(path, recipe.name, "before"),
+                    toml.line_of(path, "before", recipe.name),
                     'take it out of the "before" of one of them',
                 )
             )
@@ -380,7 +360,7 @@ def _wrong_references(
             problems.append(
                 Problem(
                     what,
-                    _key_line(path, recipe.name, "config"),
+                    toml.line_of(path, "config", recipe.name),
                     "name a file of this checkout, from its root",
                 )
             )
@@ -391,7 +371,7 @@ def _instead_faults(path: Path, recipe: Recipe, found: Mapping[str, Recipe]) -> 
     other = found.get(recipe.instead)
     if other and recipe.benchmark and not other.benchmark:
         what = f'[{recipe.name}] has a benchmark, but "{other.name}", its replacement, has none'
-        where = _key_line(path, recipe.name, "instead")
+        where = toml.line_of(path, "instead", recipe.name)
         return [Problem(what, where, f'"benchmark = true" in [{other.name}]')]
     return []
 
@@ -413,55 +393,23 @@ def _include_faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with ``[include]``: recipes taken over from another backend."""
     if "include" not in table:
         return []
-    where = _heading(path, "include")
+    where = toml.heading_of(path, "include")
     include = table["include"]
-    keys = {"backend": _STRING, "jobs": _STRINGS, "model": _STRING}
+    kinds = {"backend": STRING, "jobs": STRINGS, "model": STRING}
     if not isinstance(include, dict):
         return [Problem('"include" must be a table', where, "write [include]")]
-    problems = toml.unknown_keys(path, include, keys)
-    for key, (form, kind) in keys.items():
-        if not _fits(include.get(key), kind):
-            what = f'[include] "{key}" must be {form}'
-            problems.append(Problem(what, where, "configs/recipes/cpu.toml has a complete one"))
-    return problems
+    remedy = "configs/recipes/cpu.toml has a complete one"
+    # A key that is left out is faulty too.
+    return toml.faults(path, {**dict.fromkeys(kinds), **include}, kinds, remedy, "include")
 
 
 def _line_faults(path: Path, entry: Any) -> list[Problem]:
-    where = _heading(path, "line")
+    where = toml.heading_of(path, "line")
     if not isinstance(entry, dict):
         return [Problem('"line" must be a list of tables', where, "write [[line]]")]
     problems = toml.unknown_keys(path, entry, ("documented", "ours", "differs"))
     for key in ("documented", "ours"):
         if not isinstance(entry.get(key), str):
             said = f'a [[line]] needs "{key}", a string'
-            problems.append(Problem(said, where, "configs/recipes/ has whole ones to copy"))
+            problems.append(Problem(said, where, _REMEDY))
     return problems
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if kind is int:
-        return type(value) is int and value > 0
-    if kind is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, kind)
-
-
-def _heading(path: Path, name: str) -> str:
-    """Return ``path:line`` of a table's heading."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip().lstrip("[").split("]")[0] == name and line.strip().startswith("["):
-            return f"{path}:{number}"
-    return str(path)
-
-
-def _key_line(path: Path, table: str, key: str) -> str:
-    """Return ``path:line`` of a key in a table, or of the table."""
-    current = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.startswith("["):
-            current = line.strip().lstrip("[").split("]")[0]
-            if current == f"{table}.{key}":
-                return f"{path}:{number}"
-        elif current == table and re.match(rf"{re.escape(key)}\s*=", line.strip()):
-            return f"{path}:{number}"
-    return _heading(path, table)

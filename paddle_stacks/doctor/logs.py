@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paddle_stacks import toml
-from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
+from paddle_stacks.errors import MachineError, Problem, RequestError
 
 __all__ = ["TABLE", "Cause", "Failure", "diagnose", "known_failures", "load", "read", "status_of"]
 
@@ -266,7 +266,7 @@ def _roots_first(causes: list[Cause]) -> list[Cause]:
 
 
 def _faults(path: Path, name: str, entry: Any, table: Mapping[str, Any]) -> list[Problem]:
-    where = _place(path, name)
+    where = toml.heading_of(path, name)
     if not isinstance(entry, dict):
         return [
             Problem(
@@ -275,11 +275,7 @@ def _faults(path: Path, name: str, entry: Any, table: Mapping[str, Any]) -> list
                 f"[{name}], with pattern, cause, remedy and source",
             )
         ]
-    problems = [
-        Problem(f'unknown key "{key}"', where, did_you_mean(key, _KEYS) or ", ".join(_KEYS))
-        for key in entry
-        if key not in _KEYS
-    ]
+    problems = toml.unknown_keys(path, entry, _KEYS, name)
     for key, needed in _KEYS.items():
         value = entry.get(key)
         if key == "follows":
@@ -331,11 +327,3 @@ def _pattern_faults(pattern: object, where: str) -> list[Problem]:
             )
         ]
     return []
-
-
-def _place(path: Path, name: str) -> str:
-    """Return ``path:line`` of a table's heading."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip() in (f"[{name}]", f'["{name}"]'):
-            return f"{path}:{number}"
-    return str(path)

@@ -6,13 +6,14 @@ override the backend's for one run (``--profile NAME``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paddle_stacks import toml
 from paddle_stacks.errors import Problem, RequestError, did_you_mean, suggest
+from paddle_stacks.toml import STRING, Kind
 
 __all__ = ["Backend", "load", "names", "profiles"]
 
@@ -156,52 +157,14 @@ def _table(name: str, root: Path) -> dict[str, Any]:
     return {**_table(parent, root), **table} if parent else table
 
 
-# The type of each key: its description, Python type and item type.
-_Kind = tuple[str, type, type | None]
-_STRING: _Kind = ("a string", str, None)
-_STRINGS: _Kind = ("a list of strings", list, str)
-_NUMBER: _Kind = ("an integer", int, None)
-_FLAG: _Kind = ("true or false", bool, None)
-_VARIABLES: _Kind = ("a table of strings", dict, str)
-_TYPES: dict[str, _Kind] = {
-    **dict.fromkeys(
-        (
-            "card_variable",
-            "device",
-            "ipc",
-            "lock",
-            "network",
-            "paddlenlp",
-            "slurm_gres",
-            "summary",
-            "user",
-        ),
-        _STRING,
-    ),
-    **dict.fromkeys(
-        (
-            "architectures",
-            "cap_add",
-            "cap_drop",
-            "devices",
-            "folders",
-            "groups",
-            "optional_devices",
-            "security_opt",
-        ),
-        _STRINGS,
-    ),
-    **dict.fromkeys(("memory_percent", "pids", "shm_mib", "tmp_mib"), _NUMBER),
-    **dict.fromkeys(("device_groups", "privileged", "read_only", "writable_folders"), _FLAG),
-    **dict.fromkeys(("environment", "kubernetes_resources", "node_environment"), _VARIABLES),
-    "ulimits": ("a table of integers", dict, int),
-}
+_KEYS = toml.kinds_of(Backend, without=("name", "profile", "extends"))
 # Keys of a file that a profile cannot have.
-_FILE_TYPES: dict[str, _Kind] = {"extends": _STRING, "profiles": ("a table of tables", dict, dict)}
+_FILE_KEYS = {"extends": STRING, "profiles": Kind("a table of tables", dict, dict)}
+_REMEDY = "see the other files in configs/backends/ for examples"
 
 
 def _faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
-    problems = _misfits(path, table, {**_TYPES, **_FILE_TYPES})
+    problems = toml.faults(path, table, {**_KEYS, **_FILE_KEYS}, _REMEDY)
     if not {"summary", "extends"} & set(table):
         problems.append(
             Problem('"summary" is missing', str(path), 'add a description: summary = "…"')
@@ -209,30 +172,8 @@ def _faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
     profiles = table.get("profiles", {})
     if not problems:
         problems = [
-            problem for keys in profiles.values() for problem in _misfits(path, keys, _TYPES)
+            problem
+            for profile in profiles.values()
+            for problem in toml.faults(path, profile, _KEYS, _REMEDY)
         ]
     return problems
-
-
-def _misfits(path: Path, table: Mapping[str, Any], types: Mapping[str, _Kind]) -> list[Problem]:
-    problems = toml.unknown_keys(path, table, types)
-    for key in table:
-        if key in types and not _fits(table[key], *types[key][1:]):
-            message = f'"{key}" must be {types[key][0]}'
-            problems.append(
-                Problem(
-                    message,
-                    toml.line_of(path, key),
-                    "see the other files in configs/backends/ for examples",
-                )
-            )
-    return problems
-
-
-def _fits(value: Any, kind: type[Any], items: type | None) -> bool:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        return False
-    if items is None:
-        return True
-    values: Iterable[Any] = value.values() if isinstance(value, dict) else value
-    return all(isinstance(item, items) and not isinstance(item, bool) for item in values)
