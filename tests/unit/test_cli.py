@@ -324,10 +324,6 @@ def test_a_recipe_as_json() -> None:
         (("fetch", "m", "--", "x"), "fetch takes nothing behind --"),
         (("upstream", "run_finetune.py", "--", "x.json"), "images for a DCU only"),
         (("finetune", "--backend", "dcu", "--recipe", "sft-13b"), "194.0 GiB on one device"),
-        (
-            ("plan", "infer", "--backend", "dcu", "--recipe", "infer-a8w8"),
-            "./inv infer --backend dcu --recipe infer-block-a8w8",
-        ),
     ],
 )
 def test_what_a_recipe_cannot(words: tuple[str, ...], said: str) -> None:
