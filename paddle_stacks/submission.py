@@ -92,8 +92,10 @@ def make_request(
     find(job)
     engine = options.get("engine")
     if engine not in ENGINES:
-        what = f'no scheduler is named "{engine}"' if engine else "--engine is required"
-        raise RequestError(what, where="--engine", remedy=suggest(engine or "", ENGINES, "engines"))
+        message = f'no scheduler is named "{engine}"' if engine else "--engine is required"
+        raise RequestError(
+            message, where="--engine", remedy=suggest(engine or "", ENGINES, "engines")
+        )
     if settings.require_verified:
         note = "note: require_verified is about this machine's engine; a cluster's are not asked"
         print(note, file=sys.stderr)
@@ -119,9 +121,9 @@ def _for_nodes(job: str, words: Sequence[str], nodes: int) -> list[str]:
     # What follows the first other word is a script's own.
     options = takewhile(lambda word: word.startswith("--"), words)
     names = {word.partition("=")[0] for word in options}
-    if given := [f"--{name}" for name in _MEETING if f"--{name}" in names]:
-        what = f"the scheduler sets {', '.join(given)}"
-        raise RequestError(what, where=job, remedy="--nodes N sets the number of nodes")
+    if conflicts := [f"--{name}" for name in _MEETING if f"--{name}" in names]:
+        message = f"the scheduler sets {', '.join(conflicts)}"
+        raise RequestError(message, where=job, remedy="--nodes N sets the number of nodes")
     if nodes > 1 and _MEETING.keys() <= {action.dest for action in parser(job)._actions}:
         # What is checked is checked for all nodes. The values are replaced by the scheduler's.
         return [*(f"--{name}={value or nodes}" for name, value in _MEETING.items()), *words]

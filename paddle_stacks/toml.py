@@ -104,10 +104,10 @@ def read(path: Path) -> dict[str, Any]:
             f"{path.name} is not UTF-8 text", where=str(path), remedy="save it as UTF-8"
         ) from error
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r"^(.*?) \(at line (\d+)", str(error))
-        what, where = (found[1], f"{path}:{found[2]}") if found else (str(error), str(path))
+        match = re.search(r"^(.*?) \(at line (\d+)", str(error))
+        message, where = (match[1], f"{path}:{match[2]}") if match else (str(error), str(path))
         raise RequestError(
-            f"{path.name} is not TOML: {what}",
+            f"{path.name} is not TOML: {message}",
             where=where,
             remedy="mend that line: https://toml.io says how it is written",
         ) from error
@@ -149,14 +149,14 @@ def _name_in(heading: str) -> str:
 
 
 def unknown_keys(
-    path: Path, entry: Collection[str], known: Collection[str], table: str = ""
+    path: Path, entry: Collection[str], names: Collection[str], table: str = ""
 ) -> list[Problem]:
     """Return one problem for each key of a table that is not known.
 
     Args:
         path: of the file.
         entry: the table.
-        known: the keys that it may have.
+        names: the keys that it may have.
         table: its name; empty for the file itself.
     """
     title = f"[{table}] " if table else ""
@@ -164,10 +164,10 @@ def unknown_keys(
         Problem(
             f'{title}unknown key "{key}"',
             line_of(path, key, table),
-            did_you_mean(key, known) or f"known keys: {', '.join(sorted(known))}",
+            did_you_mean(key, names) or f"known keys: {', '.join(sorted(names))}",
         )
         for key in entry
-        if key not in known
+        if key not in names
     ]
 
 

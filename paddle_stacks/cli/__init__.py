@@ -98,9 +98,9 @@ class StackTask(invoke.tasks.Task[Any]):
                 raise Exit(code=NOBODY_READS) from error
             if debug:
                 traceback.print_exc()
-            told = _told(error)
-            print(render(told, colour=colour()), file=sys.stderr)
-            raise Exit(code=told.status) from error
+            readable = _told(error)
+            print(render(readable, colour=colour()), file=sys.stderr)
+            raise Exit(code=readable.status) from error
 
 
 def task(**options: Any) -> Callable[[Callable[..., Any]], StackTask]:
@@ -112,9 +112,9 @@ def task(**options: Any) -> Callable[[Callable[..., Any]], StackTask]:
     return lambda body: StackTask(body, **options)
 
 
-def summary(made: invoke.tasks.Task[Any]) -> str:
+def summary(task_object: invoke.tasks.Task[Any]) -> str:
     """Return the first line of a task's help."""
-    return (made.__doc__ or "").split("\n")[0]
+    return (task_object.__doc__ or "").split("\n")[0]
 
 
 def colour() -> bool:
@@ -148,5 +148,5 @@ def _told(error: BaseException) -> StackError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return Stopped(signal.SIGINT)
-    what = f"{type(error).__name__}: {error}"
-    return StackError(what, remedy="this should not happen: --debug shows where it did")
+    message = f"{type(error).__name__}: {error}"
+    return StackError(message, remedy="this should not happen: --debug shows where it did")

@@ -111,13 +111,13 @@ class StackProgram(Program):
         words = str(error).split("'")
         unknown = words[1] if str(error).startswith("No idea what") else ""
         if context is not None and context.name:
-            known = [name for name in context.flags if name.startswith("--")]
+            names = [name for name in context.flags if name.startswith("--")]
             where, remedy = context.name, f"./inv --help {context.name}"
         else:
-            known, where, remedy = [*self.collection.task_names], "", "./inv --list"
+            names, where, remedy = [*self.collection.task_names], "", "./inv --list"
         if unknown and not unknown.startswith("-"):
-            known, remedy = [*self.collection.task_names], "./inv --list"
-        hint = did_you_mean(unknown, known) if unknown else ""
+            names, remedy = [*self.collection.task_names], "./inv --list"
+        hint = did_you_mean(unknown, names) if unknown else ""
         fix = _meant(context, unknown) or f"{hint} {remedy}".strip()
         if unknown.startswith("-"):
             return RequestError(

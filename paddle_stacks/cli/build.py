@@ -40,18 +40,18 @@ def build(
     from paddle_stacks.build.variables import check_request
 
     flags = {"backend": backend, "paddlenlp_src": paddlenlp_src, "gfx_archs": archs}
-    found = settings.load(ROOT, flags)
-    wanted = image or ["all"]
-    check_request(found)
+    loaded = settings.load(ROOT, flags)
+    targets = image or ["all"]
+    check_request(loaded)
     if not plan:
         engine.ensure()
-        building.build(wanted, found, record=record_hash)
+        building.build(targets, loaded, record=record_hash)
         return
-    building.check(wanted, ROOT)
-    dtk = dtk_reference(found)
+    building.check(targets, ROOT)
+    dtk = dtk_reference(loaded)
     # Not pulled for a look at the plan: it has several GB.
     start = OsImage(dtk, "unknown", "registry") if dtk else None
-    print(building.plan_text(wanted, found, resolve(found, engine.connect()), start))
+    print(building.plan_text(targets, loaded, resolve(loaded, engine.connect()), start))
 
 
 @task(

@@ -48,8 +48,8 @@ def create(
     from paddle_stacks.bundle.downloads import PYTHONS
     from paddle_stacks.bundle.program import say
 
-    found = settings.load(ROOT, {"backend": backend})
-    name = output or f"paddle-stacks-{__version__}-{found.backend}.bundle"
+    loaded = settings.load(ROOT, {"backend": backend})
+    name = output or f"paddle-stacks-{__version__}-{loaded.backend}.bundle"
     order = Order(
         output=Path(name).expanduser().absolute(),
         images=tuple(image),
@@ -61,7 +61,7 @@ def create(
         allow_dirty=allow_dirty,
         key=Path(sign).expanduser() if sign else None,
     )
-    make(order, found, say)
+    make(order, loaded, say)
     print(order.output)
 
 

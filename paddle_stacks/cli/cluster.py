@@ -49,8 +49,8 @@ class ClusterTask(PlanTask):
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the arguments of a plan, and those of a cluster."""
-        found = super().get_arguments(ignore_unknown_help)
-        return [argument for argument in found if argument.names[0] not in _NOT_HERE]
+        arguments = super().get_arguments(ignore_unknown_help)
+        return [argument for argument in arguments if argument.names[0] not in _NOT_HERE]
 
     def own_arguments(self) -> list[Argument]:
         """Return the job's name, and what a cluster has to be told."""
@@ -159,9 +159,9 @@ def _request(
 
 def collection() -> Collection:
     """Return the tasks, as ``cluster.NAME``."""
-    made = Collection("cluster")
-    made.add_task(ClusterTask(_render, PARSERS, name="render"))
-    made.add_task(ClusterTask(_submit, PARSERS, name="submit"))
+    group = Collection("cluster")
+    group.add_task(ClusterTask(_render, PARSERS, name="render"))
+    group.add_task(ClusterTask(_submit, PARSERS, name="submit"))
     for name, each in (("status", _status), ("logs", _logs), ("cancel", _cancel)):
-        made.add_task(each, name=name)
-    return made
+        group.add_task(each, name=name)
+    return group

@@ -35,7 +35,7 @@ def _serve(context: Any, port: str = "8001") -> None:
 
 def collection() -> Collection:
     """Return the tasks, which are called docs.build and docs.serve."""
-    made = Collection("docs")
-    made.add_task(_build, name="build")
-    made.add_task(_serve, name="serve")
-    return made
+    group = Collection("docs")
+    group.add_task(_build, name="build")
+    group.add_task(_serve, name="serve")
+    return group

@@ -35,10 +35,10 @@ def doctor(
     if a cause is named, 0 if the log tells of none that is known.
     """
     if log is not None:
-        given = [name for name, value in (("--fix", fix), ("--nodes", nodes)) if value]
-        if given:
+        conflicts = [name for name, value in (("--fix", fix), ("--nodes", nodes)) if value]
+        if conflicts:
             raise RequestError(
-                f"{given[0]} is about this machine, --log about a log",
+                f"{conflicts[0]} is about this machine, --log about a log",
                 remedy="ask one after the other",
             )
         _read_log(log, json)
@@ -47,11 +47,11 @@ def doctor(
     from paddle_stacks.doctor import Machine, checks_for, examine, show
     from paddle_stacks.plan import backend as backends
 
-    found = settings.load(ROOT, {"backend": backend})
-    platform = backends.load(found.backend, found.root)
+    loaded = settings.load(ROOT, {"backend": backend})
+    platform = backends.load(loaded.backend, loaded.root)
     names = tuple(name.strip() for name in (nodes or "").split(",") if name.strip())
     checks = checks_for(platform.name)
-    findings = examine(Machine(found, platform, names), checks, fix=fix)
+    findings = examine(Machine(loaded, platform, names), checks, fix=fix)
     if json:
         seen = list(findings)
         _print_json(show.as_json(platform.name, seen))

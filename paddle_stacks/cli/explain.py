@@ -53,11 +53,11 @@ def tasks_and_options() -> tuple[dict[str, str], list[Option]]:
     summaries: dict[str, str] = {}
     options = []
     for name in namespace.task_names:
-        found = namespace[name]
-        summaries[name] = summary(found)
+        entry = namespace[name]
+        summaries[name] = summary(entry)
         options += [
             Option(name, f"--{argument.names[0].replace('_', '-')}", argument.help or "")
-            for argument in found.get_arguments()
+            for argument in entry.get_arguments()
         ]
     return summaries, options
 
@@ -83,10 +83,10 @@ def keys(context: Any, json: bool = False, markdown: bool = False) -> None:
 
 def _show_keys(rows: Sequence[KeyRow]) -> None:
     width = shutil.get_terminal_size().columns
-    for group, found in groupby(rows, key=lambda row: row.group):
+    for group, members in groupby(rows, key=lambda row: row.group):
         print(f"{group}")
-        for row in found:
-            said = f"{row.says} Default: {row.default}."
-            lines = textwrap.wrap(said, max(width - 4, 40))
+        for row in members:
+            text = f"{row.says} Default: {row.default}."
+            lines = textwrap.wrap(text, max(width - 4, 40))
             print("\n".join([f"  {row.name}", *(f"    {line}" for line in lines)]))
         print()

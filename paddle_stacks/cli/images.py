@@ -28,12 +28,12 @@ def _images(
     """Show the size, layers, versions and labels of the images."""
     from paddle_stacks import engine, images, settings
 
-    found = settings.load(ROOT, {"backend": backend})
-    known = images.inspect_all(engine.connect(), found.backend, image)
+    loaded = settings.load(ROOT, {"backend": backend})
+    entries = images.inspect_all(engine.connect(), loaded.backend, image)
     if json:
-        print(_as_json([item.to_json() for item in known]))
+        print(_as_json([item.to_json() for item in entries]))
     else:
-        images.show(known, details=image is not None)
+        images.show(entries, details=image is not None)
 
 
 @task(
@@ -60,10 +60,10 @@ def _sbom(
     from paddle_stacks.provenance import sbom
 
     sbom.check_formats(format)
-    found = settings.load(ROOT, {"backend": backend})
+    loaded = settings.load(ROOT, {"backend": backend})
     folder = Path(output) if output else ROOT / ".cache" / "sbom"
     client = engine.connect()
-    chosen = images.inspect_all(client, found.backend, image)
+    chosen = images.inspect_all(client, loaded.backend, image)
     for path in sbom.write_all(client, chosen, format or sbom.FORMATS, folder):
         print(path)
 
@@ -84,11 +84,11 @@ def _diff(context: Any, before: str, after: str, files: bool = False, json: bool
     """
     from paddle_stacks.provenance import compare, contents
 
-    found = compare.difference(*contents.open_all([before, after]))
+    difference = compare.difference(*contents.open_all([before, after]))
     if json:
-        print(_as_json(found.to_json()))
+        print(_as_json(difference.to_json()))
     else:
-        compare.show(found, every_file=files)
+        compare.show(difference, every_file=files)
 
 
 @task(
@@ -120,8 +120,8 @@ def _scan(
     from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import advisories, contents, vulnerabilities
 
-    given = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
-    accepted = vulnerabilities.load_policy(given)
+    policy_file = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
+    accepted = vulnerabilities.load_policy(policy_file)
     if manifest:
         read = [contents.open_manifest(Path(name)) for name in manifest]
     else:
@@ -141,7 +141,7 @@ def _scan(
     if faults:
         raise JobError(
             f"{len(faults)} known vulnerabilities or expired exceptions",
-            where=str(given),
+            where=str(policy_file),
             remedy="./inv lock --package NAME, or an exception with a reason and an end",
         )
 
@@ -154,10 +154,10 @@ def _licences(
     from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import licences
 
-    found = settings.load(ROOT, {"backend": backend})
+    loaded = settings.load(ROOT, {"backend": backend})
     client = engine.connect()
-    known = images.inspect_all(client, found.backend, image)
-    lists = [(item, licences.read(client, item)) for item in known]
+    entries = images.inspect_all(client, loaded.backend, image)
+    lists = [(item, licences.read(client, item)) for item in entries]
     if json:
         print(_as_json({item.tags[0]: [vars(row) for row in rows] for item, rows in lists}))
         return
@@ -171,13 +171,13 @@ def _as_json(value: object) -> str:
 
 def collection() -> Collection:
     """Return the tasks: ``images``, which shows them, and those that say more."""
-    made = Collection("images")
-    made.add_task(_images, name="show", default=True)
+    group = Collection("images")
+    group.add_task(_images, name="show", default=True)
     for name, body in (
         ("sbom", _sbom),
         ("diff", _diff),
         ("scan", _scan),
         ("licences", _licences),
     ):
-        made.add_task(body, name=name)
-    return made
+        group.add_task(body, name=name)
+    return group

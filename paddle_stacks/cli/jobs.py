@@ -52,17 +52,17 @@ class JobTask(StackTask):
         """
         own = self.own_arguments()
         taken = {argument.name for argument in own}
-        found: dict[str, Argument] = {}
+        by_name: dict[str, Argument] = {}
         for job in self.jobs:
             for action in _actions(job):
-                made = _argument(action, positional=len(self.jobs) == 1)
-                if made.name in taken:
-                    made = _argument(action, positional=False, before=f"{job}-")
-                known = found.setdefault(str(made.name), made)
-                if made.kind is list and known.kind is str:
-                    found[str(made.name)] = made  # repeatable in one of the jobs
-        host = [argument for argument in _host_arguments() if argument.name not in found]
-        return [*own, *found.values(), *host]
+                new = _argument(action, positional=len(self.jobs) == 1)
+                if new.name in taken:
+                    new = _argument(action, positional=False, before=f"{job}-")
+                first = by_name.setdefault(str(new.name), new)
+                if new.kind is list and first.kind is str:
+                    by_name[str(new.name)] = new  # repeatable in one of the jobs
+        host = [argument for argument in _host_arguments() if argument.name not in by_name]
+        return [*own, *by_name.values(), *host]
 
     def own_arguments(self) -> list[Argument]:
         """Return the arguments that come before the jobs' own."""
@@ -155,17 +155,17 @@ def start(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> No
 
     verified = "true" if options.pop("require_verified", False) else None
     flags = {"backend": options.pop("backend", None), "require_verified": verified}
-    found = settings.load(ROOT, flags)
+    loaded = settings.load(ROOT, flags)
     as_json, dry_run = options.pop("json", False), options.pop("dry_run", False)
     choices = choices_of(options)
     words = words_of(job, options, verbatim)
     if dry_run or as_json:
-        steps = launch.make_steps(job, words, found, choices)
+        steps = launch.make_steps(job, words, loaded, choices)
         launch.print_plan(steps, as_json=as_json)
         sys.stdout.flush()
         launch.check_requests(steps)
     else:
-        finish(launch.launch(job, words, found, choices))
+        finish(launch.launch(job, words, loaded, choices))
 
 
 def choices_of(options: dict[str, Any]) -> Choices:
@@ -286,11 +286,11 @@ def _host_arguments() -> list[Argument]:
 
 def collection() -> Collection:
     """Return the tasks: one for each job, ``plan``, ``run`` and ``shell``."""
-    made = Collection()
+    group = Collection()
     for name in PARSERS:
-        made.add_task(_job_task(name))
-    made.add_task(PlanTask(_plan, PARSERS, name="plan"))
-    made.add_task(RunTask(_run, ["quantize"], name="run"))
+        group.add_task(_job_task(name))
+    group.add_task(PlanTask(_plan, PARSERS, name="plan"))
+    group.add_task(RunTask(_run, ["quantize"], name="run"))
     about = {
         "job": f"One of: {', '.join(JOBS)} (default: finetune).",
         "backend": _BACKEND,
@@ -298,5 +298,5 @@ def collection() -> Collection:
         "profile": _PROFILE,
         "require_verified": _VERIFIED,
     }
-    made.add_task(StackTask(_shell, name="shell", positional=["job"], help=about))
-    return made
+    group.add_task(StackTask(_shell, name="shell", positional=["job"], help=about))
+    return group

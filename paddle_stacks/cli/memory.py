@@ -67,25 +67,25 @@ def memory(
         "recompute": recompute,
         "flash": "true" if flash else None,
     }
-    given = {name: value for name, value in written.items() if value is not None}
-    asked = requests.make(given, settings.load(ROOT, {}).workspace)
+    options = {name: value for name, value in written.items() if value is not None}
+    request = requests.make(options, settings.load(ROOT, {}).workspace)
     if search:
-        found = requests.ranked(asked)
+        candidates = requests.ranked(request)
         if json:
-            print(json_module.dumps(show.candidates_as_json(found), indent=2))
+            print(json_module.dumps(show.candidates_as_json(candidates), indent=2))
         else:
-            print("\n".join(show.candidates_as_lines(found, asked)))
+            print("\n".join(show.candidates_as_lines(candidates, request)))
         return
-    plans, problem = requests.check(asked)
+    plans, problem = requests.check(request)
     if svg:
-        made = asked.layout
-        text = schedule.as_svg(made.pipeline, show.drawn_batches(asked), made.virtual)
+        shape = request.layout
+        text = schedule.as_svg(shape.pipeline, show.drawn_batches(request), shape.virtual)
         _write(Path(svg), text)
     if json:
-        document = show.as_json(asked, plans, fits=problem is None)
+        document = show.as_json(request, plans, fits=problem is None)
         print(json_module.dumps(document, indent=2))
     else:
-        print("\n".join(show.as_lines(asked, plans, fits=problem is None)))
+        print("\n".join(show.as_lines(request, plans, fits=problem is None)))
     if problem:
         raise RequestError(problem)
 

@@ -25,13 +25,13 @@ def recipes(
     from paddle_stacks import recipes as tables
 
     name = settings.load(ROOT, {"backend": backend}).backend
-    known = tables.load(ROOT, name)
+    entries = tables.load(ROOT, name)
     if json:
-        values = [recipe.to_json() for recipe in known.values()]
+        values = [recipe.to_json() for recipe in entries.values()]
         print(json_module.dumps(values, indent=2, ensure_ascii=False))
     elif markdown:
         introduction = (ROOT / tables.FOLDER / f"{name}.md").read_text(encoding="utf-8")
         lines = tables.lines(ROOT, name)
-        print(recipe_page.as_markdown(introduction, known, lines, name), end="")
+        print(recipe_page.as_markdown(introduction, entries, lines, name), end="")
     else:
-        recipe_page.show(known, name, tables.backends(ROOT))
+        recipe_page.show(entries, name, tables.backends(ROOT))

@@ -28,16 +28,16 @@ def release(
     from paddle_stacks import release as releasing
 
     backends = backend or ["cpu"]
-    made = releasing.check(ROOT, version, __version__, suites.folders())
+    candidate = releasing.check(ROOT, version, __version__, suites.folders())
     if dry_run:
         print(f"would build and verify the images of {', '.join(backends)}, and tag")
-        print(f"{made.commit} as {made.tag}, with these notes:\n")
-        print(releasing.notes(made, []), end="")
+        print(f"{candidate.commit} as {candidate.tag}, with these notes:\n")
+        print(releasing.notes(candidate, []), end="")
         return
-    path = releasing.carry_out(made, ROOT, backends, _build, _verify)
-    print(f"{made.tag} is tagged; the notes: {path.relative_to(ROOT)}", file=sys.stderr)
+    path = releasing.carry_out(candidate, ROOT, backends, _build, _verify)
+    print(f"{candidate.tag} is tagged; the notes: {path.relative_to(ROOT)}", file=sys.stderr)
     print("nothing was pushed; to publish it:", file=sys.stderr)
-    print(f"git push origin {releasing.BRANCH} {made.tag}")
+    print(f"git push origin {releasing.BRANCH} {candidate.tag}")
 
 
 def _build(backend: str) -> None:

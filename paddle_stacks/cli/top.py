@@ -34,8 +34,8 @@ def top(
 
     seconds = cards.parse_interval(interval)
     if backend and not platforms.load(backend, ROOT).devices:
-        said = f"the {backend} backend has no cards"
-        raise RequestError(said, where="--backend", remedy="leave it out")
+        message = f"the {backend} backend has no cards"
+        raise RequestError(message, where="--backend", remedy="leave it out")
     root = settings.load(ROOT, {"backend": backend or None}).host_root
     if json:
         print(dumps(cards.take(root).to_json(), indent=2))

@@ -51,31 +51,31 @@ def script(shell: str) -> str:
     return (Path(__file__).parent / f"inv.{shell}").read_text(encoding="utf-8")
 
 
-def candidates(line: str, known: Known) -> list[str]:
+def candidates(line: str, vocabulary: Known) -> list[str]:
     """Return what the last word of a line can be, in order; [] where nothing is known.
 
     Args:
         line: up to the cursor, with the program's name.
-        known: what there is.
+        vocabulary: what there is.
     """
     words = _words(line)[1:]
     *before, word = words or [""]
-    task = next((each for each in before if each in known.options), "")
+    task = next((each for each in before if each in vocabulary.options), "")
     if not task:
-        return _beginning(word, known.options)
+        return _beginning(word, vocabulary.options)
     behind = before[before.index(task) + 1 :]
     if "--" in behind:
         return []
-    options = known.options[task]
+    options = vocabulary.options[task]
     name, equals, value = word.partition("=")
     if equals and options.get(name):
-        return [f"{name}={found}" for found in _values(name, value, before, known)]
+        return [f"{name}={match}" for match in _values(name, value, before, vocabulary)]
     if behind and options.get(behind[-1]):
-        return _values(behind[-1], word, before, known)
+        return _values(behind[-1], word, before, vocabulary)
     if word.startswith("-"):
         return _beginning(word, [*options, "--help"])
-    if not _positional(behind, options) and task in known.first:
-        return _beginning(word, known.first[task]())
+    if not _positional(behind, options) and task in vocabulary.first:
+        return _beginning(word, vocabulary.first[task]())
     return []
 
 
@@ -90,21 +90,21 @@ def _words(line: str) -> list[str]:
     return line.split()
 
 
-def _beginning(word: str, known: Iterable[str]) -> list[str]:
-    return sorted({name for name in known if name.startswith(word)})
+def _beginning(word: str, names: Iterable[str]) -> list[str]:
+    return sorted({name for name in names if name.startswith(word)})
 
 
-def _values(option: str, word: str, before: list[str], known: Known) -> list[str]:
-    ask = known.values.get(option)
+def _values(option: str, word: str, before: list[str], vocabulary: Known) -> list[str]:
+    ask = vocabulary.values.get(option)
     return _beginning(word, ask(before)) if ask else []
 
 
 def _positional(behind: list[str], options: Mapping[str, bool]) -> list[str]:
     """Return the words of a task that are neither options nor their values."""
-    found = []
+    positional = []
     previous = ""
     for word in behind:
         if not word.startswith("-") and not options.get(previous):
-            found.append(word)
+            positional.append(word)
         previous = word
-    return found
+    return positional

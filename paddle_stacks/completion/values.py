@@ -25,10 +25,10 @@ def of_options(root: Path, workspace: Path) -> Mapping[str, _Ask]:
         root: the repository's root.
         workspace: where ``models/`` and ``runs/`` are.
     """
-    found: dict[str, _Ask] = {}
+    asks: dict[str, _Ask] = {}
     for name, choices in _choices().items():
-        found[name] = _always(choices)
-    return found | {
+        asks[name] = _always(choices)
+    return asks | {
         "--backend": lambda words: backend.names(root),
         "--model": lambda words: {*models.known(root), *_folders(workspace / "models")},
         "--adapter": lambda words: _folders(workspace / "runs"),
@@ -43,14 +43,14 @@ def _always(choices: Iterable[str]) -> _Ask:
 
 def _choices() -> dict[str, set[str]]:
     """Return the choices of the jobs' own options."""
-    found: dict[str, set[str]] = {}
+    choices: dict[str, set[str]] = {}
     actions: list[argparse.Action] = [
         action for make in PARSERS.values() for action in make()._actions
     ]
     for action in actions:
         if action.choices and action.option_strings:
-            found.setdefault(action.option_strings[-1], set()).update(map(str, action.choices))
-    return found
+            choices.setdefault(action.option_strings[-1], set()).update(map(str, action.choices))
+    return choices
 
 
 def _backend_in(words: list[str]) -> str:
@@ -65,22 +65,22 @@ def _backend_in(words: list[str]) -> str:
 
 def _recipes(root: Path, name: str, jobs: Collection[str]) -> set[str]:
     """Return the recipes of a platform, of all if none is named; of some jobs, if any are."""
-    known = [path.stem for path in (root / recipes.FOLDER).glob("*.toml")]
-    found: set[str] = set()
-    for platform in [name] if name else known:
+    backends = [path.stem for path in (root / recipes.FOLDER).glob("*.toml")]
+    names: set[str] = set()
+    for platform in [name] if name else backends:
         try:
             loaded = recipes.load(root, platform).values()
         except StackError:
             continue  # a platform without recipes: nothing to offer
-        found |= {recipe.name for recipe in loaded if not jobs or recipe.job in jobs}
-    return found
+        names |= {recipe.name for recipe in loaded if not jobs or recipe.job in jobs}
+    return names
 
 
 def _profiles(root: Path, name: str) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for platform in [name] if name in backend.names(root) else backend.names(root):
-        found |= {*backend.profiles(platform, root)}
-    return found
+        names |= {*backend.profiles(platform, root)}
+    return names
 
 
 def _folders(parent: Path) -> set[str]:

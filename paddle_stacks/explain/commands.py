@@ -80,7 +80,7 @@ def _jobs() -> Iterator[Topic]:
 
 def _options(others: Iterable[Option]) -> Iterator[Topic]:
     """Yield the options, once for each thing that one is for."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    uses: dict[tuple[str, str, str], list[str]] = {}
     own: set[tuple[str, str]] = set()
     for job in PARSERS:
         for action in PARSERS[job]()._actions:
@@ -89,11 +89,11 @@ def _options(others: Iterable[Option]) -> Iterator[Topic]:
             name = action.option_strings[-1] if action.option_strings else action.dest
             own.add((job, name))
             key = (name, str(action.help or ""), _default(action))
-            found.setdefault(key, []).append(job)
+            uses.setdefault(key, []).append(job)
     for option in others:
         if (option.task, option.name) not in own:
-            found.setdefault((option.name, option.help, ""), []).append(option.task)
-    for (name, about, default), where in found.items():
+            uses.setdefault((option.name, option.help, ""), []).append(option.task)
+    for (name, about, default), where in uses.items():
         facts = [("of", ", ".join(sorted(set(where))))]
         facts += [("default", default)] if default else []
         yield Topic("option", name, about, tuple(facts))
@@ -109,7 +109,7 @@ def _recipes(root: Path) -> Iterator[Topic]:
             run = f"./inv {recipe.job} --backend {path.stem} --recipe {recipe.name}"
             facts = [("run", run), ("model", recipe.model)]
             facts += [("instead of", line) for line in recipe.documented]
-            facts += [("differs", said) for said in recipe.differs]
+            facts += [("differs", text) for text in recipe.differs]
             yield Topic("recipe", recipe.name, recipe.summary, tuple(facts))
 
 

@@ -42,11 +42,11 @@ def lines(path: Path, *, groups: bool) -> Iterator[Line]:
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         stripped = text.strip()
         if stripped.startswith("#"):
-            said = stripped.lstrip("#").strip()
+            comment = stripped.lstrip("#").strip()
             if not fresh:
                 above, fresh = [], True
-            if not _NOT_A_REASON.match(said):
-                above.append(said)
+            if not _NOT_A_REASON.match(comment):
+                above.append(comment)
             continue
         fresh = False
         if not stripped:

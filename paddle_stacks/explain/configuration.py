@@ -69,14 +69,14 @@ def topics(root: Path) -> Iterator[Topic]:
 
 
 def _keys(meanings: Mapping[str, str]) -> Iterator[Topic]:
-    found: dict[str, dict[str, Key]] = {}
+    by_name: dict[str, dict[str, Key]] = {}
     old: dict[str, set[str]] = {}
     for job, schema in SCHEMAS.items():
         for name, key in schema.keys.items():
-            found.setdefault(name, {})[job] = key
+            by_name.setdefault(name, {})[job] = key
         for wrong, right in schema.renamed.items():
             old.setdefault(right, set()).add(wrong)
-    for name, jobs in found.items():
+    for name, jobs in by_name.items():
         key = next(iter(jobs.values()))
         says = [meanings[name]] if name in meanings else []
         says.append("A key of the JSON that --config names" + _whose(name))
@@ -100,8 +100,8 @@ def _kind(key: Key) -> str:
     names = {object: "any value", str: "text", int: "a whole number", float: "a number"}
     names |= {bool: "true or false", list: "a list", dict: "an object"}
     limits = [
-        f"{said} {getattr(key, name):g}"
-        for name, said in _LIMITS.items()
+        f"{phrase} {getattr(key, name):g}"
+        for name, phrase in _LIMITS.items()
         if getattr(key, name) is not None
     ]
     choices = [f"one of {', '.join(map(str, key.choices))}"] if key.choices else []
@@ -109,7 +109,7 @@ def _kind(key: Key) -> str:
 
 
 def _settings() -> Iterator[Topic]:
-    said = _arguments(settings.Settings)
+    texts = _arguments(settings.Settings)
     for item in fields(settings.Settings):
         if item.name == "root":
             continue
@@ -119,26 +119,26 @@ def _settings() -> Iterator[Topic]:
         facts += [("in", f"{settings.FILE_NAME}, as {item.name} = …")]
         facts += [("or", f"the variable {settings.PREFIX}{item.name.upper()}")]
         facts += [("else", f"the first that is set of {', '.join(usual)}")] if usual else []
-        yield Topic("setting", item.name, said.get(item.name, ""), tuple(facts))
+        yield Topic("setting", item.name, texts.get(item.name, ""), tuple(facts))
 
 
 def _arguments(documented: type) -> dict[str, str]:
     """Return what the docstring of a class says of each argument."""
     text = inspect.getdoc(documented) or ""
     body = text.partition("\nArgs:\n")[2]
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", body, re.MULTILINE)
-    return {name: " ".join(said.replace("``", "`").split()) for name, said in found}
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", body, re.MULTILINE)
+    return {name: " ".join(about.replace("``", "`").split()) for name, about in entries}
 
 
 def _backends(root: Path) -> Iterator[Topic]:
-    said = _arguments(Backend)
+    texts = _arguments(Backend)
     for name in backend.names(root):
-        found = backend.load(name, root)
-        facts = [("builds on", found.extends)] if found.extends else []
-        facts += [("locks", f"images/*/requirements.{found.lock}.lock")]
+        loaded = backend.load(name, root)
+        facts = [("builds on", loaded.extends)] if loaded.extends else []
+        facts += [("locks", f"images/*/requirements.{loaded.lock}.lock")]
         facts += [("said in", f"{backend.FOLDER}/{name}.toml")]
-        yield Topic("backend", name, found.summary, tuple(facts))
-    for key, about in said.items():
+        yield Topic("backend", name, loaded.summary, tuple(facts))
+    for key, about in texts.items():
         places = [
             (name, line)
             for name in backend.names(root)

@@ -96,11 +96,11 @@ def _tags(root: Path) -> dict[str, list[str]]:
 
 def _adds(page: str) -> dict[str, str]:
     """Return what the page on images says that each stage adds."""
-    found = {}
+    texts = {}
     for names, adds in re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \| ([^|]+) \|", page, re.MULTILINE):
         for name in re.findall(r"`([\w-]+)`", names):
-            found[name] = adds.strip()
-    return found
+            texts[name] = adds.strip()
+    return texts
 
 
 def _variables(root: Path) -> Iterator[Topic]:

@@ -35,7 +35,7 @@ _INTRODUCTION = (
 def keys_as_markdown(rows: Iterable[KeyRow]) -> str:
     """Return the page ``docs/keys.md``."""
     parts = list(_INTRODUCTION)
-    for group, found in groupby(rows, key=lambda row: row.group):
+    for group, members in groupby(rows, key=lambda row: row.group):
         parts += [
             "",
             f"## {group}",
@@ -45,6 +45,6 @@ def keys_as_markdown(rows: Iterable[KeyRow]) -> str:
         ]
         parts += [
             f"| `{row.name}` | {row.says} | {', '.join(row.jobs)} | {row.kind} | `{row.default}` |"
-            for row in found
+            for row in members
         ]
     return "\n".join(parts) + "\n"

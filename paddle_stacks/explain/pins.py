@@ -47,19 +47,19 @@ def pins(root: Path) -> Iterator[Pin]:
 
 def topics(root: Path) -> Iterator[Topic]:
     """Yield the packages: those that are pinned, and those that come with another."""
-    known: dict[str, list[Pin]] = {}
+    by_name: dict[str, list[Pin]] = {}
     for pin in pins(root):
-        known.setdefault(pin.name, []).append(pin)
+        by_name.setdefault(pin.name, []).append(pin)
     locked = _locked(root)
-    for name in sorted(known.keys() | locked.keys()):
-        asked = known.get(name, [])
-        reasons = list(dict.fromkeys(pin.why for pin in asked if pin.why))
+    for name in sorted(by_name.keys() | locked.keys()):
+        own = by_name.get(name, [])
+        reasons = list(dict.fromkeys(pin.why for pin in own if pin.why))
         says = ". ".join(reasons) or "Nobody asks for it: another package needs it."
-        facts = [("asked for", f"{pin.text} in {pin.path}:{pin.line}") for pin in asked]
+        facts = [("asked for", f"{pin.text} in {pin.path}:{pin.line}") for pin in own]
         facts += [("locked", text) for text in locked.get(name, [])]
         if not locked.get(name):
             facts.append(("locked", "in no image"))
-        yield Topic("pin" if asked else "package", name, says, tuple(facts))
+        yield Topic("pin" if own else "package", name, says, tuple(facts))
 
 
 def _of_requirements(root: Path, path: Path) -> Iterator[Pin]:
@@ -100,8 +100,8 @@ def _locked(root: Path) -> dict[str, list[str]]:
         for name, version in locks.versions(path.read_text(encoding="utf-8")).items():
             places.setdefault(_canonical(name), {}).setdefault(version, []).append(place)
     return {
-        name: [f"{version} in {', '.join(where)}" for version, where in found.items()]
-        for name, found in places.items()
+        name: [f"{version} in {', '.join(where)}" for version, where in versions.items()]
+        for name, versions in places.items()
     }
 
 

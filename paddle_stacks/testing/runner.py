@@ -84,8 +84,8 @@ class SuiteRun:
         """
         if not self.tests or not self.ids:
             return None
-        known = [self.expected[name] for name in self.ids if name in self.expected]
-        average = sum(known) / len(known) if known else 1.0
+        durations = [self.expected[name] for name in self.ids if name in self.expected]
+        average = sum(durations) / len(durations) if durations else 1.0
         cost = {name: self.expected.get(name, average) for name in self.ids}
         done = sum(cost.get(test["id"], 0.0) for test in self.tests)
         if done <= 0:

@@ -10,12 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
+    "paddle_stacks/cli",
+    "paddle_stacks/completion",
     "paddle_stacks/dcu",
     "paddle_stacks/doctor",
     "paddle_stacks/executors",
+    "paddle_stacks/explain",
     "paddle_stacks/memory",
     "paddle_stacks/plan",
     "paddle_stacks/simulated",
+    "paddle_stacks/testing",
 ]
 
 
