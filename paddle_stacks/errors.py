@@ -1,4 +1,4 @@
-"""The one family of errors, and how a person is told about them.
+"""The errors that a person reads, and how they are printed.
 
 Every error names what is wrong, where, and what to do. Its class decides the
 exit status (:data:`STATUSES`), the same in every program of the project.

@@ -37,7 +37,7 @@ ENGINES = ("slurm", "kubernetes")
 """The schedulers."""
 
 _PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator", "user")
-# How nodes are told where they meet, as a plan for several has it; empty: how many there are.
+# The rendezvous options in a plan for several nodes; empty: the number of nodes.
 _MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
 
 
@@ -177,7 +177,7 @@ def submit(request: JobRequest, settings: Settings) -> SubmittedJob:
         raise RequestError(problems)
     for problem in problems:
         print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
-    request.scheduler.text(request.spec)  # what no scheduler can run is told first
+    request.scheduler.text(request.spec)  # a plan that no scheduler can run fails first
     if request.sees_workspace:
         launch.check_files(request.spec.plan)
     _refuse_second(request, settings)

@@ -30,7 +30,7 @@ GRACE_SECONDS = 30
 """From SIGTERM until ``finetune`` gives up saving; less than what the host waits."""
 
 WAIT_SECONDS = 600
-"""How long a node waits for the others."""
+"""The seconds that a node waits for the others."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,20 +51,20 @@ class Parser(argparse.ArgumentParser):
 
         Argparse would tell first of the required option that a misspelt one was meant to be.
         """
-        given = sys.argv[1:] if args is None else list(args)
+        argv = sys.argv[1:] if args is None else list(args)
         options = [name for name in self._option_string_actions if name.startswith("--")]
-        for word in given:
+        for word in argv:
             name = word.partition("=")[0]
             if name == "--":
                 break
             if re.fullmatch(r"--[A-Za-z][\w-]*", name) and name not in options:
                 if right := documented.ours(self.prog, name):
-                    what = f"{self.prog} has no option {name}"
-                    raise RequestError(what, where=self.prog, remedy=right)
+                    message = f"{self.prog} has no option {name}"
+                    raise RequestError(message, where=self.prog, remedy=right)
                 hint = did_you_mean(name, options)
                 self._refuse(f"{self.prog} has no option {name}", hint)
-        found: tuple[argparse.Namespace, list[str]] = super().parse_known_args(given, namespace)
-        return found
+        parsed: tuple[argparse.Namespace, list[str]] = super().parse_known_args(argv, namespace)
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Raise the fault that argparse found."""
@@ -82,19 +82,19 @@ class VerbatimParser(Parser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the options before the script; what follows it is the script's own."""
-        given = sys.argv[1:] if args is None else list(args)
-        own = self._own_words(given)
-        if own < len(given) and (wrong := documented.script_problem(given[own], given[own + 1 :])):
+        argv = sys.argv[1:] if args is None else list(args)
+        own = self._own_words(argv)
+        if own < len(argv) and (wrong := documented.script_problem(argv[own], argv[own + 1 :])):
             raise RequestError(wrong)
-        found, rest = super().parse_known_args(given[: own + 1], namespace)
-        found.arguments = given[own + 1 :]
-        return found, rest
+        parsed, rest = super().parse_known_args(argv[: own + 1], namespace)
+        parsed.arguments = argv[own + 1 :]
+        return parsed, rest
 
-    def _own_words(self, given: Sequence[str]) -> int:
-        """Return how many of the words come before the script, or before what is no option."""
+    def _own_words(self, argv: Sequence[str]) -> int:
+        """Return the number of words before the script or another word that is not an option."""
         index = 0
-        while index < len(given):
-            name, equals, _ = given[index].partition("=")
+        while index < len(argv):
+            name, equals, _ = argv[index].partition("=")
             action = self._option_string_actions.get(name)
             if action is None:
                 return index
@@ -127,11 +127,11 @@ def parse(job: str, argv: Sequence[str], backend: str) -> argparse.Namespace:
     return arguments
 
 
-def words(made: Parser, found: argparse.Namespace) -> list[str]:
-    """Return the command line that ``made`` parses to ``found``, without what is default."""
+def words(parser: Parser, arguments: argparse.Namespace) -> list[str]:
+    """Return the command line that ``parser`` parses to ``arguments``, without what is default."""
     line: list[str] = []
-    for action in made._actions:
-        value = getattr(found, action.dest, action.default)
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, action.default)
         if value == action.default:
             continue
         if not action.option_strings:
@@ -173,8 +173,8 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
             remedy="leave it out, and move away what has to stay",
         )
     changes: list[str] = []
-    given = {"model_name_or_path": arguments.model, "output_dir": arguments.output}
-    for key, value in given.items():
+    values = {"model_name_or_path": arguments.model, "output_dir": arguments.output}
+    for key, value in values.items():
         changes += [f"--{key}", value] if value else []
     for text in arguments.set:
         name, value = key_value(text)
@@ -190,13 +190,15 @@ def as_upstream(script: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def _fetch() -> Parser:
-    made = Parser(prog="fetch", description="Fetch a model into models/ as a PaddleNLP checkpoint.")
-    add = made.add_argument
+    parser = Parser(
+        prog="fetch", description="Fetch a model into models/ as a PaddleNLP checkpoint."
+    )
+    add = parser.add_argument
     add("model", metavar="MODEL", help="a known model, or any name if --from is given")
     add("--from", dest="source", metavar="SOURCE", help=f"source of the model: {models.FORMS}")
     add("--output", metavar="FOLDER", help="output folder (default: models/MODEL)")
     add("--force", action="store_true", help="replace existing output")
-    return made
+    return parser
 
 
 _PREPARE_ENDING = """\
@@ -211,13 +213,13 @@ After an interruption the same command continues.
 
 
 def _prepare() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="prepare",
         description="Tokenize raw text into the .bin and .idx files that pretraining reads.",
         epilog=_PREPARE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add(
         "--input",
         action="append",
@@ -256,7 +258,7 @@ def _prepare() -> Parser:
         default="skip",
         help="bad records: skip and count them (default), or fail",
     )
-    _add_split(made)
+    _add_split(parser)
     add("--workers", type=_count, metavar="N", help="number of processes (default: one per core)")
     add(
         "--save-every",
@@ -266,26 +268,28 @@ def _prepare() -> Parser:
         help="seconds between checkpoints, lost at most when killed (default: 5)",
     )
     add("--force", action="store_true", help="replace existing output and start over")
-    return made
+    return parser
 
 
 def _inspect() -> Parser:
-    made = Parser(prog="inspect", description="Show statistics and samples of a tokenized corpus.")
-    add = made.add_argument
+    parser = Parser(
+        prog="inspect", description="Show statistics and samples of a tokenized corpus."
+    )
+    add = parser.add_argument
     add(
         "corpus",
         metavar="CORPUS",
         help="a prefix, a folder of corpora, or weights and prefixes: '0.3 data/a 0.7 data/b'",
     )
-    _add_split(made)
+    _add_split(parser)
     add("--samples", type=int, default=3, metavar="N", help="documents to show (default: 3)")
     add("--model", help="its tokenizer decodes them (default: the one of the corpus)")
     add("--plot", metavar="FILE", help="plot of document lengths (default: PREFIX.lengths.png)")
-    return made
+    return parser
 
 
-def _add_split(made: Parser) -> None:
-    made.add_argument(
+def _add_split(parser: Parser) -> None:
+    parser.add_argument(
         "--split",
         default="949,50,1",
         metavar="SHARES",
@@ -304,18 +308,18 @@ def _positive(text: str) -> float:
 
 
 def _finetune() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="finetune", description="Fine-tune a model, LoRA or full, from a JSON configuration."
     )
-    _add_config(made)
-    _add_ranks(made)
-    _add_run(made)
-    _add_allow_pickle(made)
-    return made
+    _add_config(parser)
+    _add_ranks(parser)
+    _add_run(parser)
+    _add_allow_pickle(parser)
+    return parser
 
 
-def _add_allow_pickle(made: Parser) -> None:
-    made.add_argument(
+def _add_allow_pickle(parser: Parser) -> None:
+    parser.add_argument(
         "--allow-pickle",
         action="append",
         default=[],
@@ -324,8 +328,8 @@ def _add_allow_pickle(made: Parser) -> None:
     )
 
 
-def _add_run(made: Parser) -> None:
-    add = made.add_argument
+def _add_run(parser: Parser) -> None:
+    add = parser.add_argument
     add("--name", help="output folder runs/NAME (default: output_dir, or the file's name)")
     add(
         "--resume",
@@ -342,8 +346,8 @@ def _add_run(made: Parser) -> None:
     )
 
 
-def _add_config(made: Parser, *, required: bool = True) -> None:
-    add = made.add_argument
+def _add_config(parser: Parser, *, required: bool = True) -> None:
+    add = parser.add_argument
     add("--config", type=Path, required=required, help="JSON configuration with PaddleNLP's keys")
     add(
         "--set",
@@ -354,8 +358,8 @@ def _add_config(made: Parser, *, required: bool = True) -> None:
     )
 
 
-def _add_ranks(made: Parser) -> None:
-    add = made.add_argument
+def _add_ranks(parser: Parser) -> None:
+    add = parser.add_argument
     add(
         "--ranks",
         type=_count,
@@ -389,21 +393,21 @@ def _nodes(text: str) -> int:
 
 
 def _pretrain() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="pretrain",
         description="Pretrain a model on a tokenized corpus, from scratch or from its weights.",
     )
-    _add_config(made)
-    _add_ranks(made)
-    _add_run(made)
-    _add_allow_pickle(made)
-    made.add_argument(
+    _add_config(parser)
+    _add_ranks(parser)
+    _add_run(parser)
+    _add_allow_pickle(parser)
+    parser.add_argument(
         "--peak-tflops",
         type=_positive,
         metavar="N",
         help="peak TFLOPS of one device, to report utilization",
     )
-    return made
+    return parser
 
 
 _QUANTIZE_ENDING = """\
@@ -418,24 +422,24 @@ program, which has no --force and overwrites existing output.
 
 
 def _quantize() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="quantize",
         description="Quantize a model to int8 after training.",
         epilog=_QUANTIZE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("--model", help="the model: a name in models/, or a path (model_name_or_path)")
     add("--output", metavar="FOLDER", help="output folder, such as models/NAME (output_dir)")
-    _add_config(made, required=False)
+    _add_config(parser, required=False)
     add("--force", action="store_true", help="replace existing output")
-    _add_log_name(made)
-    _add_ranks(made)
-    return made
+    _add_log_name(parser)
+    _add_ranks(parser)
+    return parser
 
 
-def _add_log_name(made: Parser) -> None:
-    made.add_argument("--name", help="logs go to runs/NAME (default: from the script or file)")
+def _add_log_name(parser: Parser) -> None:
+    parser.add_argument("--name", help="logs go to runs/NAME (default: from the script or file)")
 
 
 _UPSTREAM_ENDING = """\
@@ -450,29 +454,29 @@ Relative paths start in the workspace.
 
 
 def _upstream() -> Parser:
-    made = VerbatimParser(
+    parser = VerbatimParser(
         prog="upstream",
         usage="upstream [OPTION …] SCRIPT [ARGUMENT …]",
         description="Run a script of PaddleNLP's llm/ folder unchanged.",
         epilog=_UPSTREAM_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_log_name(made)
-    _add_ranks(made)
-    made.add_argument(
+    _add_log_name(parser)
+    _add_ranks(parser)
+    parser.add_argument(
         "--unpatched",
         action="store_true",
         help="run without our patches (docs/recipes.md), including what fails there",
     )
-    made.add_argument("script", metavar="SCRIPT", help="path below llm/, as run_finetune.py")
-    rest = made.add_argument(
+    parser.add_argument("script", metavar="SCRIPT", help="path below llm/, as run_finetune.py")
+    rest = parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
         metavar="ARGUMENT",
         help="arguments of the script, passed on unchanged",
     )
     rest.required = False  # argparse would ask for it together with a script that is missing
-    return made
+    return parser
 
 
 _EXPORT_ENDING = """\
@@ -484,14 +488,14 @@ examples:
 
 
 def _export() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="export",
         description="Merge a LoRA adapter into its base model, export a static graph, or both.",
         epilog=_EXPORT_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
-    _add_model(made)
+    add = parser.add_argument
+    _add_model(parser)
     add("--merge", action="store_true", help="merge the adapter into the weights")
     add(
         "--static",
@@ -500,8 +504,8 @@ def _export() -> Parser:
     )
     add("--output", required=True, metavar="FOLDER", help="output folder, such as models/NAME")
     add("--force", action="store_true", help="replace existing output")
-    _add_allow_pickle(made)
-    return made
+    _add_allow_pickle(parser)
+    return parser
 
 
 _INFER_ENDING = """\
@@ -515,31 +519,29 @@ exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
 
 
 def _infer() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="infer",
         description="Answer a prompt, a chat or a file of prompts.",
         epilog=_INFER_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
-    _add_model(made)
+    add = parser.add_argument
+    _add_model(parser)
     add(
         "--engine",
         choices=("dynamic", "static", "fused", "block"),
         default="dynamic",
         help="engine: static runs the output of export --static; fused and block require a DCU",
     )
-    what = made.add_argument_group("input (one of them)").add_argument
-    what("--prompt", metavar="TEXT", help="prompt; - reads it from standard input")
-    what(
-        "--input", metavar="FILE", help="prompts, one JSON object per line; - reads standard input"
-    )
-    what(
+    ask = parser.add_argument_group("input (one of them)").add_argument
+    ask("--prompt", metavar="TEXT", help="prompt; - reads it from standard input")
+    ask("--input", metavar="FILE", help="prompts, one JSON object per line; - reads standard input")
+    ask(
         "--chat",
         action="store_true",
         help="interactive: /reset starts over, /exit or Ctrl-D leaves",
     )
-    what("--benchmark", action="store_true", help="measure speed and memory on random prompts")
+    ask("--benchmark", action="store_true", help="measure speed and memory on random prompts")
     add(
         "--output",
         metavar="FILE",
@@ -552,17 +554,17 @@ def _infer() -> Parser:
     add("--batch-size", type=int, default=8, metavar="N", help="batch size (default: 8)")
     add("--system", metavar="TEXT", help="system message of prompts that have none")
     add("--raw", action="store_true", help="do not apply the chat template")
-    bench = made.add_argument_group("benchmark").add_argument
+    bench = parser.add_argument_group("benchmark").add_argument
     bench(
         "--source-length", type=int, default=300, metavar="N", help="prompt tokens (default: 300)"
     )
     bench("--rounds", type=int, default=3, metavar="N", help="runs after a warm-up (default: 3)")
-    _add_decoding(made)
-    return made
+    _add_decoding(parser)
+    return parser
 
 
-def _add_model(made: Parser) -> None:
-    add = made.add_argument
+def _add_model(parser: Parser) -> None:
+    add = parser.add_argument
     add("--model", required=True, help="base model: a name in models/, or a path")
     add("--adapter", help="LoRA adapter: a name in runs/, or a path")
 
@@ -575,8 +577,8 @@ def _add_dtype(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def _add_decoding(made: Parser) -> None:
-    add = made.add_argument_group("decoding").add_argument
+def _add_decoding(parser: Parser) -> None:
+    add = parser.add_argument_group("decoding").add_argument
     add(
         "--decode",
         choices=("greedy", "sampling"),
@@ -612,23 +614,23 @@ signal n before everything was finished
 
 
 def _serve() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="serve",
         description="Serve a model over HTTP: OpenAI API and a chat page.",
         epilog=_SERVE_ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
-    _add_model(made)
+    add = parser.add_argument
+    _add_model(parser)
     add("--served-model-name", metavar="NAME", help="name in the API (default: the folder's)")
     _add_dtype(add)
-    _add_listening(made)
-    _add_space(made)
-    return made
+    _add_listening(parser)
+    _add_space(parser)
+    return parser
 
 
-def _add_listening(made: Parser) -> None:
-    add = made.add_argument_group("access").add_argument
+def _add_listening(parser: Parser) -> None:
+    add = parser.add_argument_group("access").add_argument
     add("--host", default=LOOPBACK, metavar="ADDRESS", help=f"to listen on (default: {LOOPBACK})")
     add("--port", type=int, default=8000, metavar="N", help="port to listen on (default: 8000)")
     add(
@@ -658,8 +660,8 @@ def _add_listening(made: Parser) -> None:
     )
 
 
-def _add_space(made: Parser) -> None:
-    add = made.add_argument_group("capacity").add_argument
+def _add_space(parser: Parser) -> None:
+    add = parser.add_argument_group("capacity").add_argument
     add("--batch-size", type=int, default=8, metavar="N", help="largest batch (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="longest queue (default: 64)")
     add(
