@@ -68,7 +68,7 @@ def build(source: Path, output: Path) -> None:
         objects = _compile(source, Path(scratch))
         common = objects["common"]
         _link(kernels / PLUGIN, [*common, *objects["kernels"]])
-        listed = {"kernels": _names(source / "kernels", "PD_REGISTER_BUILTIN_KERNEL")}
+        listed = {"kernels": _names(source / "kernels", "PD_REGISTER_KERNEL")}
         for name in MODULES:
             # Paddle's generated module loads the library of this name.
             _link(site / f"{name}_pd_.so", [*common, *objects[name]])
@@ -98,14 +98,13 @@ def _compile(source: Path, scratch: Path) -> dict[str, list[str]]:
 def _link(target: Path, objects: list[str]) -> None:
     """Link a library with Paddle's, by the names that a Paddle in the process has loaded."""
     libraries = [_paddle() / "base" / "libpaddle.so"]
-    # OpenMP is Paddle's own, or there would be two pools of threads.
-    for name in ("libcommon.so", "libiomp5.so"):
-        path = _paddle() / "libs" / name
-        if path.is_file():
-            libraries.append(path)
+    # OpenMP is Paddle's own where it brings one, or there would be two pools of threads.
+    names = ("libcommon.so", "libiomp5.so")
+    libraries += [path for n in names if (path := _paddle() / "libs" / n).is_file()]
+    openmp = [] if libraries[-1].name == "libiomp5.so" else ["-lgomp"]
     command = ["g++", "-shared", "-s", "-o", str(target), *objects]
     command += ["-nodefaultlibs", "-lstdc++", "-lm", "-lgcc_s", "-lgcc", "-lc"]
-    command += [*map(str, libraries), "-Wl,--no-undefined"]
+    command += [*map(str, libraries), *openmp, "-Wl,--no-undefined"]
     command += [f"-Wl,-rpath,{folder}" for folder in sorted({str(p.parent) for p in libraries})]
     _run(command, f"{target.name} does not link")
 

@@ -7,6 +7,7 @@ Exit status: 0 all is there, 1 the lines before say what is not.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -20,9 +21,11 @@ def main(argv: list[str]) -> int:
     """Load everything in FOLDER as a job does; return the exit status."""
     folder, listed = Path(argv[0]), json.loads(Path(argv[1]).read_text(encoding="utf-8"))
     kernels = listed.pop("kernels")
-    # Paddle loads the plug-ins of this folder when it is imported.
+    # A Paddle with custom devices loads the plug-ins of this folder when it is imported.
     os.environ["CUSTOM_DEVICE_ROOT"] = str(folder / "kernels")
     sys.path.insert(0, str(folder / "site"))
+    if missing_kernels(kernels):  # a ROCm build may have none; loading it registers them
+        ctypes.CDLL(str(folder / "kernels" / "libpaddle_stacks_cpu_kernels.so"))
     problems = [
         f"{path.name} requires {name}, which the loader does not find"
         for path in sorted(folder.glob("*/*.so"))

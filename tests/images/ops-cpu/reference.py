@@ -23,6 +23,7 @@ at most, and with the roundings of the keys' sum, the weights and the result (4 
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import os
 import runpy
@@ -34,12 +35,15 @@ from pathlib import Path
 DEVICE, OUTPUT = sys.argv[1:3]
 FOLDER = os.environ.get("PADDLE_STACKS_CPU_OPERATORS", "/opt/cpu-operators")
 if DEVICE == "cpu":
-    os.environ["CUSTOM_DEVICE_ROOT"] = f"{FOLDER}/kernels"
     sys.path.insert(0, f"{FOLDER}/site")
 
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 import paddle.incubate.nn.functional as F  # noqa: E402
+
+if DEVICE == "cpu":
+    # A ROCm build has no custom devices, so it heeds no CUSTOM_DEVICE_ROOT.
+    ctypes.CDLL(f"{FOLDER}/kernels/libpaddle_stacks_cpu_kernels.so")
 
 HEADS, HEAD_DIM, BLOCK, HIDDEN = 8, 128, 64, 5120
 ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

@@ -477,8 +477,7 @@ void BlockAttentionMaxLengths(const Context& context, const DenseTensor& seq_len
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(block_multihead_attention, CPU, ALL_LAYOUT,
-                           paddle_stacks::BlockAttention, float, phi::dtype::float16,
-                           phi::dtype::bfloat16, int32_t) {}
-PD_REGISTER_BUILTIN_KERNEL(blha_get_max_len, CPU, ALL_LAYOUT,
-                           paddle_stacks::BlockAttentionMaxLengths, int, int64_t) {}
+PD_REGISTER_KERNEL(block_multihead_attention, CPU, ALL_LAYOUT, paddle_stacks::BlockAttention, float,
+                   phi::dtype::float16, phi::dtype::bfloat16, int32_t) {}
+PD_REGISTER_KERNEL(blha_get_max_len, CPU, ALL_LAYOUT, paddle_stacks::BlockAttentionMaxLengths, int,
+                   int64_t) {}

@@ -28,6 +28,6 @@ void Tril(const Context& context, const DenseTensor& x, int diagonal, DenseTenso
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(shape, CPU, ALL_LAYOUT, paddle_stacks::Shape, phi::dtype::float16,
-                           phi::dtype::bfloat16) {}
-PD_REGISTER_BUILTIN_KERNEL(tril, CPU, ALL_LAYOUT, paddle_stacks::Tril, phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(shape, CPU, ALL_LAYOUT, paddle_stacks::Shape, phi::dtype::float16,
+                   phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(tril, CPU, ALL_LAYOUT, paddle_stacks::Tril, phi::dtype::bfloat16) {}

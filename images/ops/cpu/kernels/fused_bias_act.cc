@@ -72,5 +72,5 @@ void FusedBiasAct(const Context& context, const DenseTensor& x, const Optional& 
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(fused_bias_act, CPU, ALL_LAYOUT, paddle_stacks::FusedBiasAct, float,
-                           phi::dtype::float16, phi::dtype::bfloat16, int32_t) {}
+PD_REGISTER_KERNEL(fused_bias_act, CPU, ALL_LAYOUT, paddle_stacks::FusedBiasAct, float,
+                   phi::dtype::float16, phi::dtype::bfloat16, int32_t) {}

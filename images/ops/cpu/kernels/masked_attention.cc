@@ -214,6 +214,5 @@ void MaskedAttention(const Context& context, const DenseTensor& x, const DenseTe
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(masked_multihead_attention, CPU, ALL_LAYOUT,
-                           paddle_stacks::MaskedAttention, float, phi::dtype::float16,
-                           phi::dtype::bfloat16, int32_t) {}
+PD_REGISTER_KERNEL(masked_multihead_attention, CPU, ALL_LAYOUT, paddle_stacks::MaskedAttention,
+                   float, phi::dtype::float16, phi::dtype::bfloat16, int32_t) {}

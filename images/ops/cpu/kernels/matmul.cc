@@ -28,10 +28,46 @@ void CopyPanel(const Reader& y, int64_t offset, int64_t rows, int64_t width, boo
   }
 }
 
+// The product of one row: y is read once, so it is not copied to a panel.
+template <typename Store>
+void MultiplyRow(const float* x, int64_t k, const Reader& y, int64_t offset, int64_t n,
+                 bool is_transposed, bool is_integer, const Store& store) {
+  const Simd& simd = Simd::Get();
+  constexpr int64_t kWide = 1024;
+#pragma omp parallel
+  {
+    std::vector<float> scratch(std::max(kWide, kDepth)), sums(kWide);
+    std::vector<int64_t> integers(is_integer ? kWide : 0);
+#pragma omp for
+    for (int64_t j0 = 0; j0 < n; j0 += kWide) {
+      const int64_t columns = std::min(kWide, n - j0);
+      std::fill(sums.begin(), sums.end(), 0.f);
+      std::fill(integers.begin(), integers.end(), 0);
+      for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+        const int64_t depth = std::min(kDepth, k - k0);
+        for (int64_t j = 0; is_transposed && j < columns; ++j) {
+          const float* row = y.Row(offset + (j0 + j) * k + k0, depth, scratch.data());
+          sums[j] += simd.dot(x + k0, row, depth);
+        }
+        for (int64_t i = 0; !is_transposed && i < depth; ++i) {
+          const float* row = y.Row(offset + (k0 + i) * n + j0, columns, scratch.data());
+          simd.axpy(x[k0 + i], row, sums.data(), columns);
+        }
+        if (is_integer) {
+          for (int64_t j = 0; j < columns; ++j) integers[j] += static_cast<int64_t>(sums[j]);
+          std::fill(sums.begin(), sums.end(), 0.f);
+        }
+      }
+      store(j0, columns, sums.data(), integers.data());
+    }
+  }
+}
+
 // One matrix product of x[m, k], in float32 and with rows padded to a multiple of 4, and y.
 template <typename Store>
 void Multiply(const float* x, int64_t m, int64_t k, const Reader& y, int64_t offset, int64_t n,
               bool is_transposed, bool is_integer, const Store& store) {
+  if (m == 1) return MultiplyRow(x, k, y, offset, n, is_transposed, is_integer, store);
   const Simd& simd = Simd::Get();
   const int64_t padded = RoundUp(m, 4);
 #pragma omp parallel
@@ -46,15 +82,9 @@ void Multiply(const float* x, int64_t m, int64_t k, const Reader& y, int64_t off
       for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
         const int64_t depth = std::min(kDepth, k - k0);
         CopyPanel(y, offset, k, n, is_transposed, k0, depth, j0, columns, panel.data());
-        if (m == 1) {
-          for (int64_t i = 0; i < depth; ++i) {
-            simd.axpy(x[k0 + i], panel.data() + i * kColumns, sums.data(), kColumns);
-          }
-        } else {
-          for (int64_t i = 0; i < padded; i += 4) {
-            simd.gemm4(x + i * k + k0, k, panel.data(), depth, kColumns,
-                       sums.data() + i * kColumns, kColumns);
-          }
+        for (int64_t i = 0; i < padded; i += 4) {
+          simd.gemm4(x + i * k + k0, k, panel.data(), depth, kColumns, sums.data() + i * kColumns,
+                     kColumns);
         }
         if (is_integer) {
           for (size_t i = 0; i < sums.size(); ++i) integers[i] += static_cast<int64_t>(sums[i]);
@@ -121,5 +151,5 @@ void Matmul(const Context& context, const DenseTensor& x, const DenseTensor& y, 
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(matmul, CPU, ALL_LAYOUT, paddle_stacks::Matmul, int8_t,
-                           phi::dtype::float16, phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(matmul, CPU, ALL_LAYOUT, paddle_stacks::Matmul, int8_t, phi::dtype::float16,
+                   phi::dtype::bfloat16) {}

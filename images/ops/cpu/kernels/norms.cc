@@ -116,8 +116,8 @@ void BiasResidualLayerNorm(const Context& context, const DenseTensor& x, const O
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(rms_norm, CPU, ALL_LAYOUT, paddle_stacks::RmsNorm, phi::dtype::float16,
-                           phi::dtype::bfloat16) {}
-PD_REGISTER_BUILTIN_KERNEL(fused_bias_residual_layernorm, CPU, ALL_LAYOUT,
-                           paddle_stacks::BiasResidualLayerNorm, phi::dtype::float16,
-                           phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(rms_norm, CPU, ALL_LAYOUT, paddle_stacks::RmsNorm, phi::dtype::float16,
+                   phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(fused_bias_residual_layernorm, CPU, ALL_LAYOUT,
+                   paddle_stacks::BiasResidualLayerNorm, phi::dtype::float16,
+                   phi::dtype::bfloat16) {}

@@ -90,5 +90,5 @@ void TopPSampling(const Context& context, const DenseTensor& x, const DenseTenso
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(top_p_sampling, CPU, ALL_LAYOUT, paddle_stacks::TopPSampling, float,
-                           phi::dtype::float16, phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(top_p_sampling, CPU, ALL_LAYOUT, paddle_stacks::TopPSampling, float,
+                   phi::dtype::float16, phi::dtype::bfloat16) {}

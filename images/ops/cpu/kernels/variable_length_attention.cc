@@ -75,6 +75,6 @@ void VariableLengthAttention(const Context& context, const DenseTensor& q, const
 
 }  // namespace paddle_stacks
 
-PD_REGISTER_BUILTIN_KERNEL(variable_length_memory_efficient_attention, CPU, ALL_LAYOUT,
-                           paddle_stacks::VariableLengthAttention, float, phi::dtype::float16,
-                           phi::dtype::bfloat16) {}
+PD_REGISTER_KERNEL(variable_length_memory_efficient_attention, CPU, ALL_LAYOUT,
+                   paddle_stacks::VariableLengthAttention, float, phi::dtype::float16,
+                   phi::dtype::bfloat16) {}
