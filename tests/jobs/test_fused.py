@@ -40,6 +40,8 @@ NEEDED = {
 }
 """The patches that the package needs on a CPU, and a run that fails without each."""
 
+ROWS = str(len(fused_cases.ROW) - 1)
+
 Case = dict[str, Any]
 
 
@@ -100,15 +102,15 @@ def quantized_cases() -> list[Case]:
                 found += both(f"{model} {quantized} {kind} {dtype}", folder, kind, dtype, *more)
         found.append({"name": f"{folder} here", "losses": folder, "words": []})
         for dtype in ("float32", "float16"):
-            line = [*words(folder, "block", dtype, *more)[2:], "--batch_size", "19"]
+            line = [*words(folder, "block", dtype, *more)[2:], "--batch_size", ROWS]
             found.append({"name": f"{folder} {dtype}", "losses": folder, "words": line})
     for model in MODELS:
         more = ["--cachekv_int8_type", "dynamic"]
         name = f"{model} dynamic8 block float32"
         found += both(name, f"models/{model}", "block", "float32", *more)
-        line = [*words("", "block", "float32", *more)[2:], "--batch_size", "19"]
+        line = [*words("", "block", "float32", *more)[2:], "--batch_size", ROWS]
         found.append({"name": f"{model} int8 cache", "losses": f"models/{model}", "words": line})
-        line = [*words("", "block", "float32")[2:], "--batch_size", "19"]
+        line = [*words("", "block", "float32")[2:], "--batch_size", ROWS]
         found.append({"name": f"{model} cache", "losses": f"models/{model}", "words": line})
         found.append({"name": f"{model} here", "losses": f"models/{model}", "words": []})
     return found
@@ -232,7 +234,8 @@ def test_eight_bits_predict_as_our_own_engine_does(computed, model: str, quantiz
     """
     folder = f"models/{model}-{quantized}"
     ours = computed[f"{folder} here"]
-    for dtype, close in (("float32", 0.02), ("float16", 0.1)):
+    close = 0.04 if quantized == "a8w8c8" else 0.02
+    for dtype in ("float32", "float16"):
         fused = computed[f"{folder} {dtype}"]
         assert len(fused) == len(ours) == len(fused_cases.ROW) - 1
         assert perplexity(fused) == pytest.approx(perplexity(ours), rel=close)
@@ -277,12 +280,14 @@ def test_an_operator_that_is_missing_is_an_import_error(job, fused_models: Path)
 
 
 MISSING = """
+import importlib.machinery
 import sys
 import types
 from entrypoints.fused import __main__ as program
 
 operators = types.ModuleType("paddlenlp_ops")
-operators.__spec__ = types.SimpleNamespace(name="paddlenlp_ops", loader=None, origin=None)
+operators.__spec__ = importlib.machinery.ModuleSpec("paddlenlp_ops", None)
+operators.__spec__.has_location = True
 operators.rebuild_padding_v2 = operators.dequant_int8 = None
 sys.modules["paddlenlp_ops"] = operators
 program.prepare()
