@@ -215,6 +215,7 @@ def carry_out(
     """
     received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
+    is_killed = False
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
@@ -223,6 +224,8 @@ def carry_out(
         signal.alarm(KILL_AFTER_SECONDS)
 
     def give_up(signum: int, frame: FrameType | None) -> None:
+        nonlocal is_killed
+        is_killed = True
         if child is not None:
             _kill(child)
 
@@ -250,7 +253,8 @@ def carry_out(
         signal.alarm(0)
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    if status == 0:
+    # What it started is killed with it, and it may take that for a good end.
+    if status == 0 and not is_killed:
         return
     if received:
         by = f": {peers.stopped_by} was told to stop" if peers and peers.stopped_by else ""
