@@ -51,7 +51,7 @@ def missing_kernels(names: list[str]) -> list[str]:
 
     registered = core._get_all_register_op_kernels("phi")
     # Paddle lists these kernels by the names of older operators.
-    renamed = {"matmul": "matmul_v2"}
+    renamed = {"matmul": "matmul_v2", "add": "elementwise_add"}
     ours = re.compile(r"data_type\[.*(?:float16|int|int8_t)\].*place\[Place\(cpu\)\]")
     return [
         name

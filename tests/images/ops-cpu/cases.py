@@ -273,6 +273,18 @@ def case_fused_bias_act_int8():
     )  # fmt: skip
 
 
+def case_add_shape_and_tril_in_float16():
+    rng = np.random.default_rng(21)
+    for dtype in FLOATS[1:]:
+        x, bias, y = (random(rng, shape, dtype) for shape in ((2, 3, 8), (8,), (2, 3, 8)))
+        for other in (bias, y):
+            total = x.astype("float64") + other
+            close(array(paddle.add(tensor(x, dtype), tensor(other, dtype))), total, dtype)
+        same(paddle.shape(tensor(x, dtype)), [2, 3, 8])
+        same(paddle.tril(tensor(x, dtype), 1), np.tril(x, 1).astype("float64"))
+        refuses("do not match", paddle.add, tensor(x, dtype), tensor(x[:, :1], dtype))
+
+
 def case_norms_float16():
     rng = np.random.default_rng(5)
     for dtype in FLOATS[1:]:
