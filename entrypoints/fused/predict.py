@@ -89,6 +89,7 @@ def _predictor(options: Options, text: Text) -> Predictor:
         from entrypoints.fused.plain import PlainPredictor
 
         return PlainPredictor(options, sorted(text.ends))
+    # These import the fused layers, and with them the operators.
     from entrypoints.fused import models
     from entrypoints.fused.block import BlockPredictor
     from entrypoints.fused.dense import DensePredictor
