@@ -183,7 +183,9 @@ RUN --mount=type=bind,from=installer,source=/opt/uv/bin,target=/mnt \
     --mount=type=tmpfs,target=/tmp \
     /mnt/uv venv --quiet --python "$BASE_PYTHON" "$VIRTUAL_ENV" && \
     /srv/with-network /srv/install /srv/lock whole
+
 # Operators for the CPU, for every backend.
+FROM operators AS cpu-operators
 RUN --mount=type=bind,source=images/ops,target=/srv/ops \
     --mount=type=tmpfs,target=/tmp \
     python /srv/ops/build_cpu_operators.py /srv/ops/cpu /opt/cpu-operators
@@ -250,7 +252,7 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash .
 # Jobs that use them name the folders in CUSTOM_DEVICE_ROOT and PYTHONPATH.
 FROM framework AS ops-cpu
 RUN --mount=type=tmpfs,target=/srv \
-    --mount=type=bind,from=operators,source=/opt/cpu-operators,target=/srv/operators \
+    --mount=type=bind,from=cpu-operators,source=/opt/cpu-operators,target=/srv/operators \
     --mount=type=bind,source=images/ops/check_cpu_operators.py,target=/srv/check_cpu_operators.py \
     --mount=type=bind,source=images/base/dated,target=/srv/dated \
     --mount=type=tmpfs,target=/tmp \
