@@ -35,7 +35,36 @@ def script(name: str) -> ModuleType:
 
 build_operators: Any = script("ops/build_operators.py")
 check_operators: Any = script("ops/check_operators.py")
+build_cpu_operators: Any = script("ops/build_cpu_operators.py")
 check_framework: Any = script("framework/check_framework.py")
+
+# What csrc/setup_hip.py builds at the commit that the backend dcu names.
+UPSTREAM = {
+    "dequant_int8",
+    "encode_rotary_qk",
+    "flash_attn_bwd",
+    "fused_get_rotary_embedding",
+    "get_output",
+    "get_padding_offset",
+    "get_padding_offset_v2",
+    "get_token_penalty_multi_scores",
+    "get_token_penalty_multi_scores_v2",
+    "qkv_transpose_split",
+    "quant_int8",
+    "rebuild_padding",
+    "rebuild_padding_v2",
+    "save_output",
+    "save_with_output",
+    "set_stop_value_multi_ends",
+    "set_stop_value_multi_ends_v2",
+    "set_value_by_flags_and_idx",
+    "set_value_by_flags_and_idx_v2",
+    "step_paddle",
+    "transpose_remove_padding",
+    "update_inputs",
+    "write_cache_kv",
+    "write_int8_cache_kv",
+}
 
 
 def bundle(*entries: tuple[str, int]) -> bytes:
@@ -68,6 +97,23 @@ def test_the_expected_operators_are_those_that_the_sources_register() -> None:
     }
     external = OURS / "slm" / "model_zoo" / "gpt-3" / "external_ops" / "setup.py"
     assert build_operators._operators(external) == {"fused_ln", "fused_rms_norm"}
+
+
+def test_the_operators_for_the_cpu_are_all_of_upstreams() -> None:
+    sources = ROOT / "images" / "ops" / "cpu"
+    names = build_cpu_operators._names(sources / "paddlenlp_ops", "PD_BUILD_OP")
+    assert names == sorted(UPSTREAM)
+    names = build_cpu_operators._names(sources / "fused_ln", "PD_BUILD_OP")
+    assert names == ["fused_ln", "fused_rms_norm"]
+
+
+def test_a_source_for_the_cpu_that_does_not_compile_ends_the_build(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('error: expected a semicolon')"]
+    with pytest.raises(build_operators.BuildFailed, match=r"one\.cc does not compile"):
+        build_cpu_operators._run(command, "one.cc does not compile")
+    assert "expected a semicolon" in capsys.readouterr().err
 
 
 def test_the_library_that_upstream_does_not_build_for_rocm_is_not_expected(tmp_path: Path) -> None:
