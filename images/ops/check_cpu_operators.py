@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     # A Paddle with custom devices loads the plug-ins of this folder when it is imported.
     os.environ["CUSTOM_DEVICE_ROOT"] = str(folder / "kernels")
     sys.path.insert(0, str(folder / "site"))
-    if missing_kernels(kernels):  # a ROCm build may have none; loading it registers them
+    if missing_kernels(kernels):  # a Paddle without custom devices; loading registers them
         ctypes.CDLL(str(folder / "kernels" / "libpaddle_stacks_cpu_kernels.so"))
     problems = [
         f"{path.name} requires {name}, which the loader does not find"

@@ -31,7 +31,8 @@ struct Quantizer {
              std::to_string(round_type);
     });
     Require(-128 <= min && min < max && max <= 127, [&] {
-      return std::string(op) + ": quant_min_bound and quant_max_bound must be in [-128, 127], got " +
+      return std::string(op) +
+             ": quant_min_bound and quant_max_bound must be in [-128, 127], got " +
              std::to_string(min) + " and " + std::to_string(max);
     });
   }

@@ -33,7 +33,7 @@ uint16_t FloatToHalf(float value) {
   bits &= 0x7fffffffu;
   if (bits > 0x7f800000u) return sign | 0x7e00u;
   if (bits >= 0x477ff000u) return sign | 0x7c00u;  // rounds to more than 65504
-  if (bits < 0x38800000u) {  // below the least normal number, 2^-14
+  if (bits < 0x38800000u) {                        // below the least normal number, 2^-14
     // The sum has float16's least subnormal as its last bit, so the addition rounds.
     float magnitude;
     std::memcpy(&magnitude, &bits, sizeof(magnitude));

@@ -85,8 +85,8 @@ Tensors Backward(const char* op, const Tensor& x, const Tensor& scale, const Ten
   RequireLength(op, dy.numel(), x.numel());
   const auto gamma = Floats(op, scale, n);
   const auto inverse = Floats(op, invvar, rows.count);
-  const auto means = mean != nullptr ? Floats(op, *mean, rows.count)
-                                     : std::vector<float>(rows.count);
+  const auto means =
+      mean != nullptr ? Floats(op, *mean, rows.count) : std::vector<float>(rows.count);
   Tensor dx = Zeros(x.shape(), x.dtype());
   const Reader in = Read(x), out_grad = Read(dy);
   const Writer out(dx.data(), dx.dtype());
@@ -125,8 +125,8 @@ Tensors FusedLn(const Tensor& x, const Tensor& scale, const Tensor& bias, float 
   RequireType("fused_ln: bias", bias, scale.dtype());
   const int64_t rows = Check("fused_ln", x, scale).count;
   Tensor mean = Zeros({rows}, DataType::FLOAT32), invvar = Zeros({rows}, DataType::FLOAT32);
-  Tensor y = Forward("fused_ln", x, scale, &bias, epsilon, mean.data<float>(),
-                     invvar.data<float>());
+  Tensor y =
+      Forward("fused_ln", x, scale, &bias, epsilon, mean.data<float>(), invvar.data<float>());
   return {y, mean, invvar};
 }
 

@@ -31,16 +31,15 @@ struct Sequence {
 const int* Lengths(const DenseTensor& tensor, const char* what, int64_t length) {
   RequireType(what, tensor, DataType::INT32);
   Require(tensor.numel() >= length, [&] {
-    return std::string(what) + ": expected at least " + std::to_string(length) +
-           " elements, got " + std::to_string(tensor.numel());
+    return std::string(what) + ": expected at least " + std::to_string(length) + " elements, got " +
+           std::to_string(tensor.numel());
   });
   return tensor.data<int>();
 }
 
-Shape GetShape(const DenseTensor& qkv, const DenseTensor& key_cache,
-               const DenseTensor& value_cache, const DenseTensor& cum_offsets,
-               const DenseTensor& block_tables, const Optional& pre_keys,
-               const Optional& pre_values) {
+Shape GetShape(const DenseTensor& qkv, const DenseTensor& key_cache, const DenseTensor& value_cache,
+               const DenseTensor& cum_offsets, const DenseTensor& block_tables,
+               const Optional& pre_keys, const Optional& pre_values) {
   Require(qkv.dims().size() == 2 && key_cache.dims().size() == 4 && block_tables.dims().size() == 2,
           [&] {
             return std::string(kOp) + "expected qkv [tokens, width], key_cache [blocks, heads, " +
@@ -79,9 +78,9 @@ Shape GetShape(const DenseTensor& qkv, const DenseTensor& key_cache,
                 pre_keys->dims() == pre_values->dims(),
             [&] {
               return std::string(kOp) + "expected pre-caches of [" + std::to_string(s.batch) +
-                     ", " + std::to_string(s.kv_heads) + ", length, " +
-                     std::to_string(s.head_dim) + "], got [" + pre_keys->dims().to_str() +
-                     "] and [" + pre_values->dims().to_str() + "]";
+                     ", " + std::to_string(s.kv_heads) + ", length, " + std::to_string(s.head_dim) +
+                     "], got [" + pre_keys->dims().to_str() + "] and [" +
+                     pre_values->dims().to_str() + "]";
             });
     s.pre_length = pre_keys->dims()[2];
   }
@@ -271,7 +270,11 @@ class History {
   // `rows` are this step's rows of qkv, `column` is where the kind begins in them.
   History(const Shape& s, const Sequence& q, const float* rows, int64_t column,
           const BlockCache& cache, const Optional& pre_cache)
-      : s_(s), q_(q), rows_(rows), column_(column), cache_(cache),
+      : s_(s),
+        q_(q),
+        rows_(rows),
+        column_(column),
+        cache_(cache),
         pre_(pre_cache ? Read(*pre_cache) : Reader(nullptr, DataType::FLOAT32)) {}
 
   const float* Own(int64_t head, int64_t token) const {
@@ -370,23 +373,23 @@ void AttendSequence(const Shape& s, const Sequence& q, const float* rows, const 
 }  // namespace
 
 template <typename T, typename Context>
-void BlockAttention(
-    const Context& context, const DenseTensor& qkv, const DenseTensor& key_cache,
-    const DenseTensor& value_cache, const DenseTensor& seq_lens_encoder,
-    const DenseTensor& seq_lens_decoder, const DenseTensor& seq_lens_this_time,
-    const DenseTensor& padding_offsets, const DenseTensor& cum_offsets,
-    const DenseTensor& cu_seqlens_q, const DenseTensor& cu_seqlens_k,
-    const DenseTensor& block_tables, const Optional& pre_key_cache,
-    const Optional& pre_value_cache, const Optional& rope_emb, const Optional& mask,
-    const Optional& tgt_mask, const Optional& cache_k_quant_scales,
-    const Optional& cache_v_quant_scales, const Optional& cache_k_dequant_scales,
-    const Optional& cache_v_dequant_scales, const Optional& qkv_out_scale,
-    const Optional& qkv_bias, const Optional& out_shift, const Optional& out_smooth,
-    const Optional& max_enc_len_this_time, const Optional& max_dec_len_this_time, int max_seq_len,
-    int block_size, bool use_neox_style, bool dynamic_cachekv_quant, int quant_round_type,
-    float quant_max_bound, float quant_min_bound, float out_scale,
-    const std::string& compute_dtype, float rope_theta, DenseTensor* fmha_out,
-    DenseTensor* qkv_out, DenseTensor* key_cache_out, DenseTensor* value_cache_out) {
+void BlockAttention(const Context& context, const DenseTensor& qkv, const DenseTensor& key_cache,
+                    const DenseTensor& value_cache, const DenseTensor& seq_lens_encoder,
+                    const DenseTensor& seq_lens_decoder, const DenseTensor& seq_lens_this_time,
+                    const DenseTensor& padding_offsets, const DenseTensor& cum_offsets,
+                    const DenseTensor& cu_seqlens_q, const DenseTensor& cu_seqlens_k,
+                    const DenseTensor& block_tables, const Optional& pre_key_cache,
+                    const Optional& pre_value_cache, const Optional& rope_emb, const Optional& mask,
+                    const Optional& tgt_mask, const Optional& cache_k_quant_scales,
+                    const Optional& cache_v_quant_scales, const Optional& cache_k_dequant_scales,
+                    const Optional& cache_v_dequant_scales, const Optional& qkv_out_scale,
+                    const Optional& qkv_bias, const Optional& out_shift, const Optional& out_smooth,
+                    const Optional& max_enc_len_this_time, const Optional& max_dec_len_this_time,
+                    int max_seq_len, int block_size, bool use_neox_style,
+                    bool dynamic_cachekv_quant, int quant_round_type, float quant_max_bound,
+                    float quant_min_bound, float out_scale, const std::string& compute_dtype,
+                    float rope_theta, DenseTensor* fmha_out, DenseTensor* qkv_out,
+                    DenseTensor* key_cache_out, DenseTensor* value_cache_out) {
   const Shape s = GetShape(qkv, key_cache, value_cache, cum_offsets, block_tables, pre_key_cache,
                            pre_value_cache);
   Require(block_size == s.block_size, [&] {

@@ -44,14 +44,13 @@ void FusedBiasAct(const Context& context, const DenseTensor& x, const Optional& 
   const bool is_quantized = quant_scale > 0;
   const Quantizer quantizer{quant_scale, quant_round_type, quant_max_bound, quant_min_bound};
   if (is_quantized) quantizer.Check("fused_bias_act");
-  const DataType dtype = is_quantized ? DataType::INT8
-                                      : FloatType(x.dtype(), compute_dtype, "fused_bias_act");
+  const DataType dtype =
+      is_quantized ? DataType::INT8 : FloatType(x.dtype(), compute_dtype, "fused_bias_act");
   // Shift and smooth belong to the quantization.
   const Optional none;
-  const Output output(
-      Allocate(context, out, dtype), dtype, quantizer,
-      Floats(is_quantized ? shift : none, "fused_bias_act: shift", width),
-      Floats(is_quantized ? smooth : none, "fused_bias_act: smooth", width));
+  const Output output(Allocate(context, out, dtype), dtype, quantizer,
+                      Floats(is_quantized ? shift : none, "fused_bias_act: shift", width),
+                      Floats(is_quantized ? smooth : none, "fused_bias_act: smooth", width));
   const Reader input = Read(x);
 
 #pragma omp parallel if (rows * columns > 1 << 14)

@@ -36,8 +36,7 @@ std::vector<int64_t> GetLengths(const Shape& s, const Optional& sequence_lengths
                                 const Optional& src_mask) {
   std::vector<int64_t> lengths(s.batch);
   if (sequence_lengths) {
-    RequireType("masked_multihead_attention: sequence_lengths", *sequence_lengths,
-                DataType::INT32);
+    RequireType("masked_multihead_attention: sequence_lengths", *sequence_lengths, DataType::INT32);
     RequireLength("masked_multihead_attention: sequence_lengths", sequence_lengths->numel(),
                   s.batch);
     std::copy_n(sequence_lengths->data<int>(), s.batch, lengths.begin());
@@ -178,8 +177,7 @@ void MaskedAttention(const Context& context, const DenseTensor& x, const DenseTe
     for (size_t i = 0; i < scales.size(); ++i) row[i] *= scales[i];
     for (size_t i = 0; i < biases.size(); ++i) row[i] += biases[i];
     if (is_rotary) {
-      const float* cosines =
-          rotary_tensor->data<float>() + (rotary_rows == 1 ? 0 : b) * s.head_dim;
+      const float* cosines = rotary_tensor->data<float>() + (rotary_rows == 1 ? 0 : b) * s.head_dim;
       for (int64_t h = 0; h < s.heads + s.kv_heads; ++h) {
         Rotate(row + h * s.head_dim, cosines, cosines + rotary_rows * s.head_dim, s.head_dim,
                use_neox_rotary_style, false);

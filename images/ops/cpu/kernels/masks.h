@@ -27,9 +27,8 @@ class Mask {
 
   void Cover(int64_t queries, int64_t keys) const {
     Require(!is_given_ || ((dims_[2] == 1 || dims_[2] >= queries) && dims_[3] >= keys), [&] {
-      return what_ + ": " + std::to_string(dims_[2]) + " queries and " +
-             std::to_string(dims_[3]) + " keys do not cover " + std::to_string(queries) +
-             " and " + std::to_string(keys);
+      return what_ + ": " + std::to_string(dims_[2]) + " queries and " + std::to_string(dims_[3]) +
+             " keys do not cover " + std::to_string(queries) + " and " + std::to_string(keys);
     });
   }
 

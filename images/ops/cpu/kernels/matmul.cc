@@ -118,8 +118,8 @@ void Matmul(const Context& context, const DenseTensor& x, const DenseTensor& y, 
   const int64_t matrices = y_rank == 2 ? 1 : y.numel() / (n * k);
   if (y_rank > 2) {
     Require(phi::slice_ddim(x_dims, 0, x_rank - 2) == phi::slice_ddim(y_dims, 0, y_rank - 2), [&] {
-      return "matmul of " + Name(x.dtype()) + " on a CPU does not broadcast: [" +
-             x_dims.to_str() + "] and [" + y_dims.to_str() + "]";
+      return "matmul of " + Name(x.dtype()) + " on a CPU does not broadcast: [" + x_dims.to_str() +
+             "] and [" + y_dims.to_str() + "]";
     });
   }
   const int64_t m = x.numel() / k / std::max<int64_t>(matrices, 1);

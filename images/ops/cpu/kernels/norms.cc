@@ -95,8 +95,10 @@ void RmsNorm(const Context& context, const DenseTensor& x, const Optional& bias,
              float epsilon, int begin_norm_axis, float quant_scale, int quant_round_type,
              float quant_max_bound, float quant_min_bound, DenseTensor* out,
              DenseTensor* residual_out, DenseTensor* inv_var) {
-  const Norm norm{"rms_norm", false, epsilon, 1.f, begin_norm_axis,
-                  {quant_scale, quant_round_type, quant_max_bound, quant_min_bound}};
+  const Norm norm{
+      "rms_norm",      false,
+      epsilon,         1.f,
+      begin_norm_axis, {quant_scale, quant_round_type, quant_max_bound, quant_min_bound}};
   Normalize(context, norm, x, bias, residual, norm_weight, norm_bias, out, residual_out, nullptr,
             inv_var);
 }
@@ -108,7 +110,11 @@ void BiasResidualLayerNorm(const Context& context, const DenseTensor& x, const O
                            int begin_norm_axis, float quant_scale, int quant_round_type,
                            float quant_max_bound, float quant_min_bound, DenseTensor* out,
                            DenseTensor* residual_out, DenseTensor* mean, DenseTensor* variance) {
-  const Norm norm{"fused_bias_residual_layernorm", true, epsilon, residual_alpha, begin_norm_axis,
+  const Norm norm{"fused_bias_residual_layernorm",
+                  true,
+                  epsilon,
+                  residual_alpha,
+                  begin_norm_axis,
                   {quant_scale, quant_round_type, quant_max_bound, quant_min_bound}};
   Normalize(context, norm, x, bias, residual, norm_weight, norm_bias, out, residual_out, mean,
             variance);

@@ -34,9 +34,8 @@ void TopPSampling(const Context& context, const DenseTensor& x, const DenseTenso
   const int64_t rows = x.dims()[0], vocabulary = x.dims()[1];
   Require(vocabulary > 0, [] { return "top_p_sampling: x has no columns"; });
   RequireLength("top_p_sampling: ps", ps.numel(), rows);
-  Require(mode == "truncated" || mode == "non-truncated", [&] {
-    return "top_p_sampling: mode must be truncated or non-truncated, got " + mode;
-  });
+  Require(mode == "truncated" || mode == "non-truncated",
+          [&] { return "top_p_sampling: mode must be truncated or non-truncated, got " + mode; });
   Require(0 <= k && k <= vocabulary,
           [&] { return "top_p_sampling: k is not in [0, columns]: " + std::to_string(k); });
   const auto thresholds = Floats(threshold, "top_p_sampling: threshold", rows);
@@ -60,9 +59,8 @@ void TopPSampling(const Context& context, const DenseTensor& x, const DenseTenso
   for (int64_t r = 0; r < rows; ++r) {
     Read(x).Copy(r * vocabulary, vocabulary, probabilities.data());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return probabilities[a] > probabilities[b];
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return probabilities[a] > probabilities[b]; });
     const float top_p = Read(ps).At(r);
     const float least = thresholds.empty() ? 0.f : thresholds[r];
     int64_t count = 0;

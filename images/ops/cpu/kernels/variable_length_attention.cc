@@ -59,9 +59,7 @@ void VariableLengthAttention(const Context& context, const DenseTensor& q, const
           masks.Row(b, h, i, length, row.data());
           Attend(
               query.Row(offset, head_dim, one.data()), length, head_dim, scale,
-              [&](int64_t j) {
-                return key.Row((first + j) * head_dim, head_dim, scratch.data());
-              },
+              [&](int64_t j) { return key.Row((first + j) * head_dim, head_dim, scratch.data()); },
               [&](int64_t j) {
                 return value.Row((first + j) * head_dim, head_dim, scratch.data());
               },

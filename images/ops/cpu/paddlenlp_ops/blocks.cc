@@ -116,11 +116,12 @@ void Recover(const State& s, int64_t row, int64_t first_token_id) {
   Require(steps >= 1 && prompt + steps <= s.length && steps <= s.pre_length &&
               first + count <= s.blocks_per_row && count <= *s.free_list_len,
           [&] {
-            return std::string(kOp) + "row " + std::to_string(row) + " cannot be begun again: " +
-                   std::to_string(prompt) + " tokens and " + std::to_string(steps) + " steps of " +
-                   std::to_string(s.length) + ", blocks " + std::to_string(first) + " to " +
-                   std::to_string(first + count) + " of " + std::to_string(s.blocks_per_row) +
-                   ", " + std::to_string(*s.free_list_len) + " free";
+            return std::string(kOp) + "row " + std::to_string(row) +
+                   " cannot be begun again: " + std::to_string(prompt) + " tokens and " +
+                   std::to_string(steps) + " steps of " + std::to_string(s.length) + ", blocks " +
+                   std::to_string(first) + " to " + std::to_string(first + count) + " of " +
+                   std::to_string(s.blocks_per_row) + ", " + std::to_string(*s.free_list_len) +
+                   " free";
           });
   int64_t* ids = s.input_ids + row * s.length;
   s.seq_lens_this_time[row] = s.seq_lens_encoder[row] = static_cast<int>(prompt + steps);
@@ -197,20 +198,33 @@ void StepPaddle(const Tensor& stop_flags, const Tensor& seq_lens_this_time,
 using namespace paddle_stacks;  // NOLINT: the macros below want plain names
 
 PD_BUILD_OP(step_paddle)
-    .Inputs({"stop_flags",         "seq_lens_this_time", "ori_seq_lens_encoder",
-             "seq_lens_encoder",   "seq_lens_decoder",   "block_tables",
-             "encoder_block_lens", "is_block_step",      "step_block_list",
-             "step_lens",          "recover_block_list", "recover_lens",
-             "need_block_list",    "need_block_len",     "used_list_len",
-             "free_list",          "free_list_len",      "input_ids",
-             "pre_ids",            "step_idx",           "next_tokens"})
+    .Inputs({"stop_flags",
+             "seq_lens_this_time",
+             "ori_seq_lens_encoder",
+             "seq_lens_encoder",
+             "seq_lens_decoder",
+             "block_tables",
+             "encoder_block_lens",
+             "is_block_step",
+             "step_block_list",
+             "step_lens",
+             "recover_block_list",
+             "recover_lens",
+             "need_block_list",
+             "need_block_len",
+             "used_list_len",
+             "free_list",
+             "free_list_len",
+             "input_ids",
+             "pre_ids",
+             "step_idx",
+             "next_tokens"})
     .Attrs({"block_size: int", "encoder_decoder_block_num: int", "first_token_id: int64_t"})
     .Outputs({"stop_flags_out", "seq_lens_this_time_out", "seq_lens_encoder_out",
               "seq_lens_decoder_out", "block_tables_out", "encoder_block_lens_out",
-              "is_block_step_out", "step_block_list_out", "step_lens_out",
-              "recover_block_list_out", "recover_lens_out", "need_block_list_out",
-              "need_block_len_out", "used_list_len_out", "free_list_out", "free_list_len_out",
-              "input_ids_out"})
+              "is_block_step_out", "step_block_list_out", "step_lens_out", "recover_block_list_out",
+              "recover_lens_out", "need_block_list_out", "need_block_len_out", "used_list_len_out",
+              "free_list_out", "free_list_len_out", "input_ids_out"})
     .SetInplaceMap({{"stop_flags", "stop_flags_out"},
                     {"seq_lens_this_time", "seq_lens_this_time_out"},
                     {"seq_lens_encoder", "seq_lens_encoder_out"},

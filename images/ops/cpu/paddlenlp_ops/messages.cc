@@ -71,8 +71,8 @@ void GetOutput(const Tensor& x, int64_t rank_id, bool wait_flag) {
   if (rank_id > 0) return;
   int64_t* out = MutableRows<int64_t>("get_output: x", x, 2);
   Message message{};
-  const ssize_t size = msgrcv(Queue("get_output"), &message, sizeof(message.content), 0,
-                              wait_flag ? 0 : IPC_NOWAIT);
+  const ssize_t size =
+      msgrcv(Queue("get_output"), &message, sizeof(message.content), 0, wait_flag ? 0 : IPC_NOWAIT);
   if (size == -1) {
     // A signal lets Python run its handler before it asks again.
     Require(errno == ENOMSG || errno == EINTR, [] { return Failure("get_output"); });
@@ -81,12 +81,12 @@ void GetOutput(const Tensor& x, int64_t rank_id, bool wait_flag) {
     return;
   }
   const int64_t rows = message.content[1];
-  Require(size == sizeof(message.content) && 0 <= rows && rows <= kMostRows &&
-              rows + 2 <= x.numel(),
-          [&] {
-            return "get_output: a message of " + std::to_string(size) + " bytes and " +
-                   std::to_string(rows) + " rows for " + std::to_string(x.numel()) + " elements";
-          });
+  Require(
+      size == sizeof(message.content) && 0 <= rows && rows <= kMostRows && rows + 2 <= x.numel(),
+      [&] {
+        return "get_output: a message of " + std::to_string(size) + " bytes and " +
+               std::to_string(rows) + " rows for " + std::to_string(x.numel()) + " elements";
+      });
   for (int64_t i = 0; i < rows + 2; ++i) out[i] = message.content[i];
 }
 

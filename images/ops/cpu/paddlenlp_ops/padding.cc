@@ -86,8 +86,7 @@ int64_t PaddedIndex(const char* op, const int* padding_offset, int64_t row, int6
 
 Tensors GetPaddingOffset(const Tensor& input_ids, const Tensor& cum_offsets,
                          const Tensor& token_num, const Tensor& seq_len) {
-  const Offsets out =
-      GetOffsets(input_ids, cum_offsets, token_num, seq_len, input_ids.shape()[0]);
+  const Offsets out = GetOffsets(input_ids, cum_offsets, token_num, seq_len, input_ids.shape()[0]);
   return {out.tokens, out.cum_offsets, out.padding_offset};
 }
 
@@ -113,8 +112,7 @@ std::vector<Dims> GetPaddingOffsetV2Shape(const Dims& input_ids, const Dims& cum
   return {{-1}, {seq_len[0]}, {-1}, {seq_len[0] + 1}, {seq_len[0] + 1}};
 }
 
-std::vector<DataType> GetPaddingOffsetV2Type(const DataType& input_ids,
-                                             const DataType& cum_offsets,
+std::vector<DataType> GetPaddingOffsetV2Type(const DataType& input_ids, const DataType& cum_offsets,
                                              const DataType& token_num, const DataType& seq_len) {
   return {input_ids, seq_len, seq_len, seq_len, seq_len};
 }

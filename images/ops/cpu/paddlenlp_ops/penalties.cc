@@ -51,8 +51,8 @@ void Check(const Tensor& logits, const Inputs& in) {
   for (const Tensor* scores : {&in.penalties, &in.frequencies, &in.presences}) {
     RequireType("get_token_penalty_multi_scores: scores", *scores, logits.dtype());
     Require(scores->numel() >= rows, [&] {
-      return "get_token_penalty_multi_scores: scores: expected " + std::to_string(rows) +
-             ", got " + std::to_string(scores->numel());
+      return "get_token_penalty_multi_scores: scores: expected " + std::to_string(rows) + ", got " +
+             std::to_string(scores->numel());
     });
   }
 }

@@ -95,8 +95,7 @@ void EncodeRotaryQk(const Tensor& q, const Tensor& kv, const Tensor& rotary_emb,
               rotary_emb.numel() == 2 * batch * length * size,
           [&] {
             return std::string(op) + ": shapes " + ToString(q.shape()) + ", " +
-                   ToString(kv.shape()) + " and " + ToString(rotary_emb.shape()) +
-                   " do not match";
+                   ToString(kv.shape()) + " and " + ToString(rotary_emb.shape()) + " do not match";
           });
   Require(rotary_emb_dims > 0 && size % (2 * rotary_emb_dims) == 0, [&] {
     return std::string(op) + ": rotary_emb_dims " + std::to_string(rotary_emb_dims) +

@@ -27,9 +27,7 @@ void CheckPreIds(const char* op, const Tensor& pre_ids_all, int64_t rows) {
   Rows<int64_t>(op, pre_ids_all, rows * pre_ids_all.shape()[1]);
 }
 
-void CheckEnds(const char* op, const Tensor& end_ids) {
-  Rows<int64_t>(op, end_ids, 1);
-}
+void CheckEnds(const char* op, const Tensor& end_ids) { Rows<int64_t>(op, end_ids, 1); }
 
 }  // namespace
 

@@ -62,8 +62,8 @@ template <typename T>
 const T* Rows(const char* what, const Tensor& tensor, int64_t length) {
   RequireType(what, tensor, phi::CppTypeToDataType<T>::Type());
   Require(tensor.numel() >= length, [&] {
-    return std::string(what) + ": expected at least " + std::to_string(length) +
-           " elements, got " + std::to_string(tensor.numel());
+    return std::string(what) + ": expected at least " + std::to_string(length) + " elements, got " +
+           std::to_string(tensor.numel());
   });
   return tensor.data<T>();
 }
