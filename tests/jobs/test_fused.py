@@ -274,6 +274,31 @@ def test_the_package_needs_every_patch(unpatched, name: str) -> None:
     assert unpatched[f"{case} {name}"] != right
 
 
+def test_the_job_answers_with_and_without_fused_operators(
+    job, fused_models: Path, tmp_path: Path
+) -> None:
+    """As recipes call it: a model as it is, its static graph with blocks, and the benchmark."""
+    shutil.copytree(fused_models / "models" / "mha", tmp_path / "models" / "mha")
+    shutil.copy(fused_models / "prompts.json", tmp_path)
+    plain = ["--model_name_or_path", "models/mha", "--dtype", "float16", *GREEDY, *DATA]
+    done = job(["upstream", PREDICT, *plain], tmp_path)
+    assert done.status == 0, done.stderr
+    assert "a CPU has no matmul of float16 for unfused models" in done.stderr
+    wanted = (tmp_path / "out.json").read_text()
+    assert [json.loads(line)["src"] for line in wanted.splitlines()] == SOURCES
+    (tmp_path / "out.json").unlink()
+    line = words("models/mha", "block", "float32")
+    run(job, ["upstream", EXPORT, *line, "--output_path", "graph"], tmp_path)
+    line = [*words("graph", "block", "float32"), "--mode", "static", *DATA, "--benchmark"]
+    done = job(["upstream", PREDICT, *line, "--batch_size", "3"], tmp_path)
+    assert done.status == 0, done.stderr
+    assert (tmp_path / "out.json").read_text() == wanted
+    # Three rounds of three rows that no end token ends.
+    assert "Output tokens is:  144" in done.stdout
+    assert "Input length is: 64, Output length is: 16, bs is: 3, IPS: " in done.stdout
+    assert json.loads((tmp_path / "runs" / "predictor" / "result.json").read_text())
+
+
 def test_an_operator_that_is_missing_is_an_import_error(job, fused_models: Path) -> None:
     (fused_models / "missing.py").write_text(MISSING)
     run(job, ["python", "missing.py"], fused_models)
