@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def reference(model: str) -> Case:
     return {"name": f"{model} reference", "script": PREDICT, "words": line}
 
 
+def margins(model: str, of: str) -> Case:
+    """Return the case that compares another one's tokens with the float32 model's logits."""
+    line = [*words(f"models/{model}", "block", "float32"), *DATA]
+    return {"name": f"{of} margins", "margins": f"models/{model}", "of": of, "words": line}
+
+
 def float_cases() -> list[Case]:
     found = [reference(model) for model in MODELS]
     for model, kind, dtype in itertools.product(MODELS, BLOCK, ("float32", "float16")):
@@ -81,10 +88,7 @@ def float_cases() -> list[Case]:
         found.append({"name": f"{name} alone", "script": PREDICT, "words": [*line, *DATA]})
         static = [*words(f"graphs/{name}", kind, "float32"), "--mode", "static", *DATA]
         found.append({"name": f"{name} static alone", "script": PREDICT, "words": static})
-        of = f"{model} {kind} float16 dynamic"
-        line = [*words(f"models/{model}", kind, "float16"), *DATA]
-        case = {"name": f"{of} margins", "margins": f"models/{model}", "of": of, "words": line}
-        found.append(case)
+        found.append(margins(model, f"{model} {kind} float16 dynamic"))
     for kind in BLOCK:
         name = f"mha {kind} bfloat16"
         found += both(name, "models/mha", kind, "bfloat16")[:1]
@@ -100,6 +104,7 @@ def quantized_cases() -> list[Case]:
         for kind in kinds:
             for dtype in ("float32", "float16"):
                 found += both(f"{model} {quantized} {kind} {dtype}", folder, kind, dtype, *more)
+        found.append(margins(model, f"{model} {quantized} block float16 dynamic"))
         found.append({"name": f"{folder} here", "losses": folder, "words": []})
         for dtype in ("float32", "float16"):
             line = [*words(folder, "block", dtype, *more)[2:], "--batch_size", ROWS]
@@ -108,6 +113,7 @@ def quantized_cases() -> list[Case]:
         more = ["--cachekv_int8_type", "dynamic"]
         name = f"{model} dynamic8 block float32"
         found += both(name, f"models/{model}", "block", "float32", *more)
+        found.append(margins(model, f"{name} dynamic"))
         line = [*words("", "block", "float32", *more)[2:], "--batch_size", ROWS]
         found.append({"name": f"{model} int8 cache", "losses": f"models/{model}", "words": line})
         line = [*words("", "block", "float32")[2:], "--batch_size", ROWS]
@@ -226,33 +232,38 @@ def test_eight_bits_without_blocks_are_those_with_blocks(
 @pytest.mark.parametrize("quantized", QUANTIZED)
 @pytest.mark.parametrize("model", MODELS)
 def test_eight_bits_predict_as_our_own_engine_does(computed, model: str, quantized: str) -> None:
-    """The same checkpoint, in integers here and in rounded floats there.
+    """The same checkpoint, in integers here and in rounded floats there, token for token.
 
     Both round what enters a product to the same grid. Sums differ in the last bits of a float,
     so that now and then a value falls on the other side of a half: one step of 127 of one input.
-    Our engine reads a prompt through its cache in eight bits, and a fused model does not.
+    Our engine reads a prompt through its cache in eight bits, and a fused model does not. The
+    losses of different tokens are 1.3 nats apart.
     """
     folder = f"models/{model}-{quantized}"
     ours = computed[f"{folder} here"]
-    close = 0.04 if quantized == "a8w8c8" else 0.02
+    close = 0.15 if quantized == "a8w8c8" else 0.1
     for dtype in ("float32", "float16"):
         fused = computed[f"{folder} {dtype}"]
         assert len(fused) == len(ours) == len(fused_cases.ROW) - 1
-        assert perplexity(fused) == pytest.approx(perplexity(ours), rel=close)
-        assert fused != pytest.approx(computed[f"{model} here"], abs=1e-4), "it is quantized"
+        assert perplexity(fused) == pytest.approx(perplexity(ours), rel=0.03)
+        assert statistics.fmean(abs(a - b) for a, b in zip(fused, ours, strict=True)) < close
+        assert fused != pytest.approx(computed[f"{model} here"], abs=1e-2), "it is quantized"
+    # What is generated sees the cache: tokens of eight bits are near the likeliest of float32.
+    assert max(computed[f"{model} {quantized} block float16 dynamic margins"]) < 1
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_cache_in_eight_bits_that_scales_itself(computed, model: str) -> None:
+    """A prompt's attention is not rounded; what is generated sees the rounded cache."""
     plain, rounded = computed[f"{model} cache"], computed[f"{model} int8 cache"]
     assert plain == pytest.approx(computed[f"{model} here"], abs=1e-3)
-    # The prompt's own attention is not rounded; what is generated sees the rounded cache.
-    assert perplexity(rounded) == pytest.approx(perplexity(plain), rel=0.05)
+    assert rounded == pytest.approx(plain, abs=1e-6)
     name = f"{model} dynamic8 block float32"
     assert computed[f"{name} static"] == computed[f"{name} dynamic"]
     assert [row[:1] for row in computed[f"{name} dynamic"]] == [
         row[:1] for row in computed[f"{model} reference"]
     ]
+    assert max(computed[f"{name} dynamic margins"]) < 0.3
 
 
 @pytest.mark.parametrize("model", MODELS)
