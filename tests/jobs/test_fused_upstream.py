@@ -151,10 +151,16 @@ def test_an_error_ends_the_program(upstream, workspace: Path) -> None:
 
 
 def test_without_patches(upstream, workspace: Path, wanted) -> None:
-    """What the patches are for: the import of operators, first of all."""
-    line = words("models/mha", "block", "float32")
+    """What the patches are for: names that an import loses, and a token that is lost."""
+    line = words("models/mha", "dense", "float32")
     finished = upstream(workspace, "--unpatched", PREDICT, *line, *THREE, *DATA)
     assert finished.status == 5, finished.stderr
+    assert "NameError" in finished.stdout + finished.stderr
+    line = words("models/mha", "block", "float32")
+    done(upstream(workspace, "--unpatched", PREDICT, *line, *THREE, *DATA))
+    found = answers(workspace / "out.json")
+    assert found != wanted["mha"]
+    assert all(full.startswith(cut[:-1]) for full, cut in zip(wanted["mha"], found, strict=True))
 
 
 def test_the_source_is_the_pinned_commit() -> None:
