@@ -44,8 +44,8 @@ def variable_length_memory_efficient_attention(
     """
     heads, head_dim = query.shape[1], query.shape[3]
     queries, keys = paddle.shape(query)[2], paddle.shape(key)[2]
-    scores = _product(query, _repeated(key, heads), transpose=True)
-    scores = scores * (head_dim**-0.5 if scale is None else scale)
+    scale = head_dim**-0.5 if scale is None else scale
+    scores = _product(query, _repeated(key, heads), transpose=True, scale=scale)
     if mask is not None:
         scores = scores + mask[:, :, :queries, :keys].cast("float32")
     within = paddle.arange(keys).cast("int32") < kv_seq_lens.cast("int32").reshape([-1, 1, 1, 1])
@@ -141,7 +141,7 @@ def _attended(query: Any, cache: Any, mask: Any, lengths: Any) -> Any:
     heads, head_dim = query.shape[1], query.shape[3]
     end = paddle.max(lengths) + 1
     key, value = cache[0, :, :, :end], cache[1, :, :, :end]
-    scores = _product(query, _repeated(key, heads), transpose=True) * head_dim**-0.5
+    scores = _product(query, _repeated(key, heads), transpose=True, scale=head_dim**-0.5)
     if mask is not None:
         scores = scores + mask[:, :, :, :end].cast("float32")
     within = paddle.arange(end).cast("int32") <= lengths.reshape([-1, 1, 1, 1])
@@ -171,7 +171,7 @@ def _mixed(scores: Any, within: Any, value: Any, dtype: Any) -> Any:
     """Return values mixed by the softmax of those scores that count."""
     scores = scores + (1 - within.cast("float32")) * _LOWEST
     weights = paddle.nn.functional.softmax(scores, axis=-1)
-    return _product(weights, value, dtype=value.dtype).cast(dtype)
+    return _product(weights, value).cast(dtype)
 
 
 def _chosen(condition: Any, left: Any, right: Any) -> Any:
@@ -187,12 +187,20 @@ def _on_a_cpu() -> bool:
     return bool(paddle.get_device().startswith("cpu"))
 
 
-def _product(left: Any, right: Any, transpose: bool = False, dtype: Any = None) -> Any:
-    """Return a matrix product in float32; of float16 where the device multiplies that."""
+def _product(left: Any, right: Any, transpose: bool = False, scale: float = 1.0) -> Any:
+    """Return a matrix product in float32; of float16 where the device multiplies that.
+
+    Args:
+        left: it is scaled before, since sums of float16 end at 65504.
+        right: its type is what a card multiplies.
+        transpose: whether ``right`` is transposed.
+        scale: of ``left``.
+    """
+    left = left.cast("float32") * scale
     if _on_a_cpu():
-        left, right = left.cast("float32"), right.cast("float32")
-    elif dtype is not None:
-        left = left.cast(dtype)
+        right = right.cast("float32")
+    else:
+        left = left.cast(right.dtype)
     return paddle.matmul(left, right, transpose_y=transpose).cast("float32")
 
 
