@@ -49,7 +49,7 @@ def run(script: str, options: Options) -> list[list[int]]:
     import paddle
 
     if not options.inference_model and options.device == "cpu" and options.dtype != "float32":
-        note(f"a CPU has no matmul of {options.dtype} for unfused models: computed in float32")
+        note(f"a CPU lacks kernels of {options.dtype} for unfused models: computed in float32")
         options = replace(options, dtype="float32")
     paddle.set_device(options.device)
     paddle.set_default_dtype(options.dtype)
