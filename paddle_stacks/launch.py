@@ -524,7 +524,7 @@ def _model_beside_recipe(recipe: Recipe, arguments: Sequence[str]) -> str:
     raise RequestError(
         f'"{value}" is not the name of a model in models/',
         where="--model",
-        remedy=f"--model smollm2-135m-instruct; ./inv fetch NAME --from PATH puts {value} there",
+        remedy=f"copy it to models/{Path(value).name}, then --model {Path(value).name}",
     )
 
 
