@@ -210,7 +210,6 @@ def _run(request: Request, descriptors: list[int]) -> NoReturn:
             os.close(descriptor)
     _drop_rights(*request.user)
     os.environ.update(request.environ)
-    _forget_modules_that_read(request.environ)
     importlib.import_module("forked_python").install(_fork)  # beside this file, in the container
     os.chdir("/workspace")
     # A process that starts gets new ones; this one has its parent's.
@@ -225,13 +224,6 @@ def _run(request: Request, descriptors: list[int]) -> NoReturn:
         sys.argv = ["entrypoints", *request.argv]
         runpy.run_module("entrypoints", run_name="__main__", alter_sys=True)
     sys.exit(0)
-
-
-def _forget_modules_that_read(environ: dict[str, str]) -> None:
-    """Let the job import anew what read variables of its own when the server imported it."""
-    if any(name.startswith("HF_") for name in environ):
-        for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
-            del sys.modules[name]
 
 
 def _bring_loopback_up() -> None:
