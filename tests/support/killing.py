@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.completeness import left_over
@@ -163,8 +163,6 @@ class Chain:
         self._by = by
         self.outcomes = Outcomes()
         self._starts = 0
-        # The undisturbed run may have been slower than the next ones, whose kills then come late.
-        self._pace = 1.0
 
     def run(self, kills: int) -> Outcomes:
         """Hurt it so often, and see what follows each time to its end."""
@@ -177,16 +175,12 @@ class Chain:
                     f"{self.outcomes}: jobs end before kills"
                 )
                 enough = self.outcomes.hits >= kills
-                moment = None if enough else self._pick()
+                moment = None if enough else pick(self._undisturbed, self._chance, by=self._by)
                 if not self._start(workspace, moment, older, was_hurt):
                     break
                 was_hurt = True
             shutil.rmtree(workspace)
         return self.outcomes
-
-    def _pick(self) -> Moment:
-        moment = pick(self._undisturbed, self._chance, by=self._by)
-        return replace(moment, delay=moment.delay * self._pace)
 
     def _workspace(self) -> Path:
         workspace = self._folder / "workspace"
@@ -237,7 +231,6 @@ class Chain:
     ) -> None:
         if moment is not None:
             self.outcomes.hit[AFTER] += 1
-            self._pace *= 0.7
         told = f"{moment}\n{done.stderr}"
         if done.status == 2 and "answers" in before:
             # The documented answer to an output that is there, whole.
