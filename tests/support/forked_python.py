@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import random
 import runpy
@@ -70,18 +71,35 @@ def _become(words: list[str], environ: dict[str, str], arguments: Sequence[Any])
         environ: all of its environment.
         arguments: of ``subprocess._fork_exec`` (CPython 3.11).
     """
+    with_arguments = functools.partial(_start, words, environ, arguments)
+    end_with_status_of(with_arguments)
+
+
+def _start(words: list[str], environ: dict[str, str], arguments: Sequence[Any]) -> None:
+    _take_over(*arguments)
+    os.environ.clear()
+    os.environ.update(environ)
+    _forget_parent()
+    _run(words)
+
+
+def end_with_status_of(program: Callable[[], None]) -> NoReturn:
+    """Run a program in this forked process, and end with the status of an interpreter.
+
+    The exit handlers run, but no destructor of a library: Paddle's statistics would wait up to
+    a second for their thread. A job in a container of its own is where these are tested.
+    """
     status = 1
     try:
-        _take_over(*arguments)
-        os.environ.clear()
-        os.environ.update(environ)
-        _forget_parent()
-        _run(words)
+        program()
         status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        if isinstance(exit_.code, str):
+            print(exit_.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        status = 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:

@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import functools
 import importlib
 import json
 import os
@@ -210,20 +211,24 @@ def _run(request: Request, descriptors: list[int]) -> NoReturn:
             os.close(descriptor)
     _drop_rights(*request.user)
     os.environ.update(request.environ)
-    importlib.import_module("forked_python").install(_fork)  # beside this file, in the container
+    forked_python = importlib.import_module("forked_python")  # beside this file, in the container
+    forked_python.install(_fork)
     os.chdir("/workspace")
     # A process that starts gets new ones; this one has its parent's.
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    if request.argv[0] == "python" and request.argv[1].endswith(".py"):
-        sys.argv = request.argv[1:]
+    forked_python.end_with_status_of(functools.partial(_run_program, request.argv))
+
+
+def _run_program(argv: list[str]) -> None:
+    if argv[0] == "python" and argv[1].endswith(".py"):
+        sys.argv = argv[1:]
         sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))  # noqa: PTH100, PTH120
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
-        sys.argv = ["entrypoints", *request.argv]
+        sys.argv = ["entrypoints", *argv]
         runpy.run_module("entrypoints", run_name="__main__", alter_sys=True)
-    sys.exit(0)
 
 
 def _bring_loopback_up() -> None:
