@@ -29,6 +29,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -218,7 +219,8 @@ def _run(request: Request, descriptors: list[int]) -> NoReturn:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    forked_python.end_with_status_of(functools.partial(_run_program, request.argv))
+    end_with: Callable[[Callable[[], None]], NoReturn] = forked_python.end_with_status_of
+    end_with(functools.partial(_run_program, request.argv))
 
 
 def _run_program(argv: list[str]) -> None:
