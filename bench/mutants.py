@@ -56,7 +56,7 @@ AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("unit/test_files*", "unit/test_workspace*"),
     ),
     "training": (
-        ("entrypoints/training/*.py",),
+        ("entrypoints/finetuning/*.py", "entrypoints/training/*.py"),
         ("unit/test_finetune*", "jobs/test_finetune*", "jobs/test_parallel*"),
     ),
     "inference": (

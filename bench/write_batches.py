@@ -10,8 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from entrypoints.training import batches, data, packing
-from entrypoints.training.model import load_tokenizer
+from entrypoints.finetuning import batches, packing
+from entrypoints.models.tokenizer import load_tokenizer
+from entrypoints.training import data
 from paddle_stacks.jobs import records, schema, workspace
 
 

@@ -10,7 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from entrypoints import visible
+from entrypoints.runtime import mount_check
 from paddle_stacks.errors import RequestError, StackError, Stopped, render
 from paddle_stacks.jobs import platforms
 from paddle_stacks.jobs.catalog import JOBS, find
@@ -50,7 +50,7 @@ def _dispatch(argv: list[str]) -> int:
     name, arguments = argv[0], argv[1:]
     if name in JOBS:
         _refuse_imports()
-        visible.check(name, arguments)
+        mount_check.check(name, arguments)
         if platforms.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
         status: int = importlib.import_module(f"entrypoints.{name}").main(arguments)

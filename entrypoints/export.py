@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parse
-from entrypoints.console import phase, report
 from entrypoints.exporting.request import check_architecture
 from entrypoints.fetching import folder as checkpoints
-from entrypoints.training.disk import writing_below
-from entrypoints.training.imports import spare
-from entrypoints.training.lock import locked
-from entrypoints.training.quiet import libraries_log_to
-from entrypoints.training.saving import BASE, fingerprint, write_merged
+from entrypoints.models.files import BASE, fingerprint
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import phase, report
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.logging import libraries_log_to
+from entrypoints.runtime.stubs import spare
+from entrypoints.training.saving import write_merged
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files, workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
@@ -88,7 +89,7 @@ def _export(arguments: argparse.Namespace, model: Path, adapter: Path | None, ou
 
 
 def _merge(model: Path, adapter: Path, part: Path) -> None:
-    from entrypoints.training.model import load_adapted
+    from entrypoints.training.adapter import load_adapted
 
     phase("load the model and the adapter")
     network = load_adapted(model, adapter)

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from entrypoints import chat_template, console
-from entrypoints.arguments import parse
 from entrypoints.fetching import checkpoint, folder, gguf, hub, huggingface, package, scratch
 from entrypoints.fetching.download import download, trust_bundle
+from entrypoints.models import chat_template
+from entrypoints.runtime import console
+from entrypoints.runtime.arguments import parse
 from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder, sha256_of

@@ -8,29 +8,30 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from entrypoints import launching
-from entrypoints.arguments import parse
-from entrypoints.console import note, phase
-from entrypoints.training import processes, starting
-from entrypoints.training.disk import writing_below
-from entrypoints.training.imports import spare
-from entrypoints.training.lock import locked
-from entrypoints.training.quiet import libraries_log_to
-from entrypoints.training.request import LIBRARY_LOG, NO_TEMPLATE, RESULT, Request
-from entrypoints.training.stop import StopSignal
+from entrypoints.finetuning.request import NO_TEMPLATE, Request
+from entrypoints.runtime import launcher
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, phase
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.logging import libraries_log_to
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.runtime.stubs import spare
+from entrypoints.training import processes, resume
+from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import chat_templates, platforms, records, schema, spreading, workspace
 
 __all__ = ["main"]
 
 # Longer, shorter, or merged: what was trained so far stays what it is.
-_MAY_CHANGE = starting.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge", "num_train_epochs"}
+_MAY_CHANGE = resume.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge", "num_train_epochs"}
 
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
     arguments = parse("finetune", argv)
-    nodes = launching.Nodes.of(arguments, os.environ)
+    nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
     config = schema.load(arguments.config, arguments.set, backend=platforms.current(), world=world)
     for text in config.notes:
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
             print(json.loads((run / RESULT).read_text(encoding="utf-8"))["output"])
             return 0
         phase("start PaddlePaddle")
-        if launching.is_launched(arguments.ranks, nodes):
+        if launcher.is_launched(arguments.ranks, nodes):
             processes.run(
                 "finetune", request.to_json(), ranks=arguments.ranks, nodes=nodes, folder=run
             )
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
             return 0
         spare()
         libraries_log_to(run / LIBRARY_LOG)
-        from entrypoints.training.run import train
+        from entrypoints.finetuning.run import train
 
         print(train(request, stop))
     return 0
@@ -110,16 +111,16 @@ def _prepared(
     config: schema.Config,
     run: Path,
     paths: Mapping[str, Path],
-    nodes: launching.Nodes,
+    nodes: launcher.Nodes,
 ) -> Request | None:
     """Return what to train, or None if that has been done already."""
     fingerprints = {
         split: records.fingerprint(paths["data"], split)
         for split in (("train", "dev") if config["do_eval"] else ("train",))
     }
-    resume = starting.resume_choice(arguments.resume, config)
+    choice = resume.resume_choice(arguments.resume, config)
     owner = nodes.rank in (0, None)
-    start = starting.begin(config, run, fingerprints, resume, _MAY_CHANGE, owner=owner)
+    start = resume.begin(config, run, fingerprints, choice, _MAY_CHANGE, owner=owner)
     if start.finished:
         return None
     return Request(

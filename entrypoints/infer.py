@@ -9,13 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from entrypoints.console import phase, say
 from entrypoints.inference import exported
 from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
 from entrypoints.inference.batch_input import read_prompts
 from entrypoints.inference.generation_config import repetition_penalty
-from entrypoints.training.quiet import libraries_log_to
+from entrypoints.runtime.console import phase, say
+from entrypoints.runtime.logging import libraries_log_to
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import prompts, workspace
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parse
-from entrypoints.console import note, say
-from entrypoints.training.disk import writing_below
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, say
+from entrypoints.runtime.disk import writing_below
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import Part
@@ -51,11 +51,11 @@ def _samples(part: Part, arguments: argparse.Namespace, sizes: Any) -> list[str]
     model = _model(part, arguments.model)
     if not count or model is None:
         return []
-    from entrypoints.training.quiet import libraries_log_to
+    from entrypoints.runtime.logging import libraries_log_to
 
     libraries_log_to(None)
+    from entrypoints.models.tokenizer import load as load_tokenizer
     from entrypoints.preparing import pair
-    from entrypoints.tokenizer import load as load_tokenizer
 
     tokenizer = load_tokenizer(model)
     lines = []

@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from entrypoints.arguments import parse
-from entrypoints.console import note, phase, report
 from entrypoints.preparing.documents import Rules
-from entrypoints.training.disk import writing_below
-from entrypoints.training.lock import locked
-from entrypoints.training.stop import StopSignal
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, phase, report
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.stop import StopSignal
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import STDIN, Source
@@ -69,11 +69,11 @@ def _prepare(
     stop: StopSignal,
 ) -> None:
     phase("start the tokenizer")
-    from entrypoints.training.quiet import libraries_log_to
+    from entrypoints.runtime.logging import libraries_log_to
 
     libraries_log_to(None)
+    from entrypoints.models.tokenizer import load as load_tokenizer
     from entrypoints.preparing import encoding, journal, pair, run
-    from entrypoints.tokenizer import load as load_tokenizer
 
     tokenizer = load_tokenizer(model)
     if arguments.append_eos and tokenizer.eos_token_id is None:

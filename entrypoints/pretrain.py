@@ -8,17 +8,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from entrypoints import launching
-from entrypoints.arguments import parse
-from entrypoints.console import note, phase
 from entrypoints.pretraining.request import Request
-from entrypoints.training import processes, starting
-from entrypoints.training.disk import writing_below
-from entrypoints.training.imports import spare
-from entrypoints.training.lock import locked
-from entrypoints.training.quiet import libraries_log_to
+from entrypoints.runtime import launcher
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, phase
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.logging import libraries_log_to
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.runtime.stubs import spare
+from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
-from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import corpus, platforms, pretraining, schema, workspace
 
@@ -26,13 +26,13 @@ __all__ = ["main"]
 
 # With another number of processes the same step is divided otherwise; that it is the same
 # is checked by its number of sequences.
-_MAY_CHANGE = starting.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_train_batch_size"}
+_MAY_CHANGE = resume.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_train_batch_size"}
 
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
     arguments = parse("pretrain", argv)
-    nodes = launching.Nodes.of(arguments, os.environ)
+    nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
     config = schema.load(
         arguments.config, arguments.set, job="pretrain", backend=platforms.current(), world=world
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
     ):
         batch = pretraining.sequences_of_a_step(config, world)
         fingerprints = {"train": _fingerprint(parts), "batch": str(batch)}
-        resume = starting.resume_choice(arguments.resume, config)
-        start = starting.begin(config, run, fingerprints, resume, _MAY_CHANGE, owner=owner)
+        choice = resume.resume_choice(arguments.resume, config)
+        start = resume.begin(config, run, fingerprints, choice, _MAY_CHANGE, owner=owner)
         if start.finished:
             print(json.loads((run / RESULT).read_text(encoding="utf-8"))["output"])
             return 0
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
             grace=arguments.grace,
         )
         phase("start PaddlePaddle")
-        if launching.is_launched(arguments.ranks, nodes):
+        if launcher.is_launched(arguments.ranks, nodes):
             processes.run(
                 "pretrain",
                 request.to_json(),

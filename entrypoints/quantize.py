@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from entrypoints.arguments import parse
-from entrypoints.console import note, phase, report
-from entrypoints.training.disk import writing_below
-from entrypoints.training.imports import spare
-from entrypoints.training.lock import locked
-from entrypoints.training.quiet import libraries_log_to
-from entrypoints.training.stop import StopSignal
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, phase, report
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.logging import libraries_log_to
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.runtime.stubs import spare
 from entrypoints.upstream import run_with_config
 from paddle_stacks.jobs import platforms, quantizing, workspace
 from paddle_stacks.jobs.files import remove_unfinished

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from entrypoints.console import note, phase, warn
 from entrypoints.inference.adapter import check_base
+from entrypoints.runtime.console import note, phase, warn
+from entrypoints.runtime.logging import libraries_log_to
 from entrypoints.serving.arguments import Options, parse
-from entrypoints.training.quiet import libraries_log_to
 from paddle_stacks.jobs import workspace
 
 __all__ = ["main"]

@@ -23,11 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entrypoints import operators
-from entrypoints.arguments import parse
-from entrypoints.console import note, phase, report, warn
+from entrypoints.cpu import operators
 from entrypoints.fused.options import parse as parse_fused
-from entrypoints.launching import (
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.console import note, phase, report, warn
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.launcher import (
+    AS_MODULE,
     Nodes,
     carry_out,
     check_cards,
@@ -36,8 +38,7 @@ from entrypoints.launching import (
     launch,
     loopback,
 )
-from entrypoints.training.disk import writing_below
-from entrypoints.training.lock import locked
+from entrypoints.runtime.lock import locked
 from entrypoints.upstream_patches import messages
 from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
 from paddle_stacks.jobs import documented, fused, fused_models, platforms, upstream
@@ -52,7 +53,6 @@ TREE = Path(os.environ.get("PADDLE_STACKS_UPSTREAM") or "/opt/PaddleNLP")
 RESULT = "result.json"
 LAUNCHER_LOG = "log"
 
-_AS_MODULE = Path(__file__).with_name("as_module.py")
 _PATCHED = Path(__file__).parent / "upstream_patches" / "__main__.py"
 _QUANTIZE = "run_finetune.py"
 _SEARCH = "smooth_piecewise_search"
@@ -160,7 +160,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
     if re.search(r"^from \.", source, re.MULTILINE):
         # Part of a package: run by its path it cannot import its neighbours.
         module = path.relative_to(TREE / "llm").with_suffix("").parts
-        program = [str(_AS_MODULE), ".".join(module)]
+        program = [str(AS_MODULE), ".".join(module)]
     if predicts and not arguments.unpatched:
         program = [str(_PATCHED), program[-1]]
     variables = environment(environ)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 import paddle_stacks
-from entrypoints.console import phase
 from entrypoints.exporting.program import program, signature
 from entrypoints.inference import exported, static
 from entrypoints.inference import model as models
 from entrypoints.inference.llama import Shape
 from entrypoints.inference.protocols import LanguageModel
+from entrypoints.runtime.console import phase
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.files import sha256_of
 

@@ -11,9 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from entrypoints.fetching import tensors
-from entrypoints.fetching.llama import architectures, write_json
-from entrypoints.fetching.progress import in_mib
+from entrypoints.models import safetensors_file
+from entrypoints.models.files import write_json
+from entrypoints.models.llama import architectures
+from entrypoints.runtime.progress import in_mib
 from paddle_stacks import __version__
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
@@ -186,7 +187,7 @@ def _weights_problems(folder: Path, name: str) -> list[Problem]:
             problems.append(Problem("the file is missing", str(path), "get it again"))
         elif shard.endswith(".safetensors"):
             try:
-                tensors.read_header(path)
+                safetensors_file.read_header(path)
             except RequestError as error:
                 problems += error.problems
     return problems

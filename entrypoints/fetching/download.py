@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from entrypoints import console
-from entrypoints.fetching.progress import in_mib
+from entrypoints.runtime import console
+from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import JobError, MachineError, RequestError, without_login
 from paddle_stacks.jobs.files import sha256_of
 

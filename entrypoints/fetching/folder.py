@@ -5,14 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from entrypoints.fetching import (
-    checkpoint,
-    gguf_file,
-    huggingface,
-    huggingface_tokenizer,
-    tensors,
-)
-from entrypoints.fetching.progress import in_mib
+from entrypoints.fetching import checkpoint, gguf_file, huggingface, huggingface_tokenizer
+from entrypoints.models import safetensors_file
+from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.workspace import PEFT_CONFIG
@@ -65,7 +60,7 @@ def recognize(path: Path) -> str:
             where=str(path),
             remedy="a model is a GGUF file or a folder with config.json and its weights",
         )
-    names = [name for file in files for name in tensors.read_header(file)]
+    names = [name for file in files for name in safetensors_file.read_header(file)]
     return "paddlenlp" if any(name.startswith("llama.") for name in names) else "huggingface"
 
 

@@ -14,14 +14,9 @@ import numpy.typing as npt
 
 from entrypoints.fetching import gguf_file, gguf_tokenizer
 from entrypoints.fetching.gguf_file import Gguf
-from entrypoints.fetching.llama import (
-    Shape,
-    paddle_names,
-    problems_of,
-    write_json,
-    write_weights,
-)
-from entrypoints.fetching.tensors import Tensor
+from entrypoints.models.files import write_json
+from entrypoints.models.llama import Shape, paddle_names, problems_of, write_weights
+from entrypoints.models.safetensors_file import Tensor
 from paddle_stacks.errors import Problem, RequestError
 
 __all__ = ["convert"]

@@ -13,18 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.console import warn
-from entrypoints.fetching import huggingface_tokenizer, source_keys, tensors
-from entrypoints.fetching.llama import (
-    Shape,
-    architectures,
-    paddle_names,
-    problems_of,
-    write_json,
-    write_weights,
-)
+from entrypoints.fetching import huggingface_tokenizer
 from entrypoints.fetching.rope import paddle_rope
-from entrypoints.fetching.tensors import Stored, Tensor
+from entrypoints.models import safetensors_file, source_keys
+from entrypoints.models.files import write_json
+from entrypoints.models.llama import Shape, architectures, paddle_names, problems_of, write_weights
+from entrypoints.models.safetensors_file import Stored, Tensor
+from entrypoints.runtime.console import warn
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.json_files import read_object
@@ -106,7 +101,7 @@ def _stored(source: Path) -> dict[str, tuple[Path, Stored]]:
     return {
         name: (path, entry)
         for path in files
-        for name, entry in tensors.read_header(path).items()
+        for name, entry in safetensors_file.read_header(path).items()
         # Older checkpoints store the rotary frequencies, which the config decides.
         if not name.endswith("rotary_emb.inv_freq")
     }
@@ -116,7 +111,7 @@ def _tensor(name: str, path: Path, entry: Stored) -> Tensor:
     target, transposed = paddle_names(name, entry.shape)
 
     def values() -> npt.NDArray[Any]:
-        with tensors.opened(path) as read:
+        with safetensors_file.opened(path) as read:
             array = read(entry)
         return array.T if transposed else array
 
@@ -226,7 +221,7 @@ def _drop_tied_head(stored: dict[str, tuple[Path, Stored]], source: Path) -> Non
 
 
 def _raw(path: Path, entry: Stored) -> npt.NDArray[Any]:
-    with tensors.opened(path) as read:
+    with safetensors_file.opened(path) as read:
         return read(entry)
 
 

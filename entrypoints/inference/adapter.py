@@ -4,7 +4,7 @@ PaddleNLP writes ``lora_config.json`` and ``lora_model_state.pdparams``: for a
 linear layer's weight W ``[inputs, outputs]`` the factors A ``[inputs, r]`` and
 B ``[r, outputs]``. W + A·B·scaling gives the answers of the unmerged model, and
 costs nothing per token. Adapters of Hugging Face's PEFT are read into the same form
-(:mod:`entrypoints.peft_adapter`).
+(:mod:`entrypoints.models.peft_adapter`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints import peft_adapter
-from entrypoints.training.saving import BASE, fingerprint
+from entrypoints.models import peft_adapter
+from entrypoints.models.files import BASE, fingerprint
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 

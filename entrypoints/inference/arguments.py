@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, replace
 
-from entrypoints.arguments import parse as parse_arguments
 from entrypoints.inference.sampling import Sampling
+from entrypoints.runtime.arguments import parse as parse_arguments
 from paddle_stacks.jobs import platforms
 from paddle_stacks.jobs.validation import sampling_options
 

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from entrypoints.console import note, phase, report
 from entrypoints.inference import fingerprint
 from entrypoints.inference.arguments import STANDARD_STREAM, Options
 from entrypoints.inference.batch_input import batches
@@ -17,6 +16,7 @@ from entrypoints.inference.part import Part, open_part
 from entrypoints.inference.sampling import Choice
 from entrypoints.inference.session import Session, open_text
 from entrypoints.inference.text import all_tokens
+from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.jobs.prompts import Prompt
 
 __all__ = ["answer_file"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entrypoints.console import note, phase, report
 from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.files import replacing_file
 

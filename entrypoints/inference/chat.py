@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from entrypoints.console import note, say
 from entrypoints.inference.session import Session
+from entrypoints.runtime.console import note, say
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.prompts import Message, Prompt
 

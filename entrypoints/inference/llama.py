@@ -36,7 +36,7 @@ import numpy.typing as npt
 import paddle
 from paddle import nn
 
-from entrypoints.fetching import llama as layout
+from entrypoints.models import llama as layout
 from paddle_stacks.errors import RequestError
 
 __all__ = ["Inputs", "Network", "Shape", "Slots", "Tap", "cache_names", "rotation_tables"]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from entrypoints.training.disk import writing_below
+from entrypoints.runtime.disk import writing_below
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import remove_unfinished, replacing_file

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.quantizing.arithmetic import LARGEST
+from entrypoints.models.int8 import LARGEST
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE

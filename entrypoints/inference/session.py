@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoints.console import note, phase, report
 from entrypoints.inference import text as texts
 from entrypoints.inference.arguments import Options
 from entrypoints.inference.generate import Answer, Asked, Limits, Speed, answer_all, wished
 from entrypoints.inference.model import context_length, load
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
+from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.jobs.prompts import NO_WISHES, Wishes
 
 __all__ = ["Session", "load_model", "open_text"]

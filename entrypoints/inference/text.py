@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from entrypoints.chat_template import ChatTemplateError, variables_of
-from entrypoints.tokenizer import load as load_tokenizer
+from entrypoints.models.chat_template import ChatTemplateError, variables_of
+from entrypoints.models.tokenizer import load as load_tokenizer
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.prompts import Prompt, listed

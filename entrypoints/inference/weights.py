@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching.tensors import ITEM_SIZES, Stored, Tensor, read_header
 from entrypoints.inference import quantized
-from entrypoints.quantizing.arithmetic import dequantized
+from entrypoints.models.int8 import dequantized
+from entrypoints.models.safetensors_file import ITEM_SIZES, Stored, Tensor, read_header
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
 

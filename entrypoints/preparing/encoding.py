@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from entrypoints.console import warn
+from entrypoints.runtime.console import warn
 
 __all__ = [
     "Batch",

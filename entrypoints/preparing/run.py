@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from entrypoints.console import note, report, warn
 from entrypoints.preparing import documents, encoding, journal
 from entrypoints.preparing.documents import SHOWN, Rules
 from entrypoints.preparing.journal import State
 from entrypoints.preparing.reading import Block, Place, Reader
-from entrypoints.training.stop import StopSignal
+from entrypoints.runtime.console import note, report, warn
+from entrypoints.runtime.stop import StopSignal
 from paddle_stacks.errors import JobError, Problem, RequestError, Stopped
 from paddle_stacks.jobs.corpus import STDIN, Source
 

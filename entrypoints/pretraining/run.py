@@ -9,17 +9,18 @@ from typing import Any
 
 import paddle
 
-from entrypoints.console import note, phase, report
+from entrypoints.cpu import kernels
+from entrypoints.models.tokenizer import load_tokenizer
 from entrypoints.pretraining import flops, model, samples
 from entrypoints.pretraining.request import Request
 from entrypoints.pretraining.trainer import Pretrainer
-from entrypoints.training import kernels, plot, saving
-from entrypoints.training.batches import Share
+from entrypoints.runtime.console import note, phase, report
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.training import plot, saving
 from entrypoints.training.loop import Arguments, Keeping, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
-from entrypoints.training.model import load_tokenizer
 from entrypoints.training.request import LIBRARY_LOG, LOSS, METRICS, RESULT
-from entrypoints.training.stop import StopSignal
+from entrypoints.training.share import Share
 from paddle_stacks.errors import Stopped
 from paddle_stacks.jobs import workspace
 from paddle_stacks.jobs.files import replacing_file

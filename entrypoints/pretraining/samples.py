@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 
-from entrypoints.training.batches import Share
+from entrypoints.training.share import Share
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["Samples", "datasets"]

@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching.progress import in_units
 from entrypoints.inference import dynamic
 from entrypoints.inference.decoding import Model
 from entrypoints.inference.llama import Shape, Tap
 from entrypoints.inference.quantized import CACHES, WRAPPED
-from entrypoints.quantizing import arithmetic
+from entrypoints.models import int8
 from entrypoints.quantizing.observing import (
     Largest,
     LargestOfChannels,
@@ -28,6 +27,7 @@ from entrypoints.quantizing.observing import (
     Observer,
 )
 from entrypoints.quantizing.text import Rows
+from entrypoints.runtime.progress import in_units
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 from paddle_stacks.jobs.schema import Config
 
@@ -192,7 +192,7 @@ class Calibration:
         layer, first = split(name)
         members = [f"{layer}.{member}.weight" for member in GROUPS[first]]
         rows = [np.abs(self.weights[member]).max(axis=1) for member in members]
-        factors = arithmetic.smoothing(activations, np.max(rows, axis=0))
+        factors = int8.smoothing(activations, np.max(rows, axis=0))
         for member in members:
             self.weights[member] = self.weights[member] * factors[:, None]
         if first in WRAPPED:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching.progress import in_units
 from entrypoints.inference.decoding import Model
-from entrypoints.quantizing import arithmetic
+from entrypoints.models import int8
 from entrypoints.quantizing.calibration import Calibration, Scales, pieces, split
 from entrypoints.quantizing.text import Rows
+from entrypoints.runtime.progress import in_units
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 
 __all__ = ["Measured", "agreement", "errors_of_products", "measure"]
@@ -131,14 +131,14 @@ def errors_of_products(
         layer, first = split(name)
         entering = values
         if name in scales.activations:
-            entering = arithmetic.fake_quantized(values, scales.activations[name])
+            entering = int8.fake_quantized(values, scales.activations[name])
         for member in GROUPS.get(first, ()):
             product = f"{layer}.{member}"
             weight_name = f"{product}.weight"
             if weight_name not in weight_scales:
                 continue
             weight = calibration.weights[weight_name]
-            rounded = arithmetic.fake_quantized(weight, weight_scales[weight_name])
+            rounded = int8.fake_quantized(weight, weight_scales[weight_name])
             if product not in sums:
                 sums[product] = _Errors.of_weight(weight, rounded)
             sums[product].add(values @ weight, entering @ rounded)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from entrypoints.fetching.llama import Shape, paddle_names
+from entrypoints.models.llama import Shape, paddle_names
 from paddle_stacks.errors import MachineError, Problem
 from paddle_stacks.jobs.quantizing import Method
 

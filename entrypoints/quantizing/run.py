@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 import paddle_stacks
-from entrypoints import tokenizer
-from entrypoints.console import note, phase
 from entrypoints.inference import model as models
 from entrypoints.inference.decoding import Model
 from entrypoints.inference.llama import Shape
 from entrypoints.inference.weights import Weights
+from entrypoints.models import tokenizer
+from entrypoints.models.files import fingerprint
 from entrypoints.quantizing import room, text, writing
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.measuring import agreement, errors_of_products, measure
-from entrypoints.training.saving import fingerprint
+from entrypoints.runtime.console import note, phase
 from paddle_stacks.jobs import workspace
 from paddle_stacks.jobs.files import replacing_folder
 from paddle_stacks.jobs.quantizing import REPORT, Method

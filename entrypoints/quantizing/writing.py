@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching.llama import write_json, write_weights
-from entrypoints.fetching.tensors import Tensor, total_bytes
 from entrypoints.inference.llama import Shape
 from entrypoints.inference.quantized import spelt
 from entrypoints.inference.weights import Weights
-from entrypoints.quantizing import arithmetic
+from entrypoints.models import int8
+from entrypoints.models.files import copy_companions, write_json
+from entrypoints.models.llama import write_weights
+from entrypoints.models.safetensors_file import Tensor, total_bytes
 from entrypoints.quantizing.calibration import Scales, split
-from entrypoints.training.saving import copy_companions
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE, GROUPS, Method
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
@@ -39,7 +39,7 @@ def projections(shape: Shape, method: Method) -> list[str]:
 
 def weight_scales(weights: Mapping[str, Floats], names: list[str]) -> dict[str, Floats]:
     """Return the scales of the projections' weights, by the weights' names."""
-    return {f"{name}.weight": arithmetic.weight_scales(weights[f"{name}.weight"]) for name in names}
+    return {f"{name}.weight": int8.weight_scales(weights[f"{name}.weight"]) for name in names}
 
 
 def write(
@@ -102,7 +102,7 @@ def _tensors(
 
 
 def _in_eight_bits(name: str, values: Floats, scale: Floats) -> Tensor:
-    return Tensor(name, "I8", values.shape, lambda: arithmetic.quantized(values, scale))
+    return Tensor(name, "I8", values.shape, lambda: int8.quantized(values, scale))
 
 
 def _spelt(values: Mapping[str, Any], what: str, method: Method) -> dict[str, Any]:

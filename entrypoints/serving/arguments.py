@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoints.arguments import parse as parse_arguments
+from entrypoints.runtime.arguments import parse as parse_arguments
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import platforms, serving
 from paddle_stacks.jobs.serving import Keys

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from entrypoints.console import note, phase
 from entrypoints.inference import fingerprint
 from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.model import context_length, load, vocabulary_size
 from entrypoints.inference.text import Text
+from entrypoints.models.tokenizer import load as load_tokenizer
+from entrypoints.runtime.console import note, phase
 from entrypoints.serving.arguments import Options
 from entrypoints.serving.parts import Model, Parts, Tokenizers, put_together
-from entrypoints.tokenizer import load as load_tokenizer
 from paddle_stacks.jobs import workspace
 
 __all__ = ["assemble"]

@@ -8,9 +8,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from entrypoints.console import warn
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
+from entrypoints.runtime.console import warn
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.scheduler import Scheduler, Space, describe
 from entrypoints.serving.work import Work

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.console import warn
 from entrypoints.inference.generate import Row
 from entrypoints.inference.protocols import Decoding, LanguageModel
 from entrypoints.inference.sampling import Choice, Chooser, choice
 from entrypoints.inference.text import Text
+from entrypoints.runtime.console import warn
 from entrypoints.serving.metrics import Metrics
 from entrypoints.serving.request_queue import RequestQueue
 from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from entrypoints.console import note
+from entrypoints.runtime.console import note
 from entrypoints.serving.connection import Connection
 from entrypoints.serving.engine import Engine
 from paddle_stacks.errors import MachineError, Stopped

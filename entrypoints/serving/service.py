@@ -10,15 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from entrypoints.serving.answers import (
-    Answer,
-    Chat,
-    Completion,
-    Echo,
-    Header,
-    TokenBytes,
-    usage_of,
-)
+from entrypoints.serving.answers import Answer, Chat, Completion, Echo, Header, TokenBytes, usage_of
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.errors import ApiError
 from entrypoints.serving.preprocess import Bounds, EncodedPrompt, Encoder, make_works

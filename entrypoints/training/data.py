@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from entrypoints.chat_template import ChatTemplateError, variables_of
+from entrypoints.models.chat_template import ChatTemplateError, variables_of
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.fault_report import FaultReport
 from paddle_stacks.jobs.records import Record

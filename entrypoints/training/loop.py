@@ -22,11 +22,11 @@ from paddlenlp.trainer import Trainer, TrainerCallback, TrainingArguments
 from paddlenlp.trainer.trainer_callback import PrinterCallback
 from paddlenlp.transformers.configuration_utils import llmmetaclass
 
-from entrypoints.console import note, report
+from entrypoints.runtime.console import note, report
+from entrypoints.runtime.stop import StopSignal
 from entrypoints.training import checkpoints, unified
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.saving import operating_system_errors
-from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.schema import Config
 

@@ -20,19 +20,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from entrypoints import launching
-from entrypoints.console import speak_to
+from entrypoints.runtime import launcher
+from entrypoints.runtime.console import speak_to
 from paddle_stacks.errors import JobError, Problem, StackError, Stopped
 
 __all__ = ["run", "work"]
 
 _REQUEST, _EVENTS, _FAILURES = "request.json", "events", "failure"
 _FOLDER_VARIABLE = "PADDLE_STACKS_PROCESSES"
-_WORKER = "entrypoints.training.worker"
-_AS_MODULE = Path(__file__).resolve().parents[1] / "as_module.py"
+_WORKER = "entrypoints.training_worker"
 
 
-def run(job: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: Path) -> None:
+def run(job: str, request: str, *, ranks: int, nodes: launcher.Nodes, folder: Path) -> None:
     """Run a training in several processes, to the end.
 
     Args:
@@ -46,20 +45,20 @@ def run(job: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: P
         StackError: what the first worker that failed said.
     """
     logs = folder / f"log{nodes.name}"
-    launching.check_cards(ranks, os.environ)
+    launcher.check_cards(ranks, os.environ)
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-") as name:
         shared = Path(name)
         (shared / _REQUEST).write_text(request, encoding="utf-8")
         variables = {
-            **launching.environment(os.environ),
-            **(launching.loopback() if nodes.count == 1 else {}),
+            **launcher.environment(os.environ),
+            **(launcher.loopback() if nodes.count == 1 else {}),
             **_threads(ranks),
             _FOLDER_VARIABLE: name,
         }
         with _heard(shared / _EVENTS):
             try:
-                launching.launch(
-                    [str(_AS_MODULE), _WORKER, job],
+                launcher.launch(
+                    [str(launcher.AS_MODULE), _WORKER, job],
                     variables,
                     "the training",
                     logs,
@@ -69,7 +68,7 @@ def run(job: str, request: str, *, ranks: int, nodes: launching.Nodes, folder: P
                     same=_same(request),
                     output=logs / "launcher.log",
                 )
-            except launching.NodeLostError:
+            except launcher.NodeLostError:
                 raise  # what the workers say here is what came of it
             except (JobError, Stopped) as error:
                 raise _told(shared, error) from None

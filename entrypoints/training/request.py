@@ -17,9 +17,7 @@ __all__ = [
     "LIBRARY_LOG",
     "LOSS",
     "METRICS",
-    "NO_TEMPLATE",
     "RESULT",
-    "Request",
     "Training",
 ]
 
@@ -28,7 +26,6 @@ METRICS = "metrics.jsonl"
 LOSS = "loss.png"
 RESULT = "result.json"  # there when the run is finished
 LIBRARY_LOG = "library.log"
-NO_TEMPLATE = "none"  # the chat_template of those who want none
 
 _Kind = TypeVar("_Kind", bound="Training")
 
@@ -97,18 +94,3 @@ def _typed(kind: str, value: Any) -> Any:
     if kind.startswith("tuple[Path"):
         return tuple(map(Path, value))
     return tuple(value) if kind.startswith("tuple") else value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(Training):
-    """A fine-tuning.
-
-    Args:
-        template: the chat template's file, if one is named.
-        adapter: the adapter to begin with, or None for a new one.
-        data: the data folder.
-    """
-
-    template: tuple[Path, ...]
-    adapter: Path | None
-    data: Path

@@ -14,12 +14,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from paddle_stacks.jobs.files import replacing_folder, sha256_of
+from entrypoints.models.files import BASE, copy_companions, fingerprint
+from paddle_stacks.jobs.files import replacing_folder
 
 __all__ = [
-    "BASE",
-    "copy_companions",
-    "fingerprint",
     "operating_system_errors",
     "save_adapter",
     "save_merged",
@@ -28,16 +26,6 @@ __all__ = [
     "save_spread_adapter",
     "write_merged",
 ]
-
-BASE = "base.json"  # in an adapter's folder: the model it was trained on
-_WEIGHTS = (".safetensors", ".pdparams", ".index.json")
-_WRITTEN_ANEW = ("config.json", "paddle-stacks.json", "static.json", "static.pdmodel")
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a model's weight files, in hexadecimal."""
-    kinds = (".safetensors", ".pdparams")
-    return sha256_of(*(path for path in sorted(folder.iterdir()) if path.name.endswith(kinds)))
 
 
 def save_adapter(network: Any, base: Path, output: Path) -> None:
@@ -166,19 +154,6 @@ def _open_to_others(folder: Path) -> None:
         path.chmod(0o666 & ~_umask())
 
 
-def copy_companions(companions: tuple[Path, ...], part: Path) -> None:
-    """Copy what belongs to a model and is no weight: tokenizer, configuration, licence.
-
-    Args:
-        companions: folders whose files are copied, and files.
-        part: the folder they are copied into.
-    """
-    for place in companions:
-        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-            if path.is_file() and not _belongs_to_weights(path.name):
-                shutil.copyfile(path, part / path.name)
-
-
 def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> None:
     """Write the base model of a LoRA model with the adapter merged into its weights.
 
@@ -220,7 +195,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _belongs_to_weights(name: str) -> bool:
-    return name.startswith(".") or name in _WRITTEN_ANEW or name.endswith(_WEIGHTS)

@@ -22,7 +22,7 @@ from paddleslim.quant.observers import AbsMaxChannelWiseWeightObserver
 
 from entrypoints.inference import model as models
 from entrypoints.inference.weights import Weights
-from entrypoints.quantizing import arithmetic
+from entrypoints.models import int8
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.text import Rows
 from paddle_stacks.jobs import schema
@@ -125,7 +125,7 @@ def smooth(folder: Path, rows: Rows) -> dict[str, Any]:
             found["wrapped"].append(apart(1 / ours[f"{name}.smooth_weight"], factor))
         # Of several weights behind a norm PaddleSlim looks at the last one alone.
         rows_of = np.abs(before[f"{layer}.{members[-1]}.weight"]).max(axis=1)
-        wanted = arithmetic.smoothing(largest[name].reshape(-1), rows_of)
+        wanted = int8.smoothing(largest[name].reshape(-1), rows_of)
         found["of_the_last"].append(apart(wanted, factor))
     return found
 
@@ -139,11 +139,11 @@ def weights(folder: Path) -> dict[str, Any]:
         observer = AbsMaxChannelWiseWeightObserver()._instance(layer)
         observer(layer.weight)
         values = layer.weight.numpy()
-        scales = arithmetic.weight_scales(values)
+        scales = int8.weight_scales(values)
         found["scales"].append(apart(scales, observer.scales().numpy()))
         quanter = LinearQuanter(scales, np.zeros_like(scales), quant_axis=1, bit_length=8)
         whole = quanter(layer.weight).numpy()
-        found["unlike_numbers"] += int((whole != arithmetic.quantized(values, scales)).sum())
+        found["unlike_numbers"] += int((whole != int8.quantized(values, scales)).sum())
     return found
 
 

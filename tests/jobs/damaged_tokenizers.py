@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from entrypoints.tokenizer import load
-from entrypoints.training.quiet import libraries_log_to
+from entrypoints.models.tokenizer import load
+from entrypoints.runtime.logging import libraries_log_to
 from paddle_stacks.errors import RequestError
 
 WORK = Path("/tmp/damaged")

@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from entrypoints import operators
+from entrypoints.cpu import operators
 
 ROW = [(number * 7919 + 13) % 997 + 3 for number in range(64)]
 """Tokens of a text without any sense: the models are random."""
@@ -168,7 +168,7 @@ def in_fork(case: dict[str, Any], done: dict[str, Any], without: str = "") -> An
 
 def prepare(without: str = "") -> None:
     """Install the patches but one."""
-    from entrypoints.training.quiet import libraries_log_to
+    from entrypoints.runtime.logging import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
     from paddle_stacks.jobs import platforms
 

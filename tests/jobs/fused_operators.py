@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from entrypoints import operators
+from entrypoints.cpu import operators
 
 HEADS, HEAD_DIM, POSITIONS, STEPS = 4, 32, 24, 4
 LENGTHS = [7, 3, 5]

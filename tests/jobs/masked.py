@@ -7,8 +7,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+from entrypoints.models.tokenizer import load_tokenizer
 from entrypoints.training.data import IGNORED, Encoder
-from entrypoints.training.model import load_tokenizer
 from paddle_stacks.jobs.records import Record
 
 tokenizer = load_tokenizer(Path(sys.argv[1]))

@@ -14,15 +14,15 @@ if len(sys.argv) > 1:
     paddle.distributed.all_reduce(total)
     print("rank", paddle.distributed.get_rank(), "sum", int(total), flush=True)
 else:
-    from entrypoints import launching
+    from entrypoints.runtime import launcher
 
     nobody = argparse.Namespace(nnodes=None, master=None, rank=None, wait=60)
-    launching.launch(
+    launcher.launch(
         [__file__, "as a worker"],
-        launching.environment(os.environ),
+        launcher.environment(os.environ),
         "meet",
         Path("/tmp/log"),
         ranks=2,
-        nodes=launching.Nodes.of(nobody, os.environ),
+        nodes=launcher.Nodes.of(nobody, os.environ),
         job="meet",
     )

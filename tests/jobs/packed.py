@@ -10,8 +10,10 @@ import numpy as np
 import paddle
 from paddlenlp.transformers import AutoModelForCausalLM
 
-from entrypoints.training import batches, data, packing
-from entrypoints.training.model import AnswerHead, as_tensors, load_tokenizer
+from entrypoints.finetuning import batches, packing
+from entrypoints.finetuning.model import AnswerHead, as_tensors
+from entrypoints.models.tokenizer import load_tokenizer
+from entrypoints.training import data
 from paddle_stacks.jobs import records
 
 folder = sys.argv[1]

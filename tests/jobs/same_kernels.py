@@ -8,7 +8,7 @@ import sys
 import paddle
 from paddlenlp.transformers import AutoModelForCausalLM
 
-from entrypoints.training import kernels
+from entrypoints.cpu import kernels
 
 ids = paddle.to_tensor([[1, 17, 230, 9, 512, 77, 301, 4], [1, 5, 6, 7, 8, 9, 10, 11]])
 

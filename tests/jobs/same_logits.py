@@ -9,7 +9,7 @@ from pathlib import Path
 import paddle
 from paddlenlp.transformers import AutoModelForCausalLM
 
-from entrypoints.training.model import load_adapted
+from entrypoints.training.adapter import load_adapted
 
 ids = paddle.to_tensor([[1, 17, 230, 9, 512, 77, 301, 4]])
 

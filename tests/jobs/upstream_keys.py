@@ -8,7 +8,7 @@ import json
 from paddlenlp.trl import model_config, sftdata_config
 from paddlenlp.trl.quant_config import QuantConfig
 
-from entrypoints.training.trainer import Arguments
+from entrypoints.finetuning.trainer import Arguments
 
 PLAIN = (bool, int, float, str, type(None))
 found = {}

@@ -14,7 +14,7 @@ from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 
 from entrypoints.pretraining import samples
-from entrypoints.training.batches import Share
+from entrypoints.training.share import Share
 from paddle_stacks.jobs import schema
 
 config = schema.load(Path("my.json"), ["max_steps=3"], job="pretrain")

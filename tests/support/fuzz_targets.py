@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from entrypoints.fetching import checkpoint, gguf, huggingface, package, tensors
+from entrypoints.fetching import checkpoint, gguf, huggingface, package
 from entrypoints.inference import adapter, exported, weights
+from entrypoints.models import safetensors_file
 from entrypoints.preparing import documents, pair
 from entrypoints.preparing.reading import Place, Reader
 from entrypoints.serving import requests
@@ -124,8 +125,8 @@ def _gguf_files() -> list[bytes]:
 
 def _safetensors(raw: bytes, folder: Path) -> object:
     path = _put(raw, folder, "model.safetensors")
-    found = tensors.read_header(path)
-    with tensors.opened(path) as read:
+    found = safetensors_file.read_header(path)
+    with safetensors_file.opened(path) as read:
         return [read(stored) for stored in found.values()]
 
 

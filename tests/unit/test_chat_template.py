@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from entrypoints import chat_template
-from entrypoints.chat_template import ChatTemplate, ChatTemplateError, is_plain
+from entrypoints.models import chat_template
+from entrypoints.models.chat_template import ChatTemplate, ChatTemplateError, is_plain
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import chat_templates
 
@@ -82,7 +82,7 @@ def test_a_template_can_be_rendered_by_several_threads() -> None:
 
 
 def test_the_process_ends_with_its_parent() -> None:
-    code = "from entrypoints import chat_template as t; t.ChatTemplate('x').check();"
+    code = "from entrypoints.models import chat_template as t; t.ChatTemplate('x').check();"
     code += "print(t._worker._process.pid)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60

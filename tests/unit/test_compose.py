@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from entrypoints.nodes import Nodes
+from entrypoints.runtime.nodes import Nodes
 from paddle_stacks import launch
 from paddle_stacks.jobs import schema
 from paddle_stacks.jobs.arguments import parser

@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_nothing(workspace: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "models/x")
 
-    monkeypatch.setattr("entrypoints.fetching.tensors.write", full)
+    monkeypatch.setattr("entrypoints.models.safetensors_file.write", full)
     with pytest.raises(MachineError, match="No space left"):
         fetch.main(["x", "--from", "m.gguf"])
     assert names(workspace / "models") == {".downloads"}

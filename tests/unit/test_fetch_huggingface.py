@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from entrypoints import chat_template
-from entrypoints.fetching import checkpoint, folder, huggingface, sentencepiece_file, tensors
+from entrypoints.fetching import checkpoint, folder, huggingface, sentencepiece_file
 from entrypoints.fetching.sentencepiece_file import Vocabulary
-from entrypoints.fetching.source_keys import CONFIG, GENERATION, TOKENIZER, KeyRule
+from entrypoints.models import chat_template, safetensors_file
+from entrypoints.models.source_keys import CONFIG, GENERATION, TOKENIZER, KeyRule
 from paddle_stacks.errors import RequestError
 from tests.support.gguf_files import TOKENS, weights
 from tests.support.hugging_face_files import (
@@ -63,9 +63,9 @@ def test_weights_keep_their_type_and_are_transposed(
 ) -> None:
     made = write(tmp_path / "hf", dtype=dtype, shards=shards)
     out = convert(tmp_path / "hf", tmp_path / "out")
-    header = tensors.read_header(out / "model.safetensors")
+    header = safetensors_file.read_header(out / "model.safetensors")
     assert {entry.dtype for entry in header.values()} == {dtype}
-    with tensors.opened(out / "model.safetensors") as read:
+    with safetensors_file.opened(out / "model.safetensors") as read:
         for name, weight in made.items():
             linear = weight.ndim == 2 and "embed" not in name
             raw = weight.view(f"<u{weight.itemsize}")
@@ -84,7 +84,7 @@ def test_a_tied_head_is_not_written_even_where_it_is_stored(tmp_path: Path) -> N
     head = weights(tied=True)["model.embed_tokens.weight"]
     write(tmp_path / "hf", tied=True, add={"lm_head.weight": head})
     out = convert(tmp_path / "hf", tmp_path / "out")
-    assert "lm_head.weight" not in tensors.read_header(out / "model.safetensors")
+    assert "lm_head.weight" not in safetensors_file.read_header(out / "model.safetensors")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
 
 
@@ -100,7 +100,9 @@ def test_stored_rotary_frequencies_are_left_out(tmp_path: Path) -> None:
     frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(2, np.float32)}
     write(tmp_path / "hf", add=frequencies)
     out = convert(tmp_path / "hf", tmp_path / "out")
-    assert not [n for n in tensors.read_header(out / "model.safetensors") if "inv_freq" in n]
+    assert not [
+        n for n in safetensors_file.read_header(out / "model.safetensors") if "inv_freq" in n
+    ]
 
 
 def test_the_tokenizer_is_the_fast_one(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_every_fault_is_named(tmp_path: Path, options: dict[str, Any], words: li
 def test_mixed_types_are_refused(tmp_path: Path) -> None:
     made = write(tmp_path / "hf", shards=2)
     file = tmp_path / "hf" / "model-00002-of-00002.safetensors"
-    save(file, {name: made[name] for name in tensors.read_header(file)}, "F16")
+    save(file, {name: made[name] for name in safetensors_file.read_header(file)}, "F16")
     with pytest.raises(RequestError, match="F16, F32"):
         convert(tmp_path / "hf", tmp_path / "out")
 
@@ -284,11 +286,11 @@ def test_an_index_cannot_reach_out_of_its_folder(tmp_path: Path) -> None:
 def test_memory_is_bounded_by_a_tensor_and_not_by_a_file(tmp_path: Path) -> None:
     count, size = 32, 2**20
     many = [
-        tensors.Tensor(f"t{n}", "F32", (size,), lambda: np.zeros(size, np.float32))
+        safetensors_file.Tensor(f"t{n}", "F32", (size,), lambda: np.zeros(size, np.float32))
         for n in range(count)
     ]
     tracemalloc.start()
-    tensors.write(tmp_path / "many.safetensors", many)
+    safetensors_file.write(tmp_path / "many.safetensors", many)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (tmp_path / "many.safetensors").stat().st_size > count * size * 4

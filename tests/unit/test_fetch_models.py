@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints.fetching.llama import Shape
+from entrypoints.models.llama import Shape
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.models import Source

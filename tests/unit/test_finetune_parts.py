@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from entrypoints.training import batches, checkpoints, data, packing
-from entrypoints.training.disk import writing_below
-from entrypoints.training.lock import locked
+from entrypoints.finetuning import batches, packing
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.training import checkpoints, data
 from entrypoints.training.metrics import Metrics
-from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import MachineError, RequestError, Stopped
 from paddle_stacks.jobs.records import Record
 
@@ -317,7 +318,7 @@ def test_a_launcher_says_it_three_times_and_means_it_once(monkeypatch: pytest.Mo
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == signal.SIGTERM
-        monkeypatch.setattr("entrypoints.training.stop._SAME_SECONDS", 0)  # and later
+        monkeypatch.setattr("entrypoints.runtime.stop._SAME_SECONDS", 0)  # and later
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from entrypoints import operators, upstream
-from entrypoints.arguments import parser
+from entrypoints import upstream
+from entrypoints.cpu import operators
 from entrypoints.fused import prompts
 from entrypoints.fused.options import Options, parse
+from entrypoints.runtime.arguments import parser
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing
 from paddle_stacks.jobs.schema import Config

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from entrypoints.fetching import checkpoint, gguf, gguf_file, tensors
+from entrypoints.fetching import checkpoint, gguf, gguf_file
+from entrypoints.models import safetensors_file
 from paddle_stacks.errors import RequestError
 from tests.support.gguf_files import KEY_VALUE_HEADS, TOKENS, write
 
@@ -25,8 +26,8 @@ def convert(source: Path, folder: Path) -> Path:
 
 
 def loaded(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    header = tensors.read_header(path)
-    with tensors.opened(path) as read:
+    header = safetensors_file.read_header(path)
+    with safetensors_file.opened(path) as read:
         return {name: read(entry).view("<f4") for name, entry in header.items()}
 
 
@@ -64,7 +65,7 @@ def test_quantized_weights_become_the_values_they_stand_for(tmp_path: Path) -> N
 def test_large_models_are_written_in_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("entrypoints.fetching.llama._SHARD_BYTES", 8000)
+    monkeypatch.setattr("entrypoints.models.llama._SHARD_BYTES", 8000)
     write(tmp_path / "m.gguf")
     folder = convert(tmp_path / "m.gguf", tmp_path / "out")
     checkpoint.check(folder)
@@ -73,7 +74,7 @@ def test_large_models_are_written_in_shards(
     assert files == sorted(p.name for p in folder.glob("*.safetensors"))
     assert len(files) > 1
     for file in files:
-        stored = tensors.read_header(folder / file)
+        stored = safetensors_file.read_header(folder / file)
         assert set(stored) == {n for n, f in index["weight_map"].items() if f == file}
 
 

@@ -16,8 +16,8 @@ from entrypoints.inference.arguments import parse
 from entrypoints.inference.batch_input import batches
 from entrypoints.inference.part import open_part
 from entrypoints.inference.weights import Weights
-from entrypoints.training.saving import BASE
-from entrypoints.training.saving import fingerprint as weights_fingerprint
+from entrypoints.models.files import BASE
+from entrypoints.models.files import fingerprint as weights_fingerprint
 from paddle_stacks.errors import RequestError
 
 BEGUN = {"--model": "m", "--seed": "1"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from entrypoints.chat_template import ChatTemplate
 from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.text import Text
+from entrypoints.models.chat_template import ChatTemplate
 from entrypoints.serving.errors import ApiError
 from entrypoints.serving.preprocess import Bounds, Encoder
 from entrypoints.serving.requests import ChatRequest

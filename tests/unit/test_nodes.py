@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from entrypoints import nodes
-from entrypoints.nodes import Nodes
+from entrypoints.runtime import nodes
+from entrypoints.runtime.nodes import Nodes
 from paddle_stacks.errors import MachineError, RequestError, StackError
 from paddle_stacks.jobs.arguments import WAIT_SECONDS, parser
 

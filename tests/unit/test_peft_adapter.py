@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from entrypoints import peft_adapter
 from entrypoints.fetching import folder as folders
-from entrypoints.fetching import llama as layout
 from entrypoints.inference.adapter import Adapter
+from entrypoints.models import llama as layout
+from entrypoints.models import peft_adapter
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.workspace import find_adapter, find_model
 from tests.support.gguf_files import weights

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from entrypoints import launching
-from entrypoints.launching import NodeLostError, Nodes
+from entrypoints.runtime import launcher
+from entrypoints.runtime.launcher import NodeLostError, Nodes
 from entrypoints.training import processes
 from paddle_stacks.errors import JobError, StackError
 
@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, end: StackError | None) -
         if end is not None:
             raise end
 
-    monkeypatch.setattr(launching, "launch", launch)
+    monkeypatch.setattr(launcher, "launch", launch)
     nodes = Nodes(2, "h:1", 0)
     processes.run("pretrain", REQUEST, ranks=1, nodes=nodes, folder=folder)
     return told

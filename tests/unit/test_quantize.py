@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entrypoints.fetching.llama import Shape
 from entrypoints.inference import quantized
 from entrypoints.inference.weights import Weights
-from entrypoints.quantizing import arithmetic, observing, room
+from entrypoints.models import int8
+from entrypoints.models.llama import Shape
+from entrypoints.quantizing import observing, room
 from entrypoints.quantizing.text import Rows, read
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing, schema, workspace
@@ -33,22 +34,22 @@ def weight(inputs: int = 48, outputs: int = 20, seed: int = 0) -> np.ndarray:
 
 def test_a_weight_is_told_to_half_a_step_of_its_output() -> None:
     values = weight() * np.logspace(-3, 3, 20, dtype=np.float32)
-    scales = arithmetic.weight_scales(values)
+    scales = int8.weight_scales(values)
     np.testing.assert_array_equal(scales, np.abs(values).max(axis=0))
-    whole = arithmetic.quantized(values, scales)
+    whole = int8.quantized(values, scales)
     assert whole.dtype == np.int8
     assert (np.abs(whole).max(axis=0) == 127).all()  # the largest of each output
-    back = arithmetic.dequantized(whole, scales)
+    back = int8.dequantized(whole, scales)
     assert (np.abs(back - values) <= scales / 127 / 2 * 1.0001).all()
-    np.testing.assert_allclose(back, arithmetic.fake_quantized(values, scales), rtol=1e-6)
+    np.testing.assert_allclose(back, int8.fake_quantized(values, scales), rtol=1e-6)
 
 
 def test_an_output_of_zeros_stays_zero() -> None:
     values = weight()
     values[:, 3] = 0
-    scales = arithmetic.weight_scales(values)
+    scales = int8.weight_scales(values)
     assert scales[3] > 0
-    assert not arithmetic.quantized(values, scales)[:, 3].any()
+    assert not int8.quantized(values, scales)[:, 3].any()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_an_output_of_zeros_stays_zero() -> None:
     ],
 )
 def test_how_one_value_is_rounded(value: float, scale: float, whole: int) -> None:
-    assert arithmetic.quantized(np.array([value], np.float32), scale).tolist() == [whole]
+    assert int8.quantized(np.array([value], np.float32), scale).tolist() == [whole]
 
 
 @given(
@@ -73,9 +74,7 @@ def test_how_one_value_is_rounded(value: float, scale: float, whole: int) -> Non
     st.floats(0, 1),
 )
 def test_smoothing_changes_no_product(activations: list, rows: list, alpha: float) -> None:
-    factors = arithmetic.smoothing(
-        np.array(activations, np.float32), np.array(rows, np.float32), alpha
-    )
+    factors = int8.smoothing(np.array(activations, np.float32), np.array(rows, np.float32), alpha)
     np.testing.assert_allclose(
         factors,
         np.maximum(np.power(activations, alpha) / np.power(rows, 1 - alpha), 1e-5),
@@ -89,14 +88,14 @@ def test_smoothing_changes_no_product(activations: list, rows: list, alpha: floa
 def test_smoothing_meets_an_outlier_halfway() -> None:
     """Equation 4 of SmoothQuant: with one half, both sides of a channel become alike."""
     activations, rows = np.array([100.0, 1.0], np.float32), np.array([1.0, 1.0], np.float32)
-    factors = arithmetic.smoothing(activations, rows)
+    factors = int8.smoothing(activations, rows)
     np.testing.assert_allclose(activations / factors, rows * factors, rtol=1e-6)
 
 
 def test_smoothing_of_channels_that_are_never_used() -> None:
     zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
     for activations, rows in ((zeros, ones), (ones, zeros), (zeros, zeros)):
-        factors = arithmetic.smoothing(activations, rows)
+        factors = int8.smoothing(activations, rows)
         assert np.isfinite(factors).all()
         assert (factors > 0).all()
 
@@ -107,11 +106,11 @@ def test_smoothing_helps_where_activations_have_outliers() -> None:
     entering[:, 5] *= 80
     matrix = weight()
     right = entering @ matrix
-    factors = arithmetic.smoothing(np.abs(entering).max(axis=0), np.abs(matrix).max(axis=1))
+    factors = int8.smoothing(np.abs(entering).max(axis=0), np.abs(matrix).max(axis=1))
 
     def error(values: np.ndarray, weights: np.ndarray) -> float:
-        whole = arithmetic.fake_quantized(values, np.abs(values).max())
-        of_weights = arithmetic.fake_quantized(weights, arithmetic.weight_scales(weights))
+        whole = int8.fake_quantized(values, np.abs(values).max())
+        of_weights = int8.fake_quantized(weights, int8.weight_scales(weights))
         return float(np.linalg.norm(whole @ of_weights - right) / np.linalg.norm(right))
 
     assert error(entering / factors, matrix * factors[:, None]) < error(entering, matrix) / 2
@@ -182,8 +181,8 @@ LAYER = "llama.layers.0.mlp.down_proj"
 def put_model(folder: Path, **scales: object) -> np.ndarray:
     """Write a folder with one weight in eight bits, and return what it stands for."""
     values = weight(6, 4)
-    largest = arithmetic.weight_scales(values)
-    whole = arithmetic.quantized(values, largest)
+    largest = int8.weight_scales(values)
+    whole = int8.quantized(values, largest)
     header = json.dumps(
         {f"{LAYER}.weight": {"dtype": "I8", "shape": [6, 4], "data_offsets": [0, 24]}}
     ).encode()
@@ -194,7 +193,7 @@ def put_model(folder: Path, **scales: object) -> np.ndarray:
     for name, content in {"weight_scales": told, "act_scales": {}, "cachekv_scales": {}}.items():
         text = scales.get(name, content)
         (folder / f"{name}.json").write_text(text if isinstance(text, str) else json.dumps(text))
-    return arithmetic.dequantized(whole, largest)
+    return int8.dequantized(whole, largest)
 
 
 @pytest.mark.parametrize("spelling", [LAYER, f"{LAYER}.layer"])

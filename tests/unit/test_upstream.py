@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints import launching, upstream
-from entrypoints.arguments import parser
+from entrypoints import upstream
+from entrypoints.runtime import launcher
+from entrypoints.runtime.arguments import parser
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs.arguments import words
 from paddle_stacks.jobs.platforms import device
@@ -62,7 +63,7 @@ def refused(*line: str, **environ: str) -> str:
 def launched(*line: str, **environ: str) -> tuple[list[str], upstream.Command]:
     """Return the launcher's options, and the command."""
     made = command(*line, **environ)
-    argv = launching.launcher(made.ranks, made.nodes, made.logs, made.run.name)
+    argv = launcher.launcher(made.ranks, made.nodes, made.logs, made.run.name)
     assert argv[2:4] == ["-m", "paddle.distributed.launch"]
     return argv[4:], made
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints import arguments
+from entrypoints.runtime import arguments
 from paddle_stacks import launch
 from paddle_stacks.errors import RequestError
 from paddle_stacks.settings import Settings

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints import launching
-from entrypoints.nodes import Nodes
+from entrypoints.runtime import launcher
+from entrypoints.runtime.nodes import Nodes
 from paddle_stacks.errors import JobError, MachineError, Stopped
 
 # As Paddle's launcher does it: a worker in a session of its own, deaf to SIGTERM.
@@ -32,7 +32,7 @@ worker.wait()
 
 def run(program: str, output: Path | None = None) -> None:
     argv = [sys.executable, "-c", program]
-    launching.carry_out(argv, os.environ, "the program", Path("logs"), output=output)
+    launcher.carry_out(argv, os.environ, "the program", Path("logs"), output=output)
 
 
 def stop_when_there(path: Path) -> None:
@@ -61,7 +61,7 @@ def test_what_does_not_end_is_killed_with_all_that_came_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launching, "KILL_AFTER_SECONDS", 1)
+    monkeypatch.setattr(launcher, "KILL_AFTER_SECONDS", 1)
     stop_when_there(Path("worker"))
     with pytest.raises(Stopped) as caught:
         run(STUBBORN)
@@ -84,7 +84,7 @@ def test_its_own_output_is_added_to_a_file(
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot start"):
-        launching.carry_out(["/nowhere/python"], {}, "it", tmp_path)
+        launcher.carry_out(["/nowhere/python"], {}, "it", tmp_path)
 
 
 def test_the_handlers_are_those_of_before() -> None:
@@ -98,7 +98,7 @@ def test_the_handlers_are_those_of_before() -> None:
     [(1, Nodes(), False), (2, Nodes(), True), (1, Nodes(2, "h:1", 0), True)],
 )
 def test_what_goes_through_the_launcher(ranks: int, nodes: Nodes, launched: bool) -> None:
-    assert launching.is_launched(ranks, nodes) is launched
+    assert launcher.is_launched(ranks, nodes) is launched
 
 
 # Paddle's launcher, as far as it matters here: what it is told, what it starts, how it ends.
@@ -127,13 +127,13 @@ sys.exit(workers[0].wait() % 256)
 NODE = """
 import os, sys
 from pathlib import Path
-from entrypoints import launching
+from entrypoints.runtime import launcher
 from paddle_stacks.errors import StackError, render
-launching._LOST_SECONDS = launching._CAUSE_SECONDS = 1
+launcher._LOST_SECONDS = launcher._CAUSE_SECONDS = 1
 master, rank, *program = sys.argv[1:]
-nodes = launching.Nodes(2, master, int(rank), int(os.environ.get("WAIT", "30")))
+nodes = launcher.Nodes(2, master, int(rank), int(os.environ.get("WAIT", "30")))
 try:
-    launching.launch(program, launching.environment(os.environ), "it", Path("logs" + rank),
+    launcher.launch(program, launcher.environment(os.environ), "it", Path("logs" + rank),
         ranks=1, nodes=nodes, job="j")
 except StackError as error:
     sys.exit(print(render(error), file=sys.stderr) or error.status)

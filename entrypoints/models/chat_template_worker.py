@@ -2,7 +2,8 @@
 
 A chat template is code of whoever made the model. It runs here, in a process without
 anything else in it, so that one that does not end or fills the memory can be killed.
-:mod:`entrypoints.chat_template` starts this file by its path and talks to it in lines of JSON.
+:mod:`entrypoints.models.chat_template` starts this file by its path and talks to it in lines of
+JSON.
 
 The environment is that of ``transformers.utils.chat_template_utils`` (5.24). It needs
 Jinja only.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from entrypoints.console import note, report, warn
+from entrypoints.runtime.console import note, report, warn
 from entrypoints.training import checkpoints
 from entrypoints.training.request import CONFIG, LIBRARY_LOG, LOSS, METRICS, RESULT
 from paddle_stacks.errors import Problem, RequestError

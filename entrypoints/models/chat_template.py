@@ -1,7 +1,7 @@
 """A model's chat template, rendered as transformers renders it.
 
 Templates are compiled and rendered in a process of their own
-(:mod:`entrypoints.chat_template_worker`), which is killed when it takes too long.
+(:mod:`entrypoints.models.chat_template_worker`), which is killed when it takes too long.
 """
 
 from __future__ import annotations

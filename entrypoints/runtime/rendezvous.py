@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from entrypoints.console import note
-from entrypoints.nodes import (
+from entrypoints.runtime.console import note
+from entrypoints.runtime.nodes import (
     ETCD,
     Nodes,
     address_of,

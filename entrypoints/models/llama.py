@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from entrypoints.fetching import tensors
-from entrypoints.fetching.progress import in_mib
-from entrypoints.fetching.tensors import Tensor
+from entrypoints.models import safetensors_file
+from entrypoints.models.files import write_json
+from entrypoints.models.safetensors_file import Tensor
+from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["Shape", "architectures", "paddle_names", "problems_of", "write_json", "write_weights"]
+__all__ = ["Shape", "architectures", "paddle_names", "problems_of", "write_weights"]
 
 _SHARD_BYTES = 5 * 10**9  # the ecosystem's usual size of a shard
 _LISTED = 20
@@ -148,24 +148,19 @@ def write_weights(folder: Path, weights: Sequence[Tensor]) -> None:
     and SmolLM2's checkpoint is 113 MB smaller.
     """
     shards = _shards(weights)
-    total = tensors.total_bytes(weights)
+    total = safetensors_file.total_bytes(weights)
     report, done = in_mib("weights", total), 0
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors.write(folder / name, shard, _shifted(report, done))
-        done += tensors.total_bytes(shard)
+        safetensors_file.write(folder / name, shard, _shifted(report, done))
+        done += safetensors_file.total_bytes(shard)
         index |= {tensor.name: name for tensor in shard}
     if len(shards) > 1:
         body = {"metadata": {"total_size": total}, "weight_map": index}
         write_json(folder / "model.safetensors.index.json", body)
-
-
-def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Write a JSON file as the ecosystem does: two spaces, characters as they are."""
-    path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _shifted(report: Callable[[int], None], by: int) -> Callable[[int], None]:

@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from entrypoints.console import note, warn
-from entrypoints.meeting import PORTS, Loss, Peers, meet
-from entrypoints.nodes import Nodes
+from entrypoints.runtime.console import note, warn
+from entrypoints.runtime.nodes import Nodes
+from entrypoints.runtime.rendezvous import PORTS, Loss, Peers, meet
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs import platforms
 
 __all__ = [
+    "AS_MODULE",
     "KILL_AFTER_SECONDS",
     "NodeLostError",
     "Nodes",
@@ -37,6 +38,9 @@ __all__ = [
     "launcher",
     "loopback",
 ]
+
+AS_MODULE = Path(__file__).with_name("as_module.py")
+"""Runs a module of a package; Paddle's launcher can only start files."""
 
 KILL_AFTER_SECONDS = 40
 """From the signal to stop until what has been started is killed; the host kills after 45."""
@@ -157,8 +161,8 @@ def launch(
 ) -> None:
     """Run a program in several processes through Paddle's launcher, to the end.
 
-    Several nodes meet first (:mod:`entrypoints.meeting`). A node that is told to stop tells
-    the others; one that is lost, or fails, ends the run on all.
+    Several nodes meet first (:mod:`entrypoints.runtime.rendezvous`). A node that is told to
+    stop tells the others; one that is lost, or fails, ends the run on all.
 
     Args:
         program: a Python file and its arguments.

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entrypoints import chat_template
+from entrypoints.models import chat_template
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import chat_templates, json_files
 
-__all__ = ["load"]
+__all__ = ["load", "load_tokenizer"]
 
 _CONFIG, _WHOLE = "tokenizer_config.json", "tokenizer.json"
 _VOCABULARY = "vocab.json"
@@ -93,3 +93,21 @@ def _texts(document: Any) -> Iterator[str]:
             todo += [*value.keys(), *value.values()]
         elif isinstance(value, list):
             todo += value
+
+
+def load_tokenizer(folder: Path, template: Path | None = None, *, chat: bool = True) -> Any:
+    """Return a tokenizer with a chat template.
+
+    Args:
+        folder: the model's or the tokenizer's folder.
+        template: a ``chat_template.json``, or None for the one in the folder.
+        chat: false for no chat template at all.
+    """
+    tokenizer = load(folder)
+    if not chat:
+        tokenizer.chat_template = None
+    elif template is not None:
+        tokenizer.init_chat_template(str(template))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from entrypoints.finetuning.request import Request as Finetuning
 from entrypoints.pretraining.request import Request as Pretraining
-from entrypoints.training.imports import spare
+from entrypoints.runtime.logging import fleet_logs_with_libraries, libraries_log_to
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.runtime.stubs import spare
 from entrypoints.training.processes import work
-from entrypoints.training.quiet import fleet_logs_with_libraries, libraries_log_to
 from entrypoints.training.request import LIBRARY_LOG
-from entrypoints.training.request import Request as Finetuning
-from entrypoints.training.stop import StopSignal
 
 
 def _prepare(request: Finetuning | Pretraining, rank: int) -> None:
@@ -18,16 +18,16 @@ def _prepare(request: Finetuning | Pretraining, rank: int) -> None:
     libraries_log_to(request.run / LIBRARY_LOG if rank == 0 else None)
     fleet_logs_with_libraries()
     if request.config["device"] == "cpu":
-        from entrypoints.training import cpu_collectives
+        from entrypoints.cpu import collectives
 
-        cpu_collectives.install()
+        collectives.install()
 
 
 def _finetune(text: str, rank: int) -> None:
     request = Finetuning.from_json(text)
     with StopSignal(request.grace) as stop:
         _prepare(request, rank)
-        from entrypoints.training.run import train
+        from entrypoints.finetuning.run import train
 
         train(request, stop)
 

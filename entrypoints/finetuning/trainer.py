@@ -7,11 +7,12 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from entrypoints.training.batches import Batches
+from entrypoints.finetuning.batches import Batches
+from entrypoints.finetuning.model import AnswerHead
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.training.adapter import trainable_parameters
 from entrypoints.training.data import IGNORED
 from entrypoints.training.loop import Arguments, Flow, Keeping, Loop
-from entrypoints.training.model import AnswerHead, trainable_parameters
-from entrypoints.training.stop import StopSignal
 from paddle_stacks.errors import JobError
 
 __all__ = ["Finetuner"]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from entrypoints import meeting
-from entrypoints.meeting import Loss, Peers, meet
-from entrypoints.nodes import Nodes
+from entrypoints.runtime import rendezvous
+from entrypoints.runtime.nodes import Nodes
+from entrypoints.runtime.rendezvous import Loss, Peers, meet
 from paddle_stacks.errors import JobError, MachineError, RequestError, StackError, Stopped
 
 TOLD = b'{"--nnodes": 2, "--ranks": 1, "--name": "j", "the checkpoint": "none"}'
@@ -77,7 +77,7 @@ class Meeting:
 def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     monkeypatch.setattr(socket, "gethostname", lambda: threading.current_thread().name)
     monkeypatch.setattr(socket, "getfqdn", lambda name="": name)
-    monkeypatch.setattr(meeting, "_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "_AGAIN_SECONDS", 0.05)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         made = Meeting(probe.getsockname()[1])
@@ -203,7 +203,7 @@ def test_a_name_that_is_known_later(at: Meeting, monkeypatch: pytest.MonkeyPatch
         asked.append(host)
         return "127.0.0.1" if len(asked) > 6 else None
 
-    monkeypatch.setattr(meeting, "address_of", later)
+    monkeypatch.setattr(rendezvous, "address_of", later)
     at.come_all(a=Nodes(2, f"late:{at.port}", 0, 30), b=Nodes(2, f"late:{at.port}", 1, 30))
     assert [at.met[name].nodes.rank for name in "ab"] == [0, 1]
     (master,) = {peers.nodes.master for peers in at.met.values()}
@@ -220,9 +220,9 @@ def test_a_name_that_is_known_later(at: Meeting, monkeypatch: pytest.MonkeyPatch
 def test_names_that_do_not_lead_where_they_should(
     at: Meeting, monkeypatch: pytest.MonkeyPatch, master: str, local: bool, own: str, said: str
 ) -> None:
-    monkeypatch.setattr(meeting, "address_of", lambda host: master)
-    monkeypatch.setattr(meeting, "is_local", lambda address: local)
-    monkeypatch.setattr("entrypoints.nodes.own_address", lambda: own)
+    monkeypatch.setattr(rendezvous, "address_of", lambda host: master)
+    monkeypatch.setattr(rendezvous, "is_local", lambda address: local)
+    monkeypatch.setattr("entrypoints.runtime.nodes.own_address", lambda: own)
     at.come_all(a=Nodes(2, f"head:{at.port}", 0, 1))
     assert isinstance(at.failed["a"], MachineError)
     assert said in text_of(at.failed["a"])
@@ -231,8 +231,8 @@ def test_names_that_do_not_lead_where_they_should(
 def test_an_own_name_that_the_others_cannot_use_is_told_on_every_node(
     at: Meeting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "address_of", lambda host: "10.0.0.1")
-    monkeypatch.setattr("entrypoints.nodes.own_address", lambda: "127.0.1.1")
+    monkeypatch.setattr(rendezvous, "address_of", lambda host: "10.0.0.1")
+    monkeypatch.setattr("entrypoints.runtime.nodes.own_address", lambda: "127.0.1.1")
     at.come_all(b=Nodes(2, f"head:{at.port}", 1, 1))
     assert "own name leads to 127.0.1.1" in text_of(at.failed["b"])
     assert "/etc/hosts" in text_of(at.failed["b"])
@@ -291,7 +291,7 @@ def test_a_node_that_ends_without_a_word_is_lost_to_all(at: Meeting) -> None:
 
 def test_a_node_that_says_nothing_is_lost(at: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
     at.come_all(a=at.nodes(2, 0), b=at.nodes(2, 1))
-    monkeypatch.setattr(meeting, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "SILENCE_SECONDS", 0.3)
     at.tend("a", until=lambda: at.met["a"].loss)
     assert at.met["a"].loss == Loss("node 1 (b)", "has not been heard for 0.3 s")
     at.tend("b", until=lambda: at.met["b"].loss)
@@ -299,8 +299,8 @@ def test_a_node_that_says_nothing_is_lost(at: Meeting, monkeypatch: pytest.Monke
 
 def test_nodes_that_are_there_are_not_lost(at: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
     at.come_all(a=at.nodes(2, 0), b=at.nodes(2, 1))
-    monkeypatch.setattr(meeting, "SILENCE_SECONDS", 1.0)
-    monkeypatch.setattr(meeting, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(rendezvous, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(rendezvous, "_BEAT_SECONDS", 0.05)
     end = time.monotonic() + 2
     at.tend(until=lambda: time.monotonic() > end)
     assert at.met["a"].loss is None and at.met["b"].loss is None

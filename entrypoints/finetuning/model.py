@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.meta_parallel import PipelineLayer
 from paddlenlp.peft.lora import LoRAConfig, LoRAModel
 from paddlenlp.transformers import (
     AutoConfig,
@@ -20,9 +18,8 @@ from paddlenlp.transformers import (
 )
 from paddlenlp.transformers.configuration_utils import LlmMetaConfig
 
-from entrypoints import peft_adapter
-from entrypoints.tokenizer import load as load_any
-from entrypoints.training.batches import Batch
+from entrypoints.finetuning.batches import Batch
+from entrypoints.training.adapter import with_adapter
 from entrypoints.training.data import IGNORED
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.schema import Config
@@ -33,11 +30,7 @@ __all__ = [
     "add_noise",
     "as_stage_tensors",
     "as_tensors",
-    "load_adapted",
     "load_model",
-    "load_tokenizer",
-    "trainable_parameters",
-    "with_adapter",
 ]
 
 _PROJECTIONS = (
@@ -55,24 +48,6 @@ _PROJECTIONS = (
 # The linear layers that upstream adapts (``get_lora_target_modules``), for the
 # architectures that the fetch job converts. Their ``model_type``.
 _TARGETS = {"llama": _PROJECTIONS, "qwen2": _PROJECTIONS}
-
-
-def load_tokenizer(folder: Path, template: Path | None = None, *, chat: bool = True) -> Any:
-    """Return a tokenizer with a chat template.
-
-    Args:
-        folder: the model's or the tokenizer's folder.
-        template: a ``chat_template.json``, or None for the one in the folder.
-        chat: false for no chat template at all.
-    """
-    tokenizer = load_any(folder)
-    if not chat:
-        tokenizer.chat_template = None
-    elif template is not None:
-        tokenizer.init_chat_template(str(template))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(folder: Path, config: Config, training_arguments: Any) -> Any:
@@ -141,55 +116,6 @@ def add_lora(model: Any, base: Path, adapter: Path | None, config: Config) -> An
     )
 
 
-def load_adapted(folder: Path, adapter: Path) -> Any:
-    """Return a model with an adapter on it, in float32, for inference.
-
-    Raises:
-        RequestError: the adapter is not whole, or does not fit the model.
-    """
-    network = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="float32", low_cpu_mem_usage=True
-    )
-    adapted = with_adapter(network, adapter)
-    adapted.eval()
-    return adapted
-
-
-def with_adapter(model: Any, adapter: Path) -> Any:
-    """Return a model with an adapter on it, which can be trained further.
-
-    Raises:
-        RequestError: the adapter is not whole, or does not fit the model.
-    """
-    if peft_adapter.is_peft(adapter):
-        with TemporaryDirectory() as folder:
-            peft_adapter.write_paddle(adapter, Path(folder), "the model that PEFT trained it on")
-            return with_adapter(model, Path(folder))
-    settings = LoRAConfig.from_pretrained(str(adapter))
-    weights = _adapter_weights(adapter)
-    if _is_a_part(model):
-        return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
-    adapted = LoRAModel(model, settings)
-    wanted = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
-    given = {name: tuple(array.shape) for name, array in weights.items()}
-    if wanted != given:
-        names = sorted(n for n in {*wanted, *given} if wanted.get(n) != given.get(n))
-        raise RequestError(
-            f"the adapter does not fit the model: {len(names)} of its weights differ in name or "
-            f"shape, the first is {names[0]} ({given.get(names[0])} in the adapter, "
-            f"{wanted.get(names[0])} in the model)",
-            where=str(adapter),
-            remedy=f"it was trained on {settings.base_model_name_or_path}",
-        )
-    adapted.model.set_state_dict(weights)
-    return adapted
-
-
-def _is_a_part(model: Any) -> bool:
-    """Return whether other processes have other parts of the model."""
-    return model.config.tensor_parallel_degree > 1 or isinstance(model, PipelineLayer)
-
-
 def add_noise(model: Any, alpha: float) -> None:
     """Add noise to the embeddings while training (NEFTune, arXiv 2310.05914, equation 1)."""
 
@@ -200,11 +126,6 @@ def add_noise(model: Any, alpha: float) -> None:
         return output + paddle.uniform(output.shape, dtype=output.dtype, min=-size, max=size)
 
     model.get_input_embeddings().register_forward_post_hook(noisy)
-
-
-def trainable_parameters(model: Any) -> list[tuple[str, Any]]:
-    """Return names and tensors of what is trained."""
-    return [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
 
 
 def as_tensors(batch: Batch) -> dict[str, Any]:
@@ -227,21 +148,6 @@ def as_stage_tensors(batch: Batch) -> dict[str, Any]:
         "input_ids": paddle.to_tensor(batch.input_ids),
         "labels": paddle.to_tensor(labels.reshape(batch.input_ids.shape)),
     }
-
-
-def _adapter_weights(adapter: Path) -> dict[str, Any]:
-    file = adapter / "lora_model_state.pdparams"
-    try:
-        weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)
-    except RequestError:
-        raise
-    except Exception as error:  # paddle.load raises whatever unpickling raises
-        raise RequestError(
-            f"the adapter's weights cannot be read: {type(error).__name__}: {error}",
-            where=str(file),
-            remedy="is the run finished? start the same finetune command again",
-        ) from None
-    return weights
 
 
 class AnswerHead:

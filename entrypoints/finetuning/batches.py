@@ -9,26 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from entrypoints.finetuning.packing import Row
 from entrypoints.training.data import IGNORED
-from entrypoints.training.packing import Row
+from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError
 
-__all__ = ["Batch", "Batches", "Padding", "Share", "collate"]
+__all__ = ["Batch", "Batches", "Padding", "collate"]
 
 _GROUP = 16  # batches whose rows are sorted by length before they are cut
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of all batches that a process has.
-
-    Args:
-        rank: which part, from 0.
-        world: how many parts there are: the processes that see different data.
-    """
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from entrypoints import console
+from entrypoints.runtime import console
 
 __all__ = ["in_mib", "in_units"]
 

@@ -7,13 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from entrypoints.console import note, phase, report
-from entrypoints.training import batches, data, kernels, model, packing, plot, saving, unified
+from entrypoints.cpu import kernels
+from entrypoints.finetuning import batches, model, packing
+from entrypoints.finetuning.request import NO_TEMPLATE, Request
+from entrypoints.finetuning.trainer import Finetuner
+from entrypoints.models.tokenizer import load_tokenizer
+from entrypoints.runtime.console import note, phase, report
+from entrypoints.runtime.stop import StopSignal
+from entrypoints.training import data, plot, saving, unified
+from entrypoints.training.adapter import trainable_parameters
 from entrypoints.training.loop import Arguments, Keeping, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
-from entrypoints.training.request import LOSS, METRICS, NO_TEMPLATE, RESULT, Request
-from entrypoints.training.stop import StopSignal
-from entrypoints.training.trainer import Finetuner
+from entrypoints.training.request import LOSS, METRICS, RESULT
+from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
 from paddle_stacks.jobs.files import replacing_file
@@ -32,7 +38,7 @@ def train(request: Request, stop: StopSignal) -> Path:
     """
     began = time.monotonic()
     config = request.config
-    tokenizer = model.load_tokenizer(
+    tokenizer = load_tokenizer(
         request.tokenizer,
         request.template[0] if request.template else None,
         chat=config["chat_template"] != NO_TEMPLATE,
@@ -87,7 +93,7 @@ def _batches(
     config = request.config
     staged = settings.pipeline_parallel_degree > 1
     tensors = model.as_stage_tensors if staged else model.as_tensors
-    share = batches.Share(settings.dataset_rank, settings.dataset_world_size)
+    share = Share(settings.dataset_rank, settings.dataset_world_size)
     padding = batches.Padding(
         token=tokenizer.pad_token_id,
         multiple_of=config["pad_to_multiple_of"] or 1,
@@ -146,9 +152,7 @@ def _rows(request: Request, tokenizer: Any, split: str) -> tuple[packing.Row, ..
     return packing.rows(encoded.examples)
 
 
-def _say_what_is_left_out(
-    train_batches: batches.Batches, config: Config, share: batches.Share
-) -> None:
+def _say_what_is_left_out(train_batches: batches.Batches, config: Config, share: Share) -> None:
     size = config["per_device_train_batch_size"]
     left = -(-len(train_batches.rows) // size) - len(train_batches) * share.world
     if left:
@@ -176,7 +180,7 @@ def _trainer(
         network = model.add_lora(network, request.base, request.adapter, config)
     if config["neftune"]:
         model.add_noise(network, config["neftune_noise_alpha"])
-    trained = sum(p.size for _, p in model.trainable_parameters(network))
+    trained = sum(p.size for _, p in trainable_parameters(network))
     whole = sum(p.size for p in network.parameters())
     note(f"training {trained:,} of {whole:,} parameters ({trained / whole:.2%})")
     step = request.resume.step if request.resume else 0

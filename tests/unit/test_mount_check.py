@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints import visible
+from entrypoints.runtime import mount_check
 from paddle_stacks.errors import RequestError
 
 LINE = ["--output", "data/x", "--model", "m", "--input"]
@@ -17,15 +17,15 @@ def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workspace whose folders are mounts of their own."""
     for name in ("models", "data", "runs"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(visible, "_WORKSPACE", tmp_path)
+    monkeypatch.setattr(mount_check, "_WORKSPACE", tmp_path)
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "runs")
 
 
 @pytest.mark.parametrize("source", ["text:python-stdlib", "data/a.jsonl", "-"])
 def test_a_source_that_the_container_has(source: str) -> None:
-    visible.check("prepare", [*LINE, source])
+    mount_check.check("prepare", [*LINE, source])
 
 
 def test_a_file_that_is_not_mounted() -> None:
     with pytest.raises(RequestError, match=r"raw\.jsonl is not here"):
-        visible.check("prepare", [*LINE, "raw.jsonl"])
+        mount_check.check("prepare", [*LINE, "raw.jsonl"])

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.console import warn
-from entrypoints.fetching import tensors
-from entrypoints.fetching.source_keys import KeyRule, unknown_keys, unsupported_values
+from entrypoints.models import safetensors_file
+from entrypoints.models.source_keys import KeyRule, unknown_keys, unsupported_values
+from entrypoints.runtime.console import warn
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.workspace import PEFT_CONFIG
@@ -166,8 +166,8 @@ def read_state(folder: Path, rank: int) -> dict[str, npt.NDArray[np.float32]]:
         )
     state: dict[str, npt.NDArray[np.float32]] = {}
     faults = []
-    header = tensors.read_header(path)
-    with tensors.opened(path) as read:
+    header = safetensors_file.read_header(path)
+    with safetensors_file.opened(path) as read:
         for name, entry in header.items():
             match = _NAME.fullmatch(name)
             if match is None:

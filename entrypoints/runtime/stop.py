@@ -7,7 +7,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from entrypoints.console import note
+from entrypoints.runtime.console import note
 from paddle_stacks.errors import Stopped
 from paddle_stacks.jobs.arguments import GRACE_SECONDS
 

@@ -1,0 +1,1 @@
+"""What only a CPU needs: Gloo collectives, cheaper training kernels, CPU operators."""

@@ -1,0 +1,28 @@
+"""A fine-tuning whose parts are there and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from entrypoints.training.request import Training
+
+__all__ = ["NO_TEMPLATE", "Request"]
+
+NO_TEMPLATE = "none"
+"""The ``chat_template`` that stands for no template at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Training):
+    """A fine-tuning.
+
+    Args:
+        template: the chat template's file, if one is named.
+        adapter: the adapter to begin with, or None for a new one.
+        data: the data folder.
+    """
+
+    template: tuple[Path, ...]
+    adapter: Path | None
+    data: Path

@@ -1,0 +1,1 @@
+"""Model files: configuration, weights, adapters, tokenizers and chat templates."""

@@ -1,0 +1,1 @@
+"""What every job uses, whatever it does: arguments, events, locks, signals, launching."""

@@ -1,0 +1,86 @@
+"""LoRA adapters on PaddleNLP's models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import paddle
+from paddle.distributed.fleet.meta_parallel import PipelineLayer
+from paddlenlp.peft.lora import LoRAConfig, LoRAModel
+from paddlenlp.transformers import AutoModelForCausalLM
+
+from entrypoints.models import peft_adapter
+from paddle_stacks.errors import RequestError
+
+__all__ = ["load_adapted", "trainable_parameters", "with_adapter"]
+
+
+def load_adapted(folder: Path, adapter: Path) -> Any:
+    """Return a model with an adapter on it, in float32, for inference.
+
+    Raises:
+        RequestError: the adapter is not whole, or does not fit the model.
+    """
+    network = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype="float32", low_cpu_mem_usage=True
+    )
+    adapted = with_adapter(network, adapter)
+    adapted.eval()
+    return adapted
+
+
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """Return a model with an adapter on it, which can be trained further.
+
+    Raises:
+        RequestError: the adapter is not whole, or does not fit the model.
+    """
+    if peft_adapter.is_peft(adapter):
+        with TemporaryDirectory() as folder:
+            peft_adapter.write_paddle(adapter, Path(folder), "the model that PEFT trained it on")
+            return with_adapter(model, Path(folder))
+    settings = LoRAConfig.from_pretrained(str(adapter))
+    weights = _adapter_weights(adapter)
+    if _is_a_part(model):
+        return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
+    adapted = LoRAModel(model, settings)
+    wanted = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
+    given = {name: tuple(array.shape) for name, array in weights.items()}
+    if wanted != given:
+        names = sorted(n for n in {*wanted, *given} if wanted.get(n) != given.get(n))
+        raise RequestError(
+            f"the adapter does not fit the model: {len(names)} of its weights differ in name or "
+            f"shape, the first is {names[0]} ({given.get(names[0])} in the adapter, "
+            f"{wanted.get(names[0])} in the model)",
+            where=str(adapter),
+            remedy=f"it was trained on {settings.base_model_name_or_path}",
+        )
+    adapted.model.set_state_dict(weights)
+    return adapted
+
+
+def _is_a_part(model: Any) -> bool:
+    """Return whether other processes have other parts of the model."""
+    return model.config.tensor_parallel_degree > 1 or isinstance(model, PipelineLayer)
+
+
+def _adapter_weights(adapter: Path) -> dict[str, Any]:
+    file = adapter / "lora_model_state.pdparams"
+    try:
+        weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)
+    except RequestError:
+        raise
+    except Exception as error:  # paddle.load raises whatever unpickling raises
+        raise RequestError(
+            f"the adapter's weights cannot be read: {type(error).__name__}: {error}",
+            where=str(file),
+            remedy="is the run finished? start the same finetune command again",
+        ) from None
+    return weights
+
+
+def trainable_parameters(model: Any) -> list[tuple[str, Any]]:
+    """Return names and tensors of what is trained."""
+    return [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]
