@@ -33,7 +33,7 @@ import report
 
 from paddle_stacks import settings
 from paddle_stacks.errors import JobError, StackError, render
-from paddle_stacks.jobs.architecture import from_config
+from paddle_stacks.jobs.llama_config import from_config
 from paddle_stacks.launch import make_plan
 from paddle_stacks.memory import Layout, Workload, plan
 

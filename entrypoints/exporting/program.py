@@ -8,48 +8,52 @@ from typing import Any
 
 import paddle
 
-from entrypoints.inference.llama import Inputs, Network, Shape, cache_names
+from entrypoints.inference.llama import Inputs, Network, cache_names, rotary_heads
+from entrypoints.models.llama import paddle_weight_shapes
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["program", "signature"]
 
 Signature = dict[str, tuple[list[int], str]]
 
 
-def signature(shape: Shape) -> Signature:
+def signature(config: LlamaConfig) -> Signature:
     """Return the program's inputs: each one's shape, -1 where it varies, and type.
 
     Args:
-        shape: of the network.
+        config: the model's.
     """
-    key_heads, width = shape.sizes.key_value_heads, shape.width
+    kv_heads, head_dim = config.num_key_value_heads, config.head_dim
     found: Signature = {
         "tokens": ([-1, -1], "int64"),
-        "cos": ([-1, -1, shape.turned, width], "float32"),
-        "sin": ([-1, -1, shape.turned, width], "float32"),
-        "mask": ([-1, key_heads, -1, -1], "float32"),
+        "cos": ([-1, -1, rotary_heads(config), head_dim], "float32"),
+        "sin": ([-1, -1, rotary_heads(config), head_dim], "float32"),
+        "mask": ([-1, kv_heads, -1, -1], "float32"),
         "slots": ([-1], "int64"),
         "last": ([-1], "int64"),
     }
-    for layer in range(shape.sizes.layers):
+    for layer in range(config.num_hidden_layers):
         for flat, cube in cache_names(layer):
-            found[flat] = ([-1, width], "float32")
-            found[cube] = ([-1, key_heads, -1, width], "float32")
-    return found | {name: (list(size), "float32") for name, size in shape.weights().items()}
+            found[flat] = ([-1, head_dim], "float32")
+            found[cube] = ([-1, kv_heads, -1, head_dim], "float32")
+    return found | {
+        name: (list(size), "float32") for name, size in paddle_weight_shapes(config).items()
+    }
 
 
-def program(shape: Shape) -> bytes:
+def program(config: LlamaConfig) -> bytes:
     """Return a step's program, serialized.
 
     It is in Paddle's older form: the newer one (PIR) has no operator that writes into
     one of its inputs.
 
     Args:
-        shape: of the network.
+        config: the model's.
     """
     from paddle.pir_utils import OldIrGuard
 
     with OldIrGuard(), _static_mode():
-        return _serialized(shape)
+        return _serialized(config)
 
 
 @contextmanager
@@ -61,19 +65,19 @@ def _static_mode() -> Iterator[None]:
         paddle.disable_static()
 
 
-def _serialized(shape: Shape) -> bytes:
+def _serialized(config: LlamaConfig) -> bytes:
     made = paddle.static.Program()
     with paddle.static.program_guard(made, paddle.static.Program()):
         given = {
             name: paddle.static.data(name, size, kind)
-            for name, (size, kind) in signature(shape).items()
+            for name, (size, kind) in signature(config).items()
         }
         caches: list[Any] = [
             tuple((given[flat], given[cube]) for flat, cube in cache_names(layer))
-            for layer in range(shape.sizes.layers)
+            for layer in range(config.num_hidden_layers)
         ]
         inputs = Inputs(**{name: given[name] for name in Inputs.__dataclass_fields__})
-        logits = Network(shape, given).logits(inputs, caches)
+        logits = Network(config, given).logits(inputs, caches)
     # What writes a cache leads to no output, and would be pruned.
     whole = paddle.static.normalize_program(
         made, list(given.values()), [logits], skip_prune_program=True

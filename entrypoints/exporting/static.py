@@ -15,11 +15,12 @@ import paddle_stacks
 from entrypoints.exporting.program import program, signature
 from entrypoints.inference import exported, static
 from entrypoints.inference import model as models
-from entrypoints.inference.llama import Shape
+from entrypoints.inference.llama import llama_config
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.runtime.console import phase
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.files import sha256_of
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["add_static"]
 
@@ -41,8 +42,8 @@ def add_static(folder: Path, model: Path, adapter: Path | None, about: Mapping[s
         JobError: the two answer differently.
     """
     phase("make the static graph")
-    shape = Shape.of(models.read_config(folder))
-    (folder / exported.PROGRAM).write_bytes(program(shape))
+    config = llama_config(models.read_config(folder))
+    (folder / exported.PROGRAM).write_bytes(program(config))
     manifest: dict[str, Any] = {
         "format": exported.FORMAT,
         **about,
@@ -53,13 +54,13 @@ def add_static(folder: Path, model: Path, adapter: Path | None, about: Mapping[s
             "paddlenlp": version("paddlenlp"),
         },
         "inputs": {
-            name: {"shape": size, "dtype": kind} for name, (size, kind) in signature(shape).items()
+            name: {"shape": size, "dtype": kind} for name, (size, kind) in signature(config).items()
         },
-        "outputs": {"logits": {"shape": [shape.sizes.vocabulary, -1], "dtype": "float32"}},
+        "outputs": {"logits": {"shape": [config.vocab_size, -1], "dtype": "float32"}},
     }
     _write_manifest(folder, manifest)
     phase("check it against the dynamic graph")
-    manifest["check"] = _compared(static.load(folder), models.load(model, adapter), shape)
+    manifest["check"] = _compared(static.load(folder), models.load(model, adapter), config)
     _write_manifest(folder, manifest)
 
 
@@ -73,10 +74,10 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / exported.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _compared(made: LanguageModel, wanted: LanguageModel, shape: Shape) -> dict[str, Any]:
+def _compared(made: LanguageModel, wanted: LanguageModel, config: LlamaConfig) -> dict[str, Any]:
     """Return what a comparison of greedy tokens and of their logits shows."""
     random = np.random.default_rng(0)
-    prompts = [random.integers(shape.sizes.vocabulary, size=size).tolist() for size in _PROMPTS]
+    prompts = [random.integers(config.vocab_size, size=size).tolist() for size in _PROMPTS]
     tokens, difference = _both(made, wanted, prompts)
     if difference > _CLOSE or tokens[0] != tokens[1]:
         raise JobError(

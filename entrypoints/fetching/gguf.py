@@ -15,9 +15,10 @@ import numpy.typing as npt
 from entrypoints.fetching import gguf_file, gguf_tokenizer
 from entrypoints.fetching.gguf_file import Gguf
 from entrypoints.models.files import write_json
-from entrypoints.models.llama import Shape, paddle_names, problems_of, write_weights
+from entrypoints.models.llama import paddle_names, problems_of, weight_shapes, write_weights
 from entrypoints.models.safetensors_file import Tensor
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 
 __all__ = ["convert"]
 
@@ -48,7 +49,7 @@ def convert(path: Path, folder: Path) -> None:
     """
     with gguf_file.opened(path) as source:
         config = _config(source)
-        weights = _weights(source, _shape(source), bool(config["tie_word_embeddings"]))
+        weights = _weights(source, _llama_config(source))
         tokenizer = gguf_tokenizer.files(source)
         write_json(folder / "config.json", config)
         ids = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -60,17 +61,17 @@ def convert(path: Path, folder: Path) -> None:
 
 def _config(source: Gguf) -> dict[str, Any]:
     _check_supported(source)
-    shape, get = _shape(source), source.get
+    llama, get = _llama_config(source), source.get
     eos = get("tokenizer.ggml.eos_token_id", int)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **shape.config(),
+        **llama.sizes,
         "max_position_embeddings": get("llama.context_length", int),
         "rope_theta": _shortest(get("llama.rope.freq_base", float, 10000.0)),
         "rms_norm_eps": _shortest(get("llama.attention.layer_norm_rms_epsilon", float)),
         "hidden_act": "silu",
-        "tie_word_embeddings": "output.weight" not in source.tensors,
+        "tie_word_embeddings": llama.tie_word_embeddings,
         "bos_token_id": get("tokenizer.ggml.bos_token_id", int),
         "eos_token_id": eos,
         # Padding is masked: where a model names no token for it, any one will do.
@@ -104,11 +105,7 @@ def _check_supported(source: Gguf) -> None:
         problems.append(Problem("scaled rotary positions in a GGUF file", where, fix))
     if problems:
         raise RequestError(problems)
-    shape = _shape(source)
-    problems = shape.problems(where)
-    if problems:
-        raise RequestError(problems)
-    width = shape.hidden // shape.heads
+    width = _llama_config(source).head_dim
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         if get(f"llama.{key}", width) != width:
             problems.append(
@@ -122,27 +119,31 @@ def _check_supported(source: Gguf) -> None:
         raise RequestError(problems)
 
 
-def _shape(source: Gguf) -> Shape:
+def _llama_config(source: Gguf) -> LlamaConfig:
     embedding = source.tensors.get("token_embd.weight")
     heads = source.get("llama.attention.head_count", int)
-    return Shape(
-        vocabulary=embedding.shape[0] if embedding else 0,
-        hidden=source.get("llama.embedding_length", int),
-        intermediate=source.get("llama.feed_forward_length", int),
-        layers=source.get("llama.block_count", int),
-        heads=heads,
-        key_value_heads=source.get("llama.attention.head_count_kv", int, heads),
+    return from_config(
+        {
+            "vocab_size": embedding.shape[0] if embedding else 0,
+            "hidden_size": source.get("llama.embedding_length", int),
+            "intermediate_size": source.get("llama.feed_forward_length", int),
+            "num_hidden_layers": source.get("llama.block_count", int),
+            "num_attention_heads": heads,
+            "num_key_value_heads": source.get("llama.attention.head_count_kv", int, heads),
+            "tie_word_embeddings": "output.weight" not in source.tensors,
+        },
+        where=str(source.path),
     )
 
 
-def _weights(source: Gguf, shape: Shape, tied: bool) -> list[Tensor]:
-    wanted = shape.weights(tied)
+def _weights(source: Gguf, config: LlamaConfig) -> list[Tensor]:
+    wanted = weight_shapes(config)
     origins = {_hugging_face_name(name): name for name in source.tensors}
     found = {name: source.tensors[origin].shape for name, origin in origins.items()}
     problems = problems_of(found, wanted, str(source.path))
     tokens = len(source.get("tokenizer.ggml.tokens", list))
-    if tokens > shape.vocabulary:
-        fault = f"{tokens} tokens, and an embedding of {shape.vocabulary} rows"
+    if tokens > config.vocab_size:
+        fault = f"{tokens} tokens, and an embedding of {config.vocab_size} rows"
         problems.append(
             Problem(
                 fault,
@@ -152,12 +153,15 @@ def _weights(source: Gguf, shape: Shape, tied: bool) -> list[Tensor]:
         )
     if problems:
         raise RequestError(problems)
-    return [_tensor(source, origins[name], name, size, shape) for name, size in wanted.items()]
+    return [_tensor(source, origins[name], name, size, config) for name, size in wanted.items()]
 
 
-def _tensor(source: Gguf, origin: str, name: str, size: tuple[int, ...], shape: Shape) -> Tensor:
+def _tensor(
+    source: Gguf, origin: str, name: str, size: tuple[int, ...], config: LlamaConfig
+) -> Tensor:
     target, transposed = paddle_names(name, size)
-    heads = {"attn_q": shape.heads, "attn_k": shape.key_value_heads}.get(origin.split(".")[-2], 0)
+    counts = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads = counts.get(origin.split(".")[-2], 0)
 
     def values() -> npt.NDArray[Any]:
         array = source.values(origin)

@@ -17,12 +17,19 @@ from entrypoints.fetching import huggingface_tokenizer
 from entrypoints.fetching.rope import paddle_rope
 from entrypoints.models import safetensors_file, source_keys
 from entrypoints.models.files import write_json
-from entrypoints.models.llama import Shape, architectures, paddle_names, problems_of, write_weights
+from entrypoints.models.llama import (
+    architectures,
+    paddle_names,
+    problems_of,
+    weight_shapes,
+    write_weights,
+)
 from entrypoints.models.safetensors_file import Stored, Tensor
 from entrypoints.runtime.console import warn
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.json_files import read_object
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 
 __all__ = ["convert", "weight_files"]
 
@@ -32,7 +39,6 @@ _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Beside the sizes, what PaddleNLP's configuration takes as it is.
 _COPIED = ("rms_norm_eps", "initializer_range", "use_cache")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_CONTEXT = 2048  # LlamaConfig's default
 _COMPUTES_DIFFERENTLY = "choose another model: this one would not compute the same here"
 
 
@@ -48,25 +54,23 @@ def convert(source: Path, folder: Path) -> None:
     """
     path = source / "config.json"
     config = read_object(path)
-    shape = _check_supported(config, path)
+    llama = _check_supported(config, path)
     generation = _generation(source)
     _check_keys(source, config, generation)
     rope = paddle_rope(config, str(path))
     stored = _stored(source)
-    tied = bool(config.get("tie_word_embeddings", False))
-    if tied:
+    if llama.tie_word_embeddings:
         _drop_tied_head(stored, source)
-    wanted = shape.weights(tied)
-    found = {name: entry.shape for name, (_, entry) in stored.items()}
-    problems = problems_of(found, wanted, str(source))
+    expected = weight_shapes(llama)
+    shapes = {name: entry.shape for name, (_, entry) in stored.items()}
+    problems = problems_of(shapes, expected, str(source))
     if problems:
         raise RequestError(problems)
     dtype = _common_type(stored, source)
-    huggingface_tokenizer.write(source, folder, shape.vocabulary)
-    context = config.get("max_position_embeddings") or _CONTEXT
-    sizes = {**shape.config(), "max_position_embeddings": context}
+    huggingface_tokenizer.write(source, folder, llama.vocab_size)
+    sizes = {**llama.sizes, "max_position_embeddings": llama.max_position_embeddings}
     _write_configs(folder, config, generation, {**rope, **sizes}, dtype)
-    write_weights(folder, [_tensor(name, *stored[name]) for name in wanted])
+    write_weights(folder, [_tensor(name, *stored[name]) for name in expected])
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -118,7 +122,7 @@ def _tensor(name: str, path: Path, entry: Stored) -> Tensor:
     return Tensor(target, entry.dtype, entry.shape[::-1] if transposed else entry.shape, values)
 
 
-def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
+def _check_supported(config: Mapping[str, Any], path: Path) -> LlamaConfig:
     where = str(path)
     kind = config.get("model_type")
     if kind != "llama" or "LlamaForCausalLM" not in architectures(config):
@@ -127,27 +131,20 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
             where=where,
             remedy="supported: llama with the architecture LlamaForCausalLM",
         )
-    heads = config.get("num_attention_heads", 0)
-    shape = Shape(
-        vocabulary=config.get("vocab_size", 0),
-        hidden=config.get("hidden_size", 0),
-        intermediate=config.get("intermediate_size", 0),
-        layers=config.get("num_hidden_layers", 0),
-        heads=heads,
-        key_value_heads=config.get("num_key_value_heads") or heads,
-    )
-    problems = shape.problems(where)
-    head_dim = config.get("head_dim")
-    if not problems and head_dim not in (None, shape.hidden // shape.heads):
-        problems = [
-            Problem(
-                f"head_dim is {head_dim!r:.40}, not hidden_size / num_attention_heads"
-                f" ({shape.hidden // shape.heads}), which PaddleNLP's Llama has",
-                where,
-                _COMPUTES_DIFFERENTLY,
+    llama: LlamaConfig | None = None
+    problems: list[Problem] = []
+    try:
+        llama = from_config({k: v for k, v in config.items() if v is not None}, where=where)
+    except RequestError as error:
+        problems += error.problems
+    else:
+        if config.get("head_dim") not in (None, llama.head_dim):
+            message = (
+                f"head_dim is {config['head_dim']!r:.40}, not hidden_size / num_attention_heads"
+                f" ({llama.head_dim}), which PaddleNLP's Llama has"
             )
-        ]
-    problems += _window_problems(config, where)
+            problems.append(Problem(message, where, _COMPUTES_DIFFERENTLY))
+        problems += _window_problems(config, llama.max_position_embeddings, where)
     if (path.parent / "adapter_config.json").is_file():
         problems.append(
             Problem(
@@ -156,14 +153,13 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> Shape:
                 "move the adapter into a folder of its own: transformers would add it to the model",
             )
         )
-    if problems:
+    if problems or llama is None:
         raise RequestError(problems)
-    return shape
+    return llama
 
 
-def _window_problems(config: Mapping[str, Any], where: str) -> list[Problem]:
+def _window_problems(config: Mapping[str, Any], context: int, where: str) -> list[Problem]:
     """Return the layers that do not look at the whole text, as transformers 5 has them."""
-    context = config.get("max_position_embeddings") or _CONTEXT
     faults = [
         f"{key} is {value!r:.40}, less than the context of {context}"
         for key in ("sliding_window", "attention_chunk_size")

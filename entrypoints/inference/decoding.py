@@ -17,7 +17,8 @@ import numpy.typing as npt
 import paddle
 from paddle.utils.dlpack import from_dlpack
 
-from entrypoints.inference.llama import Inputs, Shape, Slots
+from entrypoints.inference.llama import Inputs, Slots, rotary_heads
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["Cache", "Decoding", "Engine", "Model", "keep_freed_memory", "shared"]
 
@@ -39,7 +40,7 @@ class Cache:
     """Keys and values of every layer, ``[rows, key heads, slots, width]`` each.
 
     Args:
-        shape: of the network.
+        config: the model's.
         rows: texts.
         slots: of each row, the one for padding included.
 
@@ -48,11 +49,11 @@ class Cache:
             another list whenever the memory is another.
     """
 
-    def __init__(self, shape: Shape, rows: int, slots: int) -> None:
-        self._shape = shape
-        size = (rows, shape.sizes.key_value_heads, slots, shape.width)
+    def __init__(self, config: LlamaConfig, rows: int, slots: int) -> None:
+        self._config = config
+        size = (rows, config.num_key_value_heads, slots, config.head_dim)
         # Zeros: what is masked counts for nothing, but must not be infinite.
-        layers = range(shape.sizes.layers)
+        layers = range(config.num_hidden_layers)
         self._arrays = [(np.zeros(size, np.float32), np.zeros(size, np.float32)) for _ in layers]
         self.slots = slots
         self.tensors = self._as_tensors()
@@ -74,7 +75,7 @@ class Cache:
         return [(self._views(keys), self._views(values)) for keys, values in self._arrays]
 
     def _views(self, array: npt.NDArray[np.float32]) -> Slots:
-        flat = shared(array.reshape(-1, self._shape.width))
+        flat = shared(array.reshape(-1, self._config.head_dim))
         # Not a second one of the kind: Paddle keeps one deleter for an address, and the
         # memory under two such tensors would never be given back.
         whole = paddle.empty(array.shape)
@@ -101,13 +102,13 @@ class Model:
 
     Args:
         engine: what computes.
-        shape: of the network.
+        config: the model's.
         rotation: cosines and signed sines of every position, ``[context, width]`` each.
     """
 
-    def __init__(self, engine: Engine, shape: Shape, rotation: tuple[Array, Array]) -> None:
+    def __init__(self, engine: Engine, config: LlamaConfig, rotation: tuple[Array, Array]) -> None:
         self.engine = engine
-        self.shape = shape
+        self.config = config
         self.rotation = rotation
 
     def begin(self, rows: int) -> Decoding:
@@ -145,9 +146,9 @@ class Decoding:
     def __init__(self, model: Model, rows: int) -> None:
         self._model = model
         self._lengths = np.zeros(rows, dtype=np.int64)
-        self._cache = Cache(model.shape, rows, _STEP)
+        self._cache = Cache(model.config, rows, _STEP)
         self._mask: npt.NDArray[np.float32] | None = None
-        self.logits = np.zeros((rows, model.shape.sizes.vocabulary), dtype=np.float32)
+        self.logits = np.zeros((rows, model.config.vocab_size), dtype=np.float32)
 
     @property
     def columns(self) -> int:
@@ -223,12 +224,12 @@ class Decoding:
 
     def _inputs(self, tokens: Array, known: Array, positions: Array) -> Inputs:
         rows, new = tokens.shape
-        shape, slots = self._model.shape, self._cache.slots
-        turned = (rows, new, shape.turned, shape.width)
+        config, slots = self._model.config, self._cache.slots
+        shape = (rows, new, rotary_heads(config), config.head_dim)
         cos, sin = (
-            _stretched(table[positions][:, :, None], turned) for table in self._model.rotation
+            _stretched(table[positions][:, :, None], shape) for table in self._model.rotation
         )
-        heads = np.arange(rows * shape.sizes.key_value_heads).reshape(rows, -1, 1) * slots
+        heads = np.arange(rows * config.num_key_value_heads).reshape(rows, -1, 1) * slots
         slot = np.where(known, positions, slots - 1)[:, None]
         last = new - 1 - known[:, ::-1].argmax(axis=1) + np.arange(rows) * new
         if new > 1:
@@ -246,12 +247,13 @@ class Decoding:
 
     def _whole_mask(self, positions: Array) -> npt.NDArray[np.float32]:
         rows, new = positions.shape
-        sizes, slots = self._model.shape.sizes, self._cache.slots
+        config, slots = self._model.config, self._cache.slots
         visible = np.arange(slots) <= positions[:, :, None]
         mask = np.where(visible, np.float32(0), _HIDDEN)[:, None, None]
-        group = sizes.heads // sizes.key_value_heads
-        whole = _stretched(mask, (rows, sizes.key_value_heads, group, new, slots))
-        return whole.reshape(rows, sizes.key_value_heads, group * new, slots)
+        kv_heads = config.num_key_value_heads
+        group = config.num_attention_heads // kv_heads
+        whole = _stretched(mask, (rows, kv_heads, group, new, slots))
+        return whole.reshape(rows, kv_heads, group * new, slots)
 
 
 def _stretched(array: Array, shape: tuple[int, ...]) -> Array:

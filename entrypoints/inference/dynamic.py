@@ -10,7 +10,8 @@ import numpy.typing as npt
 import paddle
 
 from entrypoints.inference.decoding import Cache, keep_freed_memory, shared
-from entrypoints.inference.llama import Inputs, Network, Shape, Tap
+from entrypoints.inference.llama import Inputs, Network, Tap
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["Engine"]
 
@@ -19,20 +20,20 @@ class Engine:
     """Computes steps.
 
     Args:
-        shape: of the network.
+        config: the model's.
         weights: by PaddleNLP's names, float32; they are used where they are.
         tap: sees what every product takes; None for none.
     """
 
     def __init__(
-        self, shape: Shape, weights: Mapping[str, npt.NDArray[Any]], tap: Tap | None = None
+        self, config: LlamaConfig, weights: Mapping[str, npt.NDArray[Any]], tap: Tap | None = None
     ) -> None:
         # Strided views, Paddle's default, are turned into matrices by a kernel that takes
         # 20 ns an element; plain copies take a thirtieth.
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
         keep_freed_memory()
         tensors = {name: shared(array) for name, array in weights.items()}
-        self._network = Network(shape, tensors, tap)
+        self._network = Network(config, tensors, tap)
 
     def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
         """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""

@@ -28,7 +28,7 @@ half a second instead of 1.7.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,18 @@ import numpy.typing as npt
 import paddle
 from paddle import nn
 
-from entrypoints.models import llama as layout
-from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 
-__all__ = ["Inputs", "Network", "Shape", "Slots", "Tap", "cache_names", "rotation_tables"]
+__all__ = [
+    "Inputs",
+    "Network",
+    "Slots",
+    "Tap",
+    "cache_names",
+    "llama_config",
+    "rotary_heads",
+    "rotation_tables",
+]
 
 Tensor = Any
 """A ``paddle.Tensor``, or a program's variable."""
@@ -56,57 +64,19 @@ have upstream's names, ``….self_attn.cachek_matmul`` and ``….cachev_matmul``
 new keys and values, ``[rows, heads, new, width]``."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What a Llama's configuration says of its network.
+def llama_config(config: Any) -> LlamaConfig:
+    """Return the configuration that PaddleNLP's ``LlamaConfig`` describes.
 
-    Args:
-        sizes: that decide the weights' shapes.
-        tied: whether the head is the embedding.
-        epsilon: of the norms.
+    Raises:
+        RequestError: it is impossible.
     """
+    keys = [field.name for field in fields(LlamaConfig) if field.name != "name"]
+    return from_config({key: getattr(config, key) for key in keys}, where="config.json")
 
-    sizes: layout.Shape
-    tied: bool
-    epsilon: float
 
-    @classmethod
-    def of(cls, config: Any) -> Shape:
-        """Return the shape that a ``LlamaConfig`` describes."""
-        sizes = layout.Shape(
-            vocabulary=config.vocab_size,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            key_value_heads=config.num_key_value_heads or config.num_attention_heads,
-        )
-        if problems := sizes.problems("config.json"):
-            raise RequestError(problems)
-        return cls(sizes, bool(config.tie_word_embeddings), float(config.rms_norm_eps))
-
-    @property
-    def width(self) -> int:
-        """Width of a head."""
-        return self.sizes.hidden // self.sizes.heads
-
-    @property
-    def turned(self) -> int:
-        """Heads that are turned by their position: the queries' and the keys'."""
-        return self.sizes.heads + self.sizes.key_value_heads
-
-    @property
-    def head(self) -> str:
-        """Name of the weight that makes logits."""
-        return _EMBEDDING if self.tied else "lm_head.weight"
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """Return the weights by PaddleNLP's names, and their shapes."""
-        found = {}
-        for name, size in self.sizes.weights(self.tied).items():
-            renamed, transposed = layout.paddle_names(name, size)
-            found[renamed] = size[::-1] if transposed else size
-        return found
+def rotary_heads(config: LlamaConfig) -> int:
+    """Return the number of heads with rotary embeddings: those of queries and of keys."""
+    return config.num_attention_heads + config.num_key_value_heads
 
 
 @dataclass(frozen=True)
@@ -142,17 +112,19 @@ class Network:
     (``shift_bias``) and one that scales it (``smooth_weight``).
 
     Args:
-        shape: of the network.
+        config: the model's.
         weights: tensors, or a program's variables, by PaddleNLP's names.
         tap: sees what every product takes; None for none.
     """
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Tensor], tap: Tap | None = None) -> None:
-        self.shape = shape
+    def __init__(
+        self, config: LlamaConfig, weights: Mapping[str, Tensor], tap: Tap | None = None
+    ) -> None:
+        self._config = config
         self._embedding = weights[_EMBEDDING]
         self._norm = weights["llama.norm.weight"]
-        self._head = weights[shape.head]
-        self._layers = [_Layer(weights, layer, tap) for layer in range(shape.sizes.layers)]
+        self._head = weights[_EMBEDDING if config.tie_word_embeddings else "lm_head.weight"]
+        self._layers = [_Layer(weights, layer, tap) for layer in range(config.num_hidden_layers)]
 
     def logits(self, inputs: Inputs, caches: Sequence[tuple[Slots, Slots]]) -> Tensor:
         """Return the logits of the tokens that are next, ``[vocabulary, rows]``.
@@ -163,18 +135,18 @@ class Network:
             inputs: of this step.
             caches: each layer's keys and values.
         """
-        epsilon = self.shape.epsilon
+        epsilon = self._config.rms_norm_eps
         hidden = nn.functional.embedding(inputs.tokens, self._embedding)
         for layer, (keys, values) in zip(self._layers, caches, strict=True):
             normal = layer.normalized("input_layernorm", hidden, epsilon)
-            hidden = hidden + _attention(self.shape, layer, normal, inputs, keys, values)
+            hidden = hidden + _attention(self._config, layer, normal, inputs, keys, values)
             normal = layer.normalized("post_attention_layernorm", hidden, epsilon)
             hidden = hidden + _feed_forward(layer, normal)
-        hidden = paddle.gather(hidden.reshape([-1, self.shape.sizes.hidden]), inputs.last)
+        hidden = paddle.gather(hidden.reshape([-1, self._config.hidden_size]), inputs.last)
         hidden = _normalized(hidden, self._norm, epsilon)
         # A head of its own is a linear layer's, [hidden, vocabulary].
-        turned = not self.shape.tied
-        return paddle.matmul(self._head, hidden, transpose_x=turned, transpose_y=True)
+        transposed = not self._config.tie_word_embeddings
+        return paddle.matmul(self._head, hidden, transpose_x=transposed, transpose_y=True)
 
 
 class _Layer:
@@ -222,26 +194,27 @@ def _feed_forward(layer: _Layer, hidden: Tensor) -> Tensor:
 
 
 def _attention(
-    shape: Shape, layer: _Layer, hidden: Tensor, inputs: Inputs, keys: Slots, values: Slots
+    config: LlamaConfig, layer: _Layer, hidden: Tensor, inputs: Inputs, keys: Slots, values: Slots
 ) -> Tensor:
-    heads, key_heads, width = shape.sizes.heads, shape.sizes.key_value_heads, shape.width
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    head_dim = config.head_dim
     hidden = layer.entering("self_attn.q_proj", hidden)
     parts = [layer.projected(f"self_attn.{name}_proj", hidden) for name in "qk"]
-    turned = paddle.concat(parts, axis=-1).reshape([0, 0, shape.turned, width])
+    rotary = paddle.concat(parts, axis=-1).reshape([0, 0, heads + kv_heads, head_dim])
     # rotate_half(x) * sin is roll(x, half) * [-sin, sin]: both halves of sin are alike.
-    turned = turned * inputs.cos + paddle.roll(turned, width // 2, axis=-1) * inputs.sin
-    query, key = paddle.split(turned.transpose([0, 2, 1, 3]), [heads, key_heads], axis=1)
-    value = layer.projected("self_attn.v_proj", hidden).reshape([0, 0, key_heads, width])
+    rotary = rotary * inputs.cos + paddle.roll(rotary, head_dim // 2, axis=-1) * inputs.sin
+    query, key = paddle.split(rotary.transpose([0, 2, 1, 3]), [heads, kv_heads], axis=1)
+    value = layer.projected("self_attn.v_proj", hidden).reshape([0, 0, kv_heads, head_dim])
     key = layer.seen("self_attn.cachek_matmul", key)
     value = layer.seen("self_attn.cachev_matmul", value.transpose([0, 2, 1, 3]))
     all_keys = _written(keys, inputs.slots, key)
     all_values = _written(values, inputs.slots, value)
     # A key head's group of queries lies side by side, so that its rows make one matrix.
-    query = (query * width**-0.5).reshape([0, key_heads, -1, width])
+    query = (query * head_dim**-0.5).reshape([0, kv_heads, -1, head_dim])
     scores = paddle.matmul(query, all_keys, transpose_y=True) + inputs.mask
     mixed = paddle.matmul(nn.functional.softmax(scores, axis=-1), all_values)
-    mixed = mixed.reshape([0, heads, -1, width]).transpose([0, 2, 1, 3])
-    mixed = mixed.reshape([0, 0, heads * width])
+    mixed = mixed.reshape([0, heads, -1, head_dim]).transpose([0, 2, 1, 3])
+    mixed = mixed.reshape([0, 0, heads * head_dim])
     return layer.projected("self_attn.o_proj", layer.entering("self_attn.o_proj", mixed))
 
 
@@ -286,25 +259,25 @@ def cache_names(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def rotation_tables(
-    config: Any, shape: Shape, context: int
+    config: Any, context: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return cosines and signed sines of every position, ``[context, width]`` each.
+    """Return cosines and signed sines of every position, ``[context, head_dim]`` each.
 
     They are those of PaddleNLP's embeddings, whatever scaling the configuration asks for.
 
     Args:
-        config: a ``LlamaConfig``.
-        shape: that it describes.
+        config: PaddleNLP's ``LlamaConfig``.
         context: positions.
     """
     from paddlenlp.transformers.llama.modeling import LlamaAttention
 
     # What _init_rope reads of an attention layer, which would come with weights.
     layer: Any = type("Layer", (), {"_init_rope": LlamaAttention._init_rope})()
-    layer.config, layer.head_dim = config, shape.width
+    head_dim = config.hidden_size // config.num_attention_heads
+    layer.config, layer.head_dim = config, head_dim
     layer.max_position_embeddings = config.max_position_embeddings
     layer._init_rope()
     tables = layer.rotary_emb(paddle.zeros([1]), context)
     cos, sin = (part.numpy()[0, :context, 0] for part in tables)
-    half = shape.width // 2
+    half = head_dim // 2
     return cos, np.concatenate([-sin[:, :half], sin[:, half:]], axis=1)

@@ -13,10 +13,11 @@ import paddle
 from entrypoints.inference import dynamic, quantized
 from entrypoints.inference.adapter import Adapter
 from entrypoints.inference.decoding import Model, shared
-from entrypoints.inference.llama import Shape, rotation_tables
+from entrypoints.inference.llama import llama_config, rotation_tables
 from entrypoints.inference.network import NetworkModel
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
+from entrypoints.models.llama import paddle_weight_shapes
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files, platforms, workspace
 
@@ -68,16 +69,19 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
     paddle.set_device(device)
     config = read_config(folder)
     if device == "cpu" and config.architectures[0] == "LlamaForCausalLM":
-        shape = Shape.of(config)
-        check_complete(weights, shape.weights())
+        llama = llama_config(config)
+        shapes = paddle_weight_shapes(llama)
+        check_complete(weights, shapes)
         merged = _merged(weights, adapter, dtype)
-        found = {name: merged(name) for name in shape.weights()}
+        arrays = {name: merged(name) for name in shapes}
         tap = None
         if workspace.is_quantized(folder):
-            found |= {ours: merged(name) for ours, name in quantized.extra_weights(weights).items()}
-            tap = quantized.tap_of(folder, shape.sizes.layers, shape.sizes.key_value_heads)
-        engine = dynamic.Engine(shape, found, tap)
-        return Model(engine, shape, rotation_tables(config, shape, config.max_position_embeddings))
+            arrays |= {
+                ours: merged(name) for ours, name in quantized.extra_weights(weights).items()
+            }
+            tap = quantized.tap_of(folder, llama.num_hidden_layers, llama.num_key_value_heads)
+        engine = dynamic.Engine(llama, arrays, tap)
+        return Model(engine, llama, rotation_tables(config, llama.max_position_embeddings))
     network = _empty(config, dtype)
     parameters = dict(network.named_parameters())
     check_complete(weights, {name: tuple(each.shape) for name, each in parameters.items()})

@@ -19,9 +19,10 @@ import paddle
 
 from entrypoints.inference import exported
 from entrypoints.inference.decoding import Cache, Model, keep_freed_memory, shared
-from entrypoints.inference.llama import Inputs, Shape, cache_names, rotation_tables
+from entrypoints.inference.llama import Inputs, cache_names, llama_config, rotation_tables
 from entrypoints.inference.model import check_complete, read_config
 from entrypoints.inference.weights import Weights
+from entrypoints.models.llama import paddle_weight_shapes
 from paddle_stacks.errors import RequestError
 
 __all__ = ["Engine", "load"]
@@ -131,10 +132,12 @@ def load(folder: Path) -> Model:
     """
     exported.check(folder)
     _check_operations(folder / exported.PROGRAM)
-    config = read_config(folder)
+    paddle_config = read_config(folder)
+    config = llama_config(paddle_config)
     weights = Weights(folder)
-    shape = Shape.of(config)
-    check_complete(weights, shape.weights())
-    found = {name: np.ascontiguousarray(weights[name]) for name in shape.weights()}
-    engine = Engine(folder / exported.PROGRAM, found)
-    return Model(engine, shape, rotation_tables(config, shape, config.max_position_embeddings))
+    shapes = paddle_weight_shapes(config)
+    check_complete(weights, shapes)
+    arrays = {name: np.ascontiguousarray(weights[name]) for name in shapes}
+    engine = Engine(folder / exported.PROGRAM, arrays)
+    tables = rotation_tables(paddle_config, config.max_position_embeddings)
+    return Model(engine, config, tables)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,92 +11,51 @@ from entrypoints.models.files import write_json
 from entrypoints.models.safetensors_file import Tensor
 from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
-__all__ = ["Shape", "architectures", "paddle_names", "problems_of", "write_weights"]
+__all__ = [
+    "architectures",
+    "paddle_names",
+    "paddle_weight_shapes",
+    "problems_of",
+    "weight_shapes",
+    "write_weights",
+]
 
 _SHARD_BYTES = 5 * 10**9  # the ecosystem's usual size of a shard
 _LISTED = 20
-_MOST_LAYERS = 2**12
-_LARGEST = 2**31  # of any other size; the largest models have a vocabulary of 2**18
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that decide the shape of every weight of a Llama."""
+def weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Return the weights and their shapes in Hugging Face's names and layout (rows = outputs)."""
+    hidden, inter, kv_size = config.hidden_size, config.intermediate_size, config.kv_size
+    block = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (kv_size, hidden),
+        "self_attn.v_proj": (kv_size, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inter, hidden),
+        "mlp.up_proj": (inter, hidden),
+        "mlp.down_proj": (hidden, inter),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    for layer in range(config.num_hidden_layers):
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in block.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    return shapes
 
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
 
-    @property
-    def key_value_width(self) -> int:
-        """Width of the keys and values of all heads."""
-        return self.hidden // self.heads * self.key_value_heads
-
-    def config(self) -> dict[str, int]:
-        """Return the sizes as keys of a ``config.json``."""
-        return {
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.intermediate,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.key_value_heads,
-        }
-
-    def problems(self, where: str) -> list[Problem]:
-        """Return what is impossible about the sizes."""
-        found = [
-            f"{name} is {size!r:.40}" for name, size in vars(self).items() if not _positive(size)
-        ]
-        if not found:
-            found += [
-                f"{name} is {size}, and {most} is the most"
-                for name, size in vars(self).items()
-                if size > (most := _MOST_LAYERS if name == "layers" else _LARGEST)
-            ]
-        if not found and self.hidden % self.heads:
-            found.append(f"a hidden size of {self.hidden} does not divide into {self.heads} heads")
-        if not found and self.heads % self.key_value_heads:
-            found.append(f"{self.heads} heads do not divide among {self.key_value_heads} of keys")
-        return [
-            Problem(
-                f"impossible model: {what}",
-                where,
-                "change these numbers in the model's config.json or row",
-            )
-            for what in found
-        ]
-
-    def weights(self, tied: bool) -> dict[str, tuple[int, ...]]:
-        """Return the weights and their shapes in Hugging Face's names and layout (rows = outputs).
-
-        Args:
-            tied: whether the head is the embedding, and so is not there.
-        """
-        block = {
-            "input_layernorm": (self.hidden,),
-            "self_attn.q_proj": (self.hidden, self.hidden),
-            "self_attn.k_proj": (self.key_value_width, self.hidden),
-            "self_attn.v_proj": (self.key_value_width, self.hidden),
-            "self_attn.o_proj": (self.hidden, self.hidden),
-            "post_attention_layernorm": (self.hidden,),
-            "mlp.gate_proj": (self.intermediate, self.hidden),
-            "mlp.up_proj": (self.intermediate, self.hidden),
-            "mlp.down_proj": (self.hidden, self.intermediate),
-        }
-        found: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (self.vocabulary, self.hidden)
-        }
-        for layer in range(self.layers):
-            found |= {f"model.layers.{layer}.{name}.weight": size for name, size in block.items()}
-        found["model.norm.weight"] = (self.hidden,)
-        if not tied:
-            found["lm_head.weight"] = (self.vocabulary, self.hidden)
-        return found
+def paddle_weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Return the weights and their shapes in PaddleNLP's names and layout."""
+    shapes = {}
+    for name, shape in weight_shapes(config).items():
+        renamed, transposed = paddle_names(name, shape)
+        shapes[renamed] = shape[::-1] if transposed else shape
+    return shapes
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:
@@ -179,7 +137,3 @@ def _shards(weights: Sequence[Tensor]) -> list[list[Tensor]]:
         shards[-1].append(tensor)
         size += tensor.nbytes
     return shards
-
-
-def _positive(size: object) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from entrypoints.inference import dynamic
 from entrypoints.inference.decoding import Model
-from entrypoints.inference.llama import Shape, Tap
+from entrypoints.inference.llama import Tap
 from entrypoints.inference.quantized import CACHES, WRAPPED
 from entrypoints.models import int8
 from entrypoints.quantizing.observing import (
@@ -28,6 +28,7 @@ from entrypoints.quantizing.observing import (
 )
 from entrypoints.quantizing.text import Rows
 from entrypoints.runtime.progress import in_units
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 from paddle_stacks.jobs.schema import Config
 
@@ -58,7 +59,7 @@ class Calibration:
     """A model that is made ready to be quantized.
 
     Args:
-        shape: of the network.
+        model_config: the model's.
         rotation: as :class:`Model` takes it.
         weights: by our network's names, float32. What is changed takes their place here;
             the arrays themselves stay as they are.
@@ -68,14 +69,14 @@ class Calibration:
 
     def __init__(
         self,
-        shape: Shape,
+        model_config: LlamaConfig,
         rotation: tuple[Any, Any],
         weights: Mapping[str, Floats],
         config: Config,
         rows: Rows | None,
     ) -> None:
         self.weights = dict(weights)
-        self._shape = shape
+        self._model_config = model_config
         self._rotation = rotation
         self._config = config
         self._method = Method.of(config)
@@ -110,7 +111,7 @@ class Calibration:
         average = self._config["cachekv_quant_method"] == "avg_headwise"
         caches = {
             f"llama.layers.{layer}.{cache}": LargestOfHeads(average=average)
-            for layer in range(self._shape.sizes.layers if self._method.cache else 0)
+            for layer in range(self._model_config.num_hidden_layers if self._method.cache else 0)
             for cache in CACHES
         }
         self._read("ptq", {**activations, **caches})
@@ -136,12 +137,16 @@ class Calibration:
 
     def _model(self, tap: Tap) -> Model:
         """Return the model as it is by now, with something that looks at its products."""
-        return Model(dynamic.Engine(self._shape, self.weights, tap), self._shape, self._rotation)
+        return Model(
+            dynamic.Engine(self._model_config, self.weights, tap),
+            self._model_config,
+            self._rotation,
+        )
 
     def _places(self, *, all_linears: bool) -> list[str]:
         return [
             f"llama.layers.{layer}.{first}"
-            for layer in range(self._shape.sizes.layers)
+            for layer in range(self._model_config.num_hidden_layers)
             for first in GROUPS
             if all_linears or first not in WRAPPED
         ]

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from entrypoints.models.llama import Shape, paddle_names
+from entrypoints.models.llama import paddle_names, weight_shapes
 from paddle_stacks.errors import MachineError, Problem
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.quantizing import Method
 
 __all__ = ["bytes_of_memory", "bytes_on_disk", "check"]
@@ -18,43 +19,40 @@ _PROGRAM = 600 * 2**20  # Paddle, PaddleNLP and what they keep: docs/performance
 _LOGITS = 4 * 256  # of a piece, in float32, and what is computed of them
 
 
-def bytes_on_disk(sizes: Shape, tied: bool, method: Method) -> int:
+def bytes_on_disk(config: LlamaConfig, method: Method) -> int:
     """Return what a quantized model takes at the most.
 
     Args:
-        sizes: of the model.
-        tied: whether its head is its embedding.
+        config: the model's.
         method: how it is quantized.
     """
     total = _FILES
-    for name, size in sizes.weights(tied).items():
+    for name, size in weight_shapes(config).items():
         renamed, _ = paddle_names(name, size)
         small = "_proj" in renamed and method.takes(renamed)
         total += math.prod(size) * (1 if small else 4)
     return total
 
 
-def bytes_of_memory(sizes: Shape, tied: bool) -> int:
+def bytes_of_memory(config: LlamaConfig) -> int:
     """Return what quantizing takes, without the model's file, whose pages are the system's.
 
     The weights that were changed and those that are measured are there twice; the rest is
     what a piece of a row needs, however long the text is.
 
     Args:
-        sizes: of the model.
-        tied: whether its head is its embedding.
+        config: the model's.
     """
-    weights = sum(4 * math.prod(size) for size in sizes.weights(tied).values())
-    return _PROGRAM + 2 * weights + 4 * _LOGITS * sizes.vocabulary
+    weights = sum(4 * math.prod(size) for size in weight_shapes(config).values())
+    return _PROGRAM + 2 * weights + 4 * _LOGITS * config.vocab_size
 
 
-def check(folder: Path, sizes: Shape, tied: bool, method: Method, root: Path = Path("/")) -> None:
+def check(folder: Path, config: LlamaConfig, method: Method, root: Path = Path("/")) -> None:
     """Refuse to begin what there is no room for.
 
     Args:
         folder: that will be written into, or the nearest one above it that is there.
-        sizes: of the model.
-        tied: whether its head is its embedding.
+        config: the model's.
         method: how it is quantized.
         root: of the file system that says what memory there is.
 
@@ -63,12 +61,12 @@ def check(folder: Path, sizes: Shape, tied: bool, method: Method, root: Path = P
     """
     place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
     problems = []
-    needed, free = bytes_on_disk(sizes, tied, method), shutil.disk_usage(place).free
+    needed, free = bytes_on_disk(config, method), shutil.disk_usage(place).free
     if free < needed:
         what = f"the quantized model takes up to {_mib(needed)} MiB, and {_mib(free)} MiB are free"
         remedy = "free some space, and start the same command again"
         problems.append(Problem(what, str(place), remedy))
-    needed, free = bytes_of_memory(sizes, tied), min(_memory(root), default=2**63)
+    needed, free = bytes_of_memory(config), min(_memory(root), default=2**63)
     if free < needed:
         what = f"quantizing takes {_mib(needed)} MiB of memory, and {_mib(free)} MiB are there"
         remedy = "a machine with more, or a smaller model"

@@ -17,10 +17,11 @@ import numpy as np
 import paddle_stacks
 from entrypoints.inference import model as models
 from entrypoints.inference.decoding import Model
-from entrypoints.inference.llama import Shape
+from entrypoints.inference.llama import llama_config
 from entrypoints.inference.weights import Weights
 from entrypoints.models import tokenizer
 from entrypoints.models.files import fingerprint
+from entrypoints.models.llama import paddle_weight_shapes
 from entrypoints.quantizing import room, text, writing
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.measuring import agreement, errors_of_products, measure
@@ -60,8 +61,7 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
     clock = _Clock()
     with clock.timed("load"):
         phase("load the model")
-        shape = Shape.of(models.read_config(folder))
-        room.check(output.parent, shape.sizes, shape.tied, method)
+        room.check(output.parent, llama_config(models.read_config(folder)), method)
         before: Any = models.load(folder)
         assert isinstance(before, Model)
         source = Weights(folder)
@@ -78,20 +78,22 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
         right = measure("float32", before, texts.held_out)
     with clock.timed("calibrate"):
         phase("calibrate")
-        names = before.shape.weights()
+        names = paddle_weight_shapes(before.config)
         weights = {name: np.ascontiguousarray(source[name]) for name in names}
-        calibration = Calibration(before.shape, before.rotation, weights, config, texts.calibration)
+        calibration = Calibration(
+            before.config, before.rotation, weights, config, texts.calibration
+        )
         calibration.prepare()
         scales = calibration.scales()
-        chosen = writing.projections(before.shape, method)
+        chosen = writing.projections(before.config, method)
         by_name = writing.weight_scales(calibration.weights, chosen)
         row = texts.held_out.rows[0]
         products = errors_of_products(calibration, method, scales, by_name, row)
-    sizes = before.shape.sizes
+    llama = before.config
     with replacing_folder(output) as part:
         with clock.timed("write"):
             phase("write the model")
-            group = sizes.heads // sizes.key_value_heads
+            group = llama.num_attention_heads // llama.num_key_value_heads
             written = writing.write(
                 part, source, calibration.weights, by_name, scales, method, group
             )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.inference.llama import Shape
 from entrypoints.inference.quantized import spelt
 from entrypoints.inference.weights import Weights
 from entrypoints.models import int8
@@ -18,6 +17,7 @@ from entrypoints.models.files import copy_companions, write_json
 from entrypoints.models.llama import write_weights
 from entrypoints.models.safetensors_file import Tensor, total_bytes
 from entrypoints.quantizing.calibration import Scales, split
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE, GROUPS, Method
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
@@ -26,11 +26,11 @@ __all__ = ["projections", "weight_scales", "write"]
 Floats = npt.NDArray[np.float32]
 
 
-def projections(shape: Shape, method: Method) -> list[str]:
+def projections(config: LlamaConfig, method: Method) -> list[str]:
     """Return the names of the projections that are quantized, in the order of the layers."""
     return [
         name
-        for layer in range(shape.sizes.layers)
+        for layer in range(config.num_hidden_layers)
         for members in GROUPS.values()
         for member in members
         if method.takes(name := f"llama.layers.{layer}.{member}")

@@ -11,8 +11,8 @@ from paddle_stacks.dcu import smi
 from paddle_stacks.dcu.cards import CardType, find
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.architecture import from_config
 from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.llama_config import from_config
 from paddle_stacks.jobs.upstream import Options, wants_bf16
 from paddle_stacks.memory.states import states
 

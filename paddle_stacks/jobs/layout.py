@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from paddle_stacks.errors import Problem
-from paddle_stacks.jobs.architecture import Architecture
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 if TYPE_CHECKING:
     from paddle_stacks.jobs.upstream import Options
@@ -93,7 +93,7 @@ class Layout:
         return ",".join(parts) or "dp=1"
 
 
-def problems(model: Architecture, layout: Layout, micro_batches: int = 1) -> list[Problem]:
+def problems(model: LlamaConfig, layout: Layout, micro_batches: int = 1) -> list[Problem]:
     """Return why a model cannot be divided so; each entry names the values that can.
 
     Args:
@@ -103,14 +103,15 @@ def problems(model: Architecture, layout: Layout, micro_batches: int = 1) -> lis
     """
     told: list[Problem] = []
     chunks = layout.pipeline * layout.virtual
-    if model.layers % chunks:
-        what = f"{model.layers} layers cannot be divided into {chunks} equal chunks (pp x vpp)"
-        told.append(Problem(what, "pp", f"pp x vpp: {_list(divisors(model.layers))}"))
+    if model.num_hidden_layers % chunks:
+        layers = model.num_hidden_layers
+        what = f"{layers} layers cannot be divided into {chunks} equal chunks (pp x vpp)"
+        told.append(Problem(what, "pp", f"pp x vpp: {_list(divisors(layers))}"))
     for what, size in (
-        ("heads", model.heads),
-        ("kv heads", model.kv_heads),
-        ("tokens of the vocabulary", model.vocabulary),
-        ("columns of the inner layer", model.inner),
+        ("heads", model.num_attention_heads),
+        ("kv heads", model.num_key_value_heads),
+        ("tokens of the vocabulary", model.vocab_size),
+        ("columns of the inner layer", model.intermediate_size),
     ):
         if size % layout.tensor:
             small = [n for n in divisors(size) if n <= 64]

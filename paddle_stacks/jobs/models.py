@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs.architecture import KEYS, from_config
+from paddle_stacks.jobs.llama_config import KEYS, from_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -259,7 +259,7 @@ def _scratch(table: Mapping[str, Any], source: Source, path: Path) -> dict[str, 
         raise RequestError([*found, *error.problems]) from None
     if found:
         raise RequestError(found)
-    return {"parameters": model.parameters, "context": model.context}
+    return {"parameters": model.parameters, "context": model.max_position_embeddings}
 
 
 def _is_positive(value: object) -> bool:

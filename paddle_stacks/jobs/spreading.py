@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import architecture, json_files, layout, upstream, workspace
+from paddle_stacks.jobs import json_files, layout, llama_config, upstream, workspace
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema import Config
 
@@ -46,9 +46,9 @@ def faults(config: Config, base: Path, world: int) -> Iterator[Problem]:
         values["num_hidden_layers"] = config["num_hidden_layers"]
     spread = of(config, world)
     if values.get("model_type", "llama") == "llama":
-        shape = architecture.from_config(values, base.name, str(base / "config.json"))
+        shape = llama_config.from_config(values, base.name, str(base / "config.json"))
         # A head of keys and values that is not divided is in every process of its group.
-        shape = replace(shape, kv_heads=shape.heads)
+        shape = replace(shape, num_key_value_heads=shape.num_attention_heads)
         told = layout.problems(shape, spread, config["gradient_accumulation_steps"])
         for problem in told:
             yield replace(problem, where=f"{config.path}: {problem.where}")

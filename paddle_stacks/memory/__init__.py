@@ -5,9 +5,9 @@ Reads only a model's ``config.json`` and the tables in ``configs/``.
 
 from __future__ import annotations
 
-from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.memory.estimate import Line, Plan, Workload, plan
 from paddle_stacks.memory.search import Candidate, search
 
-__all__ = ["Architecture", "Candidate", "Layout", "Line", "Plan", "Workload", "plan", "search"]
+__all__ = ["Candidate", "Layout", "Line", "LlamaConfig", "Plan", "Workload", "plan", "search"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.memory.states import States, shares, states
 
 __all__ = ["GRANULARITIES", "Line", "Plan", "Workload", "layer_activations", "plan"]
@@ -120,7 +120,7 @@ class Plan:
         return sum(line.size for line in self.lines)
 
 
-def layer_activations(model: Architecture, work: Workload, layout: Layout) -> tuple[int, int]:
+def layer_activations(model: LlamaConfig, work: Workload, layout: Layout) -> tuple[int, int]:
     """Return the bytes that a decoder layer stores for its backward pass, and without recompute.
 
     Per token and element of the stream, with ``e`` bytes per value, ``g`` the width of the
@@ -145,13 +145,13 @@ def layer_activations(model: Architecture, work: Workload, layout: Layout) -> tu
         work: the workload.
         layout: the parallel layout.
     """
-    e, h = work.value_bytes, model.hidden
-    g, f = model.keys / h, model.inner / h
+    e, h = work.value_bytes, model.hidden_size
+    g, f = model.kv_size / h, model.intermediate_size / h
     norm = e if work.fused_norm else 12
     rope = 0.0 if work.fused_rope else 2 * e * (1 + g)
     operands = e * (1 + 2 * g) if work.flash else 3.0 * e
     per_head = 4 if work.flash else (4 + e) * work.sequence
-    scores = per_head * model.heads / h
+    scores = per_head * model.num_attention_heads / h
     unit = work.sequence * work.batch * h
     t, outside = layout.tensor, layout.tensor if layout.sequence_parallel else 1
     stream = (2 * e + 2 * norm) / outside
@@ -167,7 +167,7 @@ def layer_activations(model: Architecture, work: Workload, layout: Layout) -> tu
     return round(unit * stored), round(unit * whole)
 
 
-def plan(model: Architecture, work: Workload, layout: Layout) -> tuple[Plan, ...]:
+def plan(model: LlamaConfig, work: Workload, layout: Layout) -> tuple[Plan, ...]:
     """Return the peak memory of a rank of each pipeline stage.
 
     Args:
@@ -178,9 +178,9 @@ def plan(model: Architecture, work: Workload, layout: Layout) -> tuple[Plan, ...
     return tuple(_stage(model, work, layout, i) for i in range(layout.pipeline))
 
 
-def _stage(model: Architecture, work: Workload, layout: Layout, stage: int) -> Plan:
+def _stage(model: LlamaConfig, work: Workload, layout: Layout, stage: int) -> Plan:
     first, last = stage == 0, stage == layout.pipeline - 1
-    layers = model.layers // layout.pipeline
+    layers = model.num_hidden_layers // layout.pipeline
     base = _parameters(model, layout, first, last)
     trained = base
     if work.method == "lora":
@@ -210,25 +210,27 @@ def _clipped(work: Workload, layout: Layout, trained: int) -> Line:
     return Line("clipped gradients", trained * each // shared, formula, source)
 
 
-def _tables(model: Architecture, work: Workload, layers: int) -> Line:
-    width = model.hidden // model.heads
-    size = 2 * layers * model.context * width * work.weight
-    formula = f"2 x {layers} layers x {model.context} tokens x {width} x {work.weight} B"
+def _tables(model: LlamaConfig, work: Workload, layers: int) -> Line:
+    width = model.hidden_size // model.num_attention_heads
+    size = 2 * layers * model.max_position_embeddings * width * work.weight
+    formula = (
+        f"2 x {layers} layers x {model.max_position_embeddings} tokens x {width} x {work.weight} B"
+    )
     return Line("rotary tables", size, formula, "LlamaRotaryEmbedding: cosine and sine per layer")
 
 
-def _parameters(model: Architecture, layout: Layout, first: bool, last: bool) -> int:
+def _parameters(model: LlamaConfig, layout: Layout, first: bool, last: bool) -> int:
     """Return the parameters of one rank; tensor parallelism does not divide the norms."""
-    layers, t = model.layers // layout.pipeline, layout.tensor
+    layers, t = model.num_hidden_layers // layout.pipeline, layout.tensor
     matrices = sum(rows * columns for rows, columns in model.matrices)
-    count = layers * (matrices // t + 2 * model.hidden)
+    count = layers * (matrices // t + 2 * model.hidden_size)
     heads = (1 if first else 0) + (1 if last else 0)
-    if model.tied and first and last:
+    if model.tie_word_embeddings and first and last:
         heads = 1  # in a pipeline, the last stage has a copy
-    return count + heads * model.embedding // t + (model.hidden if last else 0)
+    return count + heads * model.embedding // t + (model.hidden_size if last else 0)
 
 
-def _adapter(model: Architecture, rank: int, tensor: int) -> int:
+def _adapter(model: LlamaConfig, rank: int, tensor: int) -> int:
     """Return the LoRA parameters of one layer on one rank.
 
     Tensor parallelism splits only one of the two adapter matrices of a weight.
@@ -242,7 +244,7 @@ def _adapter(model: Architecture, rank: int, tensor: int) -> int:
     return count
 
 
-def _weights(model: Architecture, work: Workload, layout: Layout, base: int, trained: int) -> Line:
+def _weights(model: LlamaConfig, work: Workload, layout: Layout, base: int, trained: int) -> Line:
     shared, _, _ = shares(layout)
     adapter = trained if work.method == "lora" else 0
     formula = f"{base + adapter:,} parameters x {work.weight} B"
@@ -283,7 +285,7 @@ def _in_flight(work: Workload, layout: Layout, stage: int) -> float:
 
 
 def _activations(
-    model: Architecture, work: Workload, layout: Layout, stage: int, layers: int
+    model: LlamaConfig, work: Workload, layout: Layout, stage: int, layers: int
 ) -> list[Line]:
     stored, whole = layer_activations(model, work, layout)
     flight = _in_flight(work, layout, stage)
@@ -305,34 +307,36 @@ def _activations(
     return lines
 
 
-def _logits(model: Architecture, work: Workload, layout: Layout) -> Line:
+def _logits(model: LlamaConfig, work: Workload, layout: Layout) -> Line:
     tokens = work.batch * (1 if work.method == "inference" else work.sequence)
     # Logits, their float32 copy, softmax, and the gradients of both.
     each = work.value_bytes + 4 if work.method == "inference" else 2 * work.value_bytes + 12
-    formula = f"{tokens:,} tokens x {model.vocabulary:,} / tp {layout.tensor} x {each} B"
+    formula = f"{tokens:,} tokens x {model.vocab_size:,} / tp {layout.tensor} x {each} B"
     source = "logits; their float32 copy, softmax and gradient (LlamaPretrainingCriterion)"
     if work.method == "inference":
         source = "logits of the last token, and their float32 copy"
-    size = tokens * model.vocabulary // layout.tensor * each
+    size = tokens * model.vocab_size // layout.tensor * each
     return Line("logits and loss", size, formula, source)
 
 
-def _cache(model: Architecture, work: Workload, layout: Layout, layers: int) -> Line:
+def _cache(model: LlamaConfig, work: Workload, layout: Layout, layers: int) -> Line:
     tokens = work.batch * work.sequence
-    size = 2 * layers * model.keys // layout.tensor * tokens * work.value_bytes
-    formula = f"2 x {layers} layers x {model.keys} / tp {layout.tensor} x {tokens:,} tokens"
+    size = 2 * layers * model.kv_size // layout.tensor * tokens * work.value_bytes
+    formula = f"2 x {layers} layers x {model.kv_size} / tp {layout.tensor} x {tokens:,} tokens"
     source = "keys and values of every token (Shazeer 2019, arXiv:1911.02150)"
     return Line("KV cache", size, f"{formula} x {work.value_bytes} B", source)
 
 
-def _temporary(model: Architecture, work: Workload, layout: Layout) -> Line:
+def _temporary(model: LlamaConfig, work: Workload, layout: Layout) -> Line:
     """Return the largest buffer that only one operator needs."""
     largest = max(rows * columns for rows, columns in model.matrices) // layout.tensor
     tokens = work.batch * work.sequence
     if work.method == "inference":
-        widest = (model.hidden + 2 * model.inner // layout.tensor) * work.value_bytes
+        widest = (
+            model.hidden_size + 2 * model.intermediate_size // layout.tensor
+        ) * work.value_bytes
         formula = f"{tokens:,} tokens x (h + 2 x intermediate / tp) x {work.value_bytes} B"
-        scores = model.heads // layout.tensor * work.sequence * (4 + work.value_bytes)
+        scores = model.num_attention_heads // layout.tensor * work.sequence * (4 + work.value_bytes)
         if not work.flash and scores > widest:
             widest = scores
             formula = f"{tokens:,} tokens x heads / tp x {work.sequence} x {4 + work.value_bytes} B"
@@ -340,9 +344,9 @@ def _temporary(model: Architecture, work: Workload, layout: Layout) -> Line:
     merged = largest * work.value_bytes if work.method == "lora" else largest * 4
     if work.level == "O1" and work.half:
         # O1 casts each matrix for its product, and stores the copy for the backward pass.
-        layers = model.layers // layout.pipeline
+        layers = model.num_hidden_layers // layout.pipeline
         merged += layers * sum(r * c for r, c in model.matrices) // layout.tensor * 2
-    sent = 2 * tokens * model.hidden * work.value_bytes if layout.pipeline > 1 else 0
+    sent = 2 * tokens * model.hidden_size * work.value_bytes if layout.pipeline > 1 else 0
     formula = "the largest matrix" + (", one micro-batch sent and one received" if sent else "")
     source = "LoRA's merged weight, or the square for clipping; the pipeline's messages"
     return Line("temporary buffers", merged + sent, formula, source)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import NAMES, Layout, divisors, problems
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["all_layouts", "parse"]
 
@@ -62,7 +62,7 @@ def parse(text: str, cards: int) -> Layout:
     return layout
 
 
-def all_layouts(model: Architecture, cards: int, micro_batches: int = 1) -> Iterator[Layout]:
+def all_layouts(model: LlamaConfig, cards: int, micro_batches: int = 1) -> Iterator[Layout]:
     """Yield all layouts for a number of cards that divide the model.
 
     Args:
@@ -72,10 +72,10 @@ def all_layouts(model: Architecture, cards: int, micro_batches: int = 1) -> Iter
     """
     for tensor in divisors(cards):
         for pipeline in divisors(cards // tensor):
-            if model.layers % pipeline:
+            if model.num_hidden_layers % pipeline:
                 continue
             rest = cards // tensor // pipeline
-            for virtual in divisors(model.layers // pipeline):
+            for virtual in divisors(model.num_hidden_layers // pipeline):
                 # More than four chunks cost more communication than they save in bubble.
                 if virtual > 4:
                     break

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from paddle_stacks.dcu import cards
 from paddle_stacks.errors import Problem, RequestError, did_you_mean, suggest
-from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout, problems
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.schema.reading import read
 from paddle_stacks.jobs.upstream import Options, layout_faults
 from paddle_stacks.memory.estimate import GRANULARITIES, Plan, Workload, plan
@@ -68,7 +68,7 @@ class Request:
         memory: bytes per card.
     """
 
-    model: Architecture
+    model: LlamaConfig
     work: Workload
     layout: Layout
     card: str

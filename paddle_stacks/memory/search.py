@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paddle_stacks.jobs.architecture import Architecture
 from paddle_stacks.jobs.layout import Layout
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.memory.estimate import Workload, plan
 from paddle_stacks.memory.layouts import all_layouts
 from paddle_stacks.memory.schedule import bubble
@@ -34,7 +34,7 @@ class Candidate:
 
 
 def search(
-    model: Architecture, work: Workload, cards: int, memory: int, per_node: int = 8
+    model: LlamaConfig, work: Workload, cards: int, memory: int, per_node: int = 8
 ) -> tuple[Candidate, ...]:
     """Return all layouts for a number of cards that divide a model, best first.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from paddle_stacks import toml
 from paddle_stacks.errors import RequestError, suggest
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.architecture import Architecture, from_config
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 from paddle_stacks.jobs.schema.reading import read
 
 __all__ = ["TABLE", "architectures", "find"]
@@ -17,9 +17,9 @@ TABLE = Path(__file__).resolve().parents[2] / "configs" / "memory" / "architectu
 
 
 @cache
-def architectures() -> dict[str, Architecture]:
+def architectures() -> dict[str, LlamaConfig]:
     """Return the architectures in the table, by name and alias."""
-    shapes: dict[str, Architecture] = {}
+    shapes: dict[str, LlamaConfig] = {}
     for name, entry in toml.read(TABLE).items():
         values = {k: v for k, v in entry.items() if k not in ("aliases", "source")}
         for each in (name, *entry.get("aliases", ())):
@@ -27,7 +27,7 @@ def architectures() -> dict[str, Architecture]:
     return shapes
 
 
-def find(name: str, workspace: Path = Path()) -> Architecture:
+def find(name: str, workspace: Path = Path()) -> LlamaConfig:
     """Return the architecture of a model.
 
     Args:

@@ -23,6 +23,7 @@ from paddleslim.quant.observers import AbsMaxChannelWiseWeightObserver
 from entrypoints.inference import model as models
 from entrypoints.inference.weights import Weights
 from entrypoints.models import int8
+from entrypoints.models.llama import paddle_weight_shapes
 from entrypoints.quantizing.calibration import Calibration
 from entrypoints.quantizing.text import Rows
 from paddle_stacks.jobs import schema
@@ -54,8 +55,8 @@ def calibrated(folder: Path, rows: Rows, *changes: str) -> Calibration:
     config = schema.load(None, told, job="quantize")
     model: Any = models.load(folder)
     weights = Weights(folder)
-    arrays = {name: np.array(weights[name]) for name in model.shape.weights()}
-    made = Calibration(model.shape, model.rotation, arrays, config, rows)
+    arrays = {name: np.array(weights[name]) for name in paddle_weight_shapes(model.config)}
+    made = Calibration(model.config, model.rotation, arrays, config, rows)
     made.prepare()
     return made
 

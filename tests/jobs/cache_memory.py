@@ -9,7 +9,7 @@ import psutil
 from paddlenlp.transformers import LlamaConfig
 
 from entrypoints.inference.decoding import Cache
-from entrypoints.inference.llama import Shape
+from entrypoints.inference.llama import llama_config
 
 
 def resident() -> int:
@@ -24,7 +24,7 @@ def main() -> None:
         num_attention_heads=8,
         num_key_value_heads=8,
     )
-    cache = Cache(Shape.of(config), 8, 448)
+    cache = Cache(llama_config(config), 8, 448)
     before = 0
     for number in range(100):
         if number == 20:

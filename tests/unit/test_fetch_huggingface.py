@@ -233,8 +233,8 @@ def test_the_default_theta_is_written(tmp_path: Path) -> None:
             ["chat template cannot be compiled"],
         ),
         ({"tokenizer": {"chat_template": 7}}, ["neither a template nor a list"]),
-        ({"config": {"num_attention_heads": 3}}, ["does not divide"]),
-        ({"config": {"hidden_size": "16"}}, ["hidden is '16'"]),
+        ({"config": {"num_attention_heads": 3}}, ["is not divisible by num_attention_heads 3"]),
+        ({"config": {"hidden_size": "16"}}, ["\"hidden_size\" is '16'"]),
         (
             {"drop": ("model.norm.weight", "lm_head.weight")},
             ["model.norm.weight is missing", "lm_head.weight is missing"],

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from entrypoints.models.llama import Shape
+from entrypoints.models.llama import weight_shapes
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import models
+from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.models import Source
 
 SCRATCH = """
@@ -122,7 +123,10 @@ def test_an_unknown_model_gets_a_hint(name: str) -> None:
                 '"rope_theta" is 0, not a number above 0',
             ],
         ),
-        (SCRATCH.replace("= 64", "= 65"), ["hidden_size 65 is not divided by 4 heads"]),
+        (
+            SCRATCH.replace("= 64", "= 65"),
+            ["hidden_size 65 is not divisible by num_attention_heads 4"],
+        ),
         (SCRATCH.replace("= 8", '= "8"'), ["\"vocab_size\" is '8', not a whole number"]),
         (SCRATCH + 'tie_word_embeddings = "no"\n', ["not true or false"]),
         (SCRATCH.replace("scratch:d", "gguf:d"), ["is for a model from scratch", "gguf:d"]),
@@ -147,7 +151,7 @@ def test_a_model_from_scratch_has_the_parameters_of_its_weights(tmp_path: Path) 
     (folder / "mine.toml").write_text(SCRATCH + "max_position_embeddings = 32\n")
     found = models.find("mine", workspace=tmp_path)
     for tied in (False, True):
-        shapes = Shape(8, 64, 96, 2, 4, 2).weights(tied)
+        shapes = weight_shapes(LlamaConfig(8, 64, 96, 2, 4, 2, tied))
         count = sum(math.prod(shape) for shape in shapes.values())
         assert found.parameters - (8 * 64 if tied else 0) == count
     assert found.context == 32

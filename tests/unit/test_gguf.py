@@ -106,7 +106,7 @@ def test_a_begin_token_is_added_where_the_file_says_so(tmp_path: Path) -> None:
         ({"extra": {"llama.expert_count": 8}}, "mixture of experts"),
         ({"extra": {"llama.rope.dimension_count": 8}}, "llama.rope.dimension_count"),
         ({"drop": ("blk.1.attn_q.weight",)}, "model.layers.1.self_attn.q_proj.weight is missing"),
-        ({"drop": ("token_embd.weight",)}, "vocabulary is 0"),
+        ({"drop": ("token_embd.weight",)}, '"vocab_size" is 0'),
         ({"split": "deepseek-llm"}, 'the rule "deepseek-llm"'),
         ({"merges": ["t h", "q q"]}, 'merge 1 "q q"'),
         ({"merges": []}, "merges"),

@@ -14,8 +14,8 @@ import pytest
 
 from paddle_stacks.errors import RequestError, render
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.architecture import Architecture, from_config
 from paddle_stacks.jobs.layout import problems
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 from paddle_stacks.memory import Layout, Workload, plan, search
 from paddle_stacks.memory.estimate import layer_activations
 from paddle_stacks.memory.layouts import all_layouts, parse
@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 
 
 def lines(
-    model: Architecture,
+    model: LlamaConfig,
     work: Workload,
     layout: Layout = Layout(),  # noqa: B008
     stage: int = 0,
@@ -68,13 +68,13 @@ def test_the_stages_together_have_the_model_s_parameters(tensor: int, pipeline: 
     layout = Layout(tensor=tensor, pipeline=pipeline)
     plans = plan(model, Workload("full", "float16"), layout)
     total = sum(each.lines[0].size for each in plans) // 2 * tensor
-    norms = model.layers * 2 * model.hidden + model.hidden
+    norms = model.num_hidden_layers * 2 * model.hidden_size + model.hidden_size
     assert total == model.parameters + (tensor - 1) * norms, "every rank has all norms"
 
 
 def test_lora_s_parameters_are_those_of_a_real_run() -> None:
     model = find("smollm2-135m-instruct")
-    assert model.layers * model.adapter(8) == 2_442_240
+    assert model.num_hidden_layers * model.adapter(8) == 2_442_240
 
 
 def test_full_training_needs_sixteen_bytes_per_parameter_as_in_zero() -> None:
@@ -171,8 +171,8 @@ def test_later_measured_peaks_are_met_within_five_percent(
     size: str, method: str, batch: int, sequence: int, recompute: str, mib: int
 ) -> None:
     model = {
-        "24M": Architecture("24M", 1000, 512, 1376, 8, 8, 4),
-        "125M": Architecture("125M", 8000, 768, 2048, 16, 12, 12),
+        "24M": LlamaConfig(1000, 512, 1376, 8, 8, 4, name="24M"),
+        "125M": LlamaConfig(8000, 768, 2048, 16, 12, 12, name="125M"),
     }[size]
     work = Workload(method, "float32", batch=batch, sequence=sequence, recompute=recompute)
     assert plan(model, work, Layout())[0].size / 2**20 == pytest.approx(mib, rel=0.05)
@@ -250,7 +250,7 @@ def test_activations_in_flight_match_the_schedule() -> None:
             for slot in order:
                 in_flight += -1 if slot.backward else 1
                 most = max(most, in_flight)
-            chunk = model.layers // p // v * stored
+            chunk = model.num_hidden_layers // p // v * stored
             size = next(
                 line.size
                 for line in plan(model, work, layout)[stage].lines
@@ -311,8 +311,11 @@ def test_an_invalid_request_is_rejected(arguments: dict[str, str], message: str)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 65}, "hidden_size 65 is not divided by 4 heads"),
-        ({"num_key_value_heads": 3}, "4 heads are not divided by 3 kv heads"),
+        ({"hidden_size": 65}, "hidden_size 65 is not divisible by num_attention_heads 4"),
+        (
+            {"num_key_value_heads": 3},
+            "num_attention_heads 4 is not divisible by num_key_value_heads 3",
+        ),
         ({"num_hidden_layers": None}, '"num_hidden_layers" is missing'),
         ({"vocab_size": "1000"}, "\"vocab_size\" is '1000'"),
         ({"vocab_size": True}, '"vocab_size" is True'),

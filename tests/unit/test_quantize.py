@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from entrypoints.inference import quantized
 from entrypoints.inference.weights import Weights
 from entrypoints.models import int8
-from entrypoints.models.llama import Shape
+from entrypoints.models.llama import weight_shapes
 from entrypoints.quantizing import observing, room
 from entrypoints.quantizing.text import Rows, read
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing, schema, workspace
 from paddle_stacks.jobs.arguments import parser
+from paddle_stacks.jobs.llama_config import LlamaConfig
 
 
 def weight(inputs: int = 48, outputs: int = 20, seed: int = 0) -> np.ndarray:
@@ -433,7 +434,8 @@ def test_what_is_for_a_card(here: Path, words: list[str]) -> None:
 # ------------------------------------------------------------------------------------ room
 
 
-SIZES = Shape(vocabulary=1000, hidden=64, intermediate=128, layers=2, heads=4, key_value_heads=2)
+CONFIG = LlamaConfig(1000, 64, 128, 2, 4, 2, tie_word_embeddings=True)
+UNTIED = LlamaConfig(1000, 64, 128, 2, 4, 2)
 
 
 def method_of(here: Path, *words: str) -> quantizing.Method:
@@ -441,28 +443,28 @@ def method_of(here: Path, *words: str) -> quantizing.Method:
 
 
 def test_the_room_that_is_needed(here: Path) -> None:
-    weights = sum(math.prod(size) for size in SIZES.weights(True).values())
+    weights = sum(math.prod(size) for size in weight_shapes(CONFIG).values())
     projections = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
-    files = room.bytes_on_disk(SIZES, True, method_of(here)) - 4 * (weights - projections)
+    files = room.bytes_on_disk(CONFIG, method_of(here)) - 4 * (weights - projections)
     assert files == projections + 64 * 2**20
     skipping = method_of(here, "--set", 'skip_list_names=["proj"]')
-    assert room.bytes_on_disk(SIZES, True, skipping) == 4 * weights + 64 * 2**20
-    more = room.bytes_of_memory(SIZES, False) - room.bytes_of_memory(SIZES, True)
+    assert room.bytes_on_disk(CONFIG, skipping) == 4 * weights + 64 * 2**20
+    more = room.bytes_of_memory(UNTIED) - room.bytes_of_memory(CONFIG)
     assert more == 2 * 4 * 64 * 1000  # a head of its own, twice
 
 
 def test_what_there_is_no_room_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "proc").mkdir()
     (here / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
-    room.check(here / "models", SIZES, True, method_of(here), here)
+    room.check(here / "models", CONFIG, method_of(here), here)
     limit = here / "sys" / "fs" / "cgroup" / "memory.max"
     limit.parent.mkdir(parents=True)
     limit.write_text("max\n")
-    room.check(here / "models", SIZES, True, method_of(here), here)
+    room.check(here / "models", CONFIG, method_of(here), here)
     limit.write_text(f"{100 * 2**20}\n")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(MachineError) as caught:
-        room.check(here / "models" / "not" / "there", SIZES, True, method_of(here), here)
+        room.check(here / "models" / "not" / "there", CONFIG, method_of(here), here)
     disk, memory = caught.value.problems
     assert (disk.where, memory.where) == (str(here / "models"), "memory")
     assert "1 MiB are free" in disk.what
