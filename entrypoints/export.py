@@ -61,8 +61,8 @@ def _check_base(model: Path, adapter: Path) -> None:
     if not about.is_file():
         return
     again = "train the adapter again, or copy the run's folder whole"
-    told = json_files.read_object(about, remedy=again)
-    name, expected = str(told.get("model")), told.get("weights_sha256")
+    base = json_files.read_object(about, remedy=again)
+    name, expected = str(base.get("model")), base.get("weights_sha256")
     if fingerprint(model) != expected:
         raise RequestError(
             f"the adapter was trained on {name}, and the weights of {model} are not the same",
@@ -99,6 +99,8 @@ def _merge(model: Path, adapter: Path, part: Path) -> None:
 
 def _sources(model: Path, adapter: Path | None) -> dict[str, Any]:
     """Return what a manifest says of what the export was made of."""
-    found: dict[str, Any] = {"model": {"folder": str(model), "weights_sha256": fingerprint(model)}}
+    sources: dict[str, Any] = {
+        "model": {"folder": str(model), "weights_sha256": fingerprint(model)}
+    }
     about = {"folder": str(adapter), "weights_sha256": fingerprint(adapter)} if adapter else None
-    return {**found, "adapter": about}
+    return {**sources, "adapter": about}

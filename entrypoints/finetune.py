@@ -75,11 +75,11 @@ def _paths(config: schema.Config) -> dict[str, Path]:
     """Return the folders that the configuration names, which all have to be there."""
     faults: list[Problem] = []
     paths = {"data": Path(config["dataset_name_or_path"])}
-    wanted = {
+    finders = {
         "model": ("model_name_or_path", workspace.find_trained),
         "tokenizer": ("tokenizer_name_or_path", workspace.find_model),
     }
-    for part, (key, find) in wanted.items():
+    for part, (key, find) in finders.items():
         try:
             paths[part] = find(config[key] or config["model_name_or_path"])
         except RequestError as error:

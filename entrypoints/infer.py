@@ -46,18 +46,18 @@ def main(argv: list[str]) -> int:
 
 
 def _answer_file(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
-    content, found = read_prompts(options)
+    content, questions = read_prompts(options)
     _start_paddle()
     from entrypoints.inference.batch import answer_file
 
-    answer_file(options, content, found, model, adapter, begun)
+    answer_file(options, content, questions, model, adapter, begun)
 
 
 def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
-    asked = options.prompt or ""
-    if asked == STANDARD_STREAM:
-        asked = _standard_input()
-    prompt = prompts.question(asked, options.system)
+    question = options.prompt or ""
+    if question == STANDARD_STREAM:
+        question = _standard_input()
+    prompt = prompts.question(question, options.system)
     _start_paddle()
     from entrypoints.inference.session import Session, open_text
 

@@ -24,24 +24,24 @@ def main(argv: list[str]) -> int:
     """Run the job; what was found goes to standard output."""
     arguments = parse("inspect", argv)
     corpus.shares(arguments.split)
-    found = corpus.parts(arguments.corpus)
+    parts = corpus.parts(arguments.corpus)
     from entrypoints.preparing import pair, shape
 
-    for part in found:
+    for part in parts:
         pair.check(part.pair)
         sizes = pair.lengths(part.pair)
-        say(f"{part.pair.prefix}" + (f"  weight {part.weight:.4g}" if len(found) > 1 else ""))
+        say(f"{part.pair.prefix}" + (f"  weight {part.weight:.4g}" if len(parts) > 1 else ""))
         say("\n".join(f"  {line}" for line in shape.lines(sizes, arguments.split)))
         say("\n".join(f"  {line}" for line in _samples(part, arguments, sizes)))
-    plot = Path(arguments.plot) if arguments.plot else _beside(found)
+    plot = Path(arguments.plot) if arguments.plot else _beside(parts)
     with writing_below(plot.parent):
-        shape.draw([(str(p.pair.prefix), pair.lengths(p.pair)) for p in found], plot)
+        shape.draw([(str(p.pair.prefix), pair.lengths(p.pair)) for p in parts], plot)
     note(f"the lengths are drawn in {plot}")
     return 0
 
 
-def _beside(found: Sequence[Part]) -> Path:
-    first = found[0].pair.prefix
+def _beside(parts: Sequence[Part]) -> Path:
+    first = parts[0].pair.prefix
     return first.with_name(f"{first.name}.lengths.png")
 
 
@@ -74,8 +74,8 @@ def _model(part: Part, name: str | None) -> Path | None:
         return workspace.find_model(name)
     prefix = part.pair.prefix
     try:
-        known = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))
-        return workspace.find_model(str(known["model"]))
+        manifest = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))
+        return workspace.find_model(str(manifest["model"]))
     except (OSError, ValueError, KeyError, TypeError, RequestError):
         note(f"nothing says which tokenizer made {prefix}: --model NAME shows samples")
         return None

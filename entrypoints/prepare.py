@@ -139,9 +139,9 @@ def _prepare(
     if (partial / run.SIZES).is_file():
         pair.write_index(partial / _INDEX, partial / run.SIZES, code)
     _name(prefix, partial, run.TOKENS, manifest)
-    found = corpus.look(prefix)
-    report("result", output=str(prefix), documents=found.documents, tokens=found.tokens)
-    first, second, third, last = corpus.bounds(arguments.split, found.documents)
+    corpus_size = corpus.look(prefix)
+    report("result", output=str(prefix), documents=corpus_size.documents, tokens=corpus_size.tokens)
+    first, second, third, last = corpus.bounds(arguments.split, corpus_size.documents)
     note(
         f"split {arguments.split}: {second - first} documents to train on, {third - second} to "
         f"evaluate on, {last - third} to test on"
@@ -206,13 +206,13 @@ def _is_there(prefix: Path, request: Mapping[str, Any]) -> bool:
     if not corpus.index_path(prefix).exists():
         return False
     try:
-        known = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))["request"]
+        previous = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))["request"]
     except (OSError, ValueError, KeyError, TypeError):
-        known = None
+        previous = None
     readable = all(source["path"] != STDIN for source in request["inputs"])
-    if known != request or not readable:
+    if previous != request or not readable:
         raise RequestError(
-            "another corpus is there" if known != request else "a corpus is there",
+            "another corpus is there" if previous != request else "a corpus is there",
             where=str(corpus.index_path(prefix)),
             remedy="--force replaces it, or choose another --output",
         )

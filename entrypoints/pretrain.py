@@ -94,11 +94,11 @@ def main(argv: list[str]) -> int:
 def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
     """Return the model's folder, the tokenizer's, and the corpora, which all have to be there."""
     faults: list[Problem] = []
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for key in ("model_name_or_path", "tokenizer_name_or_path"):
         name = config[key] or config["model_name_or_path"]
         try:
-            found[key] = workspace.find_model(name)
+            folders[key] = workspace.find_model(name)
         except RequestError as error:
             faults += error.problems if config[key] else []
     parts: Sequence[corpus.Part] = ()
@@ -112,7 +112,7 @@ def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
         faults += error.problems
     if faults:
         raise RequestError(faults)
-    return found["model_name_or_path"], found["tokenizer_name_or_path"], tuple(parts)
+    return folders["model_name_or_path"], folders["tokenizer_name_or_path"], tuple(parts)
 
 
 def _as_upstream(parts: Sequence[corpus.Part]) -> tuple[str, ...]:

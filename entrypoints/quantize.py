@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         libraries_log_to(None)
         from entrypoints.quantizing.run import quantize
 
-        made = quantize(config, model, output)
-    report("result", output=str(output), perplexity=round(made["perplexity"]["after"], 3))
+        result = quantize(config, model, output)
+    report("result", output=str(output), perplexity=round(result["perplexity"]["after"], 3))
     print(output)
     return 0

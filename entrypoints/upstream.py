@@ -107,19 +107,19 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if _quantizes_here(arguments):
         return _quantize(arguments)
-    made = command(arguments, os.environ)
+    prepared = command(arguments, os.environ)
     # The nodes of one run share its folder, and each holds a lock of its own.
-    with writing_below(made.run), locked(made.run, f".lock{made.nodes.name}"):
-        (made.run / RESULT).unlink(missing_ok=True)
-        phase(f"run {made.whose} {arguments.script}")
+    with writing_below(prepared.run), locked(prepared.run, f".lock{prepared.nodes.name}"):
+        (prepared.run / RESULT).unlink(missing_ok=True)
+        phase(f"run {prepared.whose} {arguments.script}")
         begun = time.monotonic()
-        _carry_out(made, f"{made.whose} {arguments.script}")
-        with replacing_file(made.run / RESULT) as stream:
+        _carry_out(prepared, f"{prepared.whose} {arguments.script}")
+        with replacing_file(prepared.run / RESULT) as stream:
             seconds = round(time.monotonic() - begun, 1)
-            done = {"script": arguments.script, "argv": made.program, "seconds": seconds}
+            done = {"script": arguments.script, "argv": prepared.program, "seconds": seconds}
             json.dump(done, stream)
             stream.write("\n")
-    report("result", run=str(made.run), seconds=seconds)
+    report("result", run=str(prepared.run), seconds=seconds)
     return 0
 
 
@@ -176,16 +176,16 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
 def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
     """Return what is started where upstream's program is not in the image."""
     words = [*arguments.arguments, *_fitting_lengths(arguments.script, arguments.arguments)]
-    found = upstream.options(arguments.script, words, _find_config)
-    problems = upstream.faults(found, words, world=1)
-    problems += fused.problems(found, Path(), on_dcu=False)
-    problems += fused_models.problems(found, Path(), ours=True)
+    options = upstream.options(arguments.script, words, _find_config)
+    problems = upstream.faults(options, words, world=1)
+    problems += fused.problems(options, Path(), on_dcu=False)
+    problems += fused_models.problems(options, Path(), ours=True)
     if arguments.unpatched:
-        what = "--unpatched runs upstream's program, which is not in this image"
-        problems.append(Problem(what, "--unpatched", "leave it out"))
+        message = "--unpatched runs upstream's program, which is not in this image"
+        problems.append(Problem(message, "--unpatched", "leave it out"))
     if arguments.ranks > 1 or arguments.nnodes not in (None, 1):
-        what = "our program runs in one process"
-        problems.append(Problem(what, "--ranks", "leave --ranks and --nnodes out"))
+        message = "our program runs in one process"
+        problems.append(Problem(message, "--ranks", "leave --ranks and --nnodes out"))
     if problems:
         raise RequestError(problems)
     parse_fused(arguments.script, words)
@@ -204,20 +204,22 @@ def _quantizes_here(arguments: argparse.Namespace) -> bool:
     if script.is_file() and "do_ptq" in script.read_text(encoding="utf-8", errors="replace"):
         return False
     words = _with_found_config(arguments.arguments)
-    found = upstream.options(arguments.script, words, _find_config)
-    return found.config is not None and found.on("do_ptq")
+    options = upstream.options(arguments.script, words, _find_config)
+    return options.config is not None and options.on("do_ptq")
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
     """Quantize as ``run_finetune.py`` does with ``do_ptq``, by the ``quantize`` job."""
     words = _with_found_config(arguments.arguments)
-    found = upstream.options(arguments.script, words, _find_config)
+    options = upstream.options(arguments.script, words, _find_config)
     note("upstream's source is not in this image: the quantize job makes the checkpoint")
-    if found.on(_SEARCH):
+    if options.on(_SEARCH):
         note(f"without {_SEARCH}, which only upstream's program has")
-    given = {key: value for key, value in found.values.items() if found.where(key) == f"--{key}"}
-    changes = given | {**_ON_A_CPU, _SEARCH: False}
-    line = ["--config", str(found.config), "--force"]
+    overrides = {
+        key: value for key, value in options.values.items() if options.where(key) == f"--{key}"
+    }
+    changes = overrides | {**_ON_A_CPU, _SEARCH: False}
+    line = ["--config", str(options.config), "--force"]
     for key, value in changes.items():
         line += ["--set", f"{key}={json.dumps(value)}"]
     folder = upstream.run_folder(arguments)
@@ -239,15 +241,15 @@ def _device() -> str:
 
 def _on_a_cpu(words: Sequence[str], source: str) -> list[str]:
     """Return the device, where it is not upstream's usual one and not given."""
-    given = any(word.partition("=")[0] == "--device" for word in words)
+    is_set = any(word.partition("=")[0] == "--device" for word in words)
     declared = re.search(r"^    device\s*:|PredictorArgument", source, re.MULTILINE)
-    return [] if given or not declared or _device() != "cpu" else ["--device", "cpu"]
+    return [] if is_set or not declared or _device() != "cpu" else ["--device", "cpu"]
 
 
 def _fitting_lengths(script: str, words: Sequence[str]) -> list[str]:
     """Return lengths that fit into the model, where they are not given and upstream's do not."""
-    found = upstream.options(script, words, _find_config)
-    lengths = fused.fitting_lengths(found, Path())
+    options = upstream.options(script, words, _find_config)
+    lengths = fused.fitting_lengths(options, Path())
     if lengths:
         note(f"the model is too short for upstream's usual lengths: {' '.join(lengths)}")
     return lengths
@@ -265,10 +267,10 @@ def _find_script(name: str) -> Path:
     path = root / name.removeprefix("llm/")
     if path.is_file() and path.suffix == ".py" and root in path.resolve().parents:
         return path
-    known = sorted(str(found.relative_to(root)) for found in root.rglob("*.py"))
-    ends = [script for script in known if Path(script).name == Path(name).name]
-    hint = f'did you mean "{ends[0]}"?' if ends else did_you_mean(name, known)
-    top = ", ".join(script for script in known if "/" not in script)
+    scripts = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
+    ends = [script for script in scripts if Path(script).name == Path(name).name]
+    hint = f'did you mean "{ends[0]}"?' if ends else did_you_mean(name, scripts)
+    top = ", ".join(script for script in scripts if "/" not in script)
     raise RequestError(
         f"there is no script {name}", where=str(root), remedy=f"{hint} scripts: {top}".strip()
     )
@@ -278,18 +280,18 @@ def _with_found_config(words: Sequence[str]) -> list[str]:
     """Return the words with upstream's own configuration, where one is meant, by its path."""
     if not words or not words[0].endswith(".json"):
         return list(words)
-    found = _find_config(words[0])
-    if found is None:
-        known = sorted(str(p.relative_to(TREE / "llm")) for p in (TREE / "llm").rglob("*.json"))
-        same = [name for name in known if Path(name).name == Path(words[0]).name]
+    config = _find_config(words[0])
+    if config is None:
+        configs = sorted(str(p.relative_to(TREE / "llm")) for p in (TREE / "llm").rglob("*.json"))
+        same = [name for name in configs if Path(name).name == Path(words[0]).name]
         near = [name for name in same if "llama" in name] or same
-        hint = f'did you mean "{near[0]}"?' if near else did_you_mean(words[0], known)
+        hint = f'did you mean "{near[0]}"?' if near else did_you_mean(words[0], configs)
         raise RequestError(
             f"there is no configuration {words[0]}, neither in the workspace nor in llm/",
             where="upstream",
             remedy=hint or "give the path of a JSON, from the workspace or from llm/",
         )
-    return [str(found), *words[1:]]
+    return [str(config), *words[1:]]
 
 
 def _find_config(name: str) -> Path | None:
@@ -298,45 +300,46 @@ def _find_config(name: str) -> Path | None:
 
 
 def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nodes: Nodes) -> None:
-    found = upstream.options(arguments.script, words, _find_config)
-    own = words[1:] if found.config is not None else words
+    options = upstream.options(arguments.script, words, _find_config)
+    own = words[1:] if options.config is not None else words
 
     def declares(name: str) -> bool:
         return re.search(rf"^    {name}\s*:", source, re.MULTILINE) is not None
 
     world = arguments.ranks * nodes.count
-    problems = upstream.faults(found, own, world=world, declares=declares)
+    problems = upstream.faults(options, own, world=world, declares=declares)
     backend = platforms.current()
     problems += fused.problems(
-        found,
+        options,
         Path(),
         on_dcu=backend != "cpu",
         gpu=_device() == "gpu",
         patched=not arguments.unpatched,
     )
-    if found.script.endswith(upstream.PREDICT):
-        problems += fused_models.problems(found, Path(), ours=False)
-    wanted = upstream.wants_bf16(found)
-    if wanted and backend == "dcu" and not arguments.allow_bf16:
-        right = "--dtype float16" if wanted == "dtype" else "--bf16 false --fp16 true"
+    if options.script.endswith(upstream.PREDICT):
+        problems += fused_models.problems(options, Path(), ours=False)
+    needs_bf16 = upstream.wants_bf16(options)
+    if needs_bf16 and backend == "dcu" and not arguments.allow_bf16:
+        right = "--dtype float16" if needs_bf16 == "dtype" else "--bf16 false --fp16 true"
         problems.append(
             Problem(
-                f'"{wanted}" asks for bfloat16, which a K100_AI does not have',
-                found.where(wanted),
+                f'"{needs_bf16}" asks for bfloat16, which a K100_AI does not have',
+                options.where(needs_bf16),
                 f"add {right}; on a card that has it: --allow-bf16",
             )
         )
-    _check_packages(found)
-    if found.config is not None:
-        told = documented.key_problems(
-            [key for key in found.values if not found.where(key).startswith("--")], found.where
+    _check_packages(options)
+    if options.config is not None:
+        key_problems = documented.key_problems(
+            [key for key in options.values if not options.where(key).startswith("--")],
+            options.where,
         )
-        if TREE in found.config.parents:
+        if TREE in options.config.parents:
             # Nobody can mend it there, and upstream's parser understands it.
-            for problem in told:
+            for problem in key_problems:
                 warn(f"{problem.where}: {problem.what}")
         else:
-            problems += told
+            problems += key_problems
     if problems:
         raise RequestError(problems)
 
@@ -350,20 +353,20 @@ def _without_visualdl(words: Sequence[str], source: str) -> list[str]:
     if "TrainingArguments" not in source or importlib.util.find_spec("visualdl"):
         return []
     config = _find_config(words[0]) if words and words[0].endswith(".json") else None
-    told = any(word.partition("=")[0] == "--report_to" for word in words)
-    if told or (config is not None and '"report_to"' in config.read_text(errors="replace")):
+    is_set = any(word.partition("=")[0] == "--report_to" for word in words)
+    if is_set or (config is not None and '"report_to"' in config.read_text(errors="replace")):
         return []
     note("without VisualDL, which is not in the image: --report_to none")
     return ["--report_to", "none"]
 
 
-def _check_packages(found: upstream.Options) -> None:
+def _check_packages(options: upstream.Options) -> None:
     """Refuse what needs a package that the image does not have, before models are loaded."""
-    quantizes = any(found.on(key) for key in ("do_ptq", "do_gptq", "do_qat", "load_quant_model"))
+    quantizes = any(options.on(key) for key in ("do_ptq", "do_gptq", "do_qat", "load_quant_model"))
     if quantizes and importlib.util.find_spec("paddleslim") is None:
         raise MachineError(
             "upstream quantizes with PaddleSlim, which is not in this image",
-            where=found.script,
+            where=options.script,
             remedy="the images for a DCU have it: ./inv build --backend dcu",
         )
 
@@ -375,20 +378,20 @@ def _python_path(environ: Mapping[str, str]) -> str:
     return ":".join([str(TREE), str(TREE / "llm"), *paths])
 
 
-def _carry_out(made: Command, what: str) -> None:
+def _carry_out(prepared: Command, what: str) -> None:
     with contextlib.ExitStack() as stack:
-        variables = dict(made.environment)
-        if made.sends_tokens:
+        variables = dict(prepared.environment)
+        if prepared.sends_tokens:
             variables[messages.VARIABLE] = str(stack.enter_context(messages.made()))
-        if not is_launched(made.ranks, made.nodes):
-            carry_out([sys.executable, "-u", *made.program], variables, what, made.logs)
+        if not is_launched(prepared.ranks, prepared.nodes):
+            carry_out([sys.executable, "-u", *prepared.program], variables, what, prepared.logs)
             return
         launch(
-            made.program,
+            prepared.program,
             variables,
             what,
-            made.logs,
-            ranks=made.ranks,
-            nodes=made.nodes,
-            job=made.run.name,
+            prepared.logs,
+            ranks=prepared.ranks,
+            nodes=prepared.nodes,
+            job=prepared.run.name,
         )

@@ -236,7 +236,7 @@ def _own_store(store: Any, rank: int, world_size: int, group_id: int) -> Any:
 
 
 def _install_tensor_parallel_operators() -> None:
-    made = {
+    operators = {
         "_c_identity": lambda tensor, group=None, skip_c_identity_dynamic=False: (
             tensor if skip_c_identity_dynamic else _Identity.apply(tensor, _group(group))
         ),
@@ -245,7 +245,7 @@ def _install_tensor_parallel_operators() -> None:
         "_c_split": lambda tensor, group=None: _Split.apply(tensor, _group(group)),
         "_c_softmax_with_cross_entropy": _softmax_with_cross_entropy,
     }
-    for name, function in made.items():
+    for name, function in operators.items():
         setattr(mp_ops, name, function)
         if hasattr(collective, name):
             setattr(collective, name, function)

@@ -24,7 +24,7 @@ def signature(config: LlamaConfig) -> Signature:
         config: the model's.
     """
     kv_heads, head_dim = config.num_key_value_heads, config.head_dim
-    found: Signature = {
+    inputs: Signature = {
         "tokens": ([-1, -1], "int64"),
         "cos": ([-1, -1, rotary_heads(config), head_dim], "float32"),
         "sin": ([-1, -1, rotary_heads(config), head_dim], "float32"),
@@ -34,9 +34,9 @@ def signature(config: LlamaConfig) -> Signature:
     }
     for layer in range(config.num_hidden_layers):
         for flat, cube in cache_names(layer):
-            found[flat] = ([-1, head_dim], "float32")
-            found[cube] = ([-1, kv_heads, -1, head_dim], "float32")
-    return found | {
+            inputs[flat] = ([-1, head_dim], "float32")
+            inputs[cube] = ([-1, kv_heads, -1, head_dim], "float32")
+    return inputs | {
         name: (list(size), "float32") for name, size in paddle_weight_shapes(config).items()
     }
 
@@ -66,21 +66,21 @@ def _static_mode() -> Iterator[None]:
 
 
 def _serialized(config: LlamaConfig) -> bytes:
-    made = paddle.static.Program()
-    with paddle.static.program_guard(made, paddle.static.Program()):
-        given = {
+    draft = paddle.static.Program()
+    with paddle.static.program_guard(draft, paddle.static.Program()):
+        variables = {
             name: paddle.static.data(name, size, kind)
             for name, (size, kind) in signature(config).items()
         }
         caches: list[Any] = [
-            tuple((given[flat], given[cube]) for flat, cube in cache_names(layer))
+            tuple((variables[flat], variables[cube]) for flat, cube in cache_names(layer))
             for layer in range(config.num_hidden_layers)
         ]
-        inputs = Inputs(**{name: given[name] for name in Inputs.__dataclass_fields__})
-        logits = Network(config, given).logits(inputs, caches)
+        inputs = Inputs(**{name: variables[name] for name in Inputs.__dataclass_fields__})
+        logits = Network(config, variables).logits(inputs, caches)
     # What writes a cache leads to no output, and would be pruned.
     whole = paddle.static.normalize_program(
-        made, list(given.values()), [logits], skip_prune_program=True
+        draft, list(variables.values()), [logits], skip_prune_program=True
     )
     for block in whole.blocks:
         for operator in block.ops:

@@ -18,10 +18,10 @@ def check_architecture(folder: Path) -> None:
     """
     path = folder / "config.json"
     config = json_files.read_object(path, what="not a model's configuration")
-    names, told = config.get("architectures"), config.get("quantization_config") or {}
-    if not isinstance(told, dict):
-        what = f"quantization_config is {told!r:.40}, and no object"
-        raise RequestError(what, where=str(path), remedy="quantize the model again")
+    names, quantization = config.get("architectures"), config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        message = f"quantization_config is {quantization!r:.40}, and no object"
+        raise RequestError(message, where=str(path), remedy="quantize the model again")
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
         raise RequestError(
@@ -29,11 +29,11 @@ def check_architecture(folder: Path) -> None:
             where=str(path),
             remedy="export without --static: any model that was fetched can be merged and copied",
         )
-    folded = told.get("quant_type") in (None, "weight_only_int8")
-    if not folded or told.get("shift") or told.get("shift_smooth_all_linears"):
+    folded = quantization.get("quant_type") in (None, "weight_only_int8")
+    if not folded or quantization.get("shift") or quantization.get("shift_smooth_all_linears"):
         raise RequestError(
             "a static graph has whole numbers in its weights alone, and is neither shifted nor "
-            f"smoothed before other products than those behind norms; this is {told}",
+            f"smoothed before other products than those behind norms; this is {quantization}",
             where=str(path),
             remedy=f"./inv infer --engine dynamic --model {folder}, or ./inv serve --model "
             f"{folder}; on a card: ./inv export --backend dcu --recipe export-block-a8w8",

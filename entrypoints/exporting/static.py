@@ -74,11 +74,13 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / exported.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _compared(made: LanguageModel, wanted: LanguageModel, config: LlamaConfig) -> dict[str, Any]:
+def _compared(
+    static_model: LanguageModel, reference: LanguageModel, config: LlamaConfig
+) -> dict[str, Any]:
     """Return what a comparison of greedy tokens and of their logits shows."""
     random = np.random.default_rng(0)
     prompts = [random.integers(config.vocab_size, size=size).tolist() for size in _PROMPTS]
-    tokens, difference = _both(made, wanted, prompts)
+    tokens, difference = _both(static_model, reference, prompts)
     if difference > _CLOSE or tokens[0] != tokens[1]:
         raise JobError(
             "the static graph does not answer as the dynamic one: logits differ by"
@@ -96,16 +98,16 @@ def _compared(made: LanguageModel, wanted: LanguageModel, config: LlamaConfig) -
 
 
 def _both(
-    made: LanguageModel, wanted: LanguageModel, prompts: Sequence[Sequence[int]]
+    static_model: LanguageModel, reference: LanguageModel, prompts: Sequence[Sequence[int]]
 ) -> tuple[tuple[list[list[int]], list[list[int]]], float]:
     """Return the greedy tokens of both, and the largest difference of logits."""
-    one, two = made.start(prompts), wanted.start(prompts)
+    one, two = static_model.start(prompts), reference.start(prompts)
     tokens: tuple[list[list[int]], list[list[int]]] = ([], [])
     difference = 0.0
     for _ in range(_NEW_TOKENS):
         difference = max(difference, float(np.abs(one.logits - two.logits).max()))
-        for found, decoding in zip(tokens, (one, two), strict=True):
-            found.append(decoding.logits.argmax(axis=-1).tolist())
+        for chosen, decoding in zip(tokens, (one, two), strict=True):
+            chosen.append(decoding.logits.argmax(axis=-1).tolist())
         # Both go on from the same token, so that one difference is not many.
         one.step(tokens[1][-1])
         two.step(tokens[1][-1])

@@ -108,11 +108,11 @@ def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Pro
         manifest: what belongs to it.
         sums: compare contents too, which reads every byte; otherwise sizes alone.
     """
-    found = []
+    problems = []
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            found.append(
+            problems.append(
                 Problem(
                     "the file is missing",
                     str(path),
@@ -121,18 +121,18 @@ def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Pro
             )
         elif path.stat().st_size != entry["size"]:
             fault = f"{path.stat().st_size} bytes instead of {entry['size']}"
-            found.append(
+            problems.append(
                 Problem(fault, str(path), "fetch the model again: --force replaces what is there")
             )
         elif sums and (sha := sha256_of(path)) != entry["sha256"]:
-            found.append(
+            problems.append(
                 Problem(
                     f"sha256 {sha} instead of {entry['sha256']}",
                     str(path),
                     "fetch the model again: --force replaces what is there",
                 )
             )
-    return found
+    return problems
 
 
 def check(folder: Path, *, weights: bool = True) -> None:

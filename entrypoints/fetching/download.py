@@ -48,12 +48,12 @@ def trust_bundle() -> None:
     Each of them reads a variable of its own. What is set stays; the others follow
     the first that is set, or the bundle that is mounted as a secret.
     """
-    given = next((os.environ[name] for name in _BUNDLE_VARIABLES if os.environ.get(name)), "")
-    if not given and _BUNDLE.is_file():
-        given = str(_BUNDLE)
-    if given:
+    configured = next((os.environ[name] for name in _BUNDLE_VARIABLES if os.environ.get(name)), "")
+    if not configured and _BUNDLE.is_file():
+        configured = str(_BUNDLE)
+    if configured:
         for name in _BUNDLE_VARIABLES:
-            os.environ.setdefault(name, given)
+            os.environ.setdefault(name, configured)
 
 
 def download(
@@ -207,10 +207,10 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str, limit: int) 
 
 
 def _refusal(answer: httpx.Response, url: str) -> JobError:
-    said = f"the server says {answer.status_code} {answer.reason_phrase}"
+    message = f"the server says {answer.status_code} {answer.reason_phrase}"
     if answer.status_code in (404, 410):
         return NotThere(
-            said,
+            message,
             where=without_login(url),
             remedy="check the model's name, and that it has this file",
         )
@@ -219,18 +219,18 @@ def _refusal(answer: httpx.Response, url: str) -> JobError:
         remedy = "give a token (HF_TOKEN, or the file /run/secrets/hub_token) that may read it"
     elif answer.status_code == 407:
         remedy = "the proxy wants a name and a password: https_proxy=http://NAME:PASSWORD@HOST"
-    return JobError(said, where=without_login(url), remedy=remedy)
+    return JobError(message, where=without_login(url), remedy=remedy)
 
 
 def _check(part: Path, target: Path, sha256: str, url: str) -> None:
     if not sha256:
         return
-    found = sha256_of(part)
-    if found != sha256:
+    actual = sha256_of(part)
+    if actual != sha256:
         part.unlink()
         _validator_file(part).unlink(missing_ok=True)
         raise RequestError(
-            f"{target.name} has the sha256 {found}, and {sha256} is wanted",
+            f"{target.name} has the sha256 {actual}, and {sha256} is wanted",
             where=without_login(url),
             remedy="the file was changed on its way or at its source, and was not kept: "
             "fetch again, or check where it comes from",

@@ -137,10 +137,10 @@ def _llama_config(source: Gguf) -> LlamaConfig:
 
 
 def _weights(source: Gguf, config: LlamaConfig) -> list[Tensor]:
-    wanted = weight_shapes(config)
+    expected = weight_shapes(config)
     origins = {_hugging_face_name(name): name for name in source.tensors}
-    found = {name: source.tensors[origin].shape for name, origin in origins.items()}
-    problems = problems_of(found, wanted, str(source.path))
+    shapes = {name: source.tensors[origin].shape for name, origin in origins.items()}
+    problems = problems_of(shapes, expected, str(source.path))
     tokens = len(source.get("tokenizer.ggml.tokens", list))
     if tokens > config.vocab_size:
         fault = f"{tokens} tokens, and an embedding of {config.vocab_size} rows"
@@ -153,7 +153,7 @@ def _weights(source: Gguf, config: LlamaConfig) -> list[Tensor]:
         )
     if problems:
         raise RequestError(problems)
-    return [_tensor(source, origins[name], name, size, config) for name, size in wanted.items()]
+    return [_tensor(source, origins[name], name, size, config) for name, size in expected.items()]
 
 
 def _tensor(

@@ -185,17 +185,17 @@ class _Cursor:
         self.path, self.offset, self._mapped = path, 0, mapped
         self._items = 0
 
-    def sane(self, count: int, least: int, what: str) -> int:
+    def sane(self, count: int, least: int, unit: str) -> int:
         """Return ``count`` if so many things of at least ``least`` bytes can still follow."""
         left = len(self._mapped) - self.offset
         if count * least > left:
-            raise self._damaged(f"claims {count} {what}, and {left} bytes are left")
+            raise self._damaged(f"claims {count} {unit}, and {left} bytes are left")
         return count
 
-    def limit(self, count: int, most: int, what: str) -> None:
+    def limit(self, count: int, most: int, unit: str) -> None:
         """Refuse more things than any model has."""
         if count > most:
-            raise self._damaged(f"claims {count} {what}, and {most} are the most")
+            raise self._damaged(f"claims {count} {unit}, and {most} are the most")
 
     def take(self, size: int) -> bytes:
         self.sane(size, 1, "bytes")
@@ -233,9 +233,9 @@ class _Cursor:
         raw = self.take(count * struct.calcsize("<" + code))
         return list(struct.unpack(f"<{count}{code}", raw))
 
-    def _damaged(self, what: str) -> RequestError:
+    def _damaged(self, fault: str) -> RequestError:
         return RequestError(
-            f"the GGUF file is damaged or truncated: {what}",
+            f"the GGUF file is damaged or truncated: {fault}",
             where=f"{self.path}, byte {self.offset}",
             remedy="get the file again",
         )
@@ -283,9 +283,9 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
             remedy="get one of a usual quantization, as Q8_0 or F16",
         ) from None
     if kind.name not in ("F32", "F16") and kind not in _type_traits:
-        known = ", ".join(sorted(["F32", "F16", *(k.name for k in _type_traits)]))
+        supported = ", ".join(sorted(["F32", "F16", *(k.name for k in _type_traits)]))
         raise RequestError(
-            f"tensor type {kind.name} is not supported", where=where, remedy=f"known: {known}"
+            f"tensor type {kind.name} is not supported", where=where, remedy=f"known: {supported}"
         )
     per_block, block_bytes = GGML_QUANT_SIZES[kind]
     if shape[-1] % per_block:

@@ -222,14 +222,14 @@ def _raw(path: Path, entry: Stored) -> npt.NDArray[Any]:
 
 
 def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str:
-    found = sorted({entry.dtype for _, entry in stored.values()})
-    if len(found) != 1 or found[0] not in _WEIGHT_TYPES:
+    dtypes = sorted({entry.dtype for _, entry in stored.values()})
+    if len(dtypes) != 1 or dtypes[0] not in _WEIGHT_TYPES:
         raise RequestError(
-            f"weights of the types {', '.join(found)}",
+            f"weights of the types {', '.join(dtypes)}",
             where=str(source),
             remedy=f"supported: one type for all weights, of {', '.join(_WEIGHT_TYPES)}",
         )
-    return _WEIGHT_TYPES[found[0]]
+    return _WEIGHT_TYPES[dtypes[0]]
 
 
 def _write_configs(

@@ -251,13 +251,13 @@ def _warn_of_begin_and_end(
     """
     processor = json.dumps(tokenizer.get("post_processor"))
     for name in ("bos", "eos"):
-        wanted, token = config.get(f"add_{name}_token"), tokens.get(f"{name}_token")
-        if wanted is None or token is None:
+        enabled, token = config.get(f"add_{name}_token"), tokens.get(f"{name}_token")
+        if enabled is None or token is None:
             continue
-        if bool(wanted) != (json.dumps(token) in processor):
-            does = "does not add" if wanted else "adds"
+        if bool(enabled) != (json.dumps(token) in processor):
+            does = "does not add" if enabled else "adds"
             warn(
-                f"add_{name}_token is {str(wanted).lower()}, and tokenizer.json {does} {token}:"
+                f"add_{name}_token is {str(enabled).lower()}, and tokenizer.json {does} {token}:"
                 " tokenizer.json decides, as in transformers 5"
             )
 

@@ -142,18 +142,20 @@ def _wheel(report: dict[str, Any]) -> Wheel:
     return Wheel(url, name, hashes.get("sha256", ""))
 
 
-def _failure(requirement: str, said: str) -> RequestError | JobError:
-    errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
-    reason = errors[-1].removeprefix("ERROR: ") if errors else said.strip()[-300:]
-    if any(word in said for word in ("ConnectionError", "connection broken", "SSLError", "Proxy")):
-        broken = re.search(r"connection broken by '(.+)':", said)
+def _failure(requirement: str, output: str) -> RequestError | JobError:
+    errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    reason = errors[-1].removeprefix("ERROR: ") if errors else output.strip()[-300:]
+    if any(
+        word in output for word in ("ConnectionError", "connection broken", "SSLError", "Proxy")
+    ):
+        broken = re.search(r"connection broken by '(.+)':", output)
         return JobError(
             f"the package index cannot be reached: {broken[1] if broken else reason}",
             where=requirement,
             remedy="check the network, the proxy and the certificates, or set a mirror "
             "(PIP_INDEX_URL)",
         )
-    if "No matching distribution" in reason or "Could not find a version" in said:
+    if "No matching distribution" in reason or "Could not find a version" in output:
         return RequestError(
             f"the package index has no wheel of {requirement}",
             where=requirement,

@@ -99,16 +99,16 @@ def train_pieces(lines: list[str], vocabulary: int, text: str) -> bytes:
 
 def _lines(sources: tuple[corpus.Source, ...]) -> tuple[list[str], int]:
     """Return the lines of the first :data:`_MOST` characters, and how many characters those are."""
-    found: list[str] = []
+    lines: list[str] = []
     size = 0
     for text in _texts(sources):
         for line in text.splitlines():
             if line.strip():
-                found += [line[at : at + _LINE] for at in range(0, len(line), _LINE)]
+                lines += [line[at : at + _LINE] for at in range(0, len(line), _LINE)]
         size += len(text)
         if size >= _MOST:
             break
-    return found, size
+    return lines, size
 
 
 def _texts(sources: tuple[corpus.Source, ...]) -> Iterator[str]:

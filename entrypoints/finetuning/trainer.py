@@ -97,8 +97,8 @@ class Finetuner(Loop):
         sums = [0.0, 0.0, 0.0]  # of losses, of right tokens, of labels
         with paddle.no_grad():
             for number, inputs in enumerate(self._dev, start=1):
-                found = self._of_stages(inputs) if self._staged else self._of_labels(inputs)
-                sums = [old + new for old, new in zip(sums, found, strict=True)]
+                parts = self._of_stages(inputs) if self._staged else self._of_labels(inputs)
+                sums = [old + new for old, new in zip(sums, parts, strict=True)]
                 if number == self.args.max_evaluate_steps:
                     break
         self.model_wrapped.train()

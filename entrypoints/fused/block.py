@@ -61,8 +61,8 @@ class BlockPredictor:
         """Return the next token of each row, ``[batch, 1]``, and change the state."""
         if isinstance(self._model, Graph):
             return self._model.run(_flat(state))
-        found: npt.NDArray[np.int64] = self._model.generate(**state).numpy()
-        return found
+        tokens: npt.NDArray[np.int64] = self._model.generate(**state).numpy()
+        return tokens
 
     def _state(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Return the state of rows that have a prompt and no answer."""

@@ -58,8 +58,8 @@ class DensePredictor:
             return self._model.run(
                 named | {f"cache_kvs_{i}": each for i, each in enumerate(caches)}
             )
-        found: npt.NDArray[np.int64] = self._model.generate(**inputs).numpy()
-        return found
+        tokens: npt.NDArray[np.int64] = self._model.generate(**inputs).numpy()
+        return tokens
 
     def _inputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Return what ``generate`` takes, with new caches."""

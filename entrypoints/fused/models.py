@@ -174,11 +174,11 @@ def config_of(options: Options) -> LlamaConfig:
     """Return the model's configuration, with what the fused model wants to know."""
     config = LlamaConfig.from_pretrained(options.model_name_or_path)
     quantized = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
-    found = (quantized.get("quantization_config") or {}).get("quant_type") or ""
+    quant_type = (quantized.get("quantization_config") or {}).get("quant_type") or ""
     config.tensor_parallel_degree, config.tensor_parallel_rank = 1, 0
     config.model_name_or_path = options.model_name_or_path
-    config.quant_type = found
-    config.cachekv_int8_type = "static" if "c8" in found else options.cachekv_int8_type or None
+    config.quant_type = quant_type
+    config.cachekv_int8_type = "static" if "c8" in quant_type else options.cachekv_int8_type or None
     config.use_fake_parameter = config.append_attn = False
     config.single_card_ptq = True
     config.max_seq_len = length_of(options)

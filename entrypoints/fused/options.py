@@ -104,12 +104,12 @@ def parse(script: str, words: Sequence[str]) -> Options:
     Raises:
         RequestError: an option does not exist or is not for a value like that; all are named.
     """
-    given = upstream.options(script, words, lambda _: None)
+    parsed = upstream.options(script, words, lambda _: None)
     kinds = {field.name: type(field.default) for field in dataclasses.fields(Options)}
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for name, value in given.values.items():
-        where = given.where(name)
+    for name, value in parsed.values.items():
+        where = parsed.where(name)
         if name in _IGNORED or (name in _ABSENT and value in (False, 0, "", "none", None)):
             continue
         if name in _ABSENT:
@@ -154,9 +154,11 @@ def _faults(options: Options) -> list[Problem]:
         "chat_template": ("", "none", options.model_name_or_path),
     }
     faults = [
-        Problem(f"--{name} {getattr(options, name)} is not known here", f"--{name}", _one_of(known))
-        for name, known in choices.items()
-        if getattr(options, name) not in known
+        Problem(
+            f"--{name} {getattr(options, name)} is not known here", f"--{name}", _one_of(allowed)
+        )
+        for name, allowed in choices.items()
+        if getattr(options, name) not in allowed
     ]
     least = {"src_length": 1, "max_length": 1, "batch_size": 1, "block_size": 1, "min_length": 0}
     faults += [
@@ -171,5 +173,5 @@ def _faults(options: Options) -> list[Problem]:
     return faults
 
 
-def _one_of(known: Sequence[str]) -> str:
-    return f"one of: {', '.join(word for word in known if word)}"
+def _one_of(choices: Sequence[str]) -> str:
+    return f"one of: {', '.join(word for word in choices if word)}"

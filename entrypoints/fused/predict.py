@@ -69,19 +69,19 @@ def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[l
     Raises:
         RequestError: prompts do not fit.
     """
-    found = all_tokens(text, [example.prompt for example in examples])
+    tokens = all_tokens(text, [example.prompt for example in examples])
     problems = [
         Problem(
             f"the prompt has {len(row)} tokens, and --src_length is {options.src_length}",
             example.prompt.where,
             "shorten it, or give a larger --src_length",
         )
-        for row, example in zip(found, examples, strict=True)
+        for row, example in zip(tokens, examples, strict=True)
         if len(row) > options.src_length
     ]
     if problems:
         raise RequestError(listed(problems, "long prompts"))
-    return found
+    return tokens
 
 
 def _predictor(options: Options, text: Text) -> Predictor:

@@ -41,5 +41,5 @@ class Graph:
             self._predictor.get_input_handle(name).share_external_data(value)
         self._predictor.run()
         first = self._predictor.get_output_names()[0]
-        found: npt.NDArray[np.int64] = self._predictor.get_output_handle(first).copy_to_cpu()
-        return found
+        output: npt.NDArray[np.int64] = self._predictor.get_output_handle(first).copy_to_cpu()
+        return output

@@ -43,8 +43,8 @@ def check_base(folder: Path, model: Path) -> None:
     if not path.is_file():
         return
     try:
-        told = json_files.read_object(path, what="it does not say what the adapter was trained on")
-        name, expected = Path(told["model"]).name, told["weights_sha256"]
+        base = json_files.read_object(path, what="it does not say what the adapter was trained on")
+        name, expected = Path(base["model"]).name, base["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
         raise RequestError(

@@ -79,41 +79,43 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    found = parse_arguments("infer", argv)
+    arguments = parse_arguments("infer", argv)
     return Options(
-        engine=found.engine,
-        model=found.model,
-        adapter=found.adapter,
-        prompt=found.prompt,
-        input=found.input,
-        output=found.output or STANDARD_STREAM,
-        chat=found.chat,
-        benchmark=found.benchmark,
-        source_length=found.source_length,
-        rounds=found.rounds,
-        system=found.system,
-        raw=found.raw,
-        sampling=_sampling(found),
-        stops=tuple(found.stop),
-        max_new_tokens=found.max_new_tokens,
-        batch_size=found.batch_size,
-        logprobs=found.logprobs,
-        dtype=found.dtype or platforms.usual_dtype(),
-        force=found.force,
-        own_repetition_penalty=found.repetition_penalty is not None,
+        engine=arguments.engine,
+        model=arguments.model,
+        adapter=arguments.adapter,
+        prompt=arguments.prompt,
+        input=arguments.input,
+        output=arguments.output or STANDARD_STREAM,
+        chat=arguments.chat,
+        benchmark=arguments.benchmark,
+        source_length=arguments.source_length,
+        rounds=arguments.rounds,
+        system=arguments.system,
+        raw=arguments.raw,
+        sampling=_sampling(arguments),
+        stops=tuple(arguments.stop),
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size,
+        logprobs=arguments.logprobs,
+        dtype=arguments.dtype or platforms.usual_dtype(),
+        force=arguments.force,
+        own_repetition_penalty=arguments.repetition_penalty is not None,
     )
 
 
-def _sampling(found: argparse.Namespace) -> Sampling:
+def _sampling(arguments: argparse.Namespace) -> Sampling:
     return Sampling(
-        greedy=(found.decode or _implied(found)) == "greedy",
-        temperature=1.0 if found.temperature is None else found.temperature,
-        top_k=found.top_k or 0,
-        top_p=1.0 if found.top_p is None else found.top_p,
-        repetition_penalty=1.0 if found.repetition_penalty is None else found.repetition_penalty,
-        seed=found.seed,
+        greedy=(arguments.decode or _implied(arguments)) == "greedy",
+        temperature=1.0 if arguments.temperature is None else arguments.temperature,
+        top_k=arguments.top_k or 0,
+        top_p=1.0 if arguments.top_p is None else arguments.top_p,
+        repetition_penalty=1.0
+        if arguments.repetition_penalty is None
+        else arguments.repetition_penalty,
+        seed=arguments.seed,
     )
 
 
-def _implied(found: argparse.Namespace) -> str:
-    return "sampling" if sampling_options(found) else "greedy"
+def _implied(arguments: argparse.Namespace) -> str:
+    return "sampling" if sampling_options(arguments) else "greedy"

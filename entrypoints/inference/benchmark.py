@@ -32,11 +32,11 @@ def check_lengths(options: Options, context: int) -> None:
     Raises:
         RequestError: source and output are longer together.
     """
-    wanted = options.source_length + options.max_new_tokens
-    if wanted > context:
+    length = options.source_length + options.max_new_tokens
+    if length > context:
         raise RequestError(
             f"{options.source_length} tokens of source and {options.max_new_tokens} of output are"
-            f" {wanted}, and the model's context is {context}",
+            f" {length}, and the model's context is {context}",
             where="--source-length, --max-new-tokens",
             remedy="shorter ones",
         )
@@ -55,16 +55,16 @@ def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) ->
     model = load()
     loaded = time.perf_counter() - before
     phase("measure")
-    found = {
+    result = {
         "engine": options.engine,
         "model": options.model,
         "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
         "load_seconds": round(loaded, 3),
         **measure(model, options, vocabulary),
     }
-    for line in table(found):
+    for line in table(result):
         note(line)
-    text = json.dumps(found, ensure_ascii=False)
+    text = json.dumps(result, ensure_ascii=False)
     if options.output == STANDARD_STREAM:
         print(text)
         return
@@ -121,20 +121,20 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
     }
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(result: dict[str, Any]) -> list[str]:
     """Return the lines of a table for a person."""
     rows = [
         ("batch, source, output", "{batch_size}, {source_length}, {output_length} tokens"),
         ("engine, threads", "{engine}, {threads}"),
         ("load", "{load_seconds} s"),
-        ("to the first token", _shown(found["seconds_to_first_token"])),
+        ("to the first token", _shown(result["seconds_to_first_token"])),
         ("reading", "{prefill_tokens_per_second} tokens/s"),
-        ("a step", _shown(found["seconds_per_step"])),
+        ("a step", _shown(result["seconds_per_step"])),
         ("decoding", "{decode_tokens_per_second} tokens/s"),
         ("in all", "{tokens_per_second} tokens/s"),
         ("peak memory", "{peak_memory_mib} MiB"),
     ]
-    return [f"{name:<22} {text.format(**found)}" for name, text in rows]
+    return [f"{name:<22} {text.format(**result)}" for name, text in rows]
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float] | None:

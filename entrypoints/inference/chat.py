@@ -28,9 +28,9 @@ def talk(session: Session) -> None:
     if sys.stdin.isatty():
         note(_HELP)
     history: list[Message] = []
-    said = answers = 0
+    turns = answers = 0
     for line in _lines():
-        said += 1
+        turns += 1
         if line == "/exit":
             break
         if line == "/reset":
@@ -41,7 +41,7 @@ def talk(session: Session) -> None:
         else:
             history = _answer(session, [*history, Message("user", line)], answers)
             answers += 1
-    if not said:
+    if not turns:
         raise RequestError(
             "there was nothing on standard input to answer",
             where="--chat",
@@ -82,7 +82,7 @@ def _answer(session: Session, history: list[Message], number: int) -> list[Messa
 
     Where the conversation outgrows the context, its oldest turns are forgotten.
     """
-    kept, tokens = _fitting(session, history)
+    recent, tokens = _fitting(session, history)
     with _Interruption() as interruption:
 
         def listen(piece: str) -> bool:
@@ -91,20 +91,20 @@ def _answer(session: Session, history: list[Message], number: int) -> list[Messa
 
         [answer] = session.answer([tokens], [number], listen)
     print(flush=True)
-    return [*kept, Message("assistant", answer.text)]
+    return [*recent, Message("assistant", answer.text)]
 
 
 def _fitting(session: Session, history: list[Message]) -> tuple[list[Message], list[int]]:
-    kept = history
+    recent = history
     while True:
         system = session.options.system
         lead = (Message("system", system),) if system else ()
         try:
-            return kept, session.text.tokens(Prompt(0, (*lead, *kept), plain=True))
+            return recent, session.text.tokens(Prompt(0, (*lead, *recent), plain=True))
         except RequestError:
-            if len(kept) < 3:
+            if len(recent) < 3:
                 raise
-            kept = kept[2:]
+            recent = recent[2:]
             note(
                 "the conversation is longer than the model's context: its oldest turn is forgotten"
             )

@@ -88,13 +88,13 @@ def _gathered(
 ) -> npt.NDArray[np.float32]:
     first = parts[0][0][which]
     count = sum(len(rows) for _, rows in parts)
-    made = np.zeros((count, first.shape[1], slots, first.shape[3]), np.float32)
+    merged = np.zeros((count, first.shape[1], slots, first.shape[3]), np.float32)
     at = 0
     for arrays, rows in parts:
-        kept = min(slots, arrays[which].shape[2])
-        made[at : at + len(rows), :, :kept] = arrays[which][rows, :, :kept]
+        length = min(slots, arrays[which].shape[2])
+        merged[at : at + len(rows), :, :length] = arrays[which][rows, :, :length]
         at += len(rows)
-    return made
+    return merged
 
 
 class Model:
@@ -119,16 +119,16 @@ class Model:
         """Read prompts, a chunk of all of them at a time, and return their decoding."""
         longest = max(map(len, prompts))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-        known = np.zeros((len(prompts), longest), dtype=bool)
+        is_token = np.zeros((len(prompts), longest), dtype=bool)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
-            known[row, : len(prompt)] = True
+            is_token[row, : len(prompt)] = True
         # The cache grows with each chunk, though the length is known: every token looks at
         # all slots there are, and copying the cache is cheaper than looking at empty ones.
         decoding = self.begin(len(prompts))
         chunk = max(_CHUNK // len(prompts), 1)
         for begin in range(0, longest, chunk):
-            decoding.read(tokens[:, begin : begin + chunk], known[:, begin : begin + chunk])
+            decoding.read(tokens[:, begin : begin + chunk], is_token[:, begin : begin + chunk])
         return decoding
 
 
@@ -160,18 +160,18 @@ class Decoding:
         if length >= self._cache.slots:
             self._gather([(self._cache, range(len(self._lengths)))], length)
 
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+    def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
         """Give the model the next tokens.
 
         Args:
             tokens: ``[rows, new]``.
-            known: ``[rows, new]``, false where a token is padding.
+            is_token: ``[rows, new]``, false where a token is padding.
         """
-        inputs, counts = self._next_inputs(tokens, known)
-        found = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
+        inputs, counts = self._next_inputs(tokens, is_token)
+        logits = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
         self._lengths += counts
         # A row that has read nothing but padding goes on from what it read before.
-        self.logits = found if counts.all() else np.where(counts[:, None], found, self.logits)
+        self.logits = logits if counts.all() else np.where(counts[:, None], logits, self.logits)
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Give the model the next tokens, and return what it makes of every one.
@@ -184,10 +184,10 @@ class Decoding:
         """
         inputs, counts = self._next_inputs(tokens, np.ones_like(tokens, dtype=bool))
         every = replace(inputs, last=np.arange(tokens.size))
-        found = self._model.engine.run(every, self._cache).T
+        logits = self._model.engine.run(every, self._cache).T
         self._lengths += counts
-        self.logits = np.ascontiguousarray(found[inputs.last])
-        return found
+        self.logits = np.ascontiguousarray(logits[inputs.last])
+        return logits
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
@@ -215,14 +215,14 @@ class Decoding:
         self._cache.gather(parts, slots)
         self._mask = None
 
-    def _next_inputs(self, tokens: Array, known: Array) -> tuple[Inputs, Array]:
+    def _next_inputs(self, tokens: Array, is_token: Array) -> tuple[Inputs, Array]:
         """Return a step's inputs, with room made for them, and how many tokens each row gets."""
-        counts = known.sum(axis=1)
+        counts = is_token.sum(axis=1)
         self._reserve(int((self._lengths + counts).max()))
-        positions = np.maximum(self._lengths[:, None] + np.cumsum(known, axis=1) - 1, 0)
-        return self._inputs(tokens, known, positions), counts
+        positions = np.maximum(self._lengths[:, None] + np.cumsum(is_token, axis=1) - 1, 0)
+        return self._inputs(tokens, is_token, positions), counts
 
-    def _inputs(self, tokens: Array, known: Array, positions: Array) -> Inputs:
+    def _inputs(self, tokens: Array, is_token: Array, positions: Array) -> Inputs:
         rows, new = tokens.shape
         config, slots = self._model.config, self._cache.slots
         shape = (rows, new, rotary_heads(config), config.head_dim)
@@ -230,8 +230,8 @@ class Decoding:
             _stretched(table[positions][:, :, None], shape) for table in self._model.rotation
         )
         heads = np.arange(rows * config.num_key_value_heads).reshape(rows, -1, 1) * slots
-        slot = np.where(known, positions, slots - 1)[:, None]
-        last = new - 1 - known[:, ::-1].argmax(axis=1) + np.arange(rows) * new
+        slot = np.where(is_token, positions, slots - 1)[:, None]
+        last = new - 1 - is_token[:, ::-1].argmax(axis=1) + np.arange(rows) * new
         if new > 1:
             self._mask = None
         mask = self._whole_mask(positions) if new > 1 else self._next_mask(positions)

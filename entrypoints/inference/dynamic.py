@@ -39,5 +39,5 @@ class Engine:
         """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
         tensors = Inputs(**{name: shared(array) for name, array in vars(inputs).items()})
         with paddle.no_grad():
-            found: npt.NDArray[np.float32] = self._network.logits(tensors, cache.tensors).numpy()
-        return found
+            logits: npt.NDArray[np.float32] = self._network.logits(tensors, cache.tensors).numpy()
+        return logits

@@ -58,12 +58,12 @@ def check(folder: Path) -> None:
 def _check_file(path: Path, size: int, digest: str, again: str) -> None:
     if not path.is_file():
         raise RequestError("the file is missing", where=str(path), remedy=again)
-    found = path.stat().st_size
-    if found != size:
-        what = f"it has {found} bytes, and had {size} when it was exported"
-        raise RequestError(what, where=str(path), remedy=again)
+    actual = path.stat().st_size
+    if actual != size:
+        message = f"it has {actual} bytes, and had {size} when it was exported"
+        raise RequestError(message, where=str(path), remedy=again)
     if path.suffix in (".safetensors", ".pdparams"):
         return
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        what = "it is not what was exported: its SHA-256 is another"
-        raise RequestError(what, where=str(path), remedy=again)
+        message = "it is not what was exported: its SHA-256 is another"
+        raise RequestError(message, where=str(path), remedy=again)

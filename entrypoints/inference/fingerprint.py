@@ -23,7 +23,7 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         adapter: the adapter's folder, or None.
         content: the prompts.
     """
-    found = {
+    values = {
         "--input": of_bytes(content),
         "--model": of_folder(model),
         "--adapter": of_folder(adapter) if adapter else "none",
@@ -33,14 +33,14 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         "--max-new-tokens": str(options.max_new_tokens),
     }
     if options.dtype != "float32":  # words that records written before them do not have
-        found["--dtype"] = options.dtype
+        values["--dtype"] = options.dtype
     if options.engine != "dynamic":
-        found["--engine"] = options.engine
+        values["--engine"] = options.engine
     if options.logprobs is not None:
-        found["--logprobs"] = str(options.logprobs)
+        values["--logprobs"] = str(options.logprobs)
     words = {"greedy": "--decode"}
     sampling = asdict(options.sampling).items()
-    return found | {
+    return values | {
         words.get(key, "--" + key.replace("_", "-")): str(value) for key, value in sampling
     }
 

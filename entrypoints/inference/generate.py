@@ -221,10 +221,10 @@ def answer_all(
 
 def _advance(decoding: Decoding, rows: list[Row], chosen: Sequence[int]) -> list[Row]:
     """Drop the rows that have ended and give the others their token; return the others."""
-    kept = [at for at, row in enumerate(rows) if not row.reason]
-    if not kept:
+    unfinished = [at for at, row in enumerate(rows) if not row.reason]
+    if not unfinished:
         return []
-    if len(kept) < len(rows):
-        decoding.keep(kept)
-    decoding.step([chosen[at] for at in kept])
-    return [rows[at] for at in kept]
+    if len(unfinished) < len(rows):
+        decoding.keep(unfinished)
+    decoding.step([chosen[at] for at in unfinished])
+    return [rows[at] for at in unfinished]

@@ -176,9 +176,9 @@ class _Layer:
         return tensor if self._tap is None else self._tap(self._prefix + name, tensor)
 
     def projected(self, name: str, hidden: Tensor) -> Tensor:
-        made = paddle.matmul(hidden, self._own["weight"][name])
+        product = paddle.matmul(hidden, self._own["weight"][name])
         bias = self._own["bias"].get(name)
-        return made if bias is None else made + bias
+        return product if bias is None else product + bias
 
 
 def _normalized(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:

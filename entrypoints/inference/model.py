@@ -173,19 +173,19 @@ def _empty(config: Any, dtype: str) -> Any:
     return network
 
 
-def check_complete(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def check_complete(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a checkpoint whose weights are not those of its configuration.
 
     Raises:
         RequestError: weights are missing, or of another shape.
     """
     faults = []
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if name not in weights:
             faults.append(f"the weight {name} is missing")
         elif weights.shape(name) != shape:
-            found = f"{list(weights.shape(name))}, and config.json makes it {list(shape)}"
-            faults.append(f"the weight {name} is {found}")
+            difference = f"{list(weights.shape(name))}, and config.json makes it {list(shape)}"
+            faults.append(f"the weight {name} is {difference}")
     if faults:
         more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
         where = str(weights.folder)

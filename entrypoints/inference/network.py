@@ -33,14 +33,14 @@ class NetworkModel:
         """Read prompts, padded on the left to one length, and return their decoding."""
         longest = max(map(len, prompts))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-        known = np.zeros((len(prompts), longest), dtype=bool)
+        is_token = np.zeros((len(prompts), longest), dtype=bool)
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = prompt
-            known[row, longest - len(prompt) :] = True
+            is_token[row, longest - len(prompt) :] = True
         decoding = self.begin(len(prompts))
         chunk = max(_CHUNK // len(prompts), 1)
         for begin in range(0, longest, chunk):
-            decoding.read(tokens[:, begin : begin + chunk], known[:, begin : begin + chunk])
+            decoding.read(tokens[:, begin : begin + chunk], is_token[:, begin : begin + chunk])
         return decoding
 
 
@@ -62,15 +62,15 @@ class NetworkDecoding:
         self._past: Any = None
         self._known = np.zeros((rows, 0), dtype=bool)
 
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+    def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
         """Give the model the next tokens.
 
         Args:
             tokens: ``[batch, new]``.
-            known: ``[batch, new]``, false where a token is padding.
+            is_token: ``[batch, new]``, false where a token is padding.
         """
         # Nothing is copied where it is float32 already.
-        self.logits = self._forward(tokens, known)[:, -1].numpy().astype(np.float32, copy=False)
+        self.logits = self._forward(tokens, is_token)[:, -1].numpy().astype(np.float32, copy=False)
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Give the model the next tokens, and return the logits behind each.
@@ -87,16 +87,16 @@ class NetworkDecoding:
         rows: npt.NDArray[np.float32] = logits.reshape(-1, logits.shape[-1])
         return rows
 
-    def _forward(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> Any:
+    def _forward(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> Any:
         """Run the network on the next tokens, and return its logits, ``[batch, new, …]``."""
         past, new = self._known.shape[1], tokens.shape[1]
-        self._known = np.concatenate([self._known, known], axis=1)
+        self._known = np.concatenate([self._known, is_token], axis=1)
         positions = np.maximum(np.cumsum(self._known, axis=1) - 1, 0)[:, past:]
         # Of four dimensions, so that PaddleNLP takes it as it is.
         before = np.arange(past + new) <= np.arange(past, past + new)[:, None]
         visible = self._known[:, None, None, :] & before
         with paddle.no_grad():
-            found = self._network(
+            output = self._network(
                 input_ids=paddle.to_tensor(tokens),
                 position_ids=paddle.to_tensor(positions),
                 attention_mask=paddle.to_tensor(visible),
@@ -104,8 +104,8 @@ class NetworkDecoding:
                 use_cache=True,
                 return_dict=True,
             )
-        self._past = found.past_key_values
-        return found.logits
+        self._past = output.past_key_values
+        return output.logits
 
     def step(self, tokens: Sequence[int]) -> None:
         """Give the model the token that was chosen for every text."""
@@ -137,10 +137,10 @@ class NetworkDecoding:
             )
             for layer, added in zip(self._past, other._past, strict=True)
         ]
-        known = [
+        masks = [
             np.pad(part._known, ((0, 0), (longest - part.columns, 0))) for part in (self, other)
         ]
-        self._known = np.concatenate(known)
+        self._known = np.concatenate(masks)
         self.logits = np.concatenate([self.logits, other.logits])
 
     @property

@@ -24,8 +24,8 @@ class Decoding(Protocol):
     def columns(self) -> int:
         """Tokens of the longest text; every text takes the memory of so many."""
 
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens, ``[rows, new]``; not ``known`` are paddings."""
+    def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
+        """Give the model the next tokens, ``[rows, new]``; not ``is_token`` are paddings."""
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Give the model the next tokens, ``[rows, new]``, and return the logits behind each.

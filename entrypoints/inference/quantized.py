@@ -58,19 +58,19 @@ def weight_scales(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> dict[
         RequestError: scales are missing or damaged.
     """
     path = folder / WEIGHT_SCALES
-    told = _read(path)
-    found: dict[str, Floats] = {}
+    stored = _read(path)
+    scales_by_name: dict[str, Floats] = {}
     faults = []
     for name, shape in weights.items():
         layer = name.removesuffix(".weight")
-        value = told.get(f"{layer}.weight_quanter", told.get(f"{layer}.layer.weight_quanter"))
+        value = stored.get(f"{layer}.weight_quanter", stored.get(f"{layer}.layer.weight_quanter"))
         scales = _positive(value)
         if scales is None or scales.shape != shape[1:]:
             faults.append(f"{name} has no scale for each of its {shape[-1]} outputs")
         else:
-            found[name] = scales
+            scales_by_name[name] = scales
     _raise(faults, path)
-    return found
+    return scales_by_name
 
 
 def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
@@ -86,23 +86,23 @@ def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
     """
     scales: dict[str, Floats] = {}
     faults = []
-    told = _read(folder / ACTIVATIONS)
-    for name, value in told.items():
-        found = _positive(value)
-        if found is None or found.size != 1:
+    stored = _read(folder / ACTIVATIONS)
+    for name, value in stored.items():
+        values = _positive(value)
+        if values is None or values.size != 1:
             faults.append(f"{name} is {str(value)[:40]}, and not one positive number")
         else:
             product = name.removesuffix(".activation_quanter").removesuffix(".layer")
-            scales[product] = found.reshape(())
+            scales[product] = values.reshape(())
     _raise(faults, folder / ACTIVATIONS)
-    told = _read(folder / CACHE)
-    wanted = [f"llama.layers.{layer}.{cache}" for layer in range(layers) for cache in CACHES]
-    for product in wanted if told else ():
-        found = _positive(told.get(f"{product}.activation_quanter"))
-        if found is None or found.ndim != 1 or not found.size or found.size % key_heads:
+    stored = _read(folder / CACHE)
+    products = [f"llama.layers.{layer}.{cache}" for layer in range(layers) for cache in CACHES]
+    for product in products if stored else ():
+        values = _positive(stored.get(f"{product}.activation_quanter"))
+        if values is None or values.ndim != 1 or not values.size or values.size % key_heads:
             faults.append(f"{product} has no scale for each head")
         else:
-            scales[product] = found[:: found.size // key_heads].reshape(1, key_heads, 1, 1)
+            scales[product] = values[:: values.size // key_heads].reshape(1, key_heads, 1, 1)
     _raise(faults, folder / CACHE)
     return Rounding(scales) if scales else None
 
@@ -154,14 +154,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _positive(value: Any) -> Floats | None:
     """Return numbers as an array; None where they are none, not finite or not above zero."""
     try:
-        found = np.array(value)
+        numbers = np.array(value)
     except (ValueError, OverflowError):  # lists of unlike lengths, or numbers without end
         return None
-    if found.dtype.kind not in "iuf":
+    if numbers.dtype.kind not in "iuf":
         return None
     with np.errstate(over="ignore"):
-        found = found.astype(np.float32)
-    return found if np.isfinite(found).all() and (found > 0).all() else None
+        numbers = numbers.astype(np.float32)
+    return numbers if np.isfinite(numbers).all() and (numbers > 0).all() else None
 
 
 def _raise(faults: list[str], path: Path) -> None:

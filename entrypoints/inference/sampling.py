@@ -163,10 +163,10 @@ def choice(logits: Logits, token: int, likeliest: int) -> Choice:
     exact -= exact.max()
     exact -= np.log(np.exp(exact).sum())
     count = min(likeliest, exact.size)
-    top = np.argpartition(exact, -count)[-count:] if count else np.arange(0)
-    ordered = top[np.lexsort((top, -exact[top]))]
-    found = tuple(Chance(int(at), float(exact[at])) for at in ordered)
-    return Choice(Chance(token, float(exact[token])), found)
+    best = np.argpartition(exact, -count)[-count:] if count else np.arange(0)
+    ordered = best[np.lexsort((best, -exact[best]))]
+    top = tuple(Chance(int(at), float(exact[at])) for at in ordered)
+    return Choice(Chance(token, float(exact[token])), top)
 
 
 def penalized(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:

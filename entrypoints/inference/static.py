@@ -88,11 +88,11 @@ class Engine:
                 }
             )
             self._bound = cache.tensors
-        given = {each.name: shared(getattr(inputs, each.name)) for each in fields(Inputs)}
-        self._bind(given)
+        tensors_by_name = {each.name: shared(getattr(inputs, each.name)) for each in fields(Inputs)}
+        self._bind(tensors_by_name)
         self._predictor.run()
-        found: npt.NDArray[np.float32] = self._output.copy_to_cpu()
-        return found
+        logits: npt.NDArray[np.float32] = self._output.copy_to_cpu()
+        return logits
 
     def _bind(self, tensors: Mapping[str, Any]) -> None:
         for name, tensor in tensors.items():
@@ -114,8 +114,8 @@ def _check_operations(path: Path) -> None:
             "it is not a program of Paddle's", where=str(path), remedy="export the model again"
         ) from None
     blocks = [program.block(number) for number in range(program.num_blocks())]
-    found = {block.op(number).type() for block in blocks for number in range(block.op_size())}
-    if other := sorted(found - _OPERATIONS):
+    operations = {block.op(number).type() for block in blocks for number in range(block.op_size())}
+    if other := sorted(operations - _OPERATIONS):
         raise RequestError(
             f"the program has operations that no export makes: {', '.join(other)}",
             where=str(path),

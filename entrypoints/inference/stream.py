@@ -52,11 +52,11 @@ class TextStream:
         if self.stopped:
             return ""
         self._tokens.append(token)
-        known, text = self._context_and_text()
-        if text.endswith(_HALF) or len(text) <= len(known):
+        context, text = self._context_and_text()
+        if text.endswith(_HALF) or len(text) <= len(context):
             return ""
         self._begin, self._done = self._done, len(self._tokens)
-        return self._let_out(text[len(known) :])
+        return self._let_out(text[len(context) :])
 
     def finish(self) -> str:
         """Return what was held back: nothing more comes.
@@ -66,9 +66,9 @@ class TextStream:
         """
         if self.stopped:
             return ""
-        known, text = self._context_and_text()
+        context, text = self._context_and_text()
         self._done = len(self._tokens)
-        piece = self._let_out(text[len(known) :].rstrip(_HALF))
+        piece = self._let_out(text[len(context) :].rstrip(_HALF))
         if self.stopped:
             return piece
         rest, self._held = self._held, ""

@@ -123,11 +123,13 @@ class Text:
         if prompt.plain and len(prompt.messages) == 1:
             return prompt.messages[0].content
         if self._raw:
-            what, remedy = "--raw takes prompts, not messages", 'write {"id": …, "prompt": "…"}'
+            message, remedy = "--raw takes prompts, not messages", 'write {"id": …, "prompt": "…"}'
         else:
-            what = "the model has no chat template, so that it takes neither messages nor --system"
+            message = (
+                "the model has no chat template, so that it takes neither messages nor --system"
+            )
             remedy = "give a plain prompt, or put the model's template into chat_template.jinja"
-        raise RequestError(what, where=prompt.where or str(self._folder), remedy=remedy)
+        raise RequestError(message, where=prompt.where or str(self._folder), remedy=remedy)
 
     def _rendered(self, prompt: Prompt) -> str:
         template = self._tokenizer.chat_template
@@ -153,9 +155,9 @@ class Text:
         self._check_turns(prompt)
         if messages[0].role == "system":
             if "system" not in (self._tokenizer.chat_template.system or ""):
-                what = "the model's chat template has a system message of its own"
+                message = "the model's chat template has a system message of its own"
                 raise RequestError(
-                    what,
+                    message,
                     where=prompt.where or str(self._folder),
                     remedy="put what it says into the first message of the user",
                 )
@@ -166,14 +168,14 @@ class Text:
 
     def _check_turns(self, prompt: Prompt) -> None:
         """Check that user and assistant speak in turn: this kind of template has pairs."""
-        said = [m.role for m in prompt.messages]
-        turns = said[1:] if said[0] == "system" else said
+        roles = [m.role for m in prompt.messages]
+        turns = roles[1:] if roles[0] == "system" else roles
         if any(role != ("user", "assistant")[at % 2] for at, role in enumerate(turns)) or (
             len(turns) % 2 == 0
         ):
-            what = "the model's chat template takes user and assistant in turn, the user last"
+            message = "the model's chat template takes user and assistant in turn, the user last"
             raise RequestError(
-                what,
+                message,
                 where=prompt.where or str(self._folder),
                 remedy="leave out what is not in turn; --raw goes without the template",
             )
@@ -222,16 +224,16 @@ def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:
     Raises:
         RequestError: prompts do not fit; up to 20 of them are named.
     """
-    found: list[list[int]] = []
+    rows: list[list[int]] = []
     problems: list[Problem] = []
     for prompt in prompts:
         try:
-            found.append(text.tokens(prompt))
+            rows.append(text.tokens(prompt))
         except RequestError as error:
             problems.extend(error.problems)
     if problems:
         raise RequestError(listed(problems, "bad prompts"))
-    return found
+    return rows
 
 
 def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
@@ -244,11 +246,11 @@ def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
         path = folder / name
         if not path.is_file():
             continue
-        found = json_files.read_object(path).get("eos_token_id")
-        numbers = found if isinstance(found, list) else [] if found is None else [found]
+        end = json_files.read_object(path).get("eos_token_id")
+        numbers = end if isinstance(end, list) else [] if end is None else [end]
         if not all(type(number) is int for number in numbers):
             raise RequestError(
-                f"eos_token_id is {found!r:.40}",
+                f"eos_token_id is {end!r:.40}",
                 where=str(path),
                 remedy="fetch the model again: ./inv fetch NAME --force",
             )

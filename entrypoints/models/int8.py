@@ -70,16 +70,16 @@ def quantized(values: Floats, scales: Any) -> npt.NDArray[np.int8]:
 def dequantized(values: npt.NDArray[np.int8], scales: Any) -> Floats:
     """Return what :func:`quantized` values stand for."""
     steps = np.asarray(scales, dtype=np.float32) / np.float32(LARGEST)
-    found: Floats = values.astype(np.float32)
-    found *= steps
-    return found
+    floats: Floats = values.astype(np.float32)
+    floats *= steps
+    return floats
 
 
 def fake_quantized(values: Floats, scales: Any) -> Floats:
     """Return what values are after they have been in eight bits."""
-    found = _rounded(values, scales)
-    found *= np.asarray(scales, dtype=np.float32) / np.float32(LARGEST)
-    return found
+    rounded = _rounded(values, scales)
+    rounded *= np.asarray(scales, dtype=np.float32) / np.float32(LARGEST)
+    return rounded
 
 
 def smoothing(activations: Floats, weights: Floats, alpha: float = ALPHA) -> Floats:
@@ -92,11 +92,11 @@ def smoothing(activations: Floats, weights: Floats, alpha: float = ALPHA) -> Flo
     """
     # A row of zeros takes any factor; one that is infinite would make its channel nothing.
     rows = np.maximum(weights, np.float32(_LEAST)) ** np.float32(1 - alpha)
-    found = activations ** np.float32(alpha) / rows
-    return np.maximum(found, np.float32(_LEAST_SMOOTHING)).astype(np.float32)
+    factors = activations ** np.float32(alpha) / rows
+    return np.maximum(factors, np.float32(_LEAST_SMOOTHING)).astype(np.float32)
 
 
 def _rounded(values: Floats, scales: Any) -> Floats:
     steps = np.float32(LARGEST) / np.asarray(scales, dtype=np.float32)
-    found = np.rint(values * steps)
-    return np.clip(found, -LARGEST - 1, LARGEST, out=found)
+    rounded = np.rint(values * steps)
+    return np.clip(rounded, -LARGEST - 1, LARGEST, out=rounded)

@@ -76,15 +76,15 @@ def paddle_names(name: str, shape: tuple[int, ...]) -> tuple[str, bool]:
 
 
 def problems_of(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str
+    actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str
 ) -> list[Problem]:
     """Return how the weights that were found differ from those that a Llama has."""
-    faults = [f"weight {name} is missing" for name in wanted if name not in found]
-    faults += [f"weight {name} is none of a Llama's" for name in found if name not in wanted]
+    faults = [f"weight {name} is missing" for name in expected if name not in actual]
+    faults += [f"weight {name} is none of a Llama's" for name in actual if name not in expected]
     faults += [
-        f"weight {name} has the shape {list(found[name])}, not {list(wanted[name])}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
+        f"weight {name} has the shape {list(actual[name])}, not {list(expected[name])}"
+        for name in expected
+        if name in actual and actual[name] != expected[name]
     ]
     more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
     return [

@@ -111,24 +111,24 @@ def read_header(path: Path) -> dict[str, Stored]:
             remedy="get the file again from the model's source",
         )
     header.pop("__metadata__", None)
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     problems = []
     for name, entry in header.items():
         try:
-            found[name] = _stored(entry, 8 + length, size)
+            tensors[name] = _stored(entry, 8 + length, size)
         except (KeyError, TypeError, ValueError) as error:
             problems.append(Problem(f'tensor "{name}": {error}', str(path), "get the file again"))
-    if not problems and (twice := _overlapping(found)):
-        what = f'tensors "{twice[0]}" and "{twice[1]}" lie upon each other'
-        problems.append(Problem(what, str(path), "get the file again"))
+    if not problems and (twice := _overlapping(tensors)):
+        message = f'tensors "{twice[0]}" and "{twice[1]}" lie upon each other'
+        problems.append(Problem(message, str(path), "get the file again"))
     if problems:
         raise RequestError(problems)
-    return found
+    return tensors
 
 
-def _overlapping(found: dict[str, Stored]) -> tuple[str, str] | None:
+def _overlapping(tensors: dict[str, Stored]) -> tuple[str, str] | None:
     """Return two tensors that share bytes, which no writer makes, or None."""
-    placed = sorted((s.begin, s.end, name) for name, s in found.items() if s.end > s.begin)
+    placed = sorted((s.begin, s.end, name) for name, s in tensors.items() if s.end > s.begin)
     for (_, end, name), (begin, _, other) in pairwise(placed):
         if begin < end:
             return name, other

@@ -79,9 +79,9 @@ def documents(block: Block, form: str, rules: Rules) -> Found:
         form: of the file that it is of.
         rules: how to read them.
     """
-    found = Found()
+    batch = Found()
     if block.too_long:
-        found.reject(block.line, _too_long())
+        batch.reject(block.line, _too_long())
     for line, data in _records(block, reading.unit(form, rules.document)):
         try:
             if len(data) > reading.LONGEST:
@@ -92,11 +92,11 @@ def documents(block: Block, form: str, rules: Rules) -> Found:
             if not text:
                 raise _Bad("empty")
         except _Bad as bad:
-            found.reject(line, bad.reason, bad.detail)
+            batch.reject(line, bad.reason, bad.detail)
         else:
-            found.texts.append(text)
-            found.lines.append(line)
-    return found
+            batch.texts.append(text)
+            batch.lines.append(line)
+    return batch
 
 
 def without_repeats(text: str, longest: int) -> str:
@@ -138,9 +138,9 @@ def _records(block: Block, unit: str) -> Iterator[tuple[int, bytes]]:
 def _paragraphs(data: bytes) -> Iterator[bytes]:
     """Yield what stands between blank lines; together they are all of the bytes."""
     start = 0
-    for found in _BLANK.finditer(data):
-        yield data[start : found.end()]
-        start = found.end()
+    for blank in _BLANK.finditer(data):
+        yield data[start : blank.end()]
+        start = blank.end()
     yield data[start:]
 
 
@@ -163,8 +163,8 @@ def _text(line: str, key: str) -> str:
     if not isinstance(entry, dict):
         raise _Bad("not a JSON object")
     if key not in entry:
-        known = ", ".join(list(map(str, entry))[:8])
-        raise _Bad(f'no key "{key}"', f"; it has: {known or 'none'}")
+        keys = ", ".join(list(map(str, entry))[:8])
+        raise _Bad(f'no key "{key}"', f"; it has: {keys or 'none'}")
     text = entry[key]
     if not isinstance(text, str):
         raise _Bad(f'"{key}" is not a string')

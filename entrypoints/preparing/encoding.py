@@ -131,7 +131,7 @@ def encoder(tokenizer: Any) -> Encode:
 
 
 def _stored(ids: _Ids, code: int) -> Encode:
-    return lambda texts: [stored(found, code) for found in ids(texts)]
+    return lambda texts: [stored(token_ids, code) for token_ids in ids(texts)]
 
 
 def _batched(tokenizer: Any, code: int) -> Encode | None:
@@ -157,7 +157,8 @@ def _by_rust(backend: Any) -> _Ids:
     backend.no_truncation()
     backend.no_padding()
     return lambda texts: [
-        found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoding.ids
+        for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)
     ]
 
 
@@ -178,15 +179,15 @@ def _byte_level(tokenizer: Any) -> Any:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
-    made = Tokenizer(models.BPE(vocab=tokenizer.encoder, merges=merges))
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    backend = Tokenizer(models.BPE(vocab=tokenizer.encoder, merges=merges))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return made
+    return backend
 
 
 class Remembering:
@@ -213,15 +214,15 @@ class Remembering:
     def __call__(self, texts: Sequence[str]) -> list[bytes]:
         """Return the tokens of each text."""
         split = [self._split(text) for text in texts]
-        known = self._known
-        if len(known) > _REMEMBERED:
-            known.clear()
-        unknown = list({*chain.from_iterable(split)}.difference(known))
-        known.update(zip(unknown, self._whole(unknown), strict=True))
-        tokens = [b"".join([known[piece] for piece in pieces]) for pieces in split]
+        cache = self._known
+        if len(cache) > _REMEMBERED:
+            cache.clear()
+        unknown = list({*chain.from_iterable(split)}.difference(cache))
+        cache.update(zip(unknown, self._whole(unknown), strict=True))
+        tokens = [b"".join([cache[piece] for piece in pieces]) for pieces in split]
         for piece in unknown:
             if len(piece) > _LONGEST_REMEMBERED:
-                del known[piece]
+                del cache[piece]
         return tokens
 
     def _split(self, text: str) -> list[str]:

@@ -83,15 +83,15 @@ def write(folder: Path, state: State) -> None:
 def read(folder: Path) -> State | None:
     """Return the state that was written last, or None if there is none that can be read."""
     try:
-        found = json_files.parse((folder / _NAME).read_text(encoding="utf-8"))
+        state = json_files.parse((folder / _NAME).read_text(encoding="utf-8"))
         return State(
             **{
-                **found,
-                "place": Place(**found["place"]),
-                "tokens": Growing(**found["tokens"]),
-                "sizes": Growing(**found["sizes"]),
-                "bad": tuple((where, why) for where, why in found["bad"]),
-                "hashes": tuple(found["hashes"]),
+                **state,
+                "place": Place(**state["place"]),
+                "tokens": Growing(**state["tokens"]),
+                "sizes": Growing(**state["sizes"]),
+                "bad": tuple((where, why) for where, why in state["bad"]),
+                "hashes": tuple(state["hashes"]),
             }
         )
     except (OSError, ValueError, TypeError, KeyError):

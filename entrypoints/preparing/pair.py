@@ -103,6 +103,6 @@ def tokens(pair: Pair, document: int, most: int) -> list[int]:
     """Return the first tokens of a document, ``most`` at the most."""
     sizes = lengths(pair)
     start = int(sizes[:document].sum(dtype=np.int64))
-    found = np.memmap(tokens_path(pair.prefix), _TYPES[pair.code], "r")
-    ids: list[int] = found[start : start + min(int(sizes[document]), most)].tolist()
+    mapped = np.memmap(tokens_path(pair.prefix), _TYPES[pair.code], "r")
+    ids: list[int] = mapped[start : start + min(int(sizes[document]), most)].tolist()
     return ids

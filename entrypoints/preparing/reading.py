@@ -111,27 +111,27 @@ class Reader:
                 not what it was.
         """
         self._skip(start)
-        place, kept = start, bytearray()
+        place, buffer = start, bytearray()
         dropped_from = 0  # the line where a document begins that is too long to be kept
         while True:
             more = self._read(BLOCK)
-            kept += more
+            buffer += more
             if dropped_from:
-                cut = self._unit.first(kept)
-                size = cut or (max(0, len(kept) - _TAIL) if more else len(kept))
-                place = self._after(place, kept[:size])
-                del kept[:size]
+                cut = self._unit.first(buffer)
+                size = cut or (max(0, len(buffer) - _TAIL) if more else len(buffer))
+                place = self._after(place, buffer[:size])
+                del buffer[:size]
                 if more and not cut:
                     continue
                 yield Block(b"", dropped_from, place, too_long=True)
                 dropped_from = 0
-            cut = self._unit.last(kept) if more else len(kept)
+            cut = self._unit.last(buffer) if more else len(buffer)
             if cut:
-                data, line = bytes(kept[:cut]), place.line
-                del kept[:cut]
+                data, line = bytes(buffer[:cut]), place.line
+                del buffer[:cut]
                 place = self._after(place, data)
                 yield Block(data, line, place)
-            elif len(kept) > LONGEST + BLOCK:
+            elif len(buffer) > LONGEST + BLOCK:
                 dropped_from = place.line
             if not more:
                 return
@@ -199,10 +199,10 @@ def _unpacked(stream: io.BufferedReader, name: str) -> Any:
         import pyarrow
 
         return pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd")
-    for magic, what in _UNREAD.items():
+    for magic, kind in _UNREAD.items():
         if start.startswith(magic):
             raise RequestError(
-                f"it is packed as {what}, which is not read here",
+                f"it is packed as {kind}, which is not read here",
                 where=name,
                 remedy="plain, gzip or zstd; or unpack it into a pipe: … | prepare --input -",
             )
@@ -223,14 +223,14 @@ class _Unit:
 
 
 def _first_paragraph(data: bytearray) -> int:
-    found = _BLANK.search(data)
-    return found.end() if found else 0
+    blank = _BLANK.search(data)
+    return blank.end() if blank else 0
 
 
 def _last_paragraph(data: bytearray) -> int:
     plain, returned = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
     if plain < 0 and returned < 0:
-        return max((found.end() for found in _BLANK.finditer(data)), default=0)
+        return max((blank.end() for blank in _BLANK.finditer(data)), default=0)
     return max(plain + 2 if plain >= 0 else 0, returned + 3 if returned >= 0 else 0)
 
 

@@ -163,15 +163,15 @@ def _begin_worker() -> None:
 def _make(block: Block, form: str) -> _Made:
     """Make tokens of a block's documents; in a worker."""
     assert _worker is not None
-    found = documents.documents(block, form, _worker.rules)
+    parsed = documents.documents(block, form, _worker.rules)
     batch = encoding.Batch(_worker.code)
-    encoded = _worker.encode(found.texts) if found.texts else []
-    for line, tokens in zip(found.lines, encoded, strict=True):
+    encoded = _worker.encode(parsed.texts) if parsed.texts else []
+    for line, tokens in zip(parsed.lines, encoded, strict=True):
         if tokens:
             batch.add(tokens + _worker.end)
         else:
-            found.reject(line, "empty", ": no tokens")
-    return _Made(batch.tokens, batch.sizes, dict(found.reasons), found.bad)
+            parsed.reject(line, "empty", ": no tokens")
+    return _Made(batch.tokens, batch.sizes, dict(parsed.reasons), parsed.bad)
 
 
 class _Writer:
@@ -194,27 +194,30 @@ class _Writer:
         self._saved = time.monotonic()
         self._progress = _Progress(task.sources, start)
 
-    def add(self, made: _Made, place: Place, source: Source) -> None:
+    def add(self, encoded: _Made, place: Place, source: Source) -> None:
         """Write what became of a block."""
-        if made.bad and self._task.fail:
+        if encoded.bad and self._task.fail:
             raise RequestError(
-                [Problem(why, f"{source.path}:{line}", "mend the line") for line, why in made.bad]
+                [
+                    Problem(why, f"{source.path}:{line}", "mend the line")
+                    for line, why in encoded.bad
+                ]
                 + [Problem("bad records end it", "--on-bad fail", "--on-bad skip counts them")]
             )
-        self._tokens.write(made.tokens)
-        self._sizes.write(made.sizes)
+        self._tokens.write(encoded.tokens)
+        self._sizes.write(encoded.sizes)
         state = self.state
-        shown = [(f"{source.path}:{line}", why) for line, why in made.bad]
+        shown = [(f"{source.path}:{line}", why) for line, why in encoded.bad]
         shown = shown[: SHOWN - len(state.bad)]
         for where, why in shown:
             warn(f"skipped: {where}: {why}")
         self.state = replace(
             state,
             place=place,
-            tokens=state.tokens.longer_by(made.tokens),
-            sizes=state.sizes.longer_by(made.sizes),
-            documents=state.documents + len(made.sizes) // 4,
-            reasons=dict(Counter(state.reasons) + Counter(made.reasons)),
+            tokens=state.tokens.longer_by(encoded.tokens),
+            sizes=state.sizes.longer_by(encoded.sizes),
+            documents=state.documents + len(encoded.sizes) // 4,
+            reasons=dict(Counter(state.reasons) + Counter(encoded.reasons)),
             bad=(*state.bad, *shown),
         )
         self._progress.tell(self.state)

@@ -42,11 +42,11 @@ def lines(sizes: Any, split: str) -> list[str]:
         split: shares of training, evaluation and test.
     """
     total = int(sizes.sum(dtype=np.int64))
-    found = [f"documents {len(sizes)}   tokens {total}"]
+    rows = [f"documents {len(sizes)}   tokens {total}"]
     if not len(sizes):
-        return found
+        return rows
     low, median, high = (int(v) for v in np.percentile(sizes, (5, 50, 95)))
-    found.append(
+    rows.append(
         f"tokens of a document: shortest {sizes.min()}, 5% {low}, median {median}, "
         f"95% {high}, longest {sizes.max()}, mean {total / len(sizes):.1f}"
     )
@@ -54,15 +54,15 @@ def lines(sizes: Any, split: str) -> list[str]:
     most = max(count for _, count in bins)
     for start, count in bins:
         bar = "█" * max(round(_BAR * count / most), 1 if count else 0)
-        found.append(f"{start:>9} to {2 * start - 1:<9} {count:>10}  {bar}".rstrip())
+        rows.append(f"{start:>9} to {2 * start - 1:<9} {count:>10}  {bar}".rstrip())
     bounds = corpus.bounds(split, len(sizes))
-    found.append(f"split {split}:")
+    rows.append(f"split {split}:")
     for name, start, end in zip(
         ("training", "evaluation", "test"), bounds, bounds[1:], strict=False
     ):
         tokens = int(sizes[start:end].sum(dtype=np.int64))
-        found.append(f"  {name:<10} documents {start} to {end} ({end - start}), {tokens} tokens")
-    return found
+        rows.append(f"  {name:<10} documents {start} to {end} ({end - start}), {tokens} tokens")
+    return rows
 
 
 def draw(corpora: Sequence[tuple[str, Any]], path: Path) -> None:

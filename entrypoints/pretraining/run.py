@@ -101,13 +101,13 @@ def _samples(request: Request, settings: Arguments) -> dict[str, samples.Samples
     )
     batches = config["max_steps"] * config["gradient_accumulation_steps"]
     rows = config["per_device_train_batch_size"]
-    found = {"train": samples.Samples(train, rows, batches, share)}
-    wanted = {"eval": (config["do_eval"], evaluation), "test": (config["do_predict"], test)}
-    for split, (is_wanted, dataset) in wanted.items():
+    samples_by_split = {"train": samples.Samples(train, rows, batches, share)}
+    splits = {"eval": (config["do_eval"], evaluation), "test": (config["do_predict"], test)}
+    for split, (is_wanted, dataset) in splits.items():
         if is_wanted:
             rows = config["per_device_eval_batch_size"]
-            found[split] = samples.Samples(dataset, rows, config["eval_iters"], share)
-    return found
+            samples_by_split[split] = samples.Samples(dataset, rows, config["eval_iters"], share)
+    return samples_by_split
 
 
 def _say_size(network: Any, settings: Arguments) -> None:

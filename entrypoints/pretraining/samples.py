@@ -38,7 +38,7 @@ def datasets(
         log: the file for what is printed.
     """
     batch = config["per_device_eval_batch_size"] * share.world * config["eval_iters"]
-    wanted = [
+    counts = [
         config["per_device_train_batch_size"]
         * share.world
         * config["max_steps"]
@@ -47,18 +47,18 @@ def datasets(
         batch,
     ]
     with _output_into(log):
-        found: tuple[Any, Any, Any] = build_train_valid_test_datasets(
+        splits: tuple[Any, Any, Any] = build_train_valid_test_datasets(
             data_prefix=list(corpus),
             data_impl=config["data_impl"],
             splits_string=config["split"],
-            train_val_test_num_samples=wanted,
+            train_val_test_num_samples=counts,
             seq_length=config["max_seq_length"],
             seed=config["seed"],
             skip_warmup=True,
             share_folder=True,
             data_cache_path=config["data_cache"] or str(run / _CACHE),
         )
-    return found
+    return splits
 
 
 @contextmanager
@@ -68,15 +68,15 @@ def _output_into(path: Path) -> Iterator[None]:
     The index is made in C++, which says what it does without asking Python where to.
     """
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     try:
         with path.open("ab") as stream:
             os.dup2(stream.fileno(), 1)
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 class Samples:

@@ -104,19 +104,19 @@ class Pretrainer(Loop):
 
     def of_a_step(self) -> dict[str, Any]:
         """Return the tokens seen so far, and the share of the devices' peak that was used."""
-        found: dict[str, Any] = {"tokens": self.state.global_step * self.tokens_of_a_step}
+        metrics: dict[str, Any] = {"tokens": self.state.global_step * self.tokens_of_a_step}
         if self._peak and self._seconds:
             speed = self._tokens * self.args.dataset_world_size / self._seconds
             peak = self._peak * _TERA * self.args.world_size
-            found["mfu"] = round(speed * self._flops / peak, 4)
-        return found
+            metrics["mfu"] = round(speed * self._flops / peak, 4)
+        return metrics
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Return loss and perplexity over the same samples each time."""
-        found = self.evaluated("eval")
-        self.log(dict(found))
-        self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        metrics = self.evaluated("eval")
+        self.log(dict(metrics))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def evaluated(self, split: str) -> dict[str, float]:
         """Return loss and perplexity over the samples of a split.

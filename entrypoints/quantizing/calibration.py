@@ -152,10 +152,10 @@ class Calibration:
         ]
 
     def _observed(
-        self, what: str, names: Iterable[str], make: Callable[[], _Kind]
+        self, step: str, names: Iterable[str], make: Callable[[], _Kind]
     ) -> dict[str, _Kind]:
         observers = {name: make() for name in names}
-        self._read(what, observers)
+        self._read(step, observers)
         return observers
 
     def _read(self, what: str, observers: Mapping[str, Observer]) -> None:

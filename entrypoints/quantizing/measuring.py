@@ -46,46 +46,46 @@ class Measured:
         return math.exp(self.loss)
 
 
-def measure(what: str, model: Model, rows: Rows) -> Measured:
+def measure(label: str, model: Model, rows: Rows) -> Measured:
     """Return how well a model predicts each token of each row behind the first.
 
     Args:
-        what: the work, for the reader.
+        label: the work, for the reader.
         model: the model.
         rows: the text.
     """
     total, likeliest = 0.0, []
-    progress = in_units(what, len(rows.rows), "rows")
+    progress = in_units(label, len(rows.rows), "rows")
     for number, row in enumerate(rows.rows, 1):
         decoding = model.begin(1)
         at = 1
         for piece in pieces(row[:-1]):
             logits = decoding.read_all(piece)
-            wanted = np.array(row[at : at + len(logits)])
+            targets = np.array(row[at : at + len(logits)])
             at += len(logits)
-            total += float(_losses(logits, wanted).sum())
+            total += float(_losses(logits, targets).sum())
             likeliest.append(logits.argmax(axis=1))
         progress(number)
     chosen = np.concatenate(likeliest)
     return Measured(total / len(chosen), chosen, _greedy(model, rows))
 
 
-def _losses(logits: Floats, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _losses(logits: Floats, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     highest = logits.max(axis=1)
     sums = np.exp(logits - highest[:, None]).sum(axis=1, dtype=np.float64)
-    found: npt.NDArray[np.float64] = np.log(sums)
-    found += highest - logits[np.arange(len(wanted)), wanted]
-    return found
+    losses: npt.NDArray[np.float64] = np.log(sums)
+    losses += highest - logits[np.arange(len(targets)), targets]
+    return losses
 
 
 def _greedy(model: Model, rows: Rows) -> tuple[tuple[int, ...], ...]:
     prompts = [row[:_PROMPT] for row in rows.rows[:_PROMPTS]]
     decoding = model.start(prompts)
-    found: list[Any] = []
+    steps: list[Any] = []
     for _ in range(NEW_TOKENS):
-        found.append(decoding.logits.argmax(axis=1))
-        decoding.step(found[-1].tolist())
-    return tuple(tuple(int(token) for token in row) for row in np.stack(found, axis=1))
+        steps.append(decoding.logits.argmax(axis=1))
+        decoding.step(steps[-1].tolist())
+    return tuple(tuple(int(token) for token in row) for row in np.stack(steps, axis=1))
 
 
 def agreement(before: Measured, after: Measured) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class _Errors:
         missed = np.linalg.norm(rounded - weight)
         return cls(_ratio(float(missed), float(np.linalg.norm(weight))))
 
-    def add(self, right: Floats, found: Floats) -> None:
-        difference = found - right
+    def add(self, right: Floats, actual: Floats) -> None:
+        difference = actual - right
         self.largest = max(self.largest, float(np.abs(difference).max()))
         self.errors += float(np.square(difference, dtype=np.float64).sum())
         self.outputs += float(np.square(right, dtype=np.float64).sum())

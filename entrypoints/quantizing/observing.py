@@ -68,8 +68,8 @@ class Largest(Observer):
 
     def result(self) -> float:
         """Return the scale, above zero."""
-        found = float(np.mean(self._steps) if self._average else max(self._steps))
-        return max(found, 1e-7)  # upstream's least
+        largest = float(np.mean(self._steps) if self._average else max(self._steps))
+        return max(largest, 1e-7)  # upstream's least
 
 
 class LargestOfHeads(Observer):

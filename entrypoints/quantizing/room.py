@@ -63,14 +63,16 @@ def check(folder: Path, config: LlamaConfig, method: Method, root: Path = Path("
     problems = []
     needed, free = bytes_on_disk(config, method), shutil.disk_usage(place).free
     if free < needed:
-        what = f"the quantized model takes up to {_mib(needed)} MiB, and {_mib(free)} MiB are free"
+        message = (
+            f"the quantized model takes up to {_mib(needed)} MiB, and {_mib(free)} MiB are free"
+        )
         remedy = "free some space, and start the same command again"
-        problems.append(Problem(what, str(place), remedy))
+        problems.append(Problem(message, str(place), remedy))
     needed, free = bytes_of_memory(config), min(_memory(root), default=2**63)
     if free < needed:
-        what = f"quantizing takes {_mib(needed)} MiB of memory, and {_mib(free)} MiB are there"
+        message = f"quantizing takes {_mib(needed)} MiB of memory, and {_mib(free)} MiB are there"
         remedy = "a machine with more, or a smaller model"
-        problems.append(Problem(what, "memory", remedy))
+        problems.append(Problem(message, "memory", remedy))
     if problems:
         raise MachineError(problems)
 

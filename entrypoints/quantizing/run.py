@@ -67,12 +67,12 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
         source = Weights(folder)
     with clock.timed("text"):
         phase("read the text")
-        told = config["tokenizer_name_or_path"]
-        tokens = tokenizer.load(workspace.find_model(told) if told else folder)
+        tokenizer_name = config["tokenizer_name_or_path"]
+        tokens = tokenizer.load(workspace.find_model(tokenizer_name) if tokenizer_name else folder)
         texts = text.read(config, tokens, models.context_length(folder))
-        for what, rows in (("calibrate on", texts.calibration), ("measure on", texts.held_out)):
+        for purpose, rows in (("calibrate on", texts.calibration), ("measure on", texts.held_out)):
             if rows:
-                note(f"to {what}: {len(rows.rows)} rows, {rows.tokens} tokens, of {rows.source}")
+                note(f"to {purpose}: {len(rows.rows)} rows, {rows.tokens} tokens, of {rows.source}")
     with clock.timed("measure_before"):
         phase("measure the model")
         right = measure("float32", before, texts.held_out)
@@ -100,8 +100,8 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
         del calibration, weights
         with clock.timed("measure_after"):
             phase("measure what was written")
-            made: Any = models.load(part)
-            found = measure(method.quant_type, made, texts.held_out)
+            quantized: Any = models.load(part)
+            after = measure(method.quant_type, quantized, texts.held_out)
         report: dict[str, Any] = {
             "format": FORMAT,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -111,10 +111,10 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
             "held_out": texts.held_out.described(),
             "perplexity": {
                 "before": right.perplexity,
-                "after": found.perplexity,
-                "ratio": found.perplexity / right.perplexity,
+                "after": after.perplexity,
+                "ratio": after.perplexity / right.perplexity,
             },
-            "agreement": agreement(right, found),
+            "agreement": agreement(right, after),
             "bytes": {"before": _bytes_of_weights(folder), "after": written},
             "products": products,
             "versions": {
@@ -156,10 +156,10 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def timed(self, what: str) -> Iterator[None]:
+    def timed(self, step: str) -> Iterator[None]:
         begun = time.perf_counter()
         yield
-        self.seconds[what] = round(time.perf_counter() - begun, 2)
+        self.seconds[step] = round(time.perf_counter() - begun, 2)
 
 
 def _bytes_of_weights(folder: Path) -> int:

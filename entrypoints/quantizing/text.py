@@ -85,21 +85,21 @@ def read(config: Config, tokenizer: Any, context: int) -> Texts:
         config["shift_step"] if config["shift"] else 0,
         config["smooth_step"] if config["smooth"] else 0,
     )
-    wanted = steps * config["per_device_train_batch_size"]
+    count = steps * config["per_device_train_batch_size"]
     evaluated = config["max_evaluate_steps"] * config["per_device_eval_batch_size"]
     if name.startswith(texts.PREFIX):
         held_out = evaluated if evaluated > 0 else _HELD_OUT
-        return _of_text(name, tokenizer, length, wanted, held_out, config["seed"])
+        return _of_text(name, tokenizer, length, count, held_out, config["seed"])
     folder = Path(name)
     encoder = Encoder(tokenizer, min(config["src_length"], length - 1), length)
     split = calibration_split(folder)
     # Records are shuffled, and not rows, so that only those are tokenized that are wanted.
-    chosen = list(records.read(folder, split)) if wanted else []
+    chosen = list(records.read(folder, split)) if count else []
     random.Random(config["seed"]).shuffle(chosen)
-    rows = list(islice(_encoded(encoder, chosen), wanted))
+    rows = list(islice(_encoded(encoder, chosen), count))
     rest = _encoded(encoder, records.read(folder, "dev"))
     return Texts(
-        _rows(_source(folder, split), rows) if wanted else None,
+        _rows(_source(folder, split), rows) if count else None,
         _rows(_source(folder, "dev"), list(islice(rest, evaluated if evaluated > 0 else None))),
     )
 
@@ -108,8 +108,8 @@ def _source(folder: Path, split: str) -> str:
     return ", ".join(map(str, records.files(folder, split)))
 
 
-def _encoded(encoder: Encoder, found: Iterable[records.Record]) -> Iterator[tuple[int, ...]]:
-    for record in found:
+def _encoded(encoder: Encoder, records_read: Iterable[records.Record]) -> Iterator[tuple[int, ...]]:
+    for record in records_read:
         example, _ = encoder.encode(record)
         # Its last label is the token behind its last one.
         row = (*example.input_ids, *example.labels[-1:])
@@ -117,13 +117,11 @@ def _encoded(encoder: Encoder, found: Iterable[records.Record]) -> Iterator[tupl
             yield row
 
 
-def _of_text(
-    name: str, tokenizer: Any, length: int, wanted: int, held_out: int, seed: int
-) -> Texts:
+def _of_text(name: str, tokenizer: Any, length: int, count: int, held_out: int, seed: int) -> Texts:
     paths = list(texts.find(name).files())
     random.Random(seed).shuffle(paths)
     parts: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
-    counts = (wanted, held_out)
+    counts = (count, held_out)
     for number, path in enumerate(paths):
         part = number % 2
         if len(parts[part]) == counts[part]:
@@ -137,7 +135,7 @@ def _of_text(
             parts[part].append(tuple(ids[:length]))
     calibration, rest = parts
     return Texts(
-        _rows(f"{name}, one half", calibration) if wanted else None,
+        _rows(f"{name}, one half", calibration) if count else None,
         _rows(f"{name}, the other half", rest),
     )
 

@@ -88,25 +88,25 @@ def write(
 def _tensors(
     source: Weights, weights: Mapping[str, Floats], by_name: Mapping[str, Floats], method: Method
 ) -> list[Tensor]:
-    found = []
+    tensors = []
     for name, values in weights.items():
         if name in by_name:
-            found.append(_in_eight_bits(name, values, by_name[name]))
+            tensors.append(_in_eight_bits(name, values, by_name[name]))
         elif name in source and np.array_equal(values, source[name]):
-            found.append(source.as_stored(name))
+            tensors.append(source.as_stored(name))
         else:
             # Upstream's reader looks for one of the wrapped layers' biases in the wrapped one.
             stored = name.replace(".down_proj.bias", ".down_proj.layer.bias")
-            found.append(Tensor(stored, "F32", values.shape, lambda values=values: values))  # type: ignore[misc]
-    return found
+            tensors.append(Tensor(stored, "F32", values.shape, lambda values=values: values))  # type: ignore[misc]
+    return tensors
 
 
 def _in_eight_bits(name: str, values: Floats, scale: Floats) -> Tensor:
     return Tensor(name, "I8", values.shape, lambda: int8.quantized(values, scale))
 
 
-def _spelt(values: Mapping[str, Any], what: str, method: Method) -> dict[str, Any]:
-    return {f"{spelt(n, wrapped=method.all_linears)}.{what}": v for n, v in values.items()}
+def _spelt(values: Mapping[str, Any], kind: str, method: Method) -> dict[str, Any]:
+    return {f"{spelt(n, wrapped=method.all_linears)}.{kind}": v for n, v in values.items()}
 
 
 def _write_scales(path: Path, values: Mapping[str, Any]) -> None:

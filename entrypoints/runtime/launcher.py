@@ -284,18 +284,18 @@ def _wait(
     """
     if peers is None:
         return child.wait()
-    told = started = False
+    announced = started = False
     start_by = time.monotonic() + peers.nodes.wait
     kill_at = float("inf")
     while child.poll() is None:
         peers.tend(_LOOK_SECONDS)
         now = time.monotonic()
-        if received and not told:
-            told = True
+        if received and not announced:
+            announced = True
             peers.stop()
         elif peers.stopped_by and not received:
             note(f"{peers.stopped_by} was told to stop, and this node stops with it")
-            told = True
+            announced = True
             stop()
         if peers.loss is not None and kill_at == float("inf"):
             warn(f"{peers.loss.node} {peers.loss.why}: this node cannot go on without it")
@@ -386,10 +386,10 @@ def _descendants(pid: int) -> list[int]:
         except (OSError, IndexError):
             continue  # it has ended in the meantime
         children.setdefault(parent, []).append(int(entry.parent.name))
-    found: list[int] = []
+    pids: list[int] = []
     unseen = [pid]
     while unseen:
         own = children.get(unseen.pop(), [])
-        found += own
+        pids += own
         unseen += own
-    return found
+    return pids

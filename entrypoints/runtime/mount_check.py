@@ -34,10 +34,10 @@ def check(job: str, arguments: Sequence[str]) -> None:
         return
     if job == "upstream":
         return
-    found = parser(job).parse_args(list(arguments))
+    options = parser(job).parse_args(list(arguments))
     problems = []
     for key in ("config", "input"):
-        values = getattr(found, key, None)
+        values = getattr(options, key, None)
         for value in values if isinstance(values, list) else [values]:
             if value and str(value) != "-" and not _is_there(str(value)):
                 problems.append(
@@ -49,7 +49,7 @@ def check(job: str, arguments: Sequence[str]) -> None:
                     )
                 )
     for key in ("output", "plot"):
-        value = str(getattr(found, key, None) or "-")
+        value = str(getattr(options, key, None) or "-")
         parent = (_WORKSPACE / value).parent
         if value != "-" and not _may_write(parent):
             name = Path(value).name

@@ -77,11 +77,11 @@ class Answer:
 
 def usage_of(prompt_tokens: int, answers: Sequence[Answer]) -> dict[str, int]:
     """Return how many tokens a response took."""
-    made = sum(answer.tokens for answer in answers)
+    completion_tokens = sum(answer.tokens for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": made,
-        "total_tokens": prompt_tokens + made,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
@@ -124,12 +124,12 @@ class Chat:
             piece: of it.
             before: the answer so far.
         """
-        made = []
+        chunks = []
         if piece.text or piece.choices:
-            made.append(self._chunk(index, {"content": piece.text}, piece.choices, ""))
+            chunks.append(self._chunk(index, {"content": piece.text}, piece.choices, ""))
         if piece.finish_reason:
-            made.append(self._chunk(index, {}, (), piece.finish_reason))
-        return made
+            chunks.append(self._chunk(index, {}, (), piece.finish_reason))
+        return chunks
 
     def usage(self, usage: dict[str, int]) -> dict[str, Any]:
         """Return what a stream ends with where usage was asked for."""

@@ -209,8 +209,8 @@ def _add_page(app: FastAPI) -> None:
 
 def _declare(app: FastAPI, model: str) -> None:
     """Put the bodies that the routes read themselves into the OpenAPI document."""
-    made = app.openapi()
-    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    document = app.openapi()
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR_SCHEMA
     kinds: tuple[type[BaseModel], ...] = (
         ChatRequest,
@@ -262,7 +262,7 @@ async def _answer(
                 stream = conversation.stream()
                 first = await anext(stream, None)
             else:
-                found = await conversation.whole()
+                response = await conversation.whole()
     except BaseException:
         _close(request, conversation)
         raise
@@ -270,7 +270,7 @@ async def _answer(
         return _Stream(request, conversation, first, stream)
     _close(request, conversation)
     # Where nobody is there any more, nobody reads this; 499 is nginx's word for it.
-    return Response(status_code=499) if conversation.failed else JSONResponse(found)
+    return Response(status_code=499) if conversation.failed else JSONResponse(response)
 
 
 def _close(request: Request, conversation: Conversation) -> None:

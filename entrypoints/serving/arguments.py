@@ -71,29 +71,29 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    found = parse_arguments("serve", argv)
-    known = _keys(found.api_keys)
-    _check_host(found, known)
+    arguments = parse_arguments("serve", argv)
+    keys = _keys(arguments.api_keys)
+    _check_host(arguments, keys)
     return Options(
-        model=found.model,
-        adapter=found.adapter,
-        name=found.served_model_name or "",
-        dtype=found.dtype or platforms.usual_dtype(),
-        host="0.0.0.0" if found.published else found.host,
-        port=found.port,
-        published=found.published,
-        keys=known,
-        requests_per_minute=found.requests_per_minute,
-        log_prompts=found.log_prompts,
-        origins=frozenset(found.allowed_origin),
-        batch_size=found.batch_size,
-        max_waiting=found.max_waiting,
-        max_new_tokens=found.max_new_tokens,
-        max_prompt_tokens=found.max_prompt_tokens,
-        cache_tokens=found.cache_tokens,
-        prefill_tokens=found.prefill_tokens,
-        timeout=found.request_timeout,
-        grace=found.grace,
+        model=arguments.model,
+        adapter=arguments.adapter,
+        name=arguments.served_model_name or "",
+        dtype=arguments.dtype or platforms.usual_dtype(),
+        host="0.0.0.0" if arguments.published else arguments.host,
+        port=arguments.port,
+        published=arguments.published,
+        keys=keys,
+        requests_per_minute=arguments.requests_per_minute,
+        log_prompts=arguments.log_prompts,
+        origins=frozenset(arguments.allowed_origin),
+        batch_size=arguments.batch_size,
+        max_waiting=arguments.max_waiting,
+        max_new_tokens=arguments.max_new_tokens,
+        max_prompt_tokens=arguments.max_prompt_tokens,
+        cache_tokens=arguments.cache_tokens,
+        prefill_tokens=arguments.prefill_tokens,
+        timeout=arguments.request_timeout,
+        grace=arguments.grace,
     )
 
 
@@ -103,25 +103,25 @@ def _keys(named: str | None) -> Keys:
     return Keys(serving.load(MOUNTED_KEYS) if MOUNTED_KEYS.exists() else {})
 
 
-def _check_host(found: argparse.Namespace, known: Keys) -> None:
+def _check_host(arguments: argparse.Namespace, keys: Keys) -> None:
     """Check that keys are given where other machines reach the server.
 
     A container does not see where its port is published, and its engine's proxy hides where a
     connection comes from: what counts is the address that the port is published on.
     """
-    if known:
+    if keys:
         return
     published = os.environ.get(serving.PUBLISHED_ADDRESS, serving.LOOPBACK)
-    if found.published and not serving.is_loopback(published):
+    if arguments.published and not serving.is_loopback(published):
         raise RequestError(
             f"SERVE_ADDRESS={published} requires API keys, otherwise the server is open to the"
             " network",
             where="docker-compose.yml, serve",
             remedy="PADDLE_STACKS_API_KEYS_FILE=keys.txt; or leave SERVE_ADDRESS out",
         )
-    if not (found.published or serving.is_loopback(found.host)):
-        raise RequestError(serving.open_to_the_network(found.host))
-    if "*" in found.allowed_origin:
+    if not (arguments.published or serving.is_loopback(arguments.host)):
+        raise RequestError(serving.open_to_the_network(arguments.host))
+    if "*" in arguments.allowed_origin:
         raise RequestError(
             "--allowed-origin * requires --api-keys, otherwise any web page can use the server",
             where="serve",

@@ -60,6 +60,6 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
 
 def _name(model: Path, adapter: Path | None) -> str:
     """Return what clients call a model: its folder's name, and its adapter's run's."""
-    made, by_runs = (adapter, {workspace.ADAPTER}) if adapter else (model, _MADE)
-    within_run = made.name in by_runs and made.parent.name != "models"
-    return (made.parent if within_run else made).resolve().name
+    folder, by_runs = (adapter, {workspace.ADAPTER}) if adapter else (model, _MADE)
+    within_run = folder.name in by_runs and folder.parent.name != "models"
+    return (folder.parent if within_run else folder).resolve().name

@@ -151,9 +151,9 @@ class Guard:
             name = _key_owner(headers, rules.keys)
         counts = not public and path not in _WITHOUT_RATE
         if counts and (wait := rules.rate.take(name or "")):
-            what = f"too many requests a minute: the next one in {wait} s"
+            message = f"too many requests a minute: the next one in {wait} s"
             retry = {"Retry-After": str(wait)}
-            raise ApiError(429, what, code="rate_limit_exceeded", headers=retry)
+            raise ApiError(429, message, code="rate_limit_exceeded", headers=retry)
         return name
 
     def _finish(self, scope: Scope, exchange: _Exchange) -> None:
@@ -222,8 +222,10 @@ class _Exchange:
     ) -> None:
         self.begun = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        self.name = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = self.headers.get(b"x-request-id", b"")
+        self.name = (
+            request_id.decode() if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8)
+        )
         self.told: dict[str, Any] = {}
         self.status = 0
         self._connection: Callable[[], None] | None = scope["state"].get("abort")
@@ -300,8 +302,8 @@ class _Exchange:
         try:
             message = await asyncio.wait_for(self._receive(), max(self._deadline - now, 0))
         except asyncio.TimeoutError:
-            what = f"the body did not come in {READ_SECONDS:g} s"
-            raise ApiError(408, what, headers={"Connection": "close"}) from None
+            fault = f"the body did not come in {READ_SECONDS:g} s"
+            raise ApiError(408, fault, headers={"Connection": "close"}) from None
         self._whole = not message.get("more_body", False)
         return message
 
@@ -350,8 +352,8 @@ class _Exchange:
 
 
 def _too_large() -> ApiError:
-    what = f"the body is larger than {LARGEST_BODY // 2**20} MiB"
-    return ApiError(413, what, code="request_too_large", headers={"Connection": "close"})
+    message = f"the body is larger than {LARGEST_BODY // 2**20} MiB"
+    return ApiError(413, message, code="request_too_large", headers={"Connection": "close"})
 
 
 def _check_local(scope: Scope, headers: Mapping[bytes, bytes], peers: Peers) -> None:
@@ -362,16 +364,16 @@ def _check_local(scope: Scope, headers: Mapping[bytes, bytes], peers: Peers) -> 
         raise ApiError(403, message, code="keys_needed")
     host = host_of(headers.get(b"host", b"").decode("latin-1"))
     if not is_local_name(host):
-        what = f'without API keys this server is called localhost or 127.0.0.1, not "{host}"'
-        raise ApiError(421, what, code="keys_needed")
+        message = f'without API keys this server is called localhost or 127.0.0.1, not "{host}"'
+        raise ApiError(421, message, code="keys_needed")
 
 
 def _key_owner(headers: Mapping[bytes, bytes], keys: Keys) -> str:
-    scheme, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    owner = keys.owner(given.strip()) if scheme.lower() == "bearer" else None
+    scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    owner = keys.owner(key.strip()) if scheme.lower() == "bearer" else None
     if owner is None:
-        what = "the API key is not known here" if given else "an API key is needed"
-        what += ": Authorization: Bearer KEY"
+        message = "the API key is not known here" if key else "an API key is needed"
+        message += ": Authorization: Bearer KEY"
         retry = {"WWW-Authenticate": "Bearer"}
-        raise ApiError(401, what, code="invalid_api_key", headers=retry)
+        raise ApiError(401, message, code="invalid_api_key", headers=retry)
     return owner

@@ -77,19 +77,19 @@ class Metrics:
             registry=self.registry,
         )
 
-    def _gauge(self, name: str, what: str) -> _Gauge:
-        made = _Gauge(f"vllm:{name}", what, ["model_name"], registry=self.registry)
-        return made.labels(self._model)
+    def _gauge(self, name: str, documentation: str) -> _Gauge:
+        gauge = _Gauge(f"vllm:{name}", documentation, ["model_name"], registry=self.registry)
+        return gauge.labels(self._model)
 
-    def _counter(self, name: str, what: str) -> _Counter:
-        made = _Counter(f"vllm:{name}", what, ["model_name"], registry=self.registry)
-        return made.labels(self._model)
+    def _counter(self, name: str, documentation: str) -> _Counter:
+        counter = _Counter(f"vllm:{name}", documentation, ["model_name"], registry=self.registry)
+        return counter.labels(self._model)
 
-    def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> _Histogram:
-        made = _Histogram(
-            f"vllm:{name}", what, ["model_name"], buckets=buckets, registry=self.registry
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> _Histogram:
+        histogram = _Histogram(
+            f"vllm:{name}", documentation, ["model_name"], buckets=buckets, registry=self.registry
         )
-        return made.labels(self._model)
+        return histogram.labels(self._model)
 
     def state(self, running: int, waiting: int, cache: float) -> None:
         """Take down how full the engine is; ``cache`` is a share of 1."""

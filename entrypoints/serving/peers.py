@@ -54,12 +54,12 @@ def gateways(routes: Path = _ROUTES) -> frozenset[str]:
         lines = routes.read_text().splitlines()[1:]
     except OSError:
         return frozenset()
-    found = set()
+    addresses = set()
     for line in lines:
         fields = line.split()
         if len(fields) > 3 and fields[1] == "00000000" and int(fields[3], 16) & 2:  # RTF_GATEWAY
-            found.add(socket.inet_ntoa(struct.pack("=I", int(fields[2], 16))))
-    return frozenset(found)
+            addresses.add(socket.inet_ntoa(struct.pack("=I", int(fields[2], 16))))
+    return frozenset(addresses)
 
 
 def host_of(header: str) -> str:

@@ -126,9 +126,9 @@ class Scheduler:
         self._drop()
         self._let_in()
         read = self._read()
-        made = len(self._answers)
+        count = len(self._answers)
         self._step()
-        self._metrics.round(read + made)
+        self._metrics.round(read + count)
         self._tell()
 
     def _tell(self) -> None:
@@ -253,25 +253,25 @@ class Scheduler:
 
     def _short_ones(self) -> list[_Reading]:
         """Return the prompts, from the first in turn, that can be read whole and at once."""
-        found: list[_Reading] = []
+        readings: list[_Reading] = []
         longest = 0
         for reading in self._reading:
             longest = max(longest, reading.left)
             # A batch is as long as its longest: padding costs as much as what is read.
-            if longest * (len(found) + 1) > self._space.prefill_tokens or not _joinable(reading):
+            if longest * (len(readings) + 1) > self._space.prefill_tokens or not _joinable(reading):
                 break
-            found.append(reading)
-        return found
+            readings.append(reading)
+        return readings
 
-    def _read_together(self, found: Sequence[_Reading]) -> Decoding:
-        longest = max(r.left for r in found)
-        tokens = np.zeros((len(found), longest), dtype=np.int64)
-        known = np.zeros_like(tokens, dtype=bool)
-        for at, reading in enumerate(found):
+    def _read_together(self, readings: Sequence[_Reading]) -> Decoding:
+        longest = max(r.left for r in readings)
+        tokens = np.zeros((len(readings), longest), dtype=np.int64)
+        is_token = np.zeros_like(tokens, dtype=bool)
+        for at, reading in enumerate(readings):
             tokens[at, longest - reading.left :] = reading.work.prompt
-            known[at, longest - reading.left :] = True
-        batch = self._network.begin(len(found))
-        batch.read(tokens, known)
+            is_token[at, longest - reading.left :] = True
+        batch = self._network.begin(len(readings))
+        batch.read(tokens, is_token)
         return batch
 
     def _begin_answers(self, batch: Decoding, works: Sequence[Work]) -> None:
@@ -297,12 +297,12 @@ class Scheduler:
         for work in works:
             work.first_token = now
             self._metrics.first_token(work, now)
-        kept = self._choose(batch, answers)
-        if not kept:
+        unfinished = self._choose(batch, answers)
+        if not unfinished:
             return
-        if len(kept) < len(answers):
-            batch.keep(kept)
-        self._answers += [answers[at] for at in kept]
+        if len(unfinished) < len(answers):
+            batch.keep(unfinished)
+        self._answers += [answers[at] for at in unfinished]
         if self._batch is None:
             self._batch = batch
         else:
@@ -314,14 +314,14 @@ class Scheduler:
         self._batch.step([answer.pending for answer in self._answers])
         self._keep(self._choose(self._batch, self._answers))
 
-    def _keep(self, kept: Sequence[int]) -> None:
-        if len(kept) == len(self._answers):
+    def _keep(self, rows: Sequence[int]) -> None:
+        if len(rows) == len(self._answers):
             return
-        self._answers = [self._answers[at] for at in kept]
-        if not kept:
+        self._answers = [self._answers[at] for at in rows]
+        if not rows:
             self._batch = None
         elif self._batch is not None:
-            self._batch.keep(kept)
+            self._batch.keep(rows)
 
     def _choose(self, batch: Decoding, answers: Sequence[_Answer]) -> list[int]:
         """Choose every answer's next token, tell it, and return which answers go on."""
@@ -362,8 +362,8 @@ class Scheduler:
         if row.reason:
             work.finish_reasons[answer.index] = row.reason
         if text or row.reason:
-            told, answer.choices = tuple(answer.choices), []
-            work.listen(Piece(answer.index, text, told, len(row.tokens), row.reason))
+            choices, answer.choices = tuple(answer.choices), []
+            work.listen(Piece(answer.index, text, choices, len(row.tokens), row.reason))
         if len(work.finish_reasons) == work.count:
             self.ended += 1
             self._metrics.ended(work, "", now)

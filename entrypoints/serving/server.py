@@ -49,22 +49,22 @@ def listen(host: str, port: int) -> Listening:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # By its number: only then asyncio sends small parts at once (TCP_NODELAY), and a token
     # does not wait for 40 ms.
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Connections inherit it: what a reader that does not read can hold back.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     try:
-        made.bind((host, port))
-        made.listen(_BACKLOG)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
     except OSError as error:
-        made.close()
+        listener.close()
         raise MachineError(
             f"cannot listen on {host} port {port}: {error.strerror}",
             where="serve",
             remedy="--port N: another one",
         ) from None
     shown = "localhost" if host in ("0.0.0.0", "::") else host
-    return Listening(made, f"http://{shown}:{made.getsockname()[1]}/")
+    return Listening(listener, f"http://{shown}:{listener.getsockname()[1]}/")
 
 
 def run(app: ASGIApp, engine: Engine, listening: Listening, grace: float) -> None:

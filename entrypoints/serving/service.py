@@ -255,14 +255,14 @@ class Conversation:
         begun: set[int] = set()
         try:
             async for index, piece in self._pieces():
-                made = []
+                events = []
                 if index not in begun:
                     begun.add(index)
-                    made += [first] if (first := self._objects.first(index)) else []
-                made += self._objects.chunks(index, piece, self.answers[index])
+                    events += [first] if (first := self._objects.first(index)) else []
+                events += self._objects.chunks(index, piece, self.answers[index])
                 self.answers[index].add(piece)
                 so_far = self.usage if self._request.usage_in_chunks else None
-                for chunk in made:
+                for chunk in events:
                     yield {**chunk, "usage": so_far} if usage else chunk
         except Failed as failed:
             raise as_api_error(failed.failure) from None
@@ -295,8 +295,8 @@ class Conversation:
 def as_api_error(failure: Failure) -> ApiError:
     """Return what a client is told of a failure."""
     if failure.kind == "timeout" and not failure.started:
-        what = "the request's time was over before it was its turn"
-        return ApiError(503, what, code="timeout", headers={"Retry-After": "10"})
+        message = "the request's time was over before it was its turn"
+        return ApiError(503, message, code="timeout", headers={"Retry-After": "10"})
     if failure.kind == "timeout":
         return ApiError(504, "the request's time was over before its answer", code="timeout")
     if failure.kind == "stopped":

@@ -46,14 +46,14 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     if _is_a_part(model):
         return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
     adapted = LoRAModel(model, settings)
-    wanted = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
-    given = {name: tuple(array.shape) for name, array in weights.items()}
-    if wanted != given:
-        names = sorted(n for n in {*wanted, *given} if wanted.get(n) != given.get(n))
+    expected = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
+    actual = {name: tuple(array.shape) for name, array in weights.items()}
+    if expected != actual:
+        names = sorted(n for n in {*expected, *actual} if expected.get(n) != actual.get(n))
         raise RequestError(
             f"the adapter does not fit the model: {len(names)} of its weights differ in name or "
-            f"shape, the first is {names[0]} ({given.get(names[0])} in the adapter, "
-            f"{wanted.get(names[0])} in the model)",
+            f"shape, the first is {names[0]} ({actual.get(names[0])} in the adapter, "
+            f"{expected.get(names[0])} in the model)",
             where=str(adapter),
             remedy=f"it was trained on {settings.base_model_name_or_path}",
         )

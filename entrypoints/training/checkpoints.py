@@ -68,15 +68,15 @@ def damage(folder: Path) -> str:
     """Return what is wrong with a checkpoint, or an empty string if it is whole."""
     try:
         files = _seal(folder)["files"]
-        for name, told in files.items():
+        for name, entry in files.items():
             if not json_files.is_below(name):
                 return f"its {_SEAL} names a file outside of it"
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != int(told["bytes"]):
-                return f"{name} has {path.stat().st_size} bytes, not {told['bytes']}"
-            if sha256_of(path) != told["sha256"]:
+            if path.stat().st_size != int(entry["bytes"]):
+                return f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+            if sha256_of(path) != entry["sha256"]:
                 return f"{name} is not what was written"
         open_whole(folder)
     except FileNotFoundError:

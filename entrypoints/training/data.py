@@ -106,11 +106,11 @@ class Encoder:
         else:
             system, turns = self._chat(record)
             turns, shortened = self._fitting(system, turns)
-            kept = len(turns)
-            if record.system is not None and kept < len(record.src):
+            count = len(turns)
+            if record.system is not None and count < len(record.src):
                 # The template may put the system message into the first turn: render it
                 # again, in front of the turns that are left.
-                rest = replace(record, src=record.src[-kept:], tgt=record.tgt[-kept:])
+                rest = replace(record, src=record.src[-count:], tgt=record.tgt[-count:])
                 return self.encode(rest)[0], True
         ids, labels = list(system), [IGNORED] * len(system)
         for question, answer in turns:
@@ -121,21 +121,21 @@ class Encoder:
     def _plain(self, record: Record) -> tuple[list[_Turn], bool]:
         """Question and answer as they are: the question cut at its start, the answer at its end."""
         if len(record.src) > 1 or record.system is not None:
-            what = "several turns" if len(record.src) > 1 else "a system message"
+            feature = "several turns" if len(record.src) > 1 else "a system message"
             raise RequestError(
-                f"{what}, and the model's tokenizer has no chat template",
+                f"{feature}, and the model's tokenizer has no chat template",
                 where=record.where,
                 remedy='name one with "chat_template", or keep to one turn a record and no system '
                 "message",
             )
         question = list(self._tokenizer(record.src[0])["input_ids"])
         answer = self._ids(record.tgt[0])
-        kept = question[-self._src_length :]
-        room = self._max_length - len(kept)
-        shortened = len(kept) < len(question) or len(answer) > room
+        prompt = question[-self._src_length :]
+        room = self._max_length - len(prompt)
+        shortened = len(prompt) < len(question) or len(answer) > room
         if len(answer) < room:
             answer = [*answer, self._tokenizer.eos_token_id]
-        return [(kept, answer[:room])], shortened
+        return [(prompt, answer[:room])], shortened
 
     def _chat(self, record: Record) -> tuple[list[int], list[_Turn]]:
         template = self._tokenizer.chat_template
@@ -167,26 +167,26 @@ class Encoder:
         turns, before = [], ""
         for question, answer in zip(record.src, record.tgt, strict=True):
             messages.append({"role": "user", "content": question})
-            asked = self._asked(messages, record)
+            prompt = self._asked(messages, record)
             messages.append({"role": "assistant", "content": answer})
             answered = self._rendered(messages, record.where, add_generation_prompt=False)
-            if not (asked.startswith(before) and answered.startswith(asked)):
+            if not (prompt.startswith(before) and answered.startswith(prompt)):
                 raise RequestError(
                     "the model's chat template rewrites earlier turns, "
                     "so its answers cannot be told from its questions",
                     where=record.where,
                     remedy='name a chat_template.json with "chat_template"',
                 )
-            turns.append((self._ids(asked[len(before) :]), self._ids(answered[len(asked) :])))
+            turns.append((self._ids(prompt[len(before) :]), self._ids(answered[len(prompt) :])))
             before = answered
         return turns
 
     def _asked(self, messages: Sequence[dict[str, str]], record: Record) -> str:
         """Return the rendered conversation up to the answer, which has the system message."""
-        asked = self._rendered(messages, record.where, add_generation_prompt=True)
-        if record.system is not None and record.system.strip() not in asked:
+        text = self._rendered(messages, record.where, add_generation_prompt=True)
+        if record.system is not None and record.system.strip() not in text:
             raise _no_system(record)
-        return asked
+        return text
 
     def _rendered(
         self, messages: Sequence[dict[str, str]], where: str, *, add_generation_prompt: bool
@@ -212,17 +212,17 @@ class Encoder:
         is cut to ``src_length`` and its answer to the rest of ``max_length``.
         """
         room = self._max_length - len(system)
-        kept: list[_Turn] = []
+        recent: list[_Turn] = []
         for question, answer in reversed(turns):
             if len(question) + len(answer) <= room:
-                kept.insert(0, (question, answer))
+                recent.insert(0, (question, answer))
                 room -= len(question) + len(answer)
                 continue
-            if not kept:
+            if not recent:
                 question = question[: max(0, self._src_length - len(system))]
-                kept = [(question, answer[: max(0, room - len(question))])]
-            return kept, True
-        return kept, False
+                recent = [(question, answer[: max(0, room - len(question))])]
+            return recent, True
+        return recent, False
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -170,12 +170,12 @@ class Loop(Trainer):  # type: ignore[misc]
             )
         self._tokens, self._seconds, self._flow.steps_since_log = 0, 0.0, 0
 
-    def _log_evaluation(self, found: Mapping[str, float]) -> None:
+    def _log_evaluation(self, metrics: Mapping[str, float]) -> None:
         step = self.state.global_step
         if self.is_first:
-            self.keeping.metrics.append({"step": step, **found})
+            self.keeping.metrics.append({"step": step, **metrics})
             report(
-                "evaluation", step=step, **{k.removeprefix("eval_"): v for k, v in found.items()}
+                "evaluation", step=step, **{k.removeprefix("eval_"): v for k, v in metrics.items()}
             )
 
     @property
@@ -246,11 +246,11 @@ class Loop(Trainer):  # type: ignore[misc]
         best = self.state.best_model_checkpoint
         step = self.state.global_step
         newest_first = [f for f in checkpoints.found(run) if checkpoints.step_of(f) <= step]
-        kept = newest_first[:keep]
-        if best and Path(best) in newest_first and Path(best) not in kept:
+        newest = newest_first[:keep]
+        if best and Path(best) in newest_first and Path(best) not in newest:
             # With a limit of one, the newest stays too: training resumes from it.
-            kept = [*kept[: max(1, keep - 1)], Path(best)]
-        checkpoints.remove([folder for folder in newest_first if folder not in kept])
+            newest = [*newest[: max(1, keep - 1)], Path(best)]
+        checkpoints.remove([folder for folder in newest_first if folder not in newest])
 
 
 class Flow(TrainerCallback):  # type: ignore[misc]
@@ -290,8 +290,8 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         mine = self._stop.received or 0
         if args.world_size == 1:
             return mine > 0
-        told = paddle.to_tensor([mine], dtype="int64")
-        distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
-        if int(told):
-            self._stop.learn(int(told))
-        return int(told) > 0
+        signum = paddle.to_tensor([mine], dtype="int64")
+        distributed.all_reduce(signum, op=distributed.ReduceOp.MAX)
+        if int(signum):
+            self._stop.learn(int(signum))
+        return int(signum) > 0

@@ -33,9 +33,9 @@ class Metrics:
         self._path = path
         if not writes:
             return
-        kept = [entry for entry in _entries(path) if entry["step"] <= step] if step else []
+        entries = [entry for entry in _entries(path) if entry["step"] <= step] if step else []
         with replacing_file(path) as stream:
-            stream.writelines(_line(entry) for entry in kept)
+            stream.writelines(_line(entry) for entry in entries)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Write one line."""

@@ -103,13 +103,13 @@ def work(do: Callable[[str, int], None]) -> int:
             return error.status
         except Exception as error:
             traceback.print_exc()  # into this process's log
-            told = JobError(
+            failure = JobError(
                 f"{type(error).__name__}: {error}",
                 where=f"process {rank}",
                 remedy="the process's log has the traceback: runs/NAME, and doctor --log reads it",
             )
-            _tell(folder, rank, told)
-            return told.status
+            _tell(folder, rank, failure)
+            return failure.status
     return 0
 
 
@@ -138,7 +138,7 @@ def _heard(pipe: Path) -> Iterator[None]:
     """Print what comes through a pipe on standard error, until the block ends."""
     os.mkfifo(pipe)
     # Open for writing here too, so that it has no end before ours.
-    kept = os.open(pipe, os.O_RDWR)
+    descriptor = os.open(pipe, os.O_RDWR)
     reader = pipe.open("r", encoding="utf-8", errors="replace")
 
     def listen() -> None:
@@ -152,10 +152,10 @@ def _heard(pipe: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(kept, _END.encode())
+        os.write(descriptor, _END.encode())
         thread.join()
         reader.close()
-        os.close(kept)
+        os.close(descriptor)
 
 
 _END = "\x04\n"
@@ -163,10 +163,10 @@ _END = "\x04\n"
 
 def _tell(folder: Path, rank: int, error: StackError) -> None:
     signum = error.status - 128 if isinstance(error, Stopped) else None
-    told = {"signum": signum, "problems": [asdict(problem) for problem in error.problems]}
-    told["status"] = error.status
+    failure = {"signum": signum, "problems": [asdict(problem) for problem in error.problems]}
+    failure["status"] = error.status
     with contextlib.suppress(OSError):  # the disk may be what is full
-        (folder / f"{_FAILURES}.{rank}").write_text(json.dumps(told), encoding="utf-8")
+        (folder / f"{_FAILURES}.{rank}").write_text(json.dumps(failure), encoding="utf-8")
 
 
 def _told(folder: Path, otherwise: StackError) -> StackError:
@@ -180,11 +180,11 @@ def _told(folder: Path, otherwise: StackError) -> StackError:
     stopped = isinstance(otherwise, Stopped)
     # Told to stop, all of them say the same; the first process says it best.
     first = min(files, key=(lambda p: p.name) if stopped else (lambda p: p.stat().st_mtime_ns))
-    told = json.loads(first.read_text(encoding="utf-8"))
-    problems = [Problem(**problem) for problem in told["problems"]]
-    if told["signum"] is not None:
-        signum = otherwise.status - 128 if stopped else told["signum"]
+    failure = json.loads(first.read_text(encoding="utf-8"))
+    problems = [Problem(**problem) for problem in failure["problems"]]
+    if failure["signum"] is not None:
+        signum = otherwise.status - 128 if stopped else failure["signum"]
         return Stopped(signum, problems[0].what, problems[0].remedy)
     error = StackError(problems)
-    error.status = told["status"]
+    error.status = failure["status"]
     return error

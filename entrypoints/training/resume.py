@@ -165,15 +165,15 @@ def _refuse_other_data(
 ) -> None:
     if checkpoint is None:
         return
-    told = {
+    messages = {
         "train": "the training data is not what this checkpoint was trained on",
         "batch": f"a step of this checkpoint had {checkpoint.data.get('batch')} sequences, and "
         f"now has {fingerprints.get('batch')}: the next ones would not be those that come next",
     }
-    for key, what in told.items():
+    for key, message in messages.items():
         if checkpoint.data.get(key) != fingerprints.get(key):
             raise RequestError(
-                what,
+                message,
                 where=str(checkpoint.folder),
                 remedy="give this training a name of its own (--name NAME), "
                 "or start the run over (--resume never)",

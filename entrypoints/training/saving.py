@@ -143,10 +143,10 @@ def _replacing(part: Path, output: Path, finish: Callable[[Path, Path], None]) -
 def _as_one_process(path: Path) -> None:
     """Take out of a model's configuration how it was spread: who loads it decides that anew."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    kept = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
+    values_kept = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
     names = values.get("architectures") or []
-    kept["architectures"] = [name.removesuffix("Pipe") for name in names]
-    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    values_kept["architectures"] = [name.removesuffix("Pipe") for name in names]
+    path.write_text(json.dumps(values_kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _open_to_others(folder: Path) -> None:

@@ -55,28 +55,28 @@ class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
         """Return an optimizer's state, by the names that it uses itself."""
         folder = Path(resume_from_checkpoint)
         own = get_expected_state_dict(model)
-        found = dict(optimizer.state_dict())
+        states = dict(optimizer.state_dict())
         masters = _read(folder, _MASTER) if (folder / _MASTER).is_file() else {}
         for name, array in _read(folder, _OPTIMIZER).items():
             weight, _, state = name.partition("/")
             tensor = own[weight]
             master = [FP32_MASTER] if masters and tensor.dtype != paddle.float32 else []
             key = "_".join([tensor.name, *master, state])
-            found[key] = paddle.to_tensor(array)
-            found[key].name = key
+            states[key] = paddle.to_tensor(array)
+            states[key].name = key
         if masters:
-            found["master_weights"] = {}
+            states["master_weights"] = {}
             for name, array in masters.items():
                 value = paddle.to_tensor(array)
                 value.name = f"{own[name].name}_{FP32_MASTER}"
-                found["master_weights"][own[name].name] = value
-        return found
+                states["master_weights"][own[name].name] = value
+        return states
 
 
 def _read(folder: Path, index: str) -> dict[str, Any]:
     """Return the arrays that an index names, from all of its files."""
     files = json_files.shards(folder / index)
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in sorted(set(files.values())):
-        found |= load_file(folder / name)
-    return found
+        arrays |= load_file(folder / name)
+    return arrays

@@ -15,15 +15,15 @@ USUAL = 8192
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "seq_length")
 
 
-def total_length(model: str, asked: int) -> int:
+def total_length(model: str, requested: int) -> int:
     """Return the most tokens of a prompt and its answer that a model's caches hold.
 
     It depends on the model, so that a static graph goes with all lengths that fit into it.
 
     Args:
         model: the model's folder.
-        asked: tokens of the longest prompt and its answer.
+        requested: tokens of the longest prompt and its answer.
     """
     config = json_files.read_object(Path(model) / "config.json")
     positions = next((config[key] for key in _POSITIONS if config.get(key)), USUAL)
-    return max(min(int(positions), USUAL), asked)
+    return max(min(int(positions), USUAL), requested)

@@ -37,14 +37,14 @@ def rms_norm(
         quant_max_bound: the largest integer.
         quant_min_bound: the smallest.
     """
-    found = fused_rms_norm(
+    output = fused_rms_norm(
         x, norm_weight, norm_bias, epsilon, begin_norm_axis, bias=bias, residual=residual
     )
     if quant_scale <= 0:
-        return found
+        return output
     from paddlenlp_ops import quant_int8
 
-    parts = list(found) if isinstance(found, (tuple, list)) else [found]
+    parts = list(output) if isinstance(output, (tuple, list)) else [output]
     parts[0] = quant_int8(
         parts[0],
         None,
