@@ -21,6 +21,7 @@ from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import chat_templates, platforms, records, schema, spreading, workspace
+from paddle_stacks.jobs.datasets import Dataset
 
 __all__ = ["main"]
 
@@ -42,10 +43,11 @@ def main(argv: list[str]) -> int:
     workspace.check_weights(paths["model"], arguments.allow_pickle)
     run = workspace.run_folder(arguments.name, arguments.config, config["output_dir"])
     phase("check the data")
-    counts = records.check(paths["data"], dev=config["do_eval"])
+    dataset = Dataset.from_config(config)
+    counts = records.check(dataset, dev=config["do_eval"])
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
-    for key, count in counts.ignored.items():
-        note(f'the key "{key}" of {count} records has no effect')
+    for text in counts.notes(dataset.seed):
+        note(text)
     spreading.check(config, paths["model"], world)
     with (
         writing_below(run),
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
 def _paths(config: schema.Config) -> dict[str, Path]:
     """Return the folders that the configuration names, which all have to be there."""
     faults: list[Problem] = []
-    paths = {"data": Path(config["dataset_name_or_path"])}
+    paths: dict[str, Path] = {}
     finders = {
         "model": ("model_name_or_path", workspace.find_trained),
         "tokenizer": ("tokenizer_name_or_path", workspace.find_model),
@@ -115,7 +117,7 @@ def _prepared(
 ) -> Request | None:
     """Return what to train, or None if that has been done already."""
     fingerprints = {
-        split: records.fingerprint(paths["data"], split)
+        split: records.fingerprint(Dataset.from_config(config), split)
         for split in (("train", "dev") if config["do_eval"] else ("train",))
     }
     choice = resume.resume_choice(arguments.resume, config)
@@ -132,7 +134,6 @@ def _prepared(
         tokenizer=paths["tokenizer"],
         template=(paths["template"],) if "template" in paths else (),
         adapter=paths.get("adapter"),
-        data=paths["data"],
         fingerprints=fingerprints,
         resume=start.resume,
         grace=arguments.grace,

@@ -30,6 +30,7 @@ from paddle_stacks.jobs import (
     upstream,
     workspace,
 )
+from paddle_stacks.jobs.datasets import Dataset
 from paddle_stacks.ownership import may_write
 from paddle_stacks.plan import Plan, backend
 from paddle_stacks.provenance import attestation
@@ -305,9 +306,7 @@ def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> No
 
     faults = [
         *_faults(check_model),
-        *_faults(
-            lambda: records.check(here / config["dataset_name_or_path"], dev=config["do_eval"])
-        ),
+        *_faults(lambda: records.check(Dataset.from_config(config, here), dev=config["do_eval"])),
         *_faults(lambda: _check_idle(here / _run_folder(arguments, config))),
     ]
     if faults:

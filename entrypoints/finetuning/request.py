@@ -20,9 +20,7 @@ class Request(Training):
     Args:
         template: the chat template's file, if one is named.
         adapter: the adapter to begin with, or None for a new one.
-        data: the data folder.
     """
 
     template: tuple[Path, ...]
     adapter: Path | None
-    data: Path

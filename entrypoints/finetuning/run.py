@@ -22,6 +22,7 @@ from entrypoints.training.request import LOSS, METRICS, RESULT
 from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
+from paddle_stacks.jobs.datasets import Dataset
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.jobs.schema import Config
 
@@ -126,7 +127,7 @@ def _batches(
 def _rows(request: Request, tokenizer: Any, split: str) -> tuple[packing.Row, ...]:
     config = request.config
     encoder = data.Encoder(tokenizer, config["src_length"], config["max_length"])
-    encoded = encoder.encode_all(records.read(request.data, split))
+    encoded = encoder.encode_all(records.read(Dataset.from_config(config), split))
     count = len(encoded.examples)
     tokens = sum(len(example.input_ids) for example in encoded.examples)
     labels = sum(label != data.IGNORED for e in encoded.examples for label in e.labels)
@@ -139,7 +140,7 @@ def _rows(request: Request, tokenizer: Any, split: str) -> tuple[packing.Row, ..
     if not count:
         raise RequestError(
             f"no record of the {split} data keeps any of its answer",
-            where=str(request.data),
+            where=config["dataset_name_or_path"],
             remedy='raise "max_length"',
         )
     if config["zero_padding"]:

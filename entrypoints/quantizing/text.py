@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from entrypoints.training.data import Encoder
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import records, texts
-from paddle_stacks.jobs.quantizing import DEFAULT_TEXT, Method, calibration_split
+from paddle_stacks.jobs import quantizing, records, texts
+from paddle_stacks.jobs.datasets import Dataset
+from paddle_stacks.jobs.quantizing import DEFAULT_TEXT, Method
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["Rows", "Texts", "read"]
@@ -90,22 +90,22 @@ def read(config: Config, tokenizer: Any, context: int) -> Texts:
     if name.startswith(texts.PREFIX):
         held_out = evaluated if evaluated > 0 else _HELD_OUT
         return _of_text(name, tokenizer, length, count, held_out, config["seed"])
-    folder = Path(name)
+    dataset = quantizing.dataset(config)
     encoder = Encoder(tokenizer, min(config["src_length"], length - 1), length)
-    split = calibration_split(folder)
+    split = quantizing.calibration_split(dataset)
     # Records are shuffled, and not rows, so that only those are tokenized that are wanted.
-    chosen = list(records.read(folder, split)) if count else []
+    chosen = list(records.read(dataset, split)) if count else []
     random.Random(config["seed"]).shuffle(chosen)
     rows = list(islice(_encoded(encoder, chosen), count))
-    rest = _encoded(encoder, records.read(folder, "dev"))
+    rest = _encoded(encoder, records.read(dataset, "dev"))
     return Texts(
-        _rows(_source(folder, split), rows) if count else None,
-        _rows(_source(folder, "dev"), list(islice(rest, evaluated if evaluated > 0 else None))),
+        _rows(_source(dataset, split), rows) if count else None,
+        _rows(_source(dataset, "dev"), list(islice(rest, evaluated if evaluated > 0 else None))),
     )
 
 
-def _source(folder: Path, split: str) -> str:
-    return ", ".join(map(str, records.files(folder, split)))
+def _source(dataset: Dataset, split: str) -> str:
+    return ", ".join(map(str, records.paths_of(dataset, split)))
 
 
 def _encoded(encoder: Encoder, records_read: Iterable[records.Record]) -> Iterator[tuple[int, ...]]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import json_files, records, schema, texts, workspace
+from paddle_stacks.jobs import datasets, json_files, records, schema, texts, workspace
 from paddle_stacks.jobs.arguments import PARSERS
+from paddle_stacks.jobs.datasets import Dataset
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "calibration_split",
     "check",
+    "dataset",
     "load",
     "output_folder",
 ]
@@ -159,7 +161,8 @@ def check(config: schema.Config, folder: Path = Path(), *, force: bool = False) 
         if data.startswith(texts.PREFIX):
             texts.find(data)
         else:
-            records.check(folder / data, train=calibration_split(folder / data))
+            chosen = dataset(config, folder)
+            records.check(chosen, train=calibration_split(chosen))
 
     looks: tuple[Callable[[], None], ...] = (
         lambda: found.append(_model(config, folder)),
@@ -194,8 +197,25 @@ def _model(config: schema.Config, folder: Path) -> Path:
     return model
 
 
-def calibration_split(data: Path) -> str:
+def dataset(config: schema.Config, here: Path = Path()) -> Dataset:
+    """Return the data set of a quantization, of which some records are always held out.
+
+    Args:
+        config: of the job.
+        here: the folder that relative paths start in.
+
+    Raises:
+        RequestError: the configuration names it wrongly.
+    """
+    return Dataset(
+        Dataset.parse_sources(config["dataset_name_or_path"], here),
+        datasets.columns_of(config["data_columns"] or ""),
+        config["dev_ratio"],
+        config["seed"],
+    )
+
+
+def calibration_split(data: Dataset) -> str:
     """Return the split that a model is calibrated on: ``quant``, and ``train`` without it."""
-    names = ("quant.json", "quant.jsonl")
-    has = any((data / name).is_file() for name in names) or (data / "quant").is_dir()
+    has = all(datasets.has_files(source.path, "quant") for source in data.sources)
     return "quant" if has else "train"

@@ -5,6 +5,7 @@ PaddleNLP               ``{"src": …, "tgt": …}``, each a string or a list of
 Alpaca                  ``{"instruction": …, "input": …, "output": …}``
 ShareGPT                ``{"conversations": [{"from": "human", "value": …}, …]}``
 messages (OpenAI, TRL)  ``{"messages": [{"role": "user", "content": …}, …]}``
+named columns           ``{"question": …, "answer": …}`` with ``data_columns``
 ======================  ============================================================
 
 ``system`` and ``history`` are learned. Keys that would change what is learned and are not
@@ -20,11 +21,11 @@ from typing import Any
 
 from paddle_stacks.errors import RequestError, did_you_mean
 
-__all__ = ["FORMAT", "Conversation", "conversation"]
+__all__ = ["COLUMNS", "FORMAT", "FORMAT_NAMES", "Conversation", "conversation"]
 
 FORMAT = (
     'one JSON object a line: {"src": "a question", "tgt": "its answer"}, or the format of '
-    "Alpaca, ShareGPT or OpenAI (messages): see docs/finetuning.md"
+    "Alpaca, ShareGPT or OpenAI (messages): see docs/data-formats.md"
 )
 
 _PADDLENLP = 'one JSON object a line: {"src": "a question", "tgt": "its answer"}'
@@ -36,6 +37,22 @@ _FORMATS: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "input", "output", "system", "history"),
     "src": ("src", "tgt", "system", "history", "context"),
 }
+
+COLUMNS = "columns"
+"""The format of records whose columns the configuration names."""
+
+FORMAT_NAMES = {
+    "messages": "OpenAI (messages)",
+    "conversations": "ShareGPT (conversations)",
+    "instruction": "Alpaca (instruction, output)",
+    "src": "PaddleNLP (src, tgt)",
+    COLUMNS: "columns by name",
+}
+"""The name of each format, for a person."""
+
+# Names of questions and answers in the public data sets, the likelier first.
+_QUESTIONS = ("question", "prompt", "query", "input", "instruction", "source", "text")
+_ANSWERS = ("answer", "response", "completion", "output", "target", "label")
 
 # Keys that other tools give a meaning to: which text is learned, or with which weight.
 _UNSUPPORTED = frozenset(
@@ -71,6 +88,7 @@ class Conversation:
         system: the system message, or None.
         context: variables for a chat template in PaddleNLP's format.
         ignored: keys of the record that have no effect.
+        format: a key of :data:`FORMAT_NAMES`.
     """
 
     src: tuple[str, ...]
@@ -78,21 +96,28 @@ class Conversation:
     system: str | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    format: str = "src"
 
 
-def conversation(entry: Any, *, upstream: bool = False) -> Conversation:
+def conversation(
+    entry: Any, *, upstream: bool = False, columns: Sequence[str] = ()
+) -> Conversation:
     """Return the conversation that a JSON value means.
 
     Args:
         entry: a value of the data.
         upstream: whether PaddleNLP's own program will read it, which knows ``src``, ``tgt``
             and ``context`` only.
+        columns: the keys of question, answer and, if there is one, system message; empty to
+            tell the format by the keys.
 
     Raises:
         RequestError: it is not a record, or has a key that is not supported.
     """
     if not isinstance(entry, dict):
         raise RequestError("not a JSON object", remedy=FORMAT)
+    if columns:
+        return _by_columns(entry, columns)
     # Rows of a table have every column; one without a value does not count.
     entry = {k: v for k, v in entry.items() if v is not None or k in ("src", "tgt")}
     name = _format(entry)
@@ -118,7 +143,29 @@ def conversation(entry: Any, *, upstream: bool = False) -> Conversation:
     if not isinstance(context, dict):
         raise RequestError('"context" must be an object', remedy=FORMAT)
     return Conversation(
-        src, tgt, system, context if name == "src" else {}, _ignored_keys(entry, name)
+        src, tgt, system, context if name == "src" else {}, _ignored_keys(entry, name), name
+    )
+
+
+def _by_columns(entry: Mapping[str, Any], columns: Sequence[str]) -> Conversation:
+    """Return the turn in the named columns; the others have no effect."""
+    texts: list[str] = []
+    for name in columns:
+        value = entry.get(name)
+        if name not in entry or (value is None and len(texts) < 2):
+            shown = ", ".join(list(entry)[:20])
+            remedy = did_you_mean(name, entry) or f"columns of this record: {shown}"
+            raise RequestError(f'"{name}" of data_columns is missing', remedy=remedy)
+        if not isinstance(value, (str, type(None))):
+            what = f'"{name}" must be a string'
+            raise RequestError(what, remedy="name another column, or write the value as text")
+        _check_characters(value or "", name)
+        texts.append(value or "")
+    question, answer, system = (*texts, "")[:3]
+    _check_answers([answer], columns[1])
+    ignored = tuple(key for key in entry if key not in columns)
+    return Conversation(
+        (question,), (answer,), system if system.strip() else None, {}, ignored, COLUMNS
     )
 
 
@@ -175,9 +222,8 @@ def _source_and_target(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple
     if missing:
         names = " and ".join(f'"{name}"' for name in missing)
         verb = "is" if len(missing) == 1 else "are"
-        raise RequestError(
-            f"{names} {verb} missing", remedy=did_you_mean(missing[0], entry) or FORMAT
-        )
+        remedy = did_you_mean(missing[0], entry) or _columns_remedy(entry, missing) or FORMAT
+        raise RequestError(f"{names} {verb} missing", remedy=remedy)
     src, tgt = _strings(entry, "src"), _strings(entry, "tgt")
     if isinstance(entry["src"], list) is not isinstance(entry["tgt"], list):
         raise RequestError('"src" and "tgt" must both be strings, or both be lists', remedy=FORMAT)
@@ -187,6 +233,18 @@ def _source_and_target(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple
             remedy="every turn needs an answer",
         )
     return src, tgt
+
+
+def _columns_remedy(entry: Mapping[str, Any], missing: Sequence[str]) -> str:
+    """Return the setting that names the columns of a record; empty where it has no two."""
+    texts = [key for key, value in entry.items() if isinstance(value, str)]
+    if len(missing) < 2 or len(texts) < 2:
+        return ""
+    by_name = {key.lower(): key for key in texts}
+    question = next((by_name[name] for name in _QUESTIONS if name in by_name), "QUESTION")
+    answer = next((by_name[name] for name in _ANSWERS if name in by_name), "ANSWER")
+    shown = ", ".join(texts[:20])
+    return f"name the columns: --set data_columns={question}:{answer} (the record has {shown})"
 
 
 def _alpaca(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,31 +1,29 @@
-"""Training data: folders of ``train.json`` and ``dev.json``.
+"""Records of training data: checked as a whole, read one by one.
 
-A file has one JSON object a line, or is one JSON array. :mod:`.record_formats` says what a
-record is.
+:mod:`.datasets` finds the files, :mod:`.data_files` reads them, and :mod:`.record_formats`
+says what a record is.
 """
 
 from __future__ import annotations
 
-import json
+import random
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import json_arrays
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import data_files, datasets
+from paddle_stacks.jobs.data_files import LONGEST_LINE
+from paddle_stacks.jobs.datasets import Dataset, Source, files
 from paddle_stacks.jobs.fault_report import FaultReport
 from paddle_stacks.jobs.files import sha256_of
-from paddle_stacks.jobs.record_formats import FORMAT, conversation
+from paddle_stacks.jobs.record_formats import FORMAT, Conversation, conversation
 
-__all__ = ["LONGEST_LINE", "Counts", "Record", "check", "files", "fingerprint", "read"]
-
-LONGEST_LINE = 16 * 1024 * 1024  # bytes
-_BOM = b"\xef\xbb\xbf"
-_SUFFIXES = (".json", ".jsonl")
-# Data in a format that is not read, and would be left out.
-_UNREAD_SUFFIXES = {".arrow", ".bz2", ".csv", ".gz", ".parquet", ".tsv", ".xlsx", ".xz", ".zst"}
+__all__ = ["LONGEST_LINE", "Counts", "Record", "check", "files", "fingerprint", "paths_of", "read"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Record:
         tgt: what the model is to answer, one string a turn.
         context: what else upstream hands to the chat template.
         system: the system message, or None.
+        format: a key of :data:`.record_formats.FORMAT_NAMES`.
     """
 
     where: str
@@ -45,80 +44,110 @@ class Record:
     tgt: tuple[str, ...]
     context: Mapping[str, Any] = field(default_factory=dict)
     system: str | None = None
+    format: str = "src"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many records a data folder holds.
+    """How many records a data set holds.
 
     Args:
-        train: records to learn from.
+        train: records to learn from, in an epoch.
         dev: records to evaluate on.
         ignored: keys without an effect, and how many records have them.
+        held_out: sources of which some records are held out, and how many; in the order of
+            the sources.
+        shares: of several sources, the records in an epoch and the records there are.
     """
 
     train: int
     dev: int
     ignored: Mapping[str, int] = field(default_factory=dict, compare=False)
+    held_out: Mapping[str, int] = field(default_factory=dict, compare=False)
+    shares: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+
+    def notes(self, seed: int) -> list[str]:
+        """Return what a person should know about the data set.
+
+        Args:
+            seed: the data set's.
+        """
+        lines = [
+            f"{path} has no data for evaluation: {count} of its records are held out "
+            f"(dev_ratio, seed {seed})"
+            for path, count in self.held_out.items()
+        ]
+        lines += [
+            f"{path}: {share} records per epoch, of {count}"
+            for path, (share, count) in self.shares.items()
+        ]
+        return lines + [
+            f'the key "{key}" of {count} records has no effect'
+            for key, count in self.ignored.items()
+        ]
 
 
-def files(folder: Path, split: str, *, upstream: bool = False) -> tuple[Path, ...]:
-    """Return the files of a split: ``train.json``, ``train.jsonl``, or those in ``train/``.
+class _Checker:
+    """The state of one check: faults of all files, and what was counted."""
 
-    Args:
-        folder: the data folder.
-        split: ``train``, ``dev`` or ``quant``.
-        upstream: whether PaddleNLP's own program reads them, which knows ``*.json`` only.
+    def __init__(self, dataset: Dataset, *, upstream: bool) -> None:
+        self.problems: list[Problem] = []
+        self.faults = FaultReport()
+        self.ignored: Counter[str] = Counter()
+        self._dataset = dataset
+        self._upstream = upstream
 
-    Raises:
-        RequestError: there are none, or it is not clear which ones are meant.
-    """
-    if not folder.is_dir():
-        near = did_you_mean(folder.name, _neighbours(folder))
-        raise RequestError(
-            "the data folder does not exist",
-            where=str(folder),
-            remedy=near or "--set dataset_name_or_path=FOLDER; paths start in the workspace",
-        )
-    single = [folder / f"{split}{suffix}" for suffix in _SUFFIXES]
-    single = [path for path in single if path.is_file()]
-    inside = sorted(path for path in (folder / split).glob("*") if path.is_file())
-    several = [path for path in inside if path.suffix in _SUFFIXES]
-    if len(single) > 1 or (single and several):
-        names = [path.name for path in single] + ([f"{split}/"] if several else [])
-        raise RequestError(
-            f"{' and '.join(names)} are both there: it is not clear which one is meant",
-            where=str(folder),
-            remedy=f"keep one of them, or move all files into {split}/",
-        )
-    unread = [path for path in inside if path.suffix in _UNREAD_SUFFIXES]
-    if upstream:
-        unread += [path for path in (*single, *several) if path.suffix != ".json"]
-    if unread:
-        readable = "*.json" if upstream else "*.json and *.jsonl"
-        raise RequestError(
-            f"{unread[0].name} would not be read: only {readable} are",
-            where=str(unread[0]),
-            remedy="convert it, or move it out of the data folder",
-        )
-    if single or several:
-        return tuple(single or several)
-    raise RequestError(
-        f"the data folder has no {split}.json or {split}.jsonl",
-        where=str(folder),
-        remedy=FORMAT,
-    )
+    def count(self, source: Source, split: str, keys: array[int] | None = None) -> int:
+        """Return the number of good records of a split.
+
+        Args:
+            source: whose.
+            split: which.
+            keys: gets the key of each record for :func:`.datasets.holdout_limit`.
+        """
+        try:
+            paths = files(source.path, split, upstream=self._upstream)
+        except RequestError as error:
+            self.problems += error.problems
+            return 0
+        if not all(map(data_files.is_readable, paths)):
+            return 0  # by the host; the job in its container reads it
+        before = len(self.problems) + self.faults.count
+        good = 0
+        for path in paths:
+            try:
+                good += self._count_file(path, keys)
+            except OSError as error:
+                reason = f"the data cannot be read: {error.strerror}"
+                remedy = f"chmod u+r {path}, or copy it again"
+                self.problems.append(Problem(reason, str(path), remedy))
+        if good == 0 and len(self.problems) + self.faults.count == before:
+            self.problems.append(Problem("the file contains no record", str(paths[0]), FORMAT))
+        return good
+
+    def _count_file(self, path: Path, keys: array[int] | None) -> int:
+        good = 0
+        for place, parsed in _parsed(path, self._dataset, upstream=self._upstream):
+            if isinstance(parsed, RequestError):
+                self.faults.add(replace(parsed.problems[0], where=str(path)), place)
+                continue
+            self.ignored.update(parsed.ignored)
+            if keys is not None:
+                keys.append(datasets.holdout_key(parsed, self._dataset.seed))
+            good += 1
+        return good
 
 
 def check(
-    folder: Path, *, dev: bool = True, train: str = "train", upstream: bool = False
+    data: Path | Dataset, *, dev: bool = True, train: str = "train", upstream: bool = False
 ) -> Counts:
     """Check every record of the training data, and of the evaluation data.
 
-    Reads record by record and keeps nothing, so the size of the data does not matter.
+    Reads record by record and keeps nothing but eight bytes for each record that may be held
+    out, so the size of the data does not matter.
 
     Args:
-        folder: the data folder.
+        data: the data set.
         dev: whether evaluation data is needed.
         train: the split to learn from.
         upstream: whether PaddleNLP's own program reads it.
@@ -127,147 +156,132 @@ def check(
         RequestError: with a problem for each of the first 20 kinds of faults, with its
             places, and how many others there are.
     """
-    problems: list[Problem] = []
-    faults = FaultReport()
-    counts = dict.fromkeys((train, "dev"), 0)
-    ignored: Counter[str] = Counter()
-    for split in (train, "dev") if dev else (train,):
-        try:
-            paths = files(folder, split, upstream=upstream)
-        except RequestError as error:
-            problems += error.problems
-            if not folder.is_dir():
-                break
+    dataset = Dataset.of(data)
+    checker = _Checker(dataset, upstream=upstream)
+    held_out: dict[str, int] = {}
+    trains: list[int] = []
+    devs = 0
+    for source in dataset.sources:
+        if not source.path.exists():
+            checker.count(source, train)  # reports it, once
             continue
-        known = len(problems) + faults.count
-        for path in paths:
+        try:
+            splits = dev and train == "train" and not upstream and _is_split(dataset, source)
+        except RequestError as error:
+            checker.problems += error.problems
+            continue
+        keys = array("Q") if splits else None
+        count = checker.count(source, train, keys)
+        if keys:
             try:
-                counts[split] += _count(path, faults, ignored, upstream=upstream)
-            except OSError as error:
-                what = f"the data cannot be read: {error.strerror}"
-                problems.append(Problem(what, str(path), f"chmod u+r {path}, or copy it again"))
-        if counts[split] == 0 and len(problems) + faults.count == known:
-            problems.append(Problem("the file contains no record", str(paths[0]), FORMAT))
-    problems = [*faults.problems("bad records"), *problems]
+                limit = datasets.holdout_limit(keys, dataset.dev_ratio, source.path)
+            except RequestError as error:
+                checker.problems += error.problems
+            else:
+                held_out[str(source.path)] = sum(key <= limit for key in keys)
+                count -= held_out[str(source.path)]
+                devs += held_out[str(source.path)]
+        elif dev and not splits:
+            devs += checker.count(source, "dev")
+        trains.append(count)
+    problems = [*checker.faults.problems("bad records"), *checker.problems]
     if problems:
         raise RequestError(problems)
-    return Counts(counts[train], counts["dev"], dict(ignored))
+    shares = {}
+    if len(dataset.sources) > 1:
+        parts = dataset.shares(trains)
+        names = [str(source.path) for source in dataset.sources]
+        shares = dict(zip(names, zip(parts, trains, strict=True), strict=True))
+        trains = list(parts)
+    return Counts(sum(trains), devs, dict(checker.ignored), held_out, shares)
 
 
-def read(folder: Path, split: str) -> Iterator[Record]:
+def read(data: Path | Dataset, split: str) -> Iterator[Record]:
     """Yield the records of a split that :func:`check` accepted.
+
+    Of several sources with weights, an epoch's records for training are yielded: of a source
+    with fewer records than its share all, repeatedly, and a random part of the last time.
 
     Raises:
         RequestError: an entry is not a record.
     """
-    for path in files(folder, split):
-        for place, entry in _entries(path):
-            try:
-                if isinstance(entry, RequestError):
-                    raise entry
-                parsed = conversation(entry)
-            except RequestError as error:
-                problem = replace(error.problems[0], where=f"{path}:{place}")
-                raise RequestError(problem) from None
-            yield Record(f"{path}:{place}", parsed.src, parsed.tgt, parsed.context, parsed.system)
+    dataset = Dataset.of(data)
+    if len(dataset.sources) == 1 or split != "train":
+        for source in dataset.sources:
+            yield from _source_records(dataset, source, split)
+        return
+    counts = [sum(1 for _ in _source_records(dataset, source, split)) for source in dataset.sources]
+    shares = dataset.shares(counts)
+    for number, source in enumerate(dataset.sources):
+        if not counts[number]:
+            continue
+        whole, rest = divmod(shares[number], counts[number])
+        for _ in range(whole):
+            yield from _source_records(dataset, source, split)
+        pick = random.Random(f"{dataset.seed} {number}")
+        chosen = set(pick.sample(range(counts[number]), rest))
+        for index, record in enumerate(_source_records(dataset, source, split)):
+            if index in chosen:
+                yield record
 
 
-def fingerprint(folder: Path, split: str) -> str:
-    """Return the SHA-256 of a split's bytes, in hexadecimal."""
-    return sha256_of(*files(folder, split))
+def fingerprint(data: Path | Dataset, split: str) -> str:
+    """Return the SHA-256 of the files with a split's records, in hexadecimal."""
+    return sha256_of(*paths_of(Dataset.of(data), split))
 
 
-def _count(path: Path, faults: FaultReport, ignored: Counter[str], *, upstream: bool) -> int:
-    good = 0
-    for place, entry in _entries(path, arrays=not upstream):
+def paths_of(dataset: Dataset, split: str) -> tuple[Path, ...]:
+    """Return the files with a split's records, which may have those of another one too."""
+    held_out = split == "dev"
+    paths = [
+        files(source.path, "train" if held_out and _is_split(dataset, source) else split)
+        for source in dataset.sources
+    ]
+    return tuple(chain.from_iterable(paths))
+
+
+def _is_split(dataset: Dataset, source: Source) -> bool:
+    """Return whether some of a source's records are held out, because it has no others."""
+    return dataset.dev_ratio > 0 and not datasets.has_files(source.path, "dev")
+
+
+def _source_records(dataset: Dataset, source: Source, split: str) -> Iterator[Record]:
+    if split not in ("train", "dev") or not _is_split(dataset, source):
+        for record, _ in _file_records(dataset, files(source.path, split)):
+            yield record
+        return
+    paths = files(source.path, "train")
+    keys = array("Q", (key for _, key in _file_records(dataset, paths)))
+    if not keys:
+        return
+    limit = datasets.holdout_limit(keys, dataset.dev_ratio, source.path)
+    for record, key in _file_records(dataset, paths):
+        if (key <= limit) is (split == "dev"):
+            yield record
+
+
+def _file_records(dataset: Dataset, paths: tuple[Path, ...]) -> Iterator[tuple[Record, int]]:
+    """Yield each record, and its key for :func:`.datasets.holdout_limit`."""
+    for path in paths:
+        for place, parsed in _parsed(path, dataset):
+            where = f"{path}:{place}"
+            if isinstance(parsed, RequestError):
+                raise RequestError(replace(parsed.problems[0], where=where))
+            record = Record(
+                where, parsed.src, parsed.tgt, parsed.context, parsed.system, parsed.format
+            )
+            yield record, datasets.holdout_key(parsed, dataset.seed)
+
+
+def _parsed(
+    path: Path, dataset: Dataset, *, upstream: bool = False
+) -> Iterator[tuple[str, Conversation | RequestError]]:
+    """Yield the place of each entry, and its conversation or why it is none."""
+    for place, entry in data_files.entries(path, arrays=not upstream):
+        if isinstance(entry, RequestError):
+            yield place, entry
+            continue
         try:
-            if isinstance(entry, RequestError):
-                raise entry
-            ignored.update(conversation(entry, upstream=upstream).ignored)
-            good += 1
+            yield place, conversation(entry, upstream=upstream, columns=dataset.columns)
         except RequestError as error:
-            faults.add(replace(error.problems[0], where=str(path)), place)
-    return good
-
-
-def _entries(path: Path, *, arrays: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield the place and the value of every entry; a :class:`RequestError` where there is none."""
-    with path.open("rb") as stream:
-        head = stream.read(65536)
-        if head.startswith(_BOM):
-            yield (
-                "1",
-                RequestError(
-                    "begins with a byte order mark", remedy="save it as UTF-8 without one"
-                ),
-            )
-            return
-        stream.seek(0)
-        if not json_arrays.starts_array(head):
-            for number, line in _lines(path):
-                try:
-                    yield str(number), _value(line)
-                except RequestError as error:
-                    yield str(number), error
-        elif arrays:
-            try:
-                elements = enumerate(json_arrays.values(stream, LONGEST_LINE), 1)
-                for index, (number, value) in elements:
-                    yield f"{number} (record {index})", value
-            except json_arrays.ArrayError as error:
-                yield (
-                    str(error.line),
-                    RequestError(error.reason, remedy="write the array as valid JSON"),
-                )
-        else:
-            remedy = "write one JSON object a line: jq -c '.[]' FILE"
-            yield (
-                "1",
-                RequestError("PaddleNLP's own program does not read a JSON array", remedy=remedy),
-            )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of every line that is not blank, the long ones cut."""
-    with path.open("rb") as stream:
-        number = 0
-        while line := stream.readline(LONGEST_LINE + 1):
-            number += 1
-            rest = line
-            while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
-                rest = stream.readline(LONGEST_LINE + 1)
-            if line.strip():
-                yield number, line
-
-
-def _value(line: bytes) -> Any:
-    """Return the JSON value of a line."""
-    if len(line) > LONGEST_LINE:
-        raise RequestError(f"the line is longer than {LONGEST_LINE // 1024**2} MiB", remedy=FORMAT)
-    if b"\0" in line:
-        raise RequestError("contains a null byte", remedy=FORMAT)
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"not UTF-8: byte 0x{line[error.start]:02x}", remedy="save it as UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        _not_json(line, error)
-    except RecursionError:
-        raise RequestError("nested too deeply", remedy=FORMAT) from None
-    except ValueError:
-        raise RequestError("a number has too many digits", remedy=FORMAT) from None
-
-
-def _not_json(line: bytes, error: json.JSONDecodeError) -> NoReturn:
-    text = line.strip()
-    if text[:1] == b"[" or text == b"{":
-        reason = "not a JSON object: a record must be on one line"
-        raise RequestError(reason, remedy="jq -c . FILE writes one record a line") from None
-    raise RequestError(f"not JSON: {error.msg} (column {error.colno})", remedy=FORMAT) from None
-
-
-def _neighbours(folder: Path) -> list[str]:
-    parent = folder.parent
-    return [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+            yield place, error

@@ -236,7 +236,7 @@ def test_a_plan_checks_what_the_run_would(tmp_path: Path, form: tuple[str, ...])
     ask = inv("infer", "--model", "gone", "--input", "gone.jsonl", *form, **workspace)
     fetch = inv("fetch", "m", "--from", "gguf:gone.gguf", *form, **workspace)
     for done, faults in (
-        (tune, ['no model "gone"', "the data folder does not exist"]),
+        (tune, ['no model "gone"', "the data set does not exist"]),
         (ask, ['no model "gone"', "cannot read the prompts"]),
         (fetch, ["the model's source does not exist"]),
     ):
@@ -357,7 +357,7 @@ def test_what_is_not_there_is_told_before_an_engine_is_asked(tmp_path: Path, con
     )
     assert done.returncode == 2
     assert 'no model "gone"' in done.stderr
-    assert "the data folder does not exist" in done.stderr
+    assert "the data set does not exist" in done.stderr
 
 
 @pytest.mark.parametrize(

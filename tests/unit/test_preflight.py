@@ -78,7 +78,7 @@ def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> N
                 *("--config", "my.json", "--set", "model_name_or_path=x"),
                 *("--set", "dataset_name_or_path=data/e"),
             ],
-            ['no model "x"', "the data folder does not exist"],
+            ['no model "x"', "the data set does not exist"],
         ),
         (
             "infer",
@@ -139,7 +139,7 @@ def test_what_upstreams_program_reads_has_to_be_there(workspace: Path) -> None:
     )
     assert len(faults) == 3
     assert "./inv fetch llama-2-13b, then --model_name_or_path models/llama-2-13b" in faults[0]
-    assert "the data folder does not exist" in faults[1]
+    assert "the data set does not exist" in faults[1]
     assert "there is no x.bin" in faults[2]
     assert "no packed text" in upstream(workspace, {"input_dir": "data/d"})[0]
     (packed / "x.bin").touch()

@@ -54,7 +54,7 @@ def test_folders_of_files(tmp_path: Path) -> None:
         ("[", ["a record must be on one line"]),
         ('["a"]', ["not a JSON object"]),
         ('{"src": "a"}', ['"tgt" is missing']),
-        ("{}", ['"src" and "tgt" are missing', "see docs/finetuning.md"]),
+        ("{}", ['"src" and "tgt" are missing', "see docs/data-formats.md"]),
         ('{"source": "a", "tgt": "b"}', ['"src" is missing']),
         ('{"src": "a", "tgt": 5}', ['"tgt" must be a string']),
         ('{"src": [], "tgt": []}', ['"src" must be a string, or a list']),
@@ -102,7 +102,7 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert "has no dev.json" in complaint(tmp_path)
     (tmp_path / "demo").mkdir()
     text = complaint(tmp_path / "demmo")
-    assert text.count("the data folder does not exist") == 1
+    assert text.count("the data set does not exist") == 1
     assert 'did you mean "demo"?' in text
 
 
@@ -291,15 +291,15 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
 def test_files_that_would_be_left_out_are_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.json").write_text(GOOD)
-    (tmp_path / "train" / "b.parquet").write_text("x")
+    (tmp_path / "train" / "b.xlsx").write_text("x")
     text = complaint(tmp_path, dev=False)
-    assert "b.parquet would not be read: only *.json and *.jsonl are" in text
+    assert "b.xlsx would not be read" in text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("train.jsonl", GOOD, "only *.json are"),
+        ("train.jsonl", GOOD, "reads only *.json"),
         ("train.json", f"[{GOOD}]", "does not read a JSON array"),
         ("train.json", '{"src": "a", "tgt": "b", "system": "s"}', 'does not read "system"'),
         ("train.json", '{"instruction": "a", "output": "b"}', 'does not read "instruction"'),

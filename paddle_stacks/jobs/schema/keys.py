@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from paddle_stacks.jobs.datasets import DEV_RATIO
+
 __all__ = ["FUSED_KEYS", "OURS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
 
-OURS = ("merge", "eval_iters")
-"""The keys that upstream does not have; the second is a constant there."""
+OURS = ("merge", "eval_iters", "data_columns", "dev_ratio")
+"""The keys that upstream does not have; ``eval_iters`` is a constant there."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,14 @@ _MODEL = (
     Key("attention_probs_dropout_prob", float, 0.1, low=0, below=1),
 )
 
-_ANSWERS = (
+_DATA = (
     Key("dataset_name_or_path", str),
+    Key("data_columns", str),
+    Key("dev_ratio", float, DEV_RATIO, low=0, below=1),
+)
+
+_ANSWERS = (
+    *_DATA,
     Key("chat_template", str),
     Key("src_length", int, 1024, low=1),
     Key("max_length", int, 2048, low=2),
@@ -257,7 +265,7 @@ _REFUSED_IN_FINETUNE = tuple(
             "eval_with_do_generation",
             bool,
             False,
-            "this job evaluates by loss and by next-token accuracy over the whole of dev.json; "
+            "this job evaluates by loss and by next-token accuracy over all evaluation data; "
             "the infer job generates",
         ),
         ("save_generation_output", bool, False, "this job evaluates without generating"),
@@ -407,7 +415,7 @@ _ON_A_CARD = "upstream's program for a card does that"
 _QUANTIZATION = (
     Key("model_name_or_path", str),
     Key("tokenizer_name_or_path", str),
-    Key("dataset_name_or_path", str),
+    *_DATA,
     Key("src_length", int, 256, low=1),
     Key("max_length", int, 512, low=2),
     Key("output_dir", str),
