@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from entrypoints.finetuning.request import NO_TEMPLATE, Request
+from entrypoints.finetuning.request import Request
 from entrypoints.runtime import launcher
 from entrypoints.runtime.arguments import parse
 from entrypoints.runtime.console import note, phase
@@ -91,18 +91,11 @@ def _paths(config: schema.Config) -> dict[str, Path]:
             paths["adapter"] = workspace.find_adapter(config["lora_path"])
         except RequestError as error:
             faults += error.problems
-    template = config["chat_template"]
-    if template not in (None, NO_TEMPLATE, config["model_name_or_path"]):
-        path = Path(template)
-        paths["template"] = path / "chat_template.json" if path.is_dir() else path
-        if not paths["template"].is_file():
-            faults.append(
-                Problem(
-                    "there is no such chat template",
-                    f'"chat_template": "{path}"',
-                    "a chat_template.json, or a folder that has one; paths start in the workspace",
-                )
-            )
+    try:
+        if template := chat_templates.named(config):
+            paths["template"] = template
+    except RequestError as error:
+        faults += error.problems
     if faults:
         raise RequestError(faults)
     return paths

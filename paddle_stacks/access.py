@@ -13,7 +13,8 @@ from paddle_stacks.plan import mounts
 __all__ = ["of"]
 
 # The options whose values are read, of any job.
-_READ = ("config", "input", "model", "adapter", "resume", "source", "corpus")
+_READ = ("config", "input", "model", "adapter", "resume", "source", "corpus", "dataset")
+_POSITIONAL = ("corpus", "dataset")
 # The options of upstream's programs that name what they write.
 _WRITTEN_FOLDERS = ("output_dir", "logging_dir", "output_path", "save_dir")
 _WRITTEN_FILES = ("output_file",)
@@ -37,10 +38,12 @@ def of(argv: Sequence[str], workspace: Path) -> mounts.Access:
         values = getattr(arguments, key, None)
         for value in values if isinstance(values, list) else [values]:
             if text := _path(value, workspace, named=key in ("model", "adapter")):
-                reads[text] = key if key == "corpus" else f"--{key}"
+                reads[text] = key if key in _POSITIONAL else f"--{key}"
     config = getattr(arguments, "config", None)
     mentions = tuple(mounts.references(mounts.document(workspace / config))) if config else ()
     mentions = (*mentions, *(getattr(arguments, "set", None) or ()))
+    if dataset := getattr(arguments, "dataset", None):
+        mentions = (*mentions, dataset)  # weights and paths
     return mounts.Access(
         reads=reads,
         mentions=mentions,
@@ -65,7 +68,7 @@ def _path(value: object, workspace: Path, *, named: bool) -> str:
 
 def _outputs(job: str, arguments: argparse.Namespace) -> dict[str, str]:
     found = {}
-    for key in ("output", "plot"):
+    for key in ("output", "plot", "convert"):
         value = getattr(arguments, key, None)
         if value and value != "-":
             found[str(Path(value))] = f"--{key}"

@@ -18,6 +18,7 @@ from paddle_stacks.dcu.cards import check_free
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import (
     corpus,
+    data_request,
     json_files,
     models,
     pretraining,
@@ -356,6 +357,10 @@ def _check_inspect(here: Path, plan: Plan, arguments: argparse.Namespace) -> Non
         raise RequestError(faults)
 
 
+def _check_data(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    data_request.check(arguments, here)
+
+
 def _check_quantize(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     config = quantizing.load(arguments, here, plan.backend)
     quantizing.check(config, here, force=arguments.force)
@@ -470,6 +475,7 @@ _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "pretrain": _check_pretrain,
     "prepare": _check_prepare,
     "inspect": _check_inspect,
+    "data": _check_data,
     "quantize": _check_quantize,
     "export": _check_export,
     "infer": _check_infer,

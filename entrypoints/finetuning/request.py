@@ -7,10 +7,7 @@ from pathlib import Path
 
 from entrypoints.training.request import Training
 
-__all__ = ["NO_TEMPLATE", "Request"]
-
-NO_TEMPLATE = "none"
-"""The ``chat_template`` that stands for no template at all."""
+__all__ = ["Request"]
 
 
 @dataclass(frozen=True, kw_only=True)

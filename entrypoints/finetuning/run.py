@@ -9,7 +9,7 @@ from typing import Any
 
 from entrypoints.cpu import kernels
 from entrypoints.finetuning import batches, model, packing
-from entrypoints.finetuning.request import NO_TEMPLATE, Request
+from entrypoints.finetuning.request import Request
 from entrypoints.finetuning.trainer import Finetuner
 from entrypoints.models.tokenizer import load_tokenizer
 from entrypoints.runtime.console import note, phase, report
@@ -22,6 +22,7 @@ from entrypoints.training.request import LOSS, METRICS, RESULT
 from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
+from paddle_stacks.jobs.chat_templates import NO_TEMPLATE
 from paddle_stacks.jobs.datasets import Dataset
 from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.jobs.schema import Config

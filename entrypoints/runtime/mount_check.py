@@ -48,7 +48,7 @@ def check(job: str, arguments: Sequence[str]) -> None:
                         f'"$PWD/{value}:/workspace/{value}:ro" {job} …; or ./inv {job} …',
                     )
                 )
-    for key in ("output", "plot"):
+    for key in ("output", "plot", "convert"):
         value = str(getattr(options, key, None) or "-")
         parent = (_WORKSPACE / value).parent
         if value != "-" and not _may_write(parent):

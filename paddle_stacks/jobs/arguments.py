@@ -297,6 +297,41 @@ def _add_split(parser: Parser) -> None:
     )
 
 
+_DATA_ENDING = """\
+examples:
+  data tickets.csv --set data_columns=question:answer
+  data data/alpaca --model smollm2-135m-instruct
+  data tickets.csv --set data_columns=question:answer --convert data/tickets
+"""
+
+
+def _data() -> Parser:
+    parser = Parser(
+        prog="data",
+        description="Show what fine-tuning would learn from a data set, or convert it.",
+        epilog=_DATA_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "dataset",
+        metavar="DATASET",
+        help="a file, a folder, or weights and paths: '0.3 data/a 0.7 data/b'",
+    )
+    add("--model", help="count its tokens and apply its chat template: a name in models/")
+    add("--samples", type=int, default=3, metavar="N", help="records to show (default: 3)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of finetune, such as data_columns, dev_ratio, max_length; repeatable",
+    )
+    add("--convert", metavar="FOLDER", help="write train.json and dev.json with src and tgt")
+    add("--force", action="store_true", help="replace existing output")
+    return parser
+
+
 def _positive(text: str) -> float:
     try:
         number = float(text)
@@ -711,6 +746,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "fetch": _fetch,
     "prepare": _prepare,
     "inspect": _inspect,
+    "data": _data,
     "finetune": _finetune,
     "pretrain": _pretrain,
     "quantize": _quantize,

@@ -48,6 +48,7 @@ JOBS: dict[str, Job] = {
         Job(
             "inspect", "train", "show statistics and samples of a tokenized corpus", computes=False
         ),
+        Job("data", "train", "show or convert a data set for fine-tuning", computes=False),
         Job(
             "finetune",
             "train",

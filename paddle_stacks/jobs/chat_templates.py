@@ -15,12 +15,14 @@ from paddle_stacks.jobs.schema import Config
 
 __all__ = [
     "JINJA",
+    "NO_TEMPLATE",
     "PADDLE",
     "TemplateFile",
     "default_template",
     "exists",
     "find",
     "missing_note",
+    "named",
 ]
 
 JINJA = "chat_template.jinja"
@@ -28,6 +30,9 @@ JINJA = "chat_template.jinja"
 
 PADDLE = "chat_template.json"
 """A template of PaddleNLP's own kind; it wins over the others, as in PaddleNLP."""
+
+NO_TEMPLATE = "none"
+"""The ``chat_template`` of a configuration that wants none."""
 
 _CONFIG = "tokenizer_config.json"
 _LARGEST = 2**20  # bytes; the templates of models with tools have some 20 kB
@@ -71,6 +76,25 @@ def exists(folder: Path) -> bool:
         RequestError: a file cannot be read.
     """
     return (folder / PADDLE).is_file() or find(folder) is not None
+
+
+def named(config: Config) -> Path | None:
+    """Return the template's file that a fine-tuning names instead of the model's.
+
+    Raises:
+        RequestError: the file does not exist.
+    """
+    name = config["chat_template"]
+    if name in (None, NO_TEMPLATE, config["model_name_or_path"]):
+        return None
+    path = Path(name) / PADDLE if Path(name).is_dir() else Path(name)
+    if not path.is_file():
+        raise RequestError(
+            "the chat template does not exist",
+            where=f'"chat_template": "{name}"',
+            remedy="name a chat_template.json or its folder; paths start in the workspace",
+        )
+    return path
 
 
 def missing_note(config: Config, here: Path = Path()) -> str:

@@ -142,6 +142,7 @@ class Dataset:
         )
 
 
+_NO_DEV = "--set evaluation_strategy=no --set do_eval=false"
 _BLEND = 'for instance "0.3 data/a 0.7 data/b"; paths with spaces cannot be mixed'
 
 
@@ -205,8 +206,7 @@ def files(path: Path, split: str, *, upstream: bool = False) -> tuple[Path, ...]
         raise RequestError(
             f"the data set is one file, without records for {split}",
             where=str(path),
-            remedy=f"--set dev_ratio={DEV_RATIO} holds out some of its records, or "
-            "--set do_eval=false",
+            remedy=f"--set dev_ratio={DEV_RATIO} holds out some of its records; or {_NO_DEV}",
         )
     raise RequestError(
         f"the data folder has no {split}.json or {split}.jsonl", where=str(path), remedy=FORMAT
@@ -297,7 +297,7 @@ def holdout_limit(keys: array[int], ratio: float, path: Path) -> int:
         raise RequestError(
             f"the data set has {count}: none can be held out for evaluation",
             where=str(path),
-            remedy="--set do_eval=false, or add dev.json",
+            remedy=f"add dev.json, or {_NO_DEV}",
         )
     return limit
 

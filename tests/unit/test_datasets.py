@@ -175,6 +175,7 @@ def test_what_cannot_be_split(tmp_path: Path, content: str, words: str) -> None:
     text = complaint(dataset_of(tmp_path / "d.jsonl", content, ratio=0.1), dev=True)
     assert words in text
     assert "--set do_eval=false" in text
+    assert "add dev.json" in text
 
 
 def test_nothing_is_held_out_without_a_ratio(tmp_path: Path) -> None:
