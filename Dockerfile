@@ -245,6 +245,7 @@ WORKDIR /opt/paddle-stacks
 COPY entrypoints /opt/paddle-stacks/entrypoints
 COPY paddle_stacks/__init__.py paddle_stacks/errors.py /opt/paddle-stacks/paddle_stacks/
 COPY paddle_stacks/jobs /opt/paddle-stacks/paddle_stacks/jobs
+COPY configs/datasets /opt/paddle-stacks/configs/datasets
 COPY configs/models /opt/paddle-stacks/configs/models
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 

@@ -53,7 +53,9 @@ def _dispatch(argv: list[str]) -> int:
         mount_check.check(name, arguments)
         if platforms.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
-        status: int = importlib.import_module(f"entrypoints.{name}").main(arguments)
+        status: int = importlib.import_module(f"entrypoints.{name.replace('-', '_')}").main(
+            arguments
+        )
         return status
     if shutil.which(name):
         os.execvp(name, argv)

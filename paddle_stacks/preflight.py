@@ -25,6 +25,7 @@ from paddle_stacks.jobs import (
     prompts,
     quantizing,
     records,
+    sample_data,
     schema,
     serving,
     spreading,
@@ -295,6 +296,12 @@ def _check_fetch(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
         )
 
 
+def _check_fetch_data(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    row = sample_data.find(arguments.data, here)
+    if arguments.source:
+        sample_data.local_files(row, here / arguments.source)
+
+
 def _check_finetune(here: Path, plan: Plan, arguments: argparse.Namespace) -> None:
     config = training_config(plan, arguments)
     world = arguments.ranks * (arguments.nnodes or 1)
@@ -453,7 +460,7 @@ def _check_packed(folder: Path) -> None:
             if missing
             else "there is no packed text (*.idx, *.bin)"
         )
-        remedy = "./inv prepare makes it; docs/recipes.md says where upstream's sample is"
+        remedy = "./inv prepare writes it; PaddleNLP's sample: ./inv fetch-data openwebtext-100k"
         raise RequestError(what, where=str(folder), remedy=remedy)
 
 
@@ -471,6 +478,7 @@ def _check_prompts(path: Path) -> None:
 
 _CHECKS: dict[str, Callable[[Path, Plan, argparse.Namespace], None]] = {
     "fetch": _check_fetch,
+    "fetch-data": _check_fetch_data,
     "finetune": _check_finetune,
     "pretrain": _check_pretrain,
     "prepare": _check_prepare,

@@ -8,7 +8,7 @@ __all__ = ["GROUPS", "lines"]
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("setup", "doctor", "build", "demo", "recipes", "run", "plan", "explain"),
-    "Data": ("fetch", "data", "prepare", "inspect"),
+    "Data": ("fetch", "fetch-data", "data", "prepare", "inspect"),
     "Train": ("finetune", "pretrain", "quantize", "export", "upstream", "keys", "memory"),
     "Answer": ("infer", "serve"),
     "DCU": ("top", "sim-host", "sim-hosts"),

@@ -113,7 +113,7 @@ CHECKS: tuple[Check, ...] = (
 # Checks that are fast, start no container, and find what would stop a job on a DCU.
 _BEFORE_A_JOB = ("device-nodes", "device-access", "hyhal", "driver-dtk", "card-type")
 # Jobs that only write files.
-_WITHOUT_DEVICES = ("fetch",)
+_WITHOUT_DEVICES = ("fetch", "fetch-data")
 
 
 def checks_for(backend: str) -> tuple[Check, ...]:

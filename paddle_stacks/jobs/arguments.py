@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from paddle_stacks.errors import RequestError, did_you_mean
-from paddle_stacks.jobs import documented, models, texts, validation
+from paddle_stacks.jobs import documented, models, sample_data, texts, validation
 from paddle_stacks.jobs.schema.values import key_value
 from paddle_stacks.jobs.serving import LOOPBACK
 
@@ -197,6 +197,31 @@ def _fetch() -> Parser:
     add("model", metavar="MODEL", help="a known model, or any name if --from is given")
     add("--from", dest="source", metavar="SOURCE", help=f"source of the model: {models.FORMS}")
     add("--output", metavar="FOLDER", help="output folder (default: models/MODEL)")
+    add("--force", action="store_true", help="replace existing output")
+    return parser
+
+
+_FETCH_DATA_ENDING = """\
+examples:
+  fetch-data alpaca-demo
+  fetch-data openwebtext-100k
+  fetch-data alpaca-demo --from data/usb       (the files, downloaded elsewhere)
+
+After an interruption the same command continues.
+"""
+
+
+def _fetch_data() -> Parser:
+    parser = Parser(
+        prog="fetch-data",
+        description="Fetch known data into data/, for fine-tuning or pretraining.",
+        epilog=_FETCH_DATA_ENDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("data", metavar="DATA", help=f"one of: {', '.join(sample_data.known())}")
+    add("--from", dest="source", metavar="FOLDER", help="folder with the files, already downloaded")
+    add("--output", metavar="FOLDER", help="output folder (default: the recipes' one in data/)")
     add("--force", action="store_true", help="replace existing output")
     return parser
 
@@ -744,6 +769,7 @@ def _add_space(parser: Parser) -> None:
 
 PARSERS: dict[str, Callable[[], Parser]] = {
     "fetch": _fetch,
+    "fetch-data": _fetch_data,
     "prepare": _prepare,
     "inspect": _inspect,
     "data": _data,

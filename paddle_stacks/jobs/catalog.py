@@ -14,7 +14,8 @@ class Job:
     """Something a container does.
 
     Args:
-        name: the word on the command line; the module ``entrypoints.<name>`` runs it.
+        name: the word on the command line; the module ``entrypoints.<name>`` runs it,
+            with underscores for dashes.
         image: the smallest image that can run it.
         summary: one line for the list of jobs.
         computes: whether it needs what the platform computes on.
@@ -37,6 +38,13 @@ JOBS: dict[str, Job] = {
             "fetch a model into models/ as a PaddleNLP checkpoint",
             computes=False,
             writes=("models",),
+        ),
+        Job(
+            "fetch-data",
+            "infer",
+            "fetch demo data into data/",
+            computes=False,
+            writes=("data",),
         ),
         Job(
             "prepare",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import data_files
+from paddle_stacks.jobs import data_files, sample_data
 from paddle_stacks.jobs.record_formats import FORMAT, Conversation
 
 __all__ = [
@@ -42,7 +42,7 @@ _SPLITS = {
     "test": ("test",),
 }
 _NOT_TRAIN = frozenset(name for split in ("dev", "quant", "test") for name in _SPLITS[split])
-_JSON_SUFFIXES = (".json", ".jsonl")
+_MANIFEST = "paddle-stacks.json"  # of fetch-data
 _KNOWN = ", ".join(f"*{suffix}" for suffix in data_files.FORMATS)
 
 
@@ -198,7 +198,9 @@ def files(path: Path, split: str, *, upstream: bool = False) -> tuple[Path, ...]
         raise RequestError(
             "the data set does not exist",
             where=str(path),
-            remedy=near or "--set dataset_name_or_path=PATH; paths start in the workspace",
+            remedy=sample_data.fetch_command(path)
+            or near
+            or "--set dataset_name_or_path=PATH; paths start in the workspace",
         )
     if paths := _find(path, split, upstream=upstream):
         return paths
@@ -253,10 +255,14 @@ def _find(path: Path, split: str, *, upstream: bool) -> tuple[Path, ...]:
 
 def _is_data(path: Path) -> bool:
     """Return whether a file looks like data, of a kind that is read or of another."""
-    return not path.name.startswith(".") and (
-        bool(data_files.format_of(path))
-        or path.suffix in data_files.UNREAD_SUFFIXES
-        or path.suffix in (".gz", ".zst")
+    return (
+        not path.name.startswith(".")
+        and path.name != _MANIFEST
+        and (
+            bool(data_files.format_of(path))
+            or path.suffix in data_files.UNREAD_SUFFIXES
+            or path.suffix in (".gz", ".zst")
+        )
     )
 
 

@@ -41,7 +41,7 @@ PLAIN_ENVIRONMENT = frozenset({ENVIRONMENT_SWITCH})
 _NO_HOST = Host(Path("/"), (), None, None)
 
 # The jobs with outgoing and with incoming connections; all others have no network.
-_NETWORKED = frozenset({"fetch"})
+_NETWORKED = frozenset({"fetch", "fetch-data"})
 _SERVERS = frozenset({"serve"})
 # Variables that set the certificate bundle of OpenSSL, requests and pip.
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")

@@ -96,6 +96,8 @@ def write_small_things(folder: Path) -> None:
         data.mkdir()
         for name in ("train.json", "dev.json"):
             (data / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = "".join(f"Who is number {n}?,Number {n}.\n" for n in range(8))
+    (folder / "tickets.csv").write_text("question,answer\n" + table)
     prompts = [{"id": n, "prompt": "Count to three.", "max_new_tokens": 8} for n in range(2)]
     (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompts))
     text = [json.dumps({"text": f"Document {n} says little."}) + "\n" for n in range(50)]

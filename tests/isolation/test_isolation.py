@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 CPU = backend.load("cpu", ROOT)
 IN_A_CONTAINER_OF_ITS_OWN = {"use all memory"}
 MARKS = {name: f"mark-{uuid.uuid4().hex}" for name in ("hub token", "API key", "the caller's")}
-NETWORKED = ("fetch", "serve")
+NETWORKED = ("fetch", "fetch-data", "serve")
 RUNS_ON_THE_HOST = [
     *("inv", ".venv/bin/python", ".git/hooks/pre-commit", "paddle_stacks/launch.py", "tasks.py"),
     *("configs/backends/cpu.toml", "docker-compose.override.yml.example"),

@@ -96,7 +96,7 @@ def test_finetune_waits_for_its_model(services: dict[str, Any]) -> None:
 
 def test_only_fetch_and_serve_get_secrets(services: dict[str, Any]) -> None:
     with_secrets = {job for job, service in services.items() if service.get("secrets")}
-    assert with_secrets == {"fetch", "serve"}
+    assert with_secrets == {"fetch", "fetch-data", "serve"}
 
 
 def test_only_serve_is_reached_and_only_from_this_machine(services: dict[str, Any]) -> None:

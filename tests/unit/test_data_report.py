@@ -35,7 +35,7 @@ def test_what_the_report_says(here: Path, capsys: pytest.CaptureFixture[str]) ->
         'the key "id" of 40 records has no effect',
         "duplicates 0 of train, 0 of dev",
         "0 records of dev are in train",
-        "length in characters: median 12, 95% up to 12, longest 12; 42% learned",
+        "length in characters: median 11, 95% up to 12, longest 12; 42% learned",
         "samples, with the learned part in ⟦⟧",
         "    user: How 0?\n    assistant: ⟦Do 0⟧\n",
     ):

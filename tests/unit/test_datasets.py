@@ -242,3 +242,8 @@ def test_a_file_that_needs_a_library_is_left_to_the_container(
     (tmp_path / "d.parquet").write_bytes(b"x")
     monkeypatch.setattr(data_files, "is_readable", lambda path: False)
     assert records.check(Dataset((Source(tmp_path / "d.parquet"),)), dev=False).train == 0
+
+
+def test_demo_data_that_is_missing_can_be_fetched(tmp_path: Path) -> None:
+    dataset = Dataset((Source(tmp_path / "data" / "alpaca"),))
+    assert "./inv fetch-data alpaca-demo" in complaint(dataset)

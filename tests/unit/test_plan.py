@@ -71,7 +71,9 @@ def test_a_plan_has_the_least_rights() -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_only_fetch_and_serve_have_a_network(job: str) -> None:
-    assert plan_for(job).network == ("bridge" if job in ("fetch", "serve") else "none")
+    assert plan_for(job).network == (
+        "bridge" if job in ("fetch", "fetch-data", "serve") else "none"
+    )
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -80,8 +82,8 @@ def test_only_fetch_gets_proxies_and_secrets(job: str) -> None:
         ca_bundle=Path("/ca.pem"), https_proxy="http://p:1", hub_token_file=Path("/t")
     )
     plan = plan_for(job, settings=settings)
-    assert bool(plan.secrets) == (job == "fetch")
-    assert ("https_proxy" in plan.environment) == (job == "fetch")
+    assert bool(plan.secrets) == (job in ("fetch", "fetch-data"))
+    assert ("https_proxy" in plan.environment) == (job in ("fetch", "fetch-data"))
 
 
 def test_the_image_is_the_jobs_on_the_backend() -> None:

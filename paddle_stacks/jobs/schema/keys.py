@@ -309,7 +309,7 @@ _REFUSED = tuple(
 )
 
 _PROCESSES = "it acts where a model is spread over several processes"
-_OWN_LOADER = "records are tokenized once and kept in memory"
+_OWN_LOADER = "records are tokenized once, before training"
 _UNIFIED = "checkpoints of several processes are unified ones, of one process never"
 _OWN_METRICS = "this job writes metrics.jsonl"
 _OWN_METHOD = "it belongs to a method that is off"
