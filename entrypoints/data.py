@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entrypoints import data_report
+from entrypoints.finetuning import data_report
 from entrypoints.runtime.arguments import parse
 from entrypoints.runtime.console import note, phase, report, say
 from entrypoints.runtime.disk import writing_below
@@ -52,8 +52,8 @@ def _encoders(model: Path, config: schema.Config) -> data_report.Encoders:
     from entrypoints.runtime.logging import libraries_log_to
 
     libraries_log_to(None)
-    from entrypoints.training.data import Encoder
     from entrypoints.models.tokenizer import load_tokenizer
+    from entrypoints.training.data import Encoder
 
     chat = config["chat_template"] != chat_templates.NO_TEMPLATE
     tokenizer = load_tokenizer(model, template, chat=chat)

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 
-from entrypoints import console
-from entrypoints.arguments import parse
 from entrypoints.fetching import checkpoint
 from entrypoints.fetching.download import download, trust_bundle
-from entrypoints.fetching.llama import write_json
-from entrypoints.training.disk import writing_below
-from entrypoints.training.lock import locked
+from entrypoints.models.files import write_json
+from entrypoints.runtime import console
+from entrypoints.runtime.arguments import parse
+from entrypoints.runtime.disk import writing_below
+from entrypoints.runtime.lock import locked
 from paddle_stacks import __version__
 from paddle_stacks.errors import JobError, Problem, RequestError
 from paddle_stacks.jobs import corpus, records, sample_data
