@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.finetuning.packing import Row
+from entrypoints.finetuning.packing import Row, Rows
 from entrypoints.training.data import IGNORED
 from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError
@@ -136,6 +136,7 @@ class Batches:
         share: Share = _WHOLE,
     ) -> None:
         self.rows = rows
+        self._sizes = rows.sizes if isinstance(rows, Rows) else [len(row) for row in rows]
         self.epoch = 0
         self._size = size
         self._padding = padding
@@ -175,7 +176,7 @@ class Batches:
         batches = []
         for start in range(0, len(numbers), size * _GROUP):
             group = sorted(
-                numbers[start : start + size * _GROUP], key=lambda number: len(self.rows[number])
+                numbers[start : start + size * _GROUP], key=lambda number: self._sizes[number]
             )
             batches += [group[first : first + size] for first in range(0, len(group), size)]
         return [batches[index] for index in random.permutation(len(batches))]

@@ -9,12 +9,13 @@ and positions follow from them when a batch is made.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from entrypoints.training.data import Example
+from entrypoints.training.data import Example, ExampleFile
 
-__all__ = ["Row", "pack", "rows"]
+__all__ = ["Row", "Rows", "pack", "rows"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,38 @@ class Row:
         return sum(len(example.input_ids) for example in self.examples)
 
 
-def rows(examples: Iterable[Example]) -> tuple[Row, ...]:
+class Rows(Sequence[Row]):
+    """Rows that are put together when they are read.
+
+    Args:
+        examples: the conversations of all rows.
+        groups: the numbers of the examples of each row; None for a row of each example.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], groups: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        self._examples = examples
+        self._groups = groups
+        sizes = _lengths(examples)
+        self.sizes = sizes if groups is None else [sum(sizes[n] for n in group) for group in groups]
+        """The tokens of each row."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: Any) -> Any:
+        number = range(len(self))[index]
+        group = (number,) if self._groups is None else self._groups[number]
+        return Row(tuple(self._examples[each] for each in group))
+
+
+def rows(examples: Sequence[Example]) -> Rows:
     """Return a row for each example."""
-    return tuple(Row((example,)) for example in examples)
+    return Rows(examples)
 
 
-def pack(examples: Sequence[Example], length: int, *, greedy: bool = False) -> tuple[Row, ...]:
+def pack(examples: Sequence[Example], length: int, *, greedy: bool = False) -> Rows:
     """Return rows of at most ``length`` tokens that hold all examples.
 
     Args:
@@ -45,31 +72,39 @@ def pack(examples: Sequence[Example], length: int, *, greedy: bool = False) -> t
         greedy: whether to fill rows best, longest examples first, instead of
             in the order of the data.
     """
-    return _best_fit(examples, length) if greedy else _in_order(examples, length)
+    sizes = _lengths(examples)
+    return Rows(examples, _best_fit(sizes, length) if greedy else _in_order(sizes, length))
 
 
-def _in_order(examples: Iterable[Example], length: int) -> tuple[Row, ...]:
-    packed: list[Row] = []
-    held: list[Example] = []
-    size = 0
-    for example in examples:
-        if held and size + len(example.input_ids) > length:
-            packed.append(Row(tuple(held)))
-            held, size = [], 0
-        held.append(example)
-        size += len(example.input_ids)
-    return (*packed, Row(tuple(held))) if held else tuple(packed)
+def _lengths(examples: Sequence[Example]) -> list[int]:
+    if isinstance(examples, ExampleFile):
+        return examples.lengths
+    return [len(example.input_ids) for example in examples]
 
 
-def _best_fit(examples: Sequence[Example], length: int) -> tuple[Row, ...]:
-    packed: list[list[Example]] = []
+def _in_order(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Return the numbers of the examples of each row, in their order."""
+    groups: list[list[int]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        if not groups or size > room:
+            groups.append([])
+            room = length
+        groups[-1].append(number)
+        room -= size
+    return groups
+
+
+def _best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """Return the numbers of the examples of each row, the longest examples first."""
+    groups: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # free tokens and index of each row, ascending
-    for example in sorted(examples, key=lambda example: -len(example.input_ids)):
-        size = len(example.input_ids)
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        size = sizes[number]
         place = bisect.bisect_left(rooms, (size, -1))
-        room, index = rooms.pop(place) if place < len(rooms) else (length, len(packed))
-        if index == len(packed):
-            packed.append([])
-        packed[index].append(example)
+        room, index = rooms.pop(place) if place < len(rooms) else (length, len(groups))
+        if index == len(groups):
+            groups.append([])
+        groups[index].append(number)
         bisect.insort(rooms, (room - size, index))
-    return tuple(Row(tuple(held)) for held in packed)
+    return groups

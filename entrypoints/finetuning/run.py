@@ -125,13 +125,15 @@ def _batches(
     return train_batches, dev_batches
 
 
-def _rows(request: Request, tokenizer: Any, split: str) -> tuple[packing.Row, ...]:
+def _rows(request: Request, tokenizer: Any, split: str) -> packing.Rows:
     config = request.config
     encoder = data.Encoder(tokenizer, config["src_length"], config["max_length"])
-    encoded = encoder.encode_all(records.read(Dataset.from_config(config), split))
+    encoded = encoder.encode_all(records.read(Dataset.from_config(config), split), request.run)
     count = len(encoded.examples)
-    tokens = sum(len(example.input_ids) for example in encoded.examples)
-    labels = sum(label != data.IGNORED for e in encoded.examples for label in e.labels)
+    tokens = labels = 0
+    for example in encoded.examples:
+        tokens += len(example.input_ids)
+        labels += sum(label != data.IGNORED for label in example.labels)
     text = f"{split}: {count} records, {tokens} tokens, {labels} of them in answers"
     if encoded.cut:
         limits = f"src_length {config['src_length']}, max_length {config['max_length']}"

@@ -6,16 +6,23 @@ and ``tokenize_example``), so that a configuration means here what it means ther
 
 from __future__ import annotations
 
+import tempfile
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from entrypoints.models.chat_template import ChatTemplateError, variables_of
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.fault_report import FaultReport
 from paddle_stacks.jobs.records import Record
 
-__all__ = ["IGNORED", "Encoded", "Encoder", "Example"]
+__all__ = ["IGNORED", "Encoded", "Encoder", "Example", "ExampleFile"]
 
 IGNORED = -100  # a position without a label
 
@@ -46,9 +53,46 @@ class Encoded:
         dropped: how many had no label left after that.
     """
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     cut: int
     dropped: int
+
+
+class ExampleFile(Sequence[Example]):
+    """Examples in an unnamed file, so that data may be larger than the memory.
+
+    Eight bytes of an example stay in memory: where it ends.
+
+    Args:
+        folder: where the file is, which vanishes with the process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as this is)
+        self._ends = array("Q", [0])
+        self._tokens: npt.NDArray[np.int32] | None = None
+
+    def append(self, example: Example) -> None:
+        """Add an example, before the first one is read."""
+        self._file.write(np.array((example.input_ids, example.labels), dtype=np.int32).tobytes())
+        self._ends.append(self._ends[-1] + len(example.input_ids))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._tokens is None:
+            self._file.flush()
+            self._tokens = np.memmap(self._file, dtype=np.int32, mode="r")
+        number = range(len(self))[index]
+        start, end = 2 * self._ends[number], 2 * self._ends[number + 1]
+        input_ids, labels = self._tokens[start:end].reshape(2, -1).tolist()
+        return Example(tuple(input_ids), tuple(labels))
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each example, without reading it."""
+        return [end - start for start, end in pairwise(self._ends)]
 
 
 class Encoder:
@@ -65,14 +109,19 @@ class Encoder:
         self._src_length = src_length
         self._max_length = max_length
 
-    def encode_all(self, records: Iterable[Record]) -> Encoded:
+    def encode_all(self, records: Iterable[Record], folder: Path | None = None) -> Encoded:
         """Return the examples of all records.
+
+        Args:
+            records: in their order.
+            folder: where a file has the examples' tokens; None to keep them in memory.
 
         Raises:
             RequestError: with a problem for each kind of fault for which the tokenizer
                 cannot take records.
         """
-        examples, cut, dropped = [], 0, 0
+        examples: list[Example] | ExampleFile = ExampleFile(folder) if folder else []
+        cut = dropped = 0
         faults = FaultReport()
         for record in records:
             try:
@@ -89,7 +138,7 @@ class Encoder:
                 dropped += 1
         if faults.count:
             raise RequestError(faults.problems("records"))
-        return Encoded(tuple(examples), cut, dropped)
+        return Encoded(tuple(examples) if isinstance(examples, list) else examples, cut, dropped)
 
     def encode(self, record: Record) -> tuple[Example, bool]:
         """Return the example of a record, and whether it was shortened.

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,33 @@ def test_packing_keeps_every_example_once_and_no_row_is_too_long(greedy: bool) -
         assert len(packed) == 6  # 359 tokens need six rows of 64
     else:
         assert [e for row in packed for e in row.examples] == examples
+
+
+def test_examples_in_a_file_are_those_in_memory(tmp_path: Path) -> None:
+    given = [Record("", (f"a{n} b",), ("c " * (1 + n % 5),)) for n in range(50)]
+    encoder = data.Encoder(Words(), 8, 16)
+    in_memory, in_file = encoder.encode_all(given), encoder.encode_all(given, tmp_path)
+    assert list(in_file.examples) == list(in_memory.examples)
+    assert in_file.examples[-1] == in_memory.examples[-1]
+    assert list(tmp_path.iterdir()) == []  # the file has no name
+    for greedy in (False, True):
+        rows = [packing.pack(each.examples, 16, greedy=greedy) for each in (in_memory, in_file)]
+        assert list(rows[0]) == list(rows[1])
+        assert rows[1].sizes == [len(row) for row in rows[0]]
+    with pytest.raises(IndexError):
+        in_file.examples[50]
+
+
+def test_tokens_in_a_file_are_not_in_memory(tmp_path: Path) -> None:
+    store = data.ExampleFile(tmp_path)
+    tracemalloc.start()
+    for _ in range(200):
+        store.append(data.Example(tuple(range(2000)), tuple(range(2000))))
+    rows = packing.pack(store, 4000)
+    assert len(rows[99]) == 4000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000  # of 3,200,000 bytes in the file, and tuples of many times that
 
 
 def test_a_batch_has_the_places_and_tokens_of_its_labels() -> None:
