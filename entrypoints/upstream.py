@@ -323,9 +323,9 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
         right = "--dtype float16" if needs_bf16 == "dtype" else "--bf16 false --fp16 true"
         problems.append(
             Problem(
-                f'"{needs_bf16}" asks for bfloat16, which a K100_AI does not have',
+                f'"{needs_bf16}" requires bfloat16, which the DCU kernels of Paddle 3.0.0b2 lack',
                 options.where(needs_bf16),
-                f"add {right}; on a card that has it: --allow-bf16",
+                f"add {right}; to try bfloat16 anyway: --allow-bf16",
             )
         )
     _check_packages(options)

@@ -17,6 +17,7 @@ from typing import Any
 from paddle_stacks import feasibility, preflight, recipes
 from paddle_stacks import plan as plans
 from paddle_stacks.access import of as access_of
+from paddle_stacks.dcu import notes
 from paddle_stacks.dcu.host import look
 from paddle_stacks.doctor.machine import memory_mib
 from paddle_stacks.errors import Problem, RequestError
@@ -246,7 +247,8 @@ def make_steps(
     if not choices.recipe:
         if choices.changes:
             raise RequestError(f"{job} has no --set", where=job, remedy="it is for --recipe NAME")
-        return Steps((), _plan_of_arguments(job, arguments, settings, platform, choices))
+        plan = _plan_of_arguments(job, arguments, settings, platform, choices)
+        return Steps((), _with_notes(plan, settings, platform))
     known = recipes.load(settings.root, settings.backend)
     recipe = recipes.find(choices.recipe, settings.root, settings.backend, job)
     if model := _model_beside_recipe(recipe, arguments):
@@ -271,7 +273,14 @@ def make_steps(
     fetched = [
         step for model in _models(needed) if (step := _fetch_step(model, settings, platform))
     ]
-    return Steps((*fetched, *before), plan, recipe.name)
+    return Steps((*fetched, *before), _with_notes(plan, settings, platform), recipe.name)
+
+
+def _with_notes(plan: Plan, settings: Settings, platform: Backend) -> Plan:
+    """Return the plan with what is wrong with the host of its devices, but no reason to refuse."""
+    nodes = getattr(_parsed(plan), "nnodes", None) or 1
+    more = notes.notes(plan, platform, settings.host_root, nodes=nodes)
+    return replace(plan, notes=(*plan.notes, *more))
 
 
 def print_plan(steps: Steps, *, as_json: bool) -> None:
@@ -358,7 +367,7 @@ def _plan_of_training(
     plan = _plan(job, (job, *line), settings, platform, choices)
     if job == "finetune" and (note := chat_templates.missing_note(config, settings.workspace)):
         plan = replace(plan, notes=(*plan.notes, note))
-    return _spread(plan, platform, ranks, nodes)
+    return _spread(plan, settings, platform, ranks, nodes)
 
 
 def _check_nodes(arguments: argparse.Namespace) -> None:
@@ -372,11 +381,12 @@ def _check_nodes(arguments: argparse.Namespace) -> None:
         raise RequestError(problems)
 
 
-def _spread(plan: Plan, platform: Backend, ranks: int, nodes: int) -> Plan:
+def _spread(plan: Plan, settings: Settings, platform: Backend, ranks: int, nodes: int) -> Plan:
     """Return the plan of a job in several processes, which meet others' on the host's network."""
     if nodes > 1:
         environment = {**plan.environment, **platform.node_environment}
-        plan = replace(plan, network="host", environment=environment)
+        devices = (*plan.devices, *plans.node_devices(platform, look(settings.host_root)))
+        plan = replace(plan, network="host", environment=environment, devices=devices)
     return replace(plan, ranks=ranks)
 
 
@@ -566,7 +576,7 @@ def _plan_of_upstream(
     _check_nodes(parsed)
     feasibility.check_upstream(parsed, settings, platform, choices.cards, instead=instead)
     plan = _plan(job, ("upstream", *line), settings, platform, choices)
-    return _spread(plan, platform, parsed.ranks, parsed.nnodes or 1)
+    return _spread(plan, settings, platform, parsed.ranks, parsed.nnodes or 1)
 
 
 def _on_a_dcu(job: str, line: Sequence[str]) -> str:

@@ -83,6 +83,13 @@ def check_cards(ranks: int, environ: Mapping[str, str]) -> None:
     """
     if platforms.device(platforms.current()) != "gpu":
         return
+    if environ.get("CUDA_VISIBLE_DEVICES", "0").strip() == "":
+        # HIP reads it beside its own variable.
+        raise RequestError(
+            "CUDA_VISIBLE_DEVICES is empty, which hides all cards",
+            where="CUDA_VISIBLE_DEVICES=",
+            remedy="unset CUDA_VISIBLE_DEVICES, or docker run without -e CUDA_VISIBLE_DEVICES=",
+        )
     for variable in ("HIP_VISIBLE_DEVICES", "PADDLE_DEVICES"):
         text = environ.get(variable)
         if text is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paddle_stacks.dcu import smi
+from paddle_stacks.dcu import smi, wheels
 from paddle_stacks.dcu.cards import CardType, find
 from paddle_stacks.errors import MachineError, Problem, RequestError
 from paddle_stacks.jobs import models
@@ -93,11 +93,17 @@ def problems(
         remedy: advice for a job that needs too much memory; empty for the default.
     """
     faults: list[Problem] = []
-    unsupported = [kind.name for kind in devices.types if kind.supports("bf16") is False]
-    if (key := wants_bf16(options)) and unsupported:
-        message = f'"{key}" requires bfloat16, which {unsupported[0]} does not support'
-        setting = '"bf16": false, "fp16": true' if key == "bf16" else "--dtype float16"
-        faults.append(Problem(message, options.where(key), f"use float16: {setting}"))
+    wheel = wheels.current()
+    if (key := wants_bf16(options)) and wheel and "bf16" in wheel.no_dtypes:
+        faults.append(_no_bf16(options, key, wheel, devices))
+    if training and (algorithm := options.text("weight_quantize_algo")) not in ("", "none"):
+        message = f'"weight_quantize_algo" {algorithm} cannot run on a DCU: no ROCm kernel'
+        advice = 'set "weight_quantize_algo" to null: LoRA on float16 weights'
+        faults.append(Problem(message, options.where("weight_quantize_algo"), advice))
+    if options.on("flash_mask"):
+        message = '"flash_mask" cannot run on a DCU: flash attention with sparse masks has no '
+        message += "ROCm kernel"
+        faults.append(Problem(message, options.where("flash_mask"), 'set "flash_mask" to false'))
     if devices.count is not None and devices.count < per_node:
         available = "1 is" if devices.count == 1 else f"{devices.count} are"
         message = f"the job needs {_count(per_node)}; {available} available"
@@ -180,6 +186,16 @@ def architecture_problems(label: str, devices: Devices, image: str) -> list[Prob
         for kind in devices.types
         if kind.architecture not in compiled
     ]
+
+
+def _no_bf16(options: Options, key: str, wheel: wheels.Wheel, devices: Devices) -> Problem:
+    message = f'"{key}" requires bfloat16, which the DCU kernels of Paddle {wheel.version} lack'
+    able = [kind.name for kind in devices.types if "bf16" in kind.dtypes]
+    if able:
+        message += f"; {able[0]} has it, and others trained in it with a newer Paddle"
+    setting = '"bf16": false, "fp16": true' if key == "bf16" else "--dtype float16"
+    remedy = f"use float16: {setting}; to try bfloat16 anyway: --allow-bf16"
+    return Problem(message, options.where(key), remedy)
 
 
 def _too_small(

@@ -17,7 +17,6 @@ __all__ = ["TABLE", "CardType", "card_types", "check_free", "find", "parse_devic
 TABLE = Path(__file__).resolve().parents[2] / "configs" / "dcu" / "cards.toml"
 
 _MAX_INDEX = 255  # above any real host; keeps "0-9999999999" from being expanded
-_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,7 @@ class CardType:
         architecture: the compiler's target name, ``gfx928``.
         source: where this entry comes from.
         memory_mib: memory in MiB; None if unknown.
-        dtypes: number formats that PaddleNLP's DCU kernels support.
-        no_dtypes: number formats that they do not support.
+        dtypes: number formats that were run on it.
         aliases: other names of the card.
     """
 
@@ -39,17 +37,7 @@ class CardType:
     source: str
     memory_mib: int | None = None
     dtypes: tuple[str, ...] = ()
-    no_dtypes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-
-    def supports(self, dtype: str) -> bool | None:
-        """Return whether the card supports a number format; None if unknown.
-
-        Args:
-            dtype: ``fp16`` or ``float16``, ``bf16`` or ``bfloat16``, …
-        """
-        short = _DTYPES.get(dtype, dtype)
-        return True if short in self.dtypes else False if short in self.no_dtypes else None
 
 
 @cache

@@ -6,6 +6,8 @@ this machine depends on ``root``, which is ``/`` except for a simulated host.
 
 from __future__ import annotations
 
+import re
+import shutil
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +15,18 @@ from pathlib import Path
 
 from paddle_stacks.errors import MachineError
 
-__all__ = ["HYHAL", "MODULES", "Driver", "Host", "Node", "inside", "look"]
+__all__ = [
+    "FOLDERS",
+    "HYHAL",
+    "MODULES",
+    "Driver",
+    "Host",
+    "Node",
+    "adapters",
+    "inside",
+    "look",
+    "shm_mib",
+]
 
 HYHAL = "/opt/hyhal"
 """The driver's user land; every container must use the host's."""
@@ -21,7 +34,10 @@ HYHAL = "/opt/hyhal"
 MODULES = ("hycu", "hydcu", "amdgpu")
 """Names of the kernel module, newest first: from 6.3 on, up to 6.2, before that."""
 
-_NODES = ("/dev/kfd", "/dev/mkfd", "/dev/dri")
+_NODES = ("/dev/kfd", "/dev/mkfd", "/dev/dri", "/dev/infiniband")
+FOLDERS = ("/dev/dri", "/dev/infiniband")
+"""Folders of device nodes."""
+_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}  # of a tmpfs's size
 _MAX_LINKS = 40  # the kernel's limit
 
 
@@ -99,6 +115,29 @@ def look(root: Path = Path("/")) -> Host:
     nodes += [node for name in inner if (node := _node(root, f"/dev/dri/{name}"))]
     hyhal = inside(root, HYHAL)
     return Host(root, tuple(nodes), str(hyhal) if hyhal.is_dir() else None, _driver(root))
+
+
+def adapters(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return the names of the host's RDMA adapters, sorted: ``mlx5_0``, ``shca_0``."""
+    try:
+        return tuple(sorted(path.name for path in (root / "sys/class/infiniband").iterdir()))
+    except OSError:
+        return ()
+
+
+def shm_mib(root: Path = Path("/")) -> int | None:
+    """Return the size of the host's own ``/dev/shm`` in MiB; None if it is unknown."""
+    if root == Path("/"):
+        try:
+            return shutil.disk_usage("/dev/shm").total // 2**20
+        except OSError:
+            return None
+    try:
+        mounts = (root / "proc" / "mounts").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"^\S+ /dev/shm tmpfs \S*\bsize=(\d+)([kmg]?)", mounts, re.MULTILINE)
+    return int(match[1]) * _UNITS.get(match[2], 1) // 2**20 if match else None
 
 
 def inside(root: Path, path: str) -> Path:

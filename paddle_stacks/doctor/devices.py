@@ -12,11 +12,10 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from paddle_stacks import toml
-from paddle_stacks.dcu import cards, driver, host, smi
-from paddle_stacks.dcu.cards import CardType
+from paddle_stacks.dcu import cards, driver, host, smi, wheels
 from paddle_stacks.dcu.smi import Card
-from paddle_stacks.doctor.finding import Finding, error, ok, skipped, warning
+from paddle_stacks.dcu.wheels import Wheel
+from paddle_stacks.doctor.finding import Finding, error, hint, ok, skipped, warning
 from paddle_stacks.doctor.machine import Machine
 from paddle_stacks.errors import MachineError
 
@@ -24,6 +23,7 @@ __all__ = [
     "card_memory",
     "card_type",
     "cards_busy",
+    "combinations",
     "device_access",
     "device_nodes",
     "driver_dtk",
@@ -76,7 +76,7 @@ def device_nodes(machine: Machine) -> Finding:
     not_devices = [
         node.path
         for node in dcu.nodes
-        if node.path != "/dev/dri" and not stat.S_ISCHR(Path(node.source).stat().st_mode)
+        if node.path not in host.FOLDERS and not stat.S_ISCHR(Path(node.source).stat().st_mode)
     ]
     if not_devices:
         message = f"not a device node: {', '.join(not_devices)}"
@@ -149,12 +149,11 @@ def driver_dtk(machine: Machine) -> Finding:
     dtk = _dtk(machine)
     release = ".".join(dtk.split(".")[:2])
     version = paddle_version(machine.settings.root)
-    wheels = toml.read(machine.settings.root / "configs" / "dcu" / "wheels.toml")
-    wheel = wheels.get(version)
-    if wheel and release not in wheel["dtk"]:
-        compatible = ", ".join(wheel["dtk"])
+    wheel = wheels.find(version)
+    if wheel and release not in wheel.dtk:
+        compatible = ", ".join(wheel.dtk)
         return error(
-            f"paddlepaddle-dcu {version} requires DTK {compatible} ({wheel['library']}), "
+            f"paddlepaddle-dcu {version} requires DTK {compatible} ({wheel.library}), "
             f"the images have DTK {dtk}",
             f"set dtk_image to an image with DTK {compatible}",
         )
@@ -239,6 +238,16 @@ def card_type(machine: Machine) -> Finding:
     shown = ", ".join(f"{kind.name} ({kind.architecture})" for kind in types)
     # dcu-sim computes on the CPU, and its operators are compiled for Debian's compiler.
     compiled = machine.backend.architectures if machine.backend.device == "gpu" else ()
+    wheel = wheels.current() if compiled else None
+    if wheel and (
+        without_code := [kind for kind in types if kind.architecture not in wheel.architectures]
+    ):
+        return error(
+            f"{without_code[0].name} is {without_code[0].architecture}, and paddlepaddle-dcu "
+            f"{wheel.version} has code for {', '.join(wheel.architectures)} only",
+            "use a host with one of these cards, or a Paddle that was compiled for this one (see "
+            "configs/dcu/combinations.toml)",
+        )
     if unsupported := [k for k in types if compiled and k.architecture not in compiled]:
         missing = ", ".join(dict.fromkeys(kind.architecture for kind in unsupported))
         name = machine.backend.name
@@ -251,7 +260,28 @@ def card_type(machine: Machine) -> Finding:
         return warning(
             f"different card types: {shown}", "run each job on cards of one type: --devices"
         )
-    return ok(f"{shown}{_formats_of(types)}")
+    return ok(f"{shown}{_missing_formats(wheel)}")
+
+
+def combinations(machine: Machine) -> Finding:
+    """List the wheels and DTKs that others ran with this driver and these cards."""
+    loaded = machine.host.driver
+    if loaded is None:
+        return skipped("no driver is loaded")
+    names = _known_names(machine)
+    types = [kind for name in names if (kind := cards.find(name))]
+    reports = wheels.matching(loaded, {kind.architecture for kind in types})
+    works = "; ".join(f"{each} ({each.source})" for each in reports if each.works)
+    fails = "; ".join(f"{each}: {each.result}" for each in reports if not each.works)
+    fails = f"; reported to fail: {fails}" if fails else ""
+    on = f"driver {loaded.version}{' with ' if names else ''}{', '.join(sorted(names))}"
+    if not works:
+        return hint(
+            f"no published combination of wheel and DTK is known to work with {on}{fails}",
+            "install a driver for DTK 24.04.1 (6.2 series), or add what works for you to "
+            "configs/dcu/combinations.toml",
+        )
+    return ok(f"others ran with {on}: {works}{fails}")
 
 
 def _known_names(machine: Machine) -> set[str]:
@@ -328,8 +358,8 @@ def _range(sizes: Sequence[int]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _formats_of(types: Sequence[CardType]) -> str:
-    unsupported = [
-        name for name in ("bf16", "fp8") if any(k.supports(name) is False for k in types)
-    ]
-    return f", no {' and no '.join(unsupported)}: use float16" if unsupported else ""
+def _missing_formats(wheel: Wheel | None) -> str:
+    if wheel is None or not wheel.no_dtypes:
+        return ""
+    formats = " and no ".join(wheel.no_dtypes)
+    return f"; paddlepaddle-dcu {wheel.version} has no {formats}: use float16"

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from paddle_stacks.dcu import host
 from paddle_stacks.doctor.finding import Finding, error, hint, ok, warning
 from paddle_stacks.doctor.machine import Machine
 from paddle_stacks.settings import without_password
 
-__all__ = ["ca_bundle", "host_name", "proxies"]
+__all__ = ["adapters", "ca_bundle", "host_name", "proxies"]
 
 _CONNECT_SECONDS = 3
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -51,6 +52,25 @@ def host_name(machine: Machine) -> Finding:
             "nodes can reach, not to 127.*",
         )
     return ok("; ".join(shown.values()))
+
+
+def adapters(machine: Machine) -> Finding:
+    """Check that jobs on several nodes can use the host's RDMA adapters."""
+    names = host.adapters(machine.root)
+    if not names:
+        return ok("none: several nodes would use TCP")
+    if not machine.host.node("/dev/infiniband"):
+        return hint(
+            f"{', '.join(names)}, but no /dev/infiniband: several nodes would use TCP",
+            "modprobe ib_uverbs rdma_ucm, and install rdma-core",
+        )
+    if names[0].startswith("shca"):
+        return hint(
+            f"{', '.join(names)}: RCCL uses them only through its plugin, TCP was 8.5 times slower",
+            'NCCL_NET_PLUGIN = "shca" in [node_environment] of configs/backends/dcu.toml, if the '
+            "image has the plugin (find / -name 'lib*net-shca.so')",
+        )
+    return ok(", ".join(names))
 
 
 def proxies(machine: Machine) -> Finding:

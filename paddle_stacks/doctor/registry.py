@@ -52,6 +52,13 @@ CHECKS: tuple[Check, ...] = (
         devices.driver_dtk,
     ),
     Check(
+        "combinations",
+        "wheels and DTKs that others ran with this driver and these cards",
+        _DCU,
+        "hint",
+        devices.combinations,
+    ),
+    Check(
         "hy-smi",
         "whether `hy-smi` responds, and its output format",
         _DCU,
@@ -82,6 +89,27 @@ CHECKS: tuple[Check, ...] = (
         _DCU,
         "hint",
         system.numa_balancing,
+    ),
+    Check(
+        "message-queues",
+        "SysV queues that a killed predictor left behind",
+        _DCU,
+        "hint",
+        system.message_queues,
+    ),
+    Check(
+        "visible-devices",
+        "empty `HIP_VISIBLE_DEVICES` or `CUDA_VISIBLE_DEVICES`",
+        _DCU,
+        "warning",
+        system.visible_devices,
+    ),
+    Check(
+        "adapters",
+        "RDMA adapters for jobs on several nodes",
+        _DCU,
+        "hint",
+        network.adapters,
     ),
     Check(
         "host-name",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import shutil
 from pathlib import Path
 
 from paddle_stacks import ownership
+from paddle_stacks.dcu import host
 from paddle_stacks.doctor.finding import Finding, Fix, error, hint, ok, skipped, warning
 from paddle_stacks.doctor.machine import Machine, memory_mib
 
-__all__ = ["architecture", "iommu", "memlock", "numa_balancing", "shm", "workspace"]
+__all__ = [
+    "architecture",
+    "iommu",
+    "memlock",
+    "message_queues",
+    "numa_balancing",
+    "shm",
+    "visible_devices",
+    "workspace",
+]
 
 _GIB = 2**30
 # Usual sizes for containers that train on several devices are 16 to 64 GiB.
@@ -20,6 +31,7 @@ _MIN_SHM_MIB = 16 * 1024
 # their model themselves.
 _MIN_FREE = 4 * _GIB
 _FOLDERS = ("models", "runs")
+_VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
 def architecture(machine: Machine) -> Finding:
@@ -47,7 +59,8 @@ def shm(machine: Machine) -> Finding:
             f"{summary}, which /dev/shm uses",
             "run fewer processes: fewer devices, fewer dataloader_num_workers",
         )
-    if machine.backend.device_groups and (own := _own_shm()) < minimum:
+    own = host.shm_mib(machine.root)
+    if machine.backend.device_groups and own is not None and own < minimum:
         return hint(
             f"the host's own /dev/shm has {own / 1024:.1f} GiB, for jobs that share it (ipc host)",
             f"mount -o remount,size={minimum // 1024}G /dev/shm, or do not share it",
@@ -98,6 +111,42 @@ def numa_balancing(machine: Machine) -> Finding:
     )
 
 
+def message_queues(machine: Machine) -> Finding:
+    """Check for SysV queues with tokens that a killed predictor of PaddleNLP left behind.
+
+    ``csrc/gpu/get_output.cc`` opens the queue of ``ftok("./", 1)``, so the highest byte of
+    the key is 1.
+    """
+    text = machine.read("/proc/sysvipc/msg")
+    if text is None:
+        return ok("the kernel has no message queues")
+    rows = [row.split() for row in text.splitlines()[1:]]
+    left = [
+        row[1]
+        for row in rows
+        if len(row) > 4 and int(row[0]) >> 24 & 0xFF == 1 and row[2] == "666" and int(row[4])
+    ]
+    if not left:
+        return ok("none with tokens of a predictor")
+    return hint(
+        f"queues with tokens, possibly of a killed predictor: {', '.join(left)}; the next one with "
+        "the host's IPC namespace in the same folder returns them as its own",
+        "if no predictor is running (ipcs -q -p): " + "; ".join(f"ipcrm -q {n}" for n in left),
+    )
+
+
+def visible_devices(machine: Machine) -> Finding:
+    """Check for variables of this shell that are empty, which hides all devices."""
+    empty = [name for name in _VISIBLE if os.environ.get(name, "0").strip() == ""]
+    if not empty:
+        return ok("no variable of this shell hides the devices")
+    return warning(
+        f"{' and '.join(empty)} is empty: docker compose and programs outside of containers "
+        "see no device",
+        f"unset {' '.join(empty)}",
+    )
+
+
 def workspace(machine: Machine) -> Finding:
     """Check that jobs can write to the workspace, and its free space."""
     here = machine.settings.workspace
@@ -127,14 +176,6 @@ def workspace(machine: Machine) -> Finding:
         fix = Fix(f"create {' and '.join(map(str, missing))}", lambda: _create(missing, user))
         return hint(f"{summary}; no {names} yet", "none required: jobs create them", fix)
     return ok(summary)
-
-
-def _own_shm() -> int:
-    """Return the size of the host's ``/dev/shm`` in MiB; 0 if it does not exist."""
-    try:
-        return shutil.disk_usage("/dev/shm").total // 2**20
-    except OSError:
-        return 0
 
 
 def _create(folders: list[Path], user: str) -> None:

@@ -437,7 +437,11 @@ def _add_ranks(parser: Parser) -> None:
         metavar="SECONDS",
         help=f"seconds to wait for the other nodes (default: {WAIT_SECONDS})",
     )
-    add("--allow-bf16", action="store_true", help="allow bfloat16; a K100_AI has none")
+    add(
+        "--allow-bf16",
+        action="store_true",
+        help="allow bfloat16, which the DCU kernels of Paddle 3.0.0b2 lack",
+    )
 
 
 def _count(text: str) -> int:

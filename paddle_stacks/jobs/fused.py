@@ -89,22 +89,22 @@ def fitting_lengths(options: Options, workspace: Path) -> list[str]:
 def _missing_kernels(
     options: Options, config: Mapping[str, Any], *, gpu: bool, instead: str, patched: bool
 ) -> list[Problem]:
-    if not options.on("block_attn"):
-        if patched:
-            return []
-        message = (
-            "--inference_model without --block_attn cannot run on a DCU: Paddle 3.0.0b2 has no "
-            "ROCm kernel for variable_length_memory_efficient_attention, and its "
-            "masked_multihead_attention computes nothing there"
-        )
-        remedy = instead or f"leave out --unpatched, or add --block_attn, as {_BLOCK_RECIPE} does"
-        return [Problem(message, options.where("inference_model"), remedy)]
     faults = []
     quantized = options.text("quant_type") or fused_models.quant_type(config)
     if quantized.startswith("weight_only"):
         message = f"quant_type {quantized} cannot run on a DCU: Paddle has no ROCm kernel for it"
         remedy = f"8 bits on a DCU are a8w8: {_A8W8_RECIPE}"
         faults.append(Problem(message, options.where("quant_type"), remedy))
+    if not options.on("block_attn"):
+        if patched:
+            return faults
+        message = (
+            "--inference_model without --block_attn cannot run on a DCU: Paddle 3.0.0b2 has no "
+            "ROCm kernel for variable_length_memory_efficient_attention, and its "
+            "masked_multihead_attention computes nothing there"
+        )
+        remedy = instead or f"leave out --unpatched, or add --block_attn, as {_BLOCK_RECIPE} does"
+        return [*faults, Problem(message, options.where("inference_model"), remedy)]
     if gpu and options.text("dtype") == "float32":
         message = "--block_attn with float32 cannot run on a DCU: its kernels are for float16"
         faults.append(Problem(message, options.where("dtype"), "write --dtype float16"))

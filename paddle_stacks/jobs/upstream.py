@@ -117,7 +117,7 @@ def faults(
             what = "--dtype is missing, and upstream's program fails without it"
             problems.append(Problem(what, found.script, "write --dtype float16"))
         return problems
-    return [*problems, *_generation(found), *layout_faults(found, world)]
+    return [*problems, *_generation(found), *_saving(found), *layout_faults(found, world)]
 
 
 def layout_faults(found: Options, world: int) -> list[Problem]:
@@ -190,6 +190,20 @@ def _generation(found: Options) -> list[Problem]:
         )
         problems.append(Problem(what, found.where(key), f'set "{key}" to false'))
     return problems
+
+
+def _saving(found: Options) -> list[Problem]:
+    """Return a problem if checkpoints are saved asynchronously (PaddleNLP#9274, PaddleNLP#9275)."""
+    key = "unified_checkpoint_config"
+    if "async_save" not in found.text(key) and not found.on("use_async_save"):
+        return []
+    key = key if "async_save" in found.text(key) else "use_async_save"
+    message = f'"{key}" saves asynchronously: training waits forever if the saving process dies'
+    remedy = 'set "use_async_save" to false'
+    if key == "unified_checkpoint_config":
+        rest = " ".join(word for word in found.text(key).split() if word != "async_save")
+        remedy = f'set "{key}" to "{rest}"'
+    return [Problem(message, found.where(key), remedy)]
 
 
 def _counted(world: int) -> str:

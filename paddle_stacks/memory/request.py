@@ -118,9 +118,6 @@ def make(arguments: Mapping[str, str], workspace: Path = Path()) -> Request:
         if card is None:
             message = f'unknown card type "{card_name}"'
         faults.append(Problem(message, "--card", suggest(card_name, with_memory, "cards")))
-    elif card.supports(values.get("dtype", "float16")) is False:
-        message = f"{card.name} does not support {values.get('dtype')}"
-        faults.append(Problem(message, "--dtype", "use --dtype float16"))
     if faults or card is None or card.memory_mib is None:
         raise RequestError(faults)
     work = Workload(

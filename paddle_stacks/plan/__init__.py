@@ -13,6 +13,7 @@ from paddle_stacks.plan.make import (
     Secret,
     image_name,
     make,
+    node_devices,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Secret",
     "image_name",
     "make",
+    "node_devices",
 ]

@@ -35,6 +35,7 @@ class Backend:
         device: Paddle's device type: ``cpu`` or ``gpu``.
         devices: device nodes of the host that the container gets.
         optional_devices: device nodes that it gets if the host has them.
+        node_devices: device nodes that a job on several nodes gets too, if the host has them.
         device_groups: add the groups of these nodes to the container's user.
         groups: supplementary groups, used without ``device_groups`` or if the nodes
             cannot be inspected.
@@ -71,6 +72,7 @@ class Backend:
     device: str = "cpu"
     devices: tuple[str, ...] = ()
     optional_devices: tuple[str, ...] = ()
+    node_devices: tuple[str, ...] = ()
     device_groups: bool = False
     groups: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
@@ -169,6 +171,14 @@ def _faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
         problems.append(
             Problem('"summary" is missing', str(path), 'add a description: summary = "…"')
         )
+    if not problems:
+        # Paddle and HIP take an empty list of devices for: none.
+        problems = [
+            Problem(f"{name} is empty, which hides all devices", str(path), f"remove {name}")
+            for section in ("environment", "node_environment")
+            for name, value in table.get(section, {}).items()
+            if name.endswith("_VISIBLE_DEVICES") and not value.strip()
+        ]
     profiles = table.get("profiles", {})
     if not problems:
         problems = [

@@ -42,11 +42,12 @@ def node_plan(plan: Plan, backend: Backend, nodes: int) -> Plan:
     """Return the plan for one node, without everything that the node or scheduler determines."""
     several = nodes > 1
     environment = {k: v for k, v in plan.environment.items() if k != backend.card_variable}
+    optional = (*backend.optional_devices, *backend.node_devices)
     return replace(
         plan,
         argv=_without_rendezvous(plan.argv),
         environment={**environment, **(backend.node_environment if several else {})},
-        devices=tuple(d for d in plan.devices if d.target not in backend.optional_devices),
+        devices=tuple(d for d in plan.devices if d.target not in optional),
         groups=() if backend.device_groups else plan.groups,
         memory_mib=0,
         # RCCL uses arbitrary ports, and only the host's network has the fabric's adapters.

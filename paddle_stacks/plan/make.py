@@ -25,6 +25,7 @@ __all__ = [
     "build_command",
     "image_name",
     "make",
+    "node_devices",
 ]
 
 SECRETS = PurePosixPath("/run/secrets")
@@ -270,6 +271,12 @@ def make(
         memory_mib=machine_mib * backend.memory_percent // 100,
         outputs=tuple(outputs),
     )
+
+
+def node_devices(backend: Backend, host: Host) -> tuple[Device, ...]:
+    """Return the device nodes of the host that a job on several nodes gets too."""
+    existing = [path for path in backend.node_devices if host.node(path)]
+    return tuple(Device(_below(host.root, path), path) for path in existing)
 
 
 def _without_devices(backend: Backend) -> Backend:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,15 +133,18 @@ def as_slurm(
         "engine": container.engine,
         "archive": shlex.quote(str(container.archive)) if container.archive else "",
     }
+    optional = (*backend.optional_devices, *(backend.node_devices if nodes > 1 else ()))
     for_engine = _for_docker if container.engine == "docker" else _for_apptainer
-    return cluster.render("slurm.sh.j2", **values, **for_engine(node_plan, plan, backend))
+    return cluster.render("slurm.sh.j2", **values, **for_engine(node_plan, plan, backend, optional))
 
 
-def _for_docker(node_plan: Plan, plan: Plan, backend: Backend) -> dict[str, object]:
+def _for_docker(
+    node_plan: Plan, plan: Plan, backend: Backend, optional_devices: Sequence[str]
+) -> dict[str, object]:
     """Return the values for the template of ``docker run``."""
     words = [group for group in docker_arguments(node_plan) if group[0] != "--name"]
     words.insert(1, ["--pull", "missing" if cluster.has_registry(plan.image) else "never"])
-    optional = [(_beside(plan, path), path) for path in backend.optional_devices]
+    optional = [(_beside(plan, path), path) for path in optional_devices]
     sources = [
         *(device.source for device in node_plan.devices),
         *(source for source, _ in optional),
@@ -153,7 +157,9 @@ def _for_docker(node_plan: Plan, plan: Plan, backend: Backend) -> dict[str, obje
     }
 
 
-def _for_apptainer(node_plan: Plan, plan: Plan, backend: Backend) -> dict[str, object]:
+def _for_apptainer(
+    node_plan: Plan, plan: Plan, backend: Backend, optional_devices: Sequence[str]
+) -> dict[str, object]:
     """Return the values for the template of ``apptainer exec``.
 
     The options exist in Apptainer from 1.0 and Singularity from 3.8 (their ``--help``).
@@ -172,7 +178,7 @@ def _for_apptainer(node_plan: Plan, plan: Plan, backend: Backend) -> dict[str, o
     words += [["--net", "--network", "none"]] if node_plan.network == "none" else []
     words += [["--pwd", str(WORKSPACE)], *(["--mount", line] for line in mounts)]
     return {
-        "optional": [shlex.quote(path) for path in backend.optional_devices],
+        "optional": [shlex.quote(path) for path in optional_devices],
         "limits": [
             (_LIMITS[name], "unlimited" if number == -1 else number, name)
             for name, number in plan.ulimits.items()

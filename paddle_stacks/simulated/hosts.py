@@ -28,6 +28,10 @@ _NULL = os.makedev(1, 3)
 _GROUPS = {"root": 0, "tty": 5, "disk": 6, "video": 44, "render": 109}
 _HOST_NAME = "dcu01"
 _CMDLINE = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro crashkernel=512M amd_iommu=on iommu=pt"
+_QUEUE_HEADING = (
+    "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid"
+    "      stime      rtime      ctime\n"
+)
 # 192.0.2.0/24 is reserved for documentation.
 _HOSTS = f"127.0.0.1 localhost\n192.0.2.10 {_HOST_NAME}\n"
 
@@ -53,6 +57,10 @@ class Variation:
         pids: output of ``--showpids``.
         cmdline: the kernel's command line.
         numa_balancing: the kernel's setting.
+        shm: size of the host's own ``/dev/shm``, as in ``/proc/mounts``.
+        adapters: names of RDMA adapters.
+        verbs: whether ``/dev/infiniband`` exists.
+        queues: rows of ``/proc/sysvipc/msg``, without its heading.
         hosts: content of ``/etc/hosts``.
     """
 
@@ -73,6 +81,10 @@ class Variation:
     cmdline: str = _CMDLINE
     numa_balancing: int = 0
     hosts: str = _HOSTS
+    shm: str = "264241152k"
+    adapters: tuple[str, ...] = ()
+    verbs: bool = False
+    queues: str = ""
 
 
 def _variations() -> Iterator[Variation]:
@@ -83,7 +95,7 @@ def _variations() -> Iterator[Variation]:
     yield Variation(
         "driver-6.3",
         "driver 6.3.16 (hycu), which DTK 24.04's user land cannot find",
-        ("driver-dtk",),
+        ("driver-dtk", "combinations"),
         module="hycu",
         version="6.3.16-V1.1.0a",
         table="table-d",
@@ -91,7 +103,7 @@ def _variations() -> Iterator[Variation]:
     yield Variation(
         "old-driver",
         "driver 5.16.29, too old for DTK 24.04",
-        ("driver-dtk",),
+        ("driver-dtk", "combinations"),
         version="5.16.29",
     )
     yield Variation(
@@ -160,12 +172,55 @@ def _variations() -> Iterator[Variation]:
     )
     yield Variation(
         "bw1000",
-        "eight BW1000 (gfx936), which the operators are not compiled for by default",
+        "eight BW1000 (gfx936), which no published wheel has code for",
         ("card-type", "driver-dtk"),
         module="hycu",
         version=_RECORDED_VERSION,
         table="table-e",
         json="json-bw1000",
+    )
+    yield Variation(
+        "k500sm-ai", "eight K500SM_AI (gfx928), driver 6.2.17a: healthy", json="json-k500sm-ai"
+    )
+    yield Variation(
+        "k100-driver-6.3",
+        "eight K100 (gfx926) with driver 6.3.16, which runs other wheels on DTK 25.04.2",
+        ("driver-dtk",),
+        module="hycu",
+        version="6.3.16-V1.1.0a",
+        table="table-d",
+        json="json-k100",
+    )
+    yield Variation(
+        "small-shm",
+        "the host's own /dev/shm has 64 MiB, for jobs that share it",
+        ("shm",),
+        shm="65536k",
+    )
+    yield Variation(
+        "message-queue",
+        "a killed predictor left tokens in a message queue",
+        ("message-queues",),
+        queues="17556129 3 666 16384 12 71 70 0 0 0 0 1 2 3\n",
+    )
+    yield Variation(
+        "rdma",
+        "two RDMA adapters, for several nodes: healthy",
+        adapters=("mlx5_0", "mlx5_1"),
+        verbs=True,
+    )
+    yield Variation(
+        "rdma-no-verbs",
+        "an RDMA adapter without /dev/infiniband: several nodes would use TCP",
+        ("adapters",),
+        adapters=("mlx5_0",),
+    )
+    yield Variation(
+        "shca",
+        "four shca adapters, which RCCL uses only through its plugin",
+        ("adapters",),
+        adapters=("shca_0", "shca_1", "shca_2", "shca_3"),
+        verbs=True,
     )
     yield Variation(
         "no-iommu-pt",
@@ -252,6 +307,11 @@ def _make(variation: Variation, root: Path) -> None:
     kernel = root / "proc" / "sys" / "kernel"
     _write(kernel / "numa_balancing", f"{variation.numa_balancing}\n")
     _write(kernel / "hostname", _HOST_NAME + "\n")
+    mounts = f"tmpfs /dev/shm tmpfs rw,nosuid,nodev,size={variation.shm} 0 0\n"
+    _write(root / "proc" / "mounts", mounts)
+    _write(root / "proc" / "sysvipc" / "msg", _QUEUE_HEADING + variation.queues)
+    for name in variation.adapters:
+        _write(root / "sys" / "class" / "infiniband" / name / "node_type", "1: CA\n")
     _write(root / "etc" / "hostname", _HOST_NAME + "\n")
     _write(root / "etc" / "hosts", variation.hosts)
     _write(root / "etc" / "group", "".join(f"{name}:x:{n}:\n" for name, n in _GROUPS.items()))
@@ -264,6 +324,9 @@ def _make_nodes(variation: Variation, root: Path) -> None:
         _node(dev / "kfd", *variation.kfd)
     if "mkfd" not in variation.without:
         _node(dev / "mkfd", "render", 0o660)
+    if variation.verbs:
+        (dev / "infiniband").mkdir()
+        _node(dev / "infiniband" / "uverbs0", "root", 0o666)
     if "dri" not in variation.without:
         dri = dev / "dri"
         dri.mkdir()

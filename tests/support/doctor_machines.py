@@ -24,12 +24,16 @@ OF_THE_HOST = (
     "hyhal",
     "driver",
     "driver-dtk",
+    "combinations",
     "hy-smi",
     "cards-busy",
     "card-memory",
     "card-type",
+    "shm",
     "iommu",
     "numa-balancing",
+    "message-queues",
+    "adapters",
     "host-name",
 )
 

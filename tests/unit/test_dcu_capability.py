@@ -135,9 +135,28 @@ def test_the_message_has_the_numbers_and_the_remedy() -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1, "true", "yes"])
-def test_bfloat16_on_a_card_without_it(value: object) -> None:
-    assert "which K100_AI does not support" in messages({"bf16": value, "lora": True})
-    assert messages({"bf16": value, "lora": True}, BW1000) == "", "not known to lack it"
+def test_bfloat16_which_the_wheel_lacks_and_the_card_has(value: object) -> None:
+    message = messages({"bf16": value, "lora": True})
+    assert "which the DCU kernels of Paddle 3.0.0b2 lack; K100_AI has it" in message
+    assert '"fp16": true; to try bfloat16 anyway: --allow-bf16' in message
+    old = Devices((card_types()["Z100L"],), 8, 32752)
+    message = messages({"bf16": value, "lora": True}, old)
+    assert "Paddle 3.0.0b2 lack | " in message, "nothing is known of the card"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"flash_mask": True}, 'set "flash_mask" to false'),
+        ({"flash_mask": False}, ""),
+        ({"lora": True, "weight_quantize_algo": "weight_only_int8"}, "no ROCm kernel"),
+        ({"lora": True, "weight_quantize_algo": "nf4"}, "LoRA on float16 weights"),
+        ({"lora": True, "weight_quantize_algo": None}, ""),
+    ],
+)
+def test_kernels_that_a_dcu_lacks(values: dict[str, Any], message: str) -> None:
+    problems = messages(values)
+    assert message in problems and bool(problems) == bool(message)
 
 
 def test_bfloat16_in_inference() -> None:

@@ -327,7 +327,7 @@ def test_shm(
 ) -> None:
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory_gib * 2**18}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
-    monkeypatch.setattr(system, "_own_shm", lambda: own_gib * 1024)
+    monkeypatch.setattr(system.host, "shm_mib", lambda root: own_gib * 1024)
     assert run("shm", machine(tmp_path)).severity == severity
 
 

@@ -21,6 +21,12 @@ from tests.support.doctor_machines import OF_THE_HOST, ROOT, machine, run
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="creating device nodes requires root")
 
 
+@pytest.fixture(autouse=True)
+def _server_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A simulated host does not have a memory of its own.
+    monkeypatch.setattr("paddle_stacks.doctor.system.memory_mib", lambda: 512 * 1024)
+
+
 def on(tmp_path: Path, name: str, platform: str = "dcu") -> Machine:
     bare = machine(tmp_path, platform, run=command, read_cards=lambda root: smi.read(root, 4))
     root = hosts.make(name, tmp_path / name)

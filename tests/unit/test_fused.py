@@ -75,6 +75,8 @@ def test_weight_only_quantization_cannot_run_on_a_dcu(tmp_path: Path, kind: str)
     assert "--recipe infer-block-a8w8" in message
     values = model(tmp_path, quantization_config={"quant_type": kind})
     assert f"quant_type {kind}" in told(values, tmp_path), "upstream takes it from config.json"
+    dense = {key: value for key, value in BLOCK.items() if key != "block_attn"}
+    assert f"quant_type {kind}" in told({**dense, "quant_type": kind}), "without blocks too"
     assert told({**BLOCK, "quant_type": "a8w8"}) == ""
     assert told({**BLOCK, "quant_type": kind}, on_dcu=False) == ""
 

@@ -272,7 +272,6 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"model": "llama-2-13c"}, 'did you mean "llama-2-13b"?'),
     ({"model": "llama-2-13b", "card": "K100-AX"}, 'did you mean "K100_AI"?'),
     ({"model": "llama-2-13b", "card": "K100"}, "the memory of K100 is unknown"),
-    ({"model": "llama-2-13b", "dtype": "bfloat16"}, "does not support bfloat16"),
     ({"model": "llama-2-13b", "dtype": "fp16"}, '"fp16" is not a valid dtype'),
     ({"model": "llama-2-13b", "method": "lorra"}, 'did you mean "lora"?'),
     ({"model": "llama-2-13b", "recompute": "ful"}, 'did you mean "full"?'),

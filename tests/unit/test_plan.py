@@ -274,7 +274,7 @@ def test_a_dcu_plan_has_the_hosts_nodes_groups_and_user_land() -> None:
     assert plan.groups == ("44", "109"), "numeric: group names differ between host and container"
     hyhal = next(mount for mount in plan.mounts if mount.target == "/opt/hyhal")
     assert (hyhal.source, hyhal.read_only) == ("/sim/usr/local/hyhal", True)
-    assert plan.ulimits == {"memlock": -1, "stack": -1}
+    assert plan.ulimits == {"core": 0, "memlock": -1, "stack": -1}
     assert plan.shm_mib == 128 * 1024
 
 
@@ -356,7 +356,7 @@ def test_the_simulated_backend_differs_in_its_images_and_one_limit() -> None:
         summary=simulated.summary,
         extends="dcu",
         device="cpu",
-        ulimits={"stack": -1},
+        ulimits={"core": 0, "stack": -1},
         lock="cpu",
         architectures=simulated.architectures,
         paddlenlp="tests/paddlenlp",

@@ -114,6 +114,15 @@ def of_docker_py(options: Mapping[str, Any]) -> Rights:
     )
 
 
+def _compose_limits(limits: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return soft and hard limits; as JSON, Compose writes a limit of 0 as an empty object."""
+    pairs = {}
+    for name, limit in limits.items():
+        soft_hard = limit if isinstance(limit, dict) else {"soft": limit, "hard": limit}
+        pairs[name] = (soft_hard.get("soft", 0), soft_hard.get("hard", 0))
+    return pairs
+
+
 def of_compose(service: Mapping[str, Any], groups: frozenset[int | str]) -> Rights:
     mounts = {(v["source"], v["target"], v.get("read_only", False)) for v in service["volumes"]}
     return Rights(
@@ -125,7 +134,7 @@ def of_compose(service: Mapping[str, Any], groups: frozenset[int | str]) -> Righ
         shm_mib=int(service["shm_size"]) / 2**20,
         tmp_mib=_tmp(service["tmpfs"][0].removeprefix("/tmp:")),
         pids=service["pids_limit"],
-        ulimits={name: (n, n) for name, n in service["ulimits"].items()},
+        ulimits=_compose_limits(service["ulimits"]),
         environment={k: v for k, v in service["environment"].items() if v is not None},
         cap_add=frozenset(service["cap_add"]),
         cap_drop=frozenset(service["cap_drop"]),
@@ -549,7 +558,8 @@ def test_a_simulated_dcu_is_a_matter_of_variables() -> None:
     assert service["image"] == "paddle-stacks/train:dcu-sim"
     assert service["build"]["args"]["BACKEND"] == "dcu-sim"
     assert service["build"]["args"]["LOCK"] == "cpu"
-    assert service["ulimits"] == {"memlock": 65536, "stack": -1}
+    limits = {"core": (0, 0), "memlock": (65536, 65536), "stack": (-1, -1)}
+    assert _compose_limits(service["ulimits"]) == limits
 
 
 def test_compose_builds_what_the_file_says() -> None:

@@ -172,7 +172,14 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
         (["../x.py"], {}, "there is no script"),
         (["predict/predictor.py", "--append_attn", "False", "--dtype", "float16"], {}, "later"),
         (["predict/predictor.py"], {}, "--dtype float16"),
-        (["predict/predictor.py", "--dtype", "bfloat16"], {}, "K100_AI"),
+        (["predict/predictor.py", "--dtype", "bfloat16"], {}, "kernels of Paddle 3.0.0b2 lack"),
+        (
+            ["run_finetune.py", "--unified_checkpoint_config", "async_save skip_save_model_weight"],
+            {},
+            'set "unified_checkpoint_config" to "skip_save_model_weight"',
+        ),
+        (["run_pretrain.py", "--use_async_save", "1"], {}, "if the saving process dies"),
+        (["--ranks", "2", "run_pretrain.py"], {"CUDA_VISIBLE_DEVICES": ""}, "hides all cards"),
         (
             ["--unpatched", "predict/predictor.py", "--dtype", "float16", "--inference_model"],
             {},
