@@ -138,9 +138,9 @@ def measure(found: settings.Settings, size: str, method: str, recompute: bool) -
         "model": size,
         "method": method,
         "recompute": recompute,
-        "predicted_mib": round(predicted.size / _MIB),
+        "predicted_mib": round(predicted.allocated / _MIB),
         "allocated_mib": round(int(peak[-1]) / _MIB),
-        "off": round(predicted.size / int(peak[-1]) - 1, 4),
+        "off": round(predicted.allocated / int(peak[-1]) - 1, 4),
         "moment": predicted.moment,
         "resident_mib": json.loads(lines[-1])["memory_mib"],
     }

@@ -39,6 +39,9 @@ def memory(
     micro_batches: str | None = None,
     recompute: str | None = None,
     flash: bool = False,
+    block_attn: bool = False,
+    weights: str | None = None,
+    cache: str | None = None,
     search: bool = False,
     json: bool = False,
     svg: str | None = None,
@@ -66,6 +69,9 @@ def memory(
         "micro-batches": micro_batches,
         "recompute": recompute,
         "flash": "true" if flash else None,
+        "block-attn": "true" if block_attn else None,
+        "weights": weights,
+        "cache": cache,
     }
     options = {name: value for name, value in written.items() if value is not None}
     request = requests.make(options, settings.load(ROOT, {}).workspace)

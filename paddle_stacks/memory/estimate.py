@@ -14,10 +14,25 @@ from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.memory.states import States, shares, states
 
-__all__ = ["GRANULARITIES", "Line", "Plan", "Workload", "layer_activations", "plan"]
+__all__ = [
+    "BLOCK",
+    "GRANULARITIES",
+    "RESERVE",
+    "Line",
+    "Plan",
+    "Workload",
+    "layer_activations",
+    "plan",
+]
 
 GRANULARITIES = ("none", "core_attn", "full_attn", "full")
 """Upstream's values of ``recompute_granularity``, and ``none`` for no recomputation."""
+
+BLOCK = 64
+"""Tokens of a block of the cache: the default of upstream's ``--block_size``."""
+_SCORES = 4  # bytes per score of softmax's gradient
+RESERVE = 0.06
+"""The allocator's reserve relative to the tensors: from bench/published_memory.toml."""
 
 _ZERO = "Rajbhandari et al. 2020 (ZeRO), arXiv:1910.02054, section 3.1"
 _KORTHIKANTI = "Korthikanti et al. 2022, arXiv:2205.05198"
@@ -43,6 +58,10 @@ class Workload:
         flash: use flash attention, which stores no score matrix.
         fused_norm: use the fused RMS norm.
         fused_rope: use the fused rotary embedding.
+        int8_weights: the layers' matrices are quantized to int8 (a8w8), for inference.
+        int8_cache: keys and values are quantized to int8, for inference.
+        blocks: the cache consists of blocks of :data:`BLOCK` tokens (``--block_attn``), and
+            prefill stores no score matrix.
     """
 
     method: str = "lora"
@@ -58,6 +77,9 @@ class Workload:
     flash: bool = False
     fused_norm: bool = False
     fused_rope: bool = False
+    int8_weights: bool = False
+    int8_cache: bool = False
+    blocks: bool = False
 
     @property
     def half(self) -> bool:
@@ -68,6 +90,11 @@ class Workload:
     def value_bytes(self) -> int:
         """Bytes per value of an activation."""
         return 2 if self.half else 4
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes per value of the residual stream: O1 adds half precision to float32."""
+        return 2 if self.half and (self.level == "O2" or self.method == "inference") else 4
 
     @property
     def states(self) -> States:
@@ -106,7 +133,7 @@ class Plan:
 
     Args:
         stage: pipeline stage, from 0.
-        lines: the memory in use at the peak.
+        lines: the tensors at the peak.
         moment: when the peak occurs.
     """
 
@@ -115,18 +142,31 @@ class Plan:
     moment: str
 
     @property
-    def size(self) -> int:
-        """The sum of all lines in bytes."""
+    def allocated(self) -> int:
+        """The sum of all lines in bytes: ``max_memory_allocated``."""
         return sum(line.size for line in self.lines)
+
+    @property
+    def reserve(self) -> Line:
+        """The memory that the allocator holds beside the tensors, in pieces that do not fit."""
+        formula = f"{RESERVE:.0%} of the tensors"
+        source = "max_memory_reserved was 1.04 to 1.07 times max_memory_allocated in logs of DCUs"
+        return Line("allocator's reserve", round(self.allocated * RESERVE), formula, source)
+
+    @property
+    def size(self) -> int:
+        """The tensors and the allocator's reserve in bytes: ``max_memory_reserved``."""
+        return self.allocated + self.reserve.size
 
 
 def layer_activations(model: LlamaConfig, work: Workload, layout: Layout) -> tuple[int, int]:
     """Return the bytes that a decoder layer stores for its backward pass, and without recompute.
 
-    Per token and element of the stream, with ``e`` bytes per value, ``g`` the width of the
-    keys and ``f`` the intermediate size, both relative to ``h``:
+    Per token and element of the stream, with ``e`` bytes per value, ``r`` bytes per value of
+    the stream, ``g`` the width of the keys and ``f`` the intermediate size, both relative to
+    ``h``:
 
-    * residual stream, the input of each norm: ``2e``
+    * residual stream, the input of each norm: ``2r``
     * each RMS norm, without its input: unfused in float32 three copies, ``3*4``; unfused in
       half precision two in float32 and two in half, ``2*4 + 2*2``; fused only the result, ``e``
     * rotary embedding, unfused: q and k before and after rotation: ``2e(1 + g)``; fused: 0
@@ -154,7 +194,7 @@ def layer_activations(model: LlamaConfig, work: Workload, layout: Layout) -> tup
     scores = per_head * model.num_attention_heads / h
     unit = work.sequence * work.batch * h
     t, outside = layout.tensor, layout.tensor if layout.sequence_parallel else 1
-    stream = (2 * e + 2 * norm) / outside
+    stream = (2 * work.stream_bytes + 2 * norm) / outside
     attention = (rope + operands + scores + e) / t
     mlp = 3 * e * f / t
     whole = stream + attention + mlp
@@ -162,7 +202,7 @@ def layer_activations(model: LlamaConfig, work: Workload, layout: Layout) -> tup
         "none": whole,
         "core_attn": whole - (scores + (e if work.flash else 0)) / t,
         "full_attn": stream + mlp,
-        "full": e / outside,
+        "full": work.stream_bytes / outside,
     }[work.recompute]
     return round(unit * stored), round(unit * whole)
 
@@ -188,6 +228,8 @@ def _stage(model: LlamaConfig, work: Workload, layout: Layout, stage: int) -> Pl
     always = [_weights(model, work, layout, base, trained), _tables(model, work, layers)]
     logits = [_logits(model, work, layout)] if last else []
     if work.method == "inference":
+        if work.int8_weights:
+            always[0] = _quantized_weights(model, work, layout, base, layers)
         lines = [*always, _cache(model, work, layout, layers), *logits]
         lines.append(_temporary(model, work, layout))
         return Plan(stage, tuple(lines), "during prefill")
@@ -196,14 +238,17 @@ def _stage(model: LlamaConfig, work: Workload, layout: Layout, stage: int) -> Pl
     # The logits' gradients are freed before the last layer is recomputed: the larger counts.
     larger = max([*logits, *again], key=lambda line: line.size, default=None)
     backward = [stored, *([larger] if larger else []), _temporary(model, work, layout)]
-    step = [_clipped(work, layout, trained)]
+    step = [_clipped(work, layout, trained)] if layout.least == 1 else []
     if sum(line.size for line in backward) >= sum(line.size for line in step):
         return Plan(stage, (*always, *backward), "at the start of the backward pass")
     return Plan(stage, (*always, *step), "in the optimizer step")
 
 
 def _clipped(work: Workload, layout: Layout, trained: int) -> Line:
-    """Return the copy of the gradients that clipping creates, after activations are freed."""
+    """Return the copy of the gradients that clipping creates, after activations are freed.
+
+    In a hybrid layout, ``HybridParallelClipGrad`` multiplies the gradients in place.
+    """
     each, (_, shared, _) = work.states.gradient, shares(layout)
     formula = f"{trained:,} trained x {each} B" + (f" / {shared}" if shared > 1 else "")
     source = "paddle.nn.ClipGradByGlobalNorm returns new gradients"
@@ -251,6 +296,19 @@ def _weights(model: LlamaConfig, work: Workload, layout: Layout, base: int, trai
     formula += f" / {shared} (stage 3)" if shared > 1 else ""
     source = _LORA if adapter else "the shapes in config.json"
     return Line("parameters", (base + adapter) * work.weight // shared, formula, source)
+
+
+def _quantized_weights(
+    model: LlamaConfig, work: Workload, layout: Layout, base: int, layers: int
+) -> Line:
+    """Return the weights of an a8w8 model: int8 matrices of the layers, the rest as before."""
+    matrices = layers * sum(rows * columns for rows, columns in model.matrices) // layout.tensor
+    scales = layers * sum(columns for _, columns in model.matrices) // layout.tensor
+    size = matrices + (base - matrices) * work.weight + 4 * scales
+    formula = (
+        f"{matrices:,} x 1 B + {base - matrices:,} x {work.weight} B + {scales:,} scales x 4 B"
+    )
+    return Line("parameters", size, formula, "a8w8: int8 matrices, a float32 scale per output")
 
 
 def _optimizer(work: Workload, layout: Layout, trained: int) -> list[Line]:
@@ -301,9 +359,12 @@ def _activations(
         formula = f"{layers} layers x {stored:,} B x {flight:g} micro-batches in flight"
     lines = [Line(name, size, formula, _COUNTED)]
     if whole > stored:
+        scores = 0 if work.flash else _SCORES * work.batch * work.sequence**2
+        scores = scores * model.num_attention_heads // layout.tensor
         formula = "one layer without recompute, minus its stored activations"
-        source = f"{_KORTHIKANTI}, section 5"
-        lines.append(Line("recomputed layer", whole - stored, formula, source))
+        formula += f", and {_SCORES} B per score for their gradient" if scores else ""
+        source = f"{_KORTHIKANTI}, section 5; softmax's gradient is float32"
+        lines.append(Line("recomputed layer", whole - stored + scores, formula, source))
     return lines
 
 
@@ -320,11 +381,14 @@ def _logits(model: LlamaConfig, work: Workload, layout: Layout) -> Line:
 
 
 def _cache(model: LlamaConfig, work: Workload, layout: Layout, layers: int) -> Line:
-    tokens = work.batch * work.sequence
-    size = 2 * layers * model.kv_size // layout.tensor * tokens * work.value_bytes
+    each, source = work.sequence, "keys and values of every token (Shazeer 2019, arXiv:1911.02150)"
+    if work.blocks:
+        each = -(-work.sequence // BLOCK) * BLOCK
+        source += f", in blocks of {BLOCK} tokens"
+    tokens, width = work.batch * each, 1 if work.int8_cache else work.value_bytes
+    size = 2 * layers * model.kv_size // layout.tensor * tokens * width
     formula = f"2 x {layers} layers x {model.kv_size} / tp {layout.tensor} x {tokens:,} tokens"
-    source = "keys and values of every token (Shazeer 2019, arXiv:1911.02150)"
-    return Line("KV cache", size, f"{formula} x {work.value_bytes} B", source)
+    return Line("KV cache", size, f"{formula} x {width} B", source)
 
 
 def _temporary(model: LlamaConfig, work: Workload, layout: Layout) -> Line:
@@ -337,16 +401,17 @@ def _temporary(model: LlamaConfig, work: Workload, layout: Layout) -> Line:
         ) * work.value_bytes
         formula = f"{tokens:,} tokens x (h + 2 x intermediate / tp) x {work.value_bytes} B"
         scores = model.num_attention_heads // layout.tensor * work.sequence * (4 + work.value_bytes)
-        if not work.flash and scores > widest:
+        if not (work.flash or work.blocks) and scores > widest:
             widest = scores
             formula = f"{tokens:,} tokens x heads / tp x {work.sequence} x {4 + work.value_bytes} B"
         return Line("temporary buffers", tokens * widest, formula, "the widest operator in prefill")
     merged = largest * work.value_bytes if work.method == "lora" else largest * 4
     if work.level == "O1" and work.half:
-        # O1 casts each matrix for its product, and stores the copy for the backward pass.
-        layers = model.num_hidden_layers // layout.pipeline
+        # O1 casts each matrix for its product, and stores the copy for the backward pass; with
+        # full recompute only that of the recomputed layer.
+        layers = 1 if work.recompute == "full" else model.num_hidden_layers // layout.pipeline
         merged += layers * sum(r * c for r, c in model.matrices) // layout.tensor * 2
-    sent = 2 * tokens * model.hidden_size * work.value_bytes if layout.pipeline > 1 else 0
+    sent = 2 * tokens * model.hidden_size * work.stream_bytes if layout.pipeline > 1 else 0
     formula = "the largest matrix" + (", one micro-batch sent and one received" if sent else "")
     source = "LoRA's merged weight, or the square for clipping; the pipeline's messages"
     return Line("temporary buffers", merged + sent, formula, source)

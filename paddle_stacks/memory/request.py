@@ -34,6 +34,9 @@ OPTIONS = {
     "micro-batches": "micro-batches per step: gradient_accumulation_steps (default: 1)",
     "recompute": "activations to recompute in the backward pass (default: none)",
     "flash": "use flash attention, which stores no score matrix",
+    "block-attn": "inference with a cache of blocks, as upstream's --block_attn",
+    "weights": "number format of the layers' matrices in inference (default: the dtype)",
+    "cache": "number format of the KV cache in inference (default: the dtype)",
 }
 """The options of a memory request with their help texts."""
 
@@ -42,6 +45,8 @@ CHOICES = {
     "level": ("O1", "O2"),
     "method": ("lora", "full", "inference"),
     "recompute": GRANULARITIES,
+    "weights": ("a8w8",),
+    "cache": ("int8",),
 }
 """The valid values of an option with a fixed set of values."""
 NUMBERS = {"rank": 2**16, "batch": 2**20, "sequence": 2**24, "micro-batches": 2**20}
@@ -99,6 +104,7 @@ def make(arguments: Mapping[str, str], workspace: Path = Path()) -> Request:
             )
     options = _options(arguments.get("config"), workspace, faults)
     values = {**_from_config(options, faults), **arguments}
+    faults += _inference_faults(values)
     for name, choices in CHOICES.items():
         if name in arguments and arguments[name] not in choices:
             message = f'"{arguments[name]}" is not a valid {name}'
@@ -133,6 +139,9 @@ def make(arguments: Mapping[str, str], workspace: Path = Path()) -> Request:
         flash="flash" in arguments or options.on("use_flash_attention"),
         fused_norm=options.on("use_fused_rms_norm"),
         fused_rope=options.on("use_fused_rope"),
+        int8_weights=values.get("weights") == "a8w8",
+        int8_cache=values.get("cache") == "int8",
+        blocks="block-attn" in arguments,
     )
     layout = _layout(values, options)
     return Request(find(name, workspace), work, layout, card.name, card.memory_mib * _MIB)
@@ -163,6 +172,24 @@ def check(request: Request) -> tuple[tuple[Plan, ...], Problem | None]:
 def ranked(request: Request) -> tuple[Candidate, ...]:
     """Return all layouts for the request's number of cards, best first."""
     return search(request.model, request.work, request.layout.world, request.memory)
+
+
+def _inference_faults(values: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each option of inference that does not go with the others."""
+    if values.get("method") != "inference":
+        return [
+            Problem(f"--{name} is an option of inference", f"--{name}", "add --method inference")
+            for name in ("block-attn", "weights", "cache")
+            if name in values
+        ]
+    faults = []
+    if values.get("cache") == "int8" and "block-attn" not in values:
+        message = "an int8 cache exists with block attention only"
+        faults.append(Problem(message, "--cache", "add --block-attn"))
+    if values.get("dtype", "float16") == "float32" and {"weights", "block-attn"} & set(values):
+        message = "a8w8 and block attention compute in half precision"
+        faults.append(Problem(message, "--dtype", "--dtype float16"))
+    return faults
 
 
 def _advice(request: Request) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from paddle_stacks.memory.capacity import CARDS, capacities
 from paddle_stacks.memory.estimate import Plan
 from paddle_stacks.memory.request import Request
 from paddle_stacks.memory.schedule import as_text, bubble, fraction
@@ -44,18 +45,36 @@ def as_lines(request: Request, plans: Sequence[Plan], *, fits: bool) -> list[str
         "",
         f"{'rank of stage ' + str(worst.stage):<30}{'GiB':>8}  formula",
     ]
-    for line in worst.lines:
+    for line in (*worst.lines, worst.reserve):
         name = f"{line.name:<30}{line.size / _GIB:>8.2f}  "
         lines += textwrap.wrap(line.formula, width, initial_indent=name, subsequent_indent=_INDENT)
         lines += textwrap.wrap(
             line.source, width, initial_indent=_INDENT, subsequent_indent=_INDENT
         )
     lines.append(f"{'sum':<30}{worst.size / _GIB:>8.2f}")
+    if work.method == "inference":
+        lines += ["", *_capacity(request)]
     if len(plans) > 1:
         sums = ", ".join(f"{each.size / _GIB:.1f}" for each in plans)
         lines += ["", f"GiB by stage: {sums}"]
         if work.method != "inference":
             lines += ["", *_schedule(request)]
+    return lines
+
+
+def _capacity(request: Request) -> list[str]:
+    """Return the table of requests that fit, by their length and the number of cards."""
+    rows = capacities(request.model, request.work, request.memory)
+    columns = [cards for cards in CARDS if cards in rows[0].requests]
+    heading = "".join(f"{f'tp={cards}':>9}" for cards in columns)
+    lines = [
+        f"requests that fit at the same time on {request.card} cards:",
+        f"{'tokens per request':<30}{heading}",
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.tokens:<30}" + "".join(f"{row.requests[cards]:>9}" for cards in columns)
+        )
     return lines
 
 
@@ -90,6 +109,8 @@ def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str,
         fits: whether it fits into the card's memory.
     """
     p, v, m = request.layout.pipeline, request.layout.virtual, request.work.micro_batches
+    inference = request.work.method == "inference"
+    rows = capacities(request.model, request.work, request.memory) if inference else ()
     return {
         "model": asdict(request.model) | {"parameters": request.model.parameters},
         "work": asdict(request.work),
@@ -98,12 +119,15 @@ def as_json(request: Request, plans: Sequence[Plan], *, fits: bool) -> dict[str,
         "card_bytes": request.memory,
         "peak_bytes": max(each.size for each in plans),
         "fits": fits,
+        "capacity": [asdict(row) for row in rows],
         "bubble_fraction": fraction(p, m, v),
         "bubble_to_work": bubble(p, m, v),
         "stages": [
             {
                 "stage": each.stage,
                 "bytes": each.size,
+                "allocated_bytes": each.allocated,
+                "reserve_bytes": each.reserve.size,
                 "moment": each.moment,
                 "lines": [asdict(x) for x in each.lines],
             }
