@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 __all__ = [
     "CHUNK",
@@ -37,15 +37,20 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
-def digest_of(stream: BinaryIO, progress: Callable[[int], None] | None = None) -> tuple[int, str]:
+def digest_of(
+    stream: IO[bytes],
+    progress: Callable[[int], None] | None = None,
+    copy: IO[bytes] | None = None,
+) -> tuple[int, str]:
     """Return the length and the SHA-256 of a stream, in hexadecimal.
 
     Args:
         stream: read to its end.
         progress: called with the number of bytes of each chunk.
+        copy: the stream is also written to this file; None for no copy.
     """
     digest = hashlib.sha256()
-    size = _feed(digest, stream, progress)
+    size = _feed(digest, stream, progress, copy)
     return size, digest.hexdigest()
 
 
@@ -63,11 +68,18 @@ def sha256_of(*paths: Path, progress: Callable[[int], None] | None = None) -> st
     return digest.hexdigest()
 
 
-def _feed(digest: Any, stream: BinaryIO, progress: Callable[[int], None] | None) -> int:
+def _feed(
+    digest: Any,
+    stream: IO[bytes],
+    progress: Callable[[int], None] | None,
+    copy: IO[bytes] | None = None,
+) -> int:
     size = 0
     while chunk := stream.read(CHUNK):
         size += len(chunk)
         digest.update(chunk)
+        if copy:
+            copy.write(chunk)
         if progress:
             progress(len(chunk))
     return size

@@ -1,1 +1,1 @@
-"""What an image is, where it comes from, and what is known of it."""
+"""Contents, origin, test results and known vulnerabilities of images."""

@@ -1,8 +1,8 @@
 """Known vulnerabilities of the pinned packages, from a snapshot of advisories in the repository.
 
-``configs/advisories.json`` has the advisories of the packages that the locks name, in the OSV
-format, reduced to the fields that the check reads, and the day until which it is complete. The
-check needs no network; :func:`update` renews the snapshot.
+``configs/advisories.json`` has the advisories of the packages in the locks, in the OSV format,
+reduced to the fields that the check reads. The check needs no network; :func:`update` renews
+the snapshot.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Snapshot:
     """The advisories in the repository.
 
     Args:
-        complete_until: the day until which no advisory is missing.
-        source: where they come from.
-        packages: the packages whose advisories it has, also those without any.
+        complete_until: the snapshot has all advisories up to this day.
+        source: of the advisories.
+        packages: the packages that were looked up, including those without advisories.
         advisories: in the OSV format.
     """
 
@@ -100,13 +100,13 @@ def check(
     policy: Sequence[vulnerabilities.Accepted],
     today: datetime.date,
 ) -> list[vulnerabilities.Report]:
-    """Return what is known of the pinned packages, a report for each file that pins some.
+    """Return the known vulnerabilities of the pinned packages, one report per lock file.
 
     Args:
         root: the checkout.
-        database: the snapshot, or any database that a scan of images takes.
+        database: the snapshot, or any database that a scan of images accepts.
         policy: the exceptions.
-        today: on which an exception has expired or not.
+        today: decides which exceptions have expired.
 
     Raises:
         RequestError: the database cannot be read.
@@ -116,7 +116,7 @@ def check(
 
 
 def lines(reports: Sequence[vulnerabilities.Report]) -> list[str]:
-    """Return what a check found, for a person: a line for each vulnerable version of a package."""
+    """Return the result of a check as text, one line per vulnerable version of a package."""
     places: dict[vulnerabilities.Finding, list[str]] = {}
     for report in reports:
         for finding in report.findings:
@@ -125,24 +125,24 @@ def lines(reports: Sequence[vulnerabilities.Report]) -> list[str]:
     for finding, files in places.items():
         fixed = f"fixed in {', '.join(finding.fixed)}" if finding.fixed else "no fixed version"
         state = f"accepted: {finding.accepted}" if finding.accepted else finding.summary
-        what = f"{finding.id}: {finding.package} {finding.version}, {fixed}; {state}"
-        shown.append(f"{what} ({', '.join(files)})")
+        package = f"{finding.package} {finding.version}"
+        shown.append(f"{finding.id}: {package}, {fixed}; {state} ({', '.join(files)})")
     unused = [set(report.unused) for report in reports]
     for exception in set.intersection(*unused) if unused else ():
-        shown.append(f"found nothing for: {exception.id} in {exception.package}")
-    acted = sum(not finding.accepted for finding in places)
-    shown.append(f"{len(reports)} files: {len(places)} found, {acted} to act on")
+        shown.append(f"unused exception: {exception.id} in {exception.package}")
+    unaccepted = sum(not finding.accepted for finding in places)
+    shown.append(f"{len(reports)} files: {len(places)} found, {unaccepted} to act on")
     return shown
 
 
 def _contents(root: Path, path: Path) -> Contents:
-    """Return a lock as what is in an image that has it."""
+    """Return the contents of an image that would have the packages of a lock."""
     packages = tuple(
         Package("pypi", match[1], match[2])
         for match in locks.PIN.finditer(path.read_text(encoding="utf-8"))
     )
     if path == root / "images" / "framework" / "requirements.dcu.lock":
-        # From an index of its own, and in no lock.
+        # It comes from its own index and is in no lock.
         packages += (Package("pypi", "paddlepaddle-dcu", paddle_version(root)),)
     return Contents(str(path.relative_to(root)), "", "", "", {}, {}, (), packages, {})
 
@@ -153,11 +153,11 @@ def update(root: Path, settings: Settings, database: Path | None = None) -> Snap
     Args:
         root: the checkout.
         settings: with the proxies and the CA bundle.
-        database: advisories that are on this machine; None to download those of OSV.dev.
+        database: advisories on this machine; None downloads those of OSV.dev.
 
     Raises:
-        MachineError: they cannot be downloaded.
-        RequestError: the database cannot be read, or has none for any of the packages.
+        MachineError: the download fails.
+        RequestError: the database cannot be read, or has no advisory for any of the packages.
     """
     if database is not None:
         return _write(root, database, database.name)
@@ -168,7 +168,7 @@ def update(root: Path, settings: Settings, database: Path | None = None) -> Snap
 
 
 def uncovered(root: Path, snapshot: Snapshot) -> list[str]:
-    """Return the pinned packages that the snapshot was not made for."""
+    """Return the pinned packages that are not in the snapshot."""
     return sorted(_names(root) - set(snapshot.packages))
 
 
@@ -191,7 +191,7 @@ def _write(root: Path, database: Path, source: str) -> Snapshot:
         raise RequestError(
             "the database has no advisory for any package of the locks",
             where=str(database),
-            remedy=f"{URL} has them",
+            remedy=f"download {URL}",
         )
     until = datetime.date.fromisoformat(newest[:10])
     ordered = tuple(chosen[key] for key in sorted(chosen))
@@ -205,7 +205,7 @@ def _write(root: Path, database: Path, source: str) -> Snapshot:
 
 
 def _reduced(advisory: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return an advisory with what a check reads; empty if it is about none of the packages."""
+    """Return the fields of an advisory that a check reads; {} if none is affected."""
     affected = [
         _entry(entry)
         for entry in advisory.get("affected", [])
@@ -214,8 +214,8 @@ def _reduced(advisory: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
     ]
     if not affected or "withdrawn" in advisory:
         return {}
-    kept = {key: advisory[key] for key in ("id", "modified", "aliases") if key in advisory}
-    return {**kept, "summary": vulnerabilities.summary(advisory), "affected": affected}
+    head = {key: advisory[key] for key in ("id", "modified", "aliases") if key in advisory}
+    return {**head, "summary": vulnerabilities.summary(advisory), "affected": affected}
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,9 +228,9 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         "package": {"ecosystem": ECOSYSTEM, "name": entry["package"]["name"]},
         "ranges": ranges,
     }
-    # Most lists of versions only spell the ranges out.
-    beyond = [v for v in entry.get("versions", []) if not vulnerabilities.is_python(reduced, v)]
-    return {**reduced, "versions": beyond} if beyond else reduced
+    # Most lists of versions only repeat the ranges.
+    others = [v for v in entry.get("versions", []) if not vulnerabilities.is_python(reduced, v)]
+    return {**reduced, "versions": others} if others else reduced
 
 
 def _download(settings: Settings, archive: Path) -> None:

@@ -1,9 +1,9 @@
-"""What the tests found of an image, kept by the image's id.
+"""Test results of an image, stored by the image's id.
 
 An attestation is an in-toto Statement v1 [1] with the predicate Test Result v0.1 [2]. Its
-subject is the image's id, so an image that is built again or another one that takes the tag
-has none; a copy of the image has it, wherever it goes. It is a statement, not a signature:
-who can write the folder can write one.
+subject is the image's id: it applies to every copy of the image, but not to an image that is
+rebuilt or takes over the tag. It is not a signature: anyone who can write the folder can write
+one.
 
 [1] https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 [2] https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md
@@ -25,23 +25,23 @@ __all__ = ["Attestation", "folder", "path_of", "read", "write"]
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
-# What the predicate has no field for; in-toto has readers ignore the fields they do not know.
+# Fields that the predicate lacks; readers of in-toto statements ignore unknown fields.
 _OWN = "paddle-stacks"
 _IMAGE_ID = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Attestation:
-    """How the tests of one image ended.
+    """The test results of one image.
 
     Args:
-        image_id: the engine's, ``sha256:`` and 64 digits.
-        image: the reference that the image had.
-        when: the end of the tests, in UTC, as ``2025-01-02T03:04:05Z``.
-        revision: of the tests; ends in ``-dirty`` where they were edited.
-        passed: the names of the tests that passed.
-        failed: of those that failed, or could not be run for an error.
-        skipped: of those that this machine has no means for.
+        image_id: the engine's id, ``sha256:`` and 64 digits.
+        image: the image's reference when it was tested.
+        when: the end of the tests, in UTC, such as ``2025-01-02T03:04:05Z``.
+        revision: of the tests; ends in ``-dirty`` if they were edited.
+        passed: names of the tests that passed.
+        failed: names of the tests that failed or ended with an error.
+        skipped: names of the tests that this machine cannot run.
     """
 
     image_id: str
@@ -54,7 +54,7 @@ class Attestation:
 
     @property
     def verified(self) -> bool:
-        """Whether tests have passed, and none has failed."""
+        """Whether at least one test has passed and none has failed."""
         return bool(self.passed) and not self.failed
 
     def to_statement(self) -> dict[str, Any]:
@@ -86,17 +86,17 @@ class Attestation:
 
 
 def folder(settings: Settings) -> Path:
-    """Return where attestations are kept: the setting, or ``.cache/attestations``."""
+    """Return the folder of attestations: the setting, or ``.cache/attestations``."""
     return settings.attestations or settings.root / ".cache" / "attestations"
 
 
 def path_of(folder: Path, image_id: str) -> Path:
-    """Return the file of an image's attestation, whether it is there or not."""
+    """Return the path of an image's attestation; the file need not exist."""
     return folder / f"{_digits(image_id)}.json"
 
 
 def write(folder: Path, attestation: Attestation) -> Path:
-    """Keep an attestation instead of an earlier one of the same image; return its file."""
+    """Write an attestation, replacing an earlier one of the same image; return its path."""
     path = path_of(folder, attestation.image_id)
     with replacing_file(path) as stream:
         json.dump(attestation.to_statement(), stream, indent=1, ensure_ascii=False)
@@ -105,41 +105,41 @@ def write(folder: Path, attestation: Attestation) -> Path:
 
 
 def read(folder: Path, image_id: str) -> Attestation | None:
-    """Return the attestation of an image; None where there is none.
+    """Return the attestation of an image; None if there is none.
 
     Raises:
-        RequestError: the file is damaged, or is about another image.
+        RequestError: the file is damaged, or belongs to another image.
     """
     path = path_of(folder, image_id)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        statement = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     try:
-        attestation = _parsed(found)
+        attestation = _parse(statement)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _damaged(path, f"it is no test result: {error}") from error
+        raise _damaged(path, f"not a test result: {error}") from error
     if attestation.image_id != image_id:
-        raise _damaged(path, f"it is about another image, {attestation.image_id}")
+        raise _damaged(path, f"it belongs to another image, {attestation.image_id}")
     return attestation
 
 
-def _parsed(statement: dict[str, Any]) -> Attestation:
-    """Return a statement as a value.
+def _parse(statement: dict[str, Any]) -> Attestation:
+    """Return the attestation in a statement.
 
     Raises:
-        ValueError, KeyError, TypeError, IndexError, AttributeError: it is no such statement.
+        ValueError, KeyError, TypeError, IndexError, AttributeError: not such a statement.
     """
-    for key, wanted in (("_type", _STATEMENT), ("predicateType", _TEST_RESULT)):
-        if statement[key] != wanted:
-            raise ValueError(f"{key} is not {wanted}")
+    for key, value in (("_type", _STATEMENT), ("predicateType", _TEST_RESULT)):
+        if statement[key] != value:
+            raise ValueError(f"{key} is not {value}")
     (subject,) = statement["subject"]
     predicate = statement["predicate"]
     own = predicate[_OWN]
     (configuration,) = predicate["configuration"]
-    found = Attestation(
+    attestation = Attestation(
         image_id=f"sha256:{subject['digest']['sha256']}",
         image=str(subject["name"]),
         when=str(own["finishedOn"]),
@@ -148,35 +148,35 @@ def _parsed(statement: dict[str, Any]) -> Attestation:
         failed=_names(predicate["failedTests"]),
         skipped=_names(own["skippedTests"]),
     )
-    if predicate["result"] != ("PASSED" if found.verified else "FAILED"):
-        raise ValueError(f"the result {predicate['result']} is not what the tests say")
-    return found
+    if predicate["result"] != ("PASSED" if attestation.verified else "FAILED"):
+        raise ValueError(f"the result {predicate['result']} contradicts the tests")
+    return attestation
 
 
 def _names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError("a list of tests is none")
+        raise TypeError("the tests are not a list of strings")
     return tuple(value)
 
 
 def _digits(image_id: str) -> str:
-    """Return an id's digits, which are safe in a file's name.
+    """Return an id's digits, which are safe in a file name.
 
     Raises:
-        RequestError: it is no image's id.
+        RequestError: it is not an image id.
     """
-    found = _IMAGE_ID.fullmatch(image_id)
-    if not found:
+    match = _IMAGE_ID.fullmatch(image_id)
+    if not match:
         raise RequestError(
             f'"{image_id}" is not an image\'s id',
-            remedy="sha256: and 64 digits, as docker image inspect --format '{{.Id}}' prints",
+            remedy="docker image inspect --format '{{.Id}}' IMAGE prints it: sha256:…",
         )
-    return found[1]
+    return match[1]
 
 
-def _damaged(path: Path, what: str) -> RequestError:
+def _damaged(path: Path, reason: str) -> RequestError:
     return RequestError(
-        f"the attestation cannot be used: {what}",
+        f"the attestation cannot be used: {reason}",
         where=str(path),
         remedy="remove it and verify the image again: ./inv verify",
     )

@@ -1,4 +1,4 @@
-"""What changed between two images: packages, layers, environment, labels and files."""
+"""Differences between two images: packages, layers, environment, labels and files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Change:
-    """What one thing is in both images.
+    """A package, variable, label or file that differs between two images.
 
     Args:
-        name: of the package, the variable, the label or the file.
-        before: in the first image; None where it is not there.
-        after: in the second.
-        what: how a file differs: ``content``, ``size``, ``mode``, ``owner``, ``kind``.
+        name: of the package, variable, label or file.
+        before: its value in the first image; None if it does not exist there.
+        after: its value in the second image; None if it does not exist there.
+        aspects: of a file that differ: ``content``, ``size``, ``mode``, ``owner``, ``kind``.
     """
 
     name: str
     before: Any
     after: Any
-    what: tuple[str, ...] = ()
+    aspects: tuple[str, ...] = ()
 
     @property
     def state(self) -> str:
@@ -41,16 +41,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two images differ.
+    """The differences between two images.
 
     Args:
         before: the first image.
-        after: the second.
-        shared: how many layers they begin with in common.
-        packages: by ``deb NAME`` and ``pypi NAME``; the values are versions.
-        environment: by the variable.
-        labels: by the label.
-        files: by the path; the values are files.
+        after: the second image.
+        shared: the number of layers that both start with.
+        packages: named ``deb NAME`` or ``pypi NAME``; the values are versions.
+        environment: named by variable.
+        labels: named by label.
+        files: named by path; the values are files.
     """
 
     before: Contents
@@ -83,7 +83,7 @@ class Difference:
 
 
 def difference(before: Contents, after: Contents) -> Difference:
-    """Return what is new, gone and changed from one image to another."""
+    """Return the differences between two images."""
     pairs = zip(before.layers, after.layers, strict=False)
     shared = 0
     for old, new in pairs:
@@ -101,31 +101,36 @@ def difference(before: Contents, after: Contents) -> Difference:
     )
 
 
-def show(found: Difference, *, every_file: bool = False) -> None:
-    """Print the difference for a person; of the files only the largest, unless all are wanted."""
+def show(diff: Difference, *, every_file: bool = False) -> None:
+    """Print the differences as text.
+
+    Args:
+        diff: the differences.
+        every_file: print all files, not only the largest.
+    """
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for image in (found.before, found.after):
+    for image in (diff.before, diff.after):
         console.print(f"{image.reference}  {image.id[7:19]}  {megabytes(image.size)}")
-    grown = found.after.size - found.before.size
-    console.print(f"layers in common: {found.shared}; size {grown / 1e6:+.1f} MB")
-    _show_layers(console, found)
+    growth = diff.after.size - diff.before.size
+    console.print(f"layers in common: {diff.shared}; size {growth / 1e6:+.1f} MB")
+    _show_layers(console, diff)
     for heading, changes in (
-        ("packages", found.packages),
-        ("environment", found.environment),
-        ("labels", found.labels),
+        ("packages", diff.packages),
+        ("environment", diff.environment),
+        ("labels", diff.labels),
     ):
         _show_changes(console, heading, changes, len(changes))
-    by_size = sorted(found.files, key=lambda change: (-_weight(change), change.name))
+    by_size = sorted(diff.files, key=lambda change: (-_weight(change), change.name))
     _show_changes(console, "files", by_size, len(by_size) if every_file else _SHOWN)
 
 
-def _show_layers(console: Any, found: Difference) -> None:
-    for image in (found.before, found.after):
-        rest = image.layers[found.shared :]
+def _show_layers(console: Any, diff: Difference) -> None:
+    for image in (diff.before, diff.after):
+        rest = image.layers[diff.shared :]
         if rest:
-            console.print(f"\nlayers of {image.reference} alone")
+            console.print(f"\nlayers only in {image.reference}")
         for layer in rest:
             console.print(f"  {megabytes(layer.size):>10}  {layer.instruction}", markup=False)
 
@@ -139,8 +144,8 @@ def _show_changes(console: Any, heading: str, changes: Sequence[Change], most: i
     console.print(f"\n{heading}: {', '.join(counts)}")
     for change in changes[:most]:
         text = " -> ".join(_text(value) for value in (change.before, change.after))
-        what = f"  ({', '.join(change.what)})" if change.what else ""
-        console.print(f"  {change.state:<7}  {change.name}  {text}{what}", markup=False)
+        aspects = f"  ({', '.join(change.aspects)})" if change.aspects else ""
+        console.print(f"  {change.state:<7}  {change.name}  {text}{aspects}", markup=False)
     if len(changes) > most:
         console.print(f"  and {len(changes) - most} more: --files shows all")
 
@@ -159,13 +164,13 @@ def _weight(change: Change) -> int:
 
 def _changes(before: Mapping[str, _Value], after: Mapping[str, _Value]) -> tuple[Change, ...]:
     return tuple(
-        Change(name, before.get(name), after.get(name), _what(before.get(name), after.get(name)))
+        Change(name, before.get(name), after.get(name), _aspects(before.get(name), after.get(name)))
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     )
 
 
-def _what(before: Any, after: Any) -> tuple[str, ...]:
+def _aspects(before: Any, after: Any) -> tuple[str, ...]:
     if not isinstance(before, File) or not isinstance(after, File):
         return ()
     names = ("kind", "content", "size", "mode", "owner")
@@ -173,11 +178,11 @@ def _what(before: Any, after: Any) -> tuple[str, ...]:
 
 
 def _versions(packages: Sequence[Package]) -> dict[str, str]:
-    """Return the versions by package; one that is there several times has several."""
-    found: dict[str, set[str]] = {}
+    """Return the versions by package; a package can be installed in several versions."""
+    versions: dict[str, set[str]] = {}
     for package in packages:
-        found.setdefault(f"{package.kind} {package.name}", set()).add(package.version)
-    return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+        versions.setdefault(f"{package.kind} {package.name}", set()).add(package.version)
+    return {name: ", ".join(sorted(each)) for name, each in versions.items()}
 
 
 def _head(image: Contents) -> dict[str, Any]:
@@ -185,11 +190,7 @@ def _head(image: Contents) -> dict[str, Any]:
 
 
 def _as_json(change: Change) -> dict[str, Any]:
-    values = [vars(v) if isinstance(v, File) else v for v in (change.before, change.after)]
-    found = {
-        "name": change.name,
-        "state": change.state,
-        "before": values[0],
-        "after": values[1],
-    }
-    return {**found, "what": list(change.what)} if change.what else found
+    before, after = (vars(v) if isinstance(v, File) else v for v in (change.before, change.after))
+    row = {"name": change.name, "state": change.state, "before": before, "after": after}
+    # "what" is the name in the documented format.
+    return {**row, "what": list(change.aspects)} if change.aspects else row

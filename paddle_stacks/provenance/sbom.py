@@ -1,4 +1,4 @@
-"""Lists of what is in an image: SPDX and CycloneDX by syft, and a plain manifest of our own."""
+"""Software bills of materials: SPDX and CycloneDX by syft, and the project's plain manifest."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["FORMATS", "check_formats", "write_all"]
 
 MANIFEST = "manifest"
 FORMATS = ("spdx-json", "cyclonedx-json", MANIFEST)
-"""What can be asked for: two of syft's formats by its names, and our own."""
+"""The supported formats: two of syft's by its names, and the project's manifest."""
 
 
 def check_formats(names: Sequence[str]) -> None:
-    """Raise a RequestError for the names that are no formats."""
+    """Raise a RequestError for unknown formats."""
     for name in names:
         if name not in FORMATS:
             raise RequestError(
@@ -40,15 +40,15 @@ def check_formats(names: Sequence[str]) -> None:
 def write_all(
     client: docker.DockerClient, images: Sequence[Image], formats: Sequence[str], folder: Path
 ) -> list[Path]:
-    """Write the lists of images; return their files. A layer that they share is read once.
+    """Write the bills of materials of images, named after the images' ids; return the paths.
 
-    They are named for the image's id, of which they tell.
+    A layer that images share is read once.
 
     Args:
         client: of the engine that has the images.
-        images: whose.
+        images: the images.
         formats: of :data:`FORMATS`.
-        folder: which gets the files.
+        folder: for the files.
 
     Raises:
         JobError: syft failed.
@@ -56,44 +56,44 @@ def write_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     ids = [image.id for image in images] if MANIFEST in formats else []
-    found = dict(zip(ids, contents.read(client, ids), strict=True)) if ids else {}
+    by_id = dict(zip(ids, contents.read(client, ids), strict=True)) if ids else {}
     return [
-        path for image in images for path in _write(image, formats, folder, found.get(image.id))
+        path for image in images for path in _write(image, formats, folder, by_id.get(image.id))
     ]
 
 
 def _write(
-    image: Image, formats: Sequence[str], folder: Path, found: contents.Contents | None
+    image: Image, formats: Sequence[str], folder: Path, manifest: contents.Contents | None
 ) -> list[Path]:
     head = f"{image.tags[0].rpartition('/')[2].replace(':', '-')}-{image.id[7:19]}"
-    written = {name: folder / f"{head}.{name.removesuffix('-json')}.json" for name in formats}
-    if found is not None:
-        with replacing_file(written[MANIFEST]) as stream:
-            json.dump({**found.to_json(), "reference": image.tags[0]}, stream, indent=1)
-    if by_syft := {name: path for name, path in written.items() if name != MANIFEST}:
+    paths = {name: folder / f"{head}.{name.removesuffix('-json')}.json" for name in formats}
+    if manifest is not None:
+        with replacing_file(paths[MANIFEST]) as stream:
+            json.dump({**manifest.to_json(), "reference": image.tags[0]}, stream, indent=1)
+    if by_syft := {name: path for name, path in paths.items() if name != MANIFEST}:
         _run_syft(image, by_syft)
-    return list(written.values())
+    return list(paths.values())
 
 
 def _run_syft(image: Image, outputs: dict[str, Path]) -> None:
     folder = next(iter(outputs.values())).parent
     with tempfile.TemporaryDirectory(prefix=".syft-", dir=folder) as scratch:
-        # Whole or not at all: syft writes into the folder, and each file is renamed.
+        # syft writes to the scratch folder, so that no partial file gets the final name.
         parts = {name: Path(scratch, path.name) for name, path in outputs.items()}
         line = [str(Path(sys.executable).parent / "syft"), "scan", f"docker:{image.id}", "--quiet"]
         line += ["--source-name", image.tags[0]]
         line += [f"--output={name}={path}" for name, path in parts.items()]
-        # Its copy of the image is as large as the image; nothing is asked of a network.
-        own = {"TMPDIR": scratch, "SYFT_CHECK_FOR_APP_UPDATE": "false"}
+        # syft copies the image to TMPDIR, and would look for updates on the network.
+        variables = {"TMPDIR": scratch, "SYFT_CHECK_FOR_APP_UPDATE": "false"}
         done = subprocess.run(
-            line, env={**os.environ, **own}, capture_output=True, text=True, check=False
+            line, env={**os.environ, **variables}, capture_output=True, text=True, check=False
         )
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise JobError(
                 f"syft failed: {last}",
                 where=image.tags[0],
-                remedy="it copies the image to TMPDIR, which needs room for it; then again",
+                remedy=f"free space in {folder}: syft copies the image there; then run it again",
             )
         for name, path in parts.items():
             path.replace(outputs[name])

@@ -1,9 +1,8 @@
-"""Known vulnerabilities of an image's packages, from advisories that are on this machine.
+"""Known vulnerabilities of an image's packages, from advisories on this machine.
 
-Advisories are in the OSV format [1]; OSV.dev has all of an ecosystem in one archive,
-``all.zip``. A version is compared as the format's own evaluation says [2]: by the list of
-versions, then by the ranges. PyPI's order is PEP 440's; Debian's is dpkg's, and its advisories
-name source packages.
+Advisories are in the OSV format [1]; OSV.dev has one archive per ecosystem, ``all.zip``. Versions
+are matched by the format's evaluation rule [2]: first the list of versions, then the ranges. PyPI's
+versions are ordered by PEP 440 and Debian's by dpkg. Debian's advisories name source packages.
 
 [1] https://ossf.github.io/osv-schema/
 [2] https://ossf.github.io/osv-schema/#evaluation
@@ -12,6 +11,7 @@ name source packages.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 import zipfile
@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from debian.debian_support import Version as DebianVersion
 from packaging.utils import canonicalize_name
@@ -45,24 +45,24 @@ __all__ = [
 ]
 
 DOWNLOAD = "https://osv-vulnerabilities.storage.googleapis.com"
-"""The folder of OSV.dev with an archive for each ecosystem."""
+"""OSV.dev's folder with one archive per ecosystem."""
 
-# An advisory is some kilobytes; what is larger is none, and would only fill the memory.
+# Advisories have a few kilobytes. A larger file is rejected before it fills the memory.
 _LONGEST_ADVISORY = 16 * 2**20
-# Builds of another package's source, under a name that no advisory has.
+# Packages that are built from another package's source; advisories only have the other name.
 _SAME_SOURCE = {"paddlepaddle-dcu": "paddlepaddle"}
 _POLICY_KEYS = ("id", "package", "reason", "expires")
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """An exception: a finding that was looked at, and accepted until a day.
+    """An exception: a vulnerability that is accepted until a date.
 
     Args:
-        id: the advisory's, or one of its aliases.
-        package: the one that it is accepted in.
+        id: of the advisory, or one of its aliases.
+        package: the package that it is accepted for.
         reason: why.
-        expires: the last day on which it is.
+        expires: the last day of the exception.
         where: the line of the policy.
     """
 
@@ -75,18 +75,18 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Finding:
-    """A package for which there is an advisory.
+    """A package with a known vulnerability.
 
     Args:
-        id: the advisory's.
-        aliases: its other names.
+        id: of the advisory.
+        aliases: other ids of the vulnerability, such as a CVE.
         ecosystem: ``PyPI`` or ``Debian:12``.
-        package: its name there.
-        version: that is in the image.
-        installed: the packages of the image that it was found in.
-        fixed: the versions that have it no more, as far as the advisory knows any.
-        summary: a line.
-        accepted: the reason of an exception; empty where there is none.
+        package: its name in the ecosystem.
+        version: in the image.
+        installed: the affected packages in the image.
+        fixed: the versions that fix it, as far as the advisory names them.
+        summary: one line.
+        accepted: the reason of an exception; empty if there is none.
     """
 
     id: str
@@ -102,17 +102,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a scan found.
+    """The result of a scan.
 
     Args:
         image: the image's reference.
         image_id: its id.
-        findings: all of them, those that were accepted too.
-        expired: exceptions whose day is over.
-        unused: exceptions that nothing was found for.
-        advisories: how many were compared, by ecosystem.
-        newest: when the newest of them was changed; as old as that is the knowledge.
-        unscanned: packages that no advisory can be about, and why.
+        findings: all findings, including accepted ones.
+        expired: exceptions that have expired.
+        unused: exceptions without a finding.
+        advisories: the number of advisories in the database, by ecosystem.
+        newest: when the newest of them was modified.
+        unscanned: packages that cannot be matched with advisories, and why.
     """
 
     image: str
@@ -125,10 +125,10 @@ class Report:
     unscanned: tuple[str, ...]
 
     def faults(self, *, fixable: bool = False) -> list[str]:
-        """Return what makes the scan fail, a line each.
+        """Return the reasons why the scan fails, one line each.
 
         Args:
-            fixable: whether only what has a fixed version counts.
+            fixable: count only vulnerabilities with a fixed version.
         """
         lines = [
             f"{finding.id}: {finding.package} {finding.version}"
@@ -139,41 +139,36 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-serializable values."""
-        found = asdict(self)
-        for exceptions in (found["expired"], found["unused"]):
-            for exception in exceptions:
-                exception["expires"] = exception["expires"].isoformat()
-        return found
+        values = asdict(self)
+        for exception in (*values["expired"], *values["unused"]):
+            exception["expires"] = exception["expires"].isoformat()
+        return values
 
 
 def load_policy(path: Path) -> list[Accepted]:
     """Return the exceptions in a file.
 
     Raises:
-        RequestError: keys are unknown or missing, or their values are of no use; all at once.
+        RequestError: keys are unknown, missing or invalid; lists all of them.
     """
     table = toml.read(path)
     problems = toml.unknown_keys(path, table, ("exception",))
     rows = table.get("exception", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RequestError(
-            '"exception" is no list of tables', where=str(path), remedy="[[exception]]"
+            '"exception" must be a list of tables', where=str(path), remedy="[[exception]]"
         )
     lines = [
         number
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if re.match(r"\s*\[\[\s*exception\s*\]\]", line)
     ]
-    found = []
-    for number, row in enumerate(rows):
-        where = f"{path}:{lines[number]}" if number < len(lines) else str(path)
-        faults = list(_faults(row, where))
-        problems += faults
-        if not faults:
-            found.append(Accepted(**{key: row[key] for key in _POLICY_KEYS}, where=where))
+    places = [f"{path}:{line}" for line in lines] + [str(path)] * len(rows)
+    entries = list(zip(rows, places, strict=False))
+    problems += [fault for row, where in entries for fault in _faults(row, where)]
     if problems:
         raise RequestError(problems)
-    return found
+    return [Accepted(**row, where=where) for row, where in entries]
 
 
 def _faults(row: Mapping[str, Any], where: str) -> Iterator[Problem]:
@@ -181,10 +176,10 @@ def _faults(row: Mapping[str, Any], where: str) -> Iterator[Problem]:
         yield Problem(f'unknown key "{key}"', where, f"known keys: {', '.join(_POLICY_KEYS)}")
     for key in ("id", "package", "reason"):
         if not isinstance(row.get(key), str) or not row[key].strip():
-            yield Problem(f'an exception has no "{key}"', where, f'{key} = "…"')
+            yield Problem(f'an exception requires "{key}"', where, f'{key} = "…"')
     expires = row.get("expires")
     if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
-        yield Problem('an exception has no "expires"', where, "expires = 2026-12-31")
+        yield Problem('an exception requires "expires"', where, "expires = 2026-12-31")
 
 
 def scan(
@@ -194,42 +189,44 @@ def scan(
     today: datetime.date,
     only: Collection[str] = (),
 ) -> list[Report]:
-    """Return what the advisories know of the packages of images, a report for each.
+    """Match the packages of images with advisories and return one report per image.
 
     Args:
-        images: what is in them.
-        database: a file with an advisory, an archive of them, or a folder with either.
+        images: their contents.
+        database: a file with an advisory, an archive of advisories, or a folder with either.
         policy: the exceptions.
-        today: on which an exception has expired or not.
-        only: the ecosystems to look at; empty for all that an image has packages of.
+        today: decides which exceptions have expired.
+        only: the ecosystems to scan; empty for all that the images have packages of.
 
     Raises:
-        RequestError: the database cannot be read, or knows nothing of an ecosystem of an image.
+        RequestError: the database cannot be read, or has no advisory for an ecosystem.
     """
-    wanted = [_by_name(image, only) for image in images]
-    counts = dict.fromkeys(sorted({ecosystem for names in wanted for ecosystem, _ in names}), 0)
+    installed = [_by_name(image, only) for image in images]
+    counts = dict.fromkeys(sorted({ecosystem for names in installed for ecosystem, _ in names}), 0)
     findings: list[dict[tuple[str, str, str], Finding]] = [{} for _ in images]
     newest = ""
     for advisory in advisories(database):
         for ecosystem in {_package_of(a)[0] for a in advisory.get("affected", [])} & counts.keys():
             counts[ecosystem] += 1
             newest = max(newest, str(advisory.get("modified", "")))
-        for names, found in zip(wanted, findings, strict=True):
-            found |= {(f.id, f.package, f.version): f for f in _findings(advisory, names)}
+        for names, matches in zip(installed, findings, strict=True):
+            matches |= {(f.id, f.package, f.version): f for f in _findings(advisory, names)}
     _check_complete(counts, database)
     return [
-        _report(image, sorted(found.items()), policy, today, counts, newest, only)
-        for image, found in zip(images, findings, strict=True)
+        _report(
+            image, [matches[key] for key in sorted(matches)], policy, today, counts, newest, only
+        )
+        for image, matches in zip(images, findings, strict=True)
     ]
 
 
 def _check_complete(counts: Mapping[str, int], database: Path) -> None:
-    """Raise a RequestError where nothing can be found because nothing is known."""
+    """Raise a RequestError if the database has no advisories for an ecosystem."""
     problems = [
         Problem(
-            f"the database has no advisory for {ecosystem}: nothing would be found",
+            f"the database has no advisory for {ecosystem}",
             str(database),
-            f"{DOWNLOAD}/{ecosystem}/all.zip has them",
+            f"download {DOWNLOAD}/{ecosystem}/all.zip",
         )
         for ecosystem, count in counts.items()
         if not count
@@ -240,28 +237,23 @@ def _check_complete(counts: Mapping[str, int], database: Path) -> None:
 
 def _report(
     image: Contents,
-    findings: Sequence[tuple[tuple[str, str, str], Finding]],
+    findings: Sequence[Finding],
     policy: Sequence[Accepted],
     today: datetime.date,
     counts: Mapping[str, int],
     newest: str,
     only: Collection[str],
 ) -> Report:
-    told: list[Finding] = []
-    used: set[Accepted] = set()
-    for _, finding in findings:
-        exception = _exception(finding, policy)
-        if exception:
-            used.add(exception)
-        if exception and exception.expires >= today:
-            finding = replace(finding, accepted=exception.reason)
-        told.append(finding)
+    exceptions = [_exception(finding, policy) for finding in findings]
     return Report(
         image.reference,
         image.id,
-        tuple(told),
+        tuple(
+            replace(finding, accepted=e.reason) if e and e.expires >= today else finding
+            for finding, e in zip(findings, exceptions, strict=True)
+        ),
         tuple(e for e in policy if e.expires < today),
-        tuple(e for e in policy if e not in used),
+        tuple(e for e in policy if e not in exceptions),
         counts,
         newest,
         _unscanned(image, only),
@@ -269,18 +261,18 @@ def _report(
 
 
 def affected(entry: Mapping[str, Any], version: str, later: Callable[[str, str], bool]) -> bool:
-    """Return whether a version is among those that an advisory's entry names.
+    """Return whether an entry of an advisory affects a version.
 
     Args:
         entry: an element of the advisory's ``affected``.
-        version: the one that is installed.
-        later: whether its first argument is later than, or the same version as its second.
+        version: the installed version.
+        later: returns whether its first argument is later than or the same as its second.
     """
     if version in entry.get("versions", []):
         return True
-    # GIT ranges are about commits, which no package has.
+    # GIT ranges are ranges of commits, not of versions.
     ranges = [r for r in entry.get("ranges", []) if r.get("type") in ("ECOSYSTEM", "SEMVER")]
-    return any(_in_range(found.get("events", []), version, later) for found in ranges)
+    return any(_in_range(each.get("events", []), version, later) for each in ranges)
 
 
 def _in_range(
@@ -306,23 +298,18 @@ def _in_range(
 def _sorted(
     events: Iterable[Mapping[str, str]], later: Callable[[str, str], bool]
 ) -> list[tuple[str, str]]:
+    def compare(one: tuple[str, str], other: tuple[str, str]) -> int:
+        if one[1] == other[1]:
+            return 0
+        before = one[1] == "0" or (other[1] != "0" and not later(one[1], other[1]))
+        return -1 if before else 1
+
     pairs = [(kind, bound) for event in events for kind, bound in event.items() if kind != "limit"]
-    done: list[tuple[str, str]] = []
-    for pair in pairs:
-        # Insertion, stable: there are a few events, and only an order between two versions.
-        at = len(done)
-        while at and pair[1] != done[at - 1][1] and _before(pair[1], done[at - 1][1], later):
-            at -= 1
-        done.insert(at, pair)
-    return done
-
-
-def _before(one: str, other: str, later: Callable[[str, str], bool]) -> bool:
-    return other != "0" and (one == "0" or not later(one, other))
+    return sorted(pairs, key=functools.cmp_to_key(compare))
 
 
 def is_python(entry: Mapping[str, Any], version: str) -> bool:
-    """Return whether a version of a Python package is among those that an entry names."""
+    """Return whether an entry of an advisory affects a version of a Python package."""
     try:
         return affected(entry, version, _later_python)
     except InvalidVersion:
@@ -338,7 +325,7 @@ def _later_debian(one: str, other: str) -> bool:
 
 
 def _findings(
-    advisory: Mapping[str, Any], wanted: Mapping[tuple[str, str], Sequence[Package]]
+    advisory: Mapping[str, Any], packages: Mapping[tuple[str, str], Sequence[Package]]
 ) -> Iterator[Finding]:
     if "withdrawn" in advisory:
         return
@@ -346,14 +333,14 @@ def _findings(
         ecosystem, name = key = _package_of(entry)
         later = _later_python if ecosystem == "PyPI" else _later_debian
         by_version: dict[str, list[str]] = {}
-        for package in wanted.get(key, ()):
+        for package in packages.get(key, ()):
             version = package.source_version or package.version
             by_version.setdefault(version, []).append(package.name)
         for version, installed in by_version.items():
             try:
                 hit = affected(entry, version, later)
             except (InvalidVersion, ValueError):
-                # A version that its ecosystem's order does not know: told rather than left out.
+                # A version that cannot be compared is reported rather than left out.
                 hit = True
             if hit:
                 yield Finding(
@@ -370,28 +357,28 @@ def _findings(
 
 def _fixes(entry: Mapping[str, Any]) -> tuple[str, ...]:
     ranges = (r for r in entry.get("ranges", []) if r.get("type") != "GIT")
-    events = (event for found in ranges for event in found.get("events", []))
+    events = (event for each in ranges for event in each.get("events", []))
     return tuple(dict.fromkeys(event["fixed"] for event in events if "fixed" in event))
 
 
 def summary(advisory: Mapping[str, Any]) -> str:
-    """Return what an advisory is about, in a line."""
+    """Return one line about an advisory."""
     text = str(advisory.get("summary") or advisory.get("details") or "").strip()
     line = text.splitlines()[0] if text else ""
     return line if len(line) <= 120 else f"{line[:119]}…"
 
 
 def _exception(finding: Finding, policy: Sequence[Accepted]) -> Accepted | None:
-    """Return the exception for a finding, the one that lasts longest."""
+    """Return the exception for a finding that expires last."""
     names = {finding.id, *finding.aliases}
     packages = {finding.package, *finding.installed}
-    fitting = [e for e in policy if e.id in names and e.package in packages]
-    return max(fitting, key=lambda e: e.expires, default=None)
+    matches = [e for e in policy if e.id in names and e.package in packages]
+    return max(matches, key=lambda e: e.expires, default=None)
 
 
 def _by_name(image: Contents, only: Collection[str]) -> dict[tuple[str, str], list[Package]]:
-    """Return the packages of an image by ecosystem and the name that advisories have."""
-    found: dict[tuple[str, str], list[Package]] = {}
+    """Return the packages of an image by ecosystem and name in advisories."""
+    by_name: dict[tuple[str, str], list[Package]] = {}
     name, _, version = image.os.partition(" ")
     for package in image.packages:
         if package.kind == "pypi":
@@ -402,16 +389,16 @@ def _by_name(image: Contents, only: Collection[str]) -> dict[tuple[str, str], li
         else:
             continue
         if not only or key[0] in only:
-            found.setdefault(key, []).append(package)
-    return found
+            by_name.setdefault(key, []).append(package)
+    return by_name
 
 
 def _unscanned(image: Contents, only: Collection[str]) -> tuple[str, ...]:
     lines = [f"{path}: its packages are not read" for path in image.unread]
-    left = sorted({key[0] for key in _by_name(image, ()) if only and key[0] not in only})
-    lines += [f"the packages of {name}: these advisories are not about them" for name in left]
+    others = sorted({key[0] for key in _by_name(image, ()) if only and key[0] not in only})
+    lines += [f"packages of {name}: the database is not for them" for name in others]
     if not image.os.startswith("debian ") and any(p.kind == "deb" for p in image.packages):
-        lines.append(f"the packages of {image.os}: only Debian's advisories are known here")
+        lines.append(f"packages of {image.os}: only Debian's advisories are supported")
     return tuple(lines)
 
 
@@ -422,10 +409,10 @@ def _package_of(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def advisories(database: Path) -> Iterator[dict[str, Any]]:
-    """Yield every advisory of a database, one at a time.
+    """Yield the advisories of a database.
 
     Args:
-        database: a file with an advisory or a list of them, an archive, or a folder of these.
+        database: a file with an advisory or a snapshot, an archive, or a folder of these.
 
     Raises:
         RequestError: it cannot be read.
@@ -435,27 +422,17 @@ def advisories(database: Path) -> Iterator[dict[str, Any]]:
     else:
         paths = [database]
     if not paths or not paths[0].exists():
-        what = "there is no database of advisories" if not paths[0:] else "there is no such file"
-        remedy = f"download {DOWNLOAD}/PyPI/all.zip and …/Debian:12/all.zip into a folder"
-        raise RequestError(what, where=str(database), remedy=remedy)
+        raise RequestError(
+            "the database of advisories does not exist" if not paths else "the file does not exist",
+            where=str(database),
+            remedy=f"download {DOWNLOAD}/PyPI/all.zip and …/Debian:12/all.zip into a folder",
+        )
     for path in paths:
         if path.suffix == ".zip":
             yield from _from_archive(path)
         else:
             with path.open("rb") as stream:
-                yield from _from_file(stream.read(_LONGEST_ADVISORY + 1), str(path))
-
-
-def _from_file(content: bytes, where: str) -> Iterator[dict[str, Any]]:
-    """Yield the advisory of a file, or those of a snapshot (provenance/advisories.py)."""
-    try:
-        values = json.loads(content) if len(content) <= _LONGEST_ADVISORY else None
-    except (ValueError, RecursionError):
-        values = None
-    if isinstance(values, dict) and isinstance(values.get("advisories"), list):
-        yield from (_checked(each, where) for each in values["advisories"])
-    else:
-        yield _advisory(content, where)
+                yield from _parse(stream, str(path))
 
 
 def _from_archive(path: Path) -> Iterator[dict[str, Any]]:
@@ -464,11 +441,10 @@ def _from_archive(path: Path) -> Iterator[dict[str, Any]]:
             for member in archive.infolist():
                 if member.filename.endswith(".json"):
                     with archive.open(member) as stream:
-                        content = stream.read(_LONGEST_ADVISORY + 1)
-                    yield _advisory(content, f"{path}:{member.filename}")
+                        yield from _parse(stream, f"{path}:{member.filename}")
     except (
         *(zipfile.BadZipFile, zlib.error, OSError, EOFError),
-        *(RuntimeError, NotImplementedError),  # a password, a way to compress
+        *(RuntimeError, NotImplementedError),  # a password, an unknown compression
     ) as error:
         raise RequestError(
             f"the archive of advisories is damaged: {error}",
@@ -477,54 +453,52 @@ def _from_archive(path: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _advisory(content: bytes, where: str) -> dict[str, Any]:
-    if len(content) > _LONGEST_ADVISORY:
-        what = f"an advisory has more than {_LONGEST_ADVISORY >> 20} MiB"
-        raise RequestError(what, where=where, remedy="it is no advisory: remove it")
+def _parse(stream: IO[bytes], where: str) -> list[dict[str, Any]]:
+    """Return the advisory in a file, or those of a snapshot (provenance/advisories.py)."""
+    content = stream.read(_LONGEST_ADVISORY + 1)
     try:
-        return _checked(json.loads(content), where)
-    except (ValueError, RecursionError) as error:
-        raise _no_advisory(where, error) from error
-
-
-def _checked(found: Any, where: str) -> dict[str, Any]:
-    try:
-        if not isinstance(found["id"], str) or not isinstance(found.get("affected", []), list):
-            raise TypeError('"id" is no text, or "affected" no list')
-    except (KeyError, TypeError) as error:
-        raise _no_advisory(where, error) from error
-    advisory: dict[str, Any] = found
-    return advisory
-
-
-def _no_advisory(where: str, error: Exception) -> RequestError:
-    return RequestError(
-        f"this is no advisory in the OSV format: {error}",
-        where=where,
-        remedy="remove it, or download the database again",
-    )
+        if len(content) > _LONGEST_ADVISORY:
+            raise ValueError(f"it has more than {_LONGEST_ADVISORY >> 20} MiB")
+        values = json.loads(content)
+        is_snapshot = isinstance(values, dict) and isinstance(values.get("advisories"), list)
+        entries: list[dict[str, Any]] = values["advisories"] if is_snapshot else [values]
+        for entry in entries:
+            if not isinstance(entry["id"], str) or not isinstance(entry.get("affected", []), list):
+                raise TypeError('"id" must be a string and "affected" a list')
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError(
+            f"not an advisory in the OSV format: {error}",
+            where=where,
+            remedy="remove it, or download the database again",
+        ) from error
+    return entries
 
 
 def show(report: Report, *, fixable: bool = False) -> None:
-    """Print the report for a person."""
+    """Print a report as a table.
+
+    Args:
+        report: the report.
+        fixable: count only vulnerabilities with a fixed version.
+    """
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
-    for heading in ("advisory", "package", "version", "fixed in", "what"):
+    for heading in ("advisory", "package", "version", "fixed in", "summary"):
         table.add_column(heading, overflow="fold")
     for finding in report.findings:
-        what = f"accepted: {finding.accepted}" if finding.accepted else finding.summary
+        text = f"accepted: {finding.accepted}" if finding.accepted else finding.summary
         name = next((a for a in finding.aliases if a.startswith("CVE-")), finding.id)
         fixed = ", ".join(finding.fixed) or "-"
-        table.add_row(name, finding.package, finding.version, fixed, what)
+        table.add_row(name, finding.package, finding.version, fixed, text)
     if report.findings:
         console.print(table)
     counts = ", ".join(f"{count} for {name}" for name, count in report.advisories.items())
-    lines = [f"compared with {counts} advisories, the newest of {report.newest or 'no date'}"]
+    lines = [f"advisories: {counts}; the newest of {report.newest or 'unknown date'}"]
     lines += [f"expired on {e.expires}: {e.id} in {e.package}, {e.where}" for e in report.expired]
-    lines += [f"found nothing for: {e.id} in {e.package}, {e.where}" for e in report.unused]
+    lines += [f"unused exception: {e.id} in {e.package}, {e.where}" for e in report.unused]
     lines += [f"not scanned: {text}" for text in report.unscanned]
     accepted = sum(bool(finding.accepted) for finding in report.findings)
     unfixed = sum(not (f.fixed or f.accepted) for f in report.findings) if fixable else 0

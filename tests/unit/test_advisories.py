@@ -113,7 +113,7 @@ def test_what_was_found_is_told_once_with_the_files(tmp_path: Path) -> None:
     first, second, last = advisories.lines(reports)
     assert first.startswith("GHSA-cpwx-vrp4-4pq7: jinja2 3.1.5, fixed in 3.1.6; Sandbox breakout")
     assert first.endswith("(images/train/requirements.cpu.lock, requirements.lock)")
-    assert second == "found nothing for: CVE-1 in numpy"
+    assert second == "unused exception: CVE-1 in numpy"
     assert last == "3 files: 1 found, 1 to act on"
 
 
@@ -260,7 +260,7 @@ def test_an_image_is_scanned_by_its_manifest_without_an_engine(tmp_path: Path) -
     assert done.returncode == 5, done.stderr
     for words in (
         "CVE-2025-27516",
-        "not scanned: the packages of Debian:12: these advisories are not about them",
+        "not scanned: packages of Debian:12: the database is not for them",
         "train:dcu: 2 found, 1 accepted, 1 to act on",
     ):
         assert words in done.stdout

@@ -68,7 +68,7 @@ def test_another_image_has_none(tmp_path: Path) -> None:
 
 def test_a_renamed_file_verifies_no_other_image(tmp_path: Path) -> None:
     attestation.write(tmp_path, PASSED).rename(attestation.path_of(tmp_path, OTHER))
-    with pytest.raises(RequestError, match="about another image") as caught:
+    with pytest.raises(RequestError, match="belongs to another image") as caught:
         attestation.read(tmp_path, OTHER)
     assert caught.value.problems[0].where.endswith(f"{'b' * 64}.json")
     assert "./inv verify" in caught.value.problems[0].remedy

@@ -251,10 +251,10 @@ def test_the_projects_own_policy_can_be_read() -> None:
     ("text", "words", "count"),
     [
         ("exceptions = 1\n", 'unknown key "exceptions"', 1),
-        ("exception = 1\n", "no list of tables", 1),
-        ("[[exception]]\n", 'an exception has no "id"', 4),
-        (POLICY.format(expires='"2027-01-01"'), 'has no "expires"', 1),
-        (POLICY.format(expires="2027-01-01T00:00:00Z"), 'has no "expires"', 1),
+        ("exception = 1\n", "must be a list of tables", 1),
+        ("[[exception]]\n", 'an exception requires "id"', 4),
+        (POLICY.format(expires='"2027-01-01"'), 'requires "expires"', 1),
+        (POLICY.format(expires="2027-01-01T00:00:00Z"), 'requires "expires"', 1),
         (POLICY.format(expires="2027-01-01") + "why = 1\n", 'unknown key "why"', 1),
         (POLICY.format(expires="2027-01-01").replace("no HTML is parsed", " "), '"reason"', 1),
         ("[[exception]\n", "is not TOML", 1),
@@ -290,11 +290,11 @@ def test_one_archive_and_one_file_are_databases(tmp_path: Path, database: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.json", b"", "no advisory in the OSV format"),
-        ("x.json", b"[]", "no advisory in the OSV format"),
-        ("x.json", b'{"affected": []}', "no advisory in the OSV format"),
-        ("x.json", b'{"id": "X", "affected": 1}', "no advisory in the OSV format"),
-        ("x.json", b"[" * 100_000, "no advisory in the OSV format"),
+        ("x.json", b"", "not an advisory in the OSV format"),
+        ("x.json", b"[]", "not an advisory in the OSV format"),
+        ("x.json", b'{"affected": []}', "not an advisory in the OSV format"),
+        ("x.json", b'{"id": "X", "affected": 1}', "not an advisory in the OSV format"),
+        ("x.json", b"[" * 100_000, "not an advisory in the OSV format"),
         ("x.zip", b"PK", "damaged"),
         ("x.zip", b"", "damaged"),
     ],
@@ -324,7 +324,7 @@ def test_an_archive_that_fills_the_memory_is_refused(
     monkeypatch.setattr(vulnerabilities, "_LONGEST_ADVISORY", 2**16)
     with zipfile.ZipFile(database / "big.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("big.json", b" " * 2**20)
-    with pytest.raises(RequestError, match="an advisory has more than"):
+    with pytest.raises(RequestError, match="it has more than"):
         found(database, deb("2.37"), pypi("66"))
 
 
@@ -349,6 +349,6 @@ def test_the_report_for_people_and_programs(
     report = found(database, deb("2.36-9"), pypi("66"), policy=[unused])
     vulnerabilities.show(report)
     out = capsys.readouterr().out
-    for words in ("2.36-9+deb12u6", "found nothing for: CVE-1", "1 found, 0 accepted, 1 to act on"):
+    for words in ("2.36-9+deb12u6", "unused exception: CVE-1", "1 found, 0 accepted, 1 to act on"):
         assert words in out
     assert json.loads(json.dumps(report.to_json()))["unused"][0]["expires"] == "2026-11-24"
