@@ -27,7 +27,7 @@ _PYTHON = {
 }
 # The platform whose locks the jobs are tested with.
 _TESTED = "cpu"
-# What a platform takes from an index of its own instead; images/framework/install.
+# What a platform takes from an index of its own instead; images/steps/install-lock.
 _ELSEWHERE = {"dcu": ["--no-emit-package", "paddlepaddle"]}
 # uv itself runs in the stage that installs, which is Debian's for all backends.
 _UV_TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_36")

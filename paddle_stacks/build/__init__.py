@@ -1,4 +1,4 @@
-"""Build the images: ``docker buildx bake`` with this checkout's variables, told step by step."""
+"""Builds of the images: ``docker buildx bake`` with the variables of this checkout."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _LOGS = Path(".cache") / "build"
 
 @dataclass(frozen=True)
 class Built:
-    """The outcome of a build.
+    """The result of a build.
 
     Args:
-        images: the references that were built.
-        seconds: from start to end.
-        run: how many of the Dockerfile's steps were run.
-        cached: how many were taken from the cache.
-        logs: the folder with a log for each step that printed something.
+        images: references of the images.
+        seconds: duration of the build.
+        run: number of Dockerfile steps that ran.
+        cached: number of steps that were cached.
+        logs: folder with a log for each step that printed something.
     """
 
     images: tuple[str, ...]
@@ -53,19 +53,19 @@ class Built:
 def build(
     images: Sequence[str], settings: Settings, *, quiet: bool = False, record: bool = False
 ) -> Built:
-    """Build images and return what was done.
+    """Build images and return the result.
 
     Args:
-        images: targets of ``docker-bake.hcl``; a group's name stands for its targets.
+        images: targets or groups of ``docker-bake.hcl``.
         settings: backend, mirrors, proxies, the CA bundle.
-        quiet: say nothing but errors.
-        record: accept other digests of what the build starts from, and record them.
+        quiet: print nothing.
+        record: accept new digests of the build's inputs, and record them.
 
     Raises:
-        RequestError: an unknown image.
-        MachineError: no engine answers, or there is no OS image to be had.
-        BuildError: a step failed; the error names its log. Or what the build starts from is
-            not what is recorded.
+        RequestError: an image is unknown.
+        MachineError: no engine answers, or the OS image is not available.
+        BuildError: a step failed (the error names its log), or the digest of an input differs
+            from the recorded one.
     """
     from paddle_stacks import engine
 
@@ -75,44 +75,43 @@ def build(
     os_image = resolve(settings, client)
     dtk_image = resolve_dtk(settings, client)
     _compare_images(settings, os_image, dtk_image, record=record)
-    given = variables(settings, os_image, dtk_image)
-    say = _silent if quiet else _say
-    on = dtk_image or os_image
-    say(f"building {', '.join(images)} for {settings.backend} on {on.reference}")
-    if given["PADDLENLP_SRC"]:
-        say(f"  operators for {given['GFX_ARCHS']} from {given['PADDLENLP_SRC']}")
-    now = reasons.fingerprint(settings.root, settings.backend, given["LOCK"])
-    memory = settings.root / _LOGS / f"last-{settings.backend}.json"
+    bake_variables = variables(settings, os_image, dtk_image)
+    log = _discard if quiet else _log
+    parent = dtk_image or os_image
+    log(f"building {', '.join(images)} for {settings.backend} on {parent.reference}")
+    if source := bake_variables["PADDLENLP_SRC"]:
+        log(f"  operators for {bake_variables['GFX_ARCHS']} from {source}")
+    fingerprint = reasons.fingerprint(settings.root, settings.backend, bake_variables["LOCK"])
+    stored = settings.root / _LOGS / f"last-{settings.backend}.json"
+    names = _expand(images, settings.root)
     started = time.monotonic()
     steps = Steps()
-    for group in _rounds(images, settings.root, given):
-        _bake(group, settings, given, say, steps, record=record)
+    for targets_of_call in _calls(images, names, bake_variables):
+        _bake(targets_of_call, settings, bake_variables, log, steps, record=record)
     if settings.backend == "dcu":
-        _compare_paddle(settings, client, _expand(images, settings.root), record=record)
-    before = reasons.remembered(memory)
-    found = reasons.reasons(steps, before, now)
-    logs = _keep_logs(steps, settings.root)
-    reasons.remember(memory, {**before, **now})
-    _tell_compose(settings, given)
+        _compare_paddle(settings, client, names, record=record)
+    previous = reasons.load(stored)
+    reason_of = reasons.reasons(steps, previous, fingerprint)
+    logs = _write_logs(steps, settings.root)
+    reasons.store(stored, {**previous, **fingerprint})
+    _write_env_file(settings, bake_variables)
     own = [s for s in steps if s.stage and not s.instruction.startswith("FROM ")]
     run = [step for step in own if step.ran]
     for step in own:
-        # What images/ops/check_operators.py found in the libraries.
-        for line in bytes(step.log).decode(errors="replace").splitlines():
+        # The results of images/ops/check_operators.py.
+        for line in step.text.splitlines():
             if " operators, code for " in line:
-                say(f"  {line}")
+                log(f"  {line}")
     for step in run:
-        say(f"  ran {step.stage}: {_short(step.instruction)} ({found[step.digest]})")
+        log(f"  ran {step.stage}: {_short(step.instruction)} ({reason_of[step.digest]})")
     built = Built(
-        tuple(
-            f"paddle-stacks/{name}:{settings.backend}" for name in _expand(images, settings.root)
-        ),
+        tuple(f"paddle-stacks/{name}:{settings.backend}" for name in names),
         time.monotonic() - started,
         len(run),
         sum(step.cached for step in own),
         logs,
     )
-    say(f"built in {built.seconds:.1f} s: {built.run} steps run, {built.cached} from the cache")
+    log(f"built in {built.seconds:.1f} s: {built.run} steps run, {built.cached} from the cache")
     return built
 
 
@@ -120,26 +119,26 @@ def export(target: str, into: Path, settings: Settings) -> None:
     """Write the files of a stage of the Dockerfile into a folder.
 
     Args:
-        target: a target of ``docker-bake.hcl`` that is no image.
-        into: the folder; it is made.
+        target: a target of ``docker-bake.hcl`` without tags.
+        into: the folder; it is created.
         settings: backend, mirrors, proxies, the CA bundle.
 
     Raises:
-        MachineError: no engine answers, or there is no OS image to be had.
+        MachineError: no engine answers, or the OS image is not available.
         BuildError: a step failed; the error names its log.
     """
     from paddle_stacks import engine
 
     client = engine.connect()
-    given = variables(settings, resolve(settings, client), resolve_dtk(settings, client))
+    bake_variables = variables(settings, resolve(settings, client), resolve_dtk(settings, client))
     words = ["--set", f"{target}.output=type=local,dest={into}", target]
-    _bake(words, settings, given, _say, Steps())
+    _bake(words, settings, bake_variables, _log, Steps())
 
 
 def _compare_images(
     settings: Settings, os_image: OsImage, dtk_image: OsImage | None, *, record: bool
 ) -> None:
-    """Compare the images that a build starts from with their recorded digests."""
+    """Compare the OS and DTK images with their recorded digests."""
     for image, argument in ((os_image, "OS_IMAGE"), (dtk_image, "DTK_IMAGE")):
         if image is None or image.source == "bootstrap":
             continue
@@ -150,7 +149,7 @@ def _compare_images(
 def _compare_paddle(
     settings: Settings, client: docker.DockerClient, images: Sequence[str], *, record: bool
 ) -> None:
-    """Compare the wheel of a DCU's Paddle that is in an image with its recorded hash."""
+    """Compare the hash of the Paddle wheel in a DCU image with the recorded one."""
     with_paddle = next((name for name in images if name != "base"), "")
     if not with_paddle:
         return
@@ -166,31 +165,31 @@ def _compare_paddle(
 
 
 def check(images: Sequence[str], root: Path) -> None:
-    """Raise a RequestError for the images that are no targets."""
-    known = targets(root)
+    """Raise a RequestError for images that are not targets of ``docker-bake.hcl``."""
+    names = targets(root)
     for name in images:
-        if name not in known:
+        if name not in names:
             raise RequestError(
                 f'no image is named "{name}"',
                 where="docker-bake.hcl",
-                remedy=suggest(name, known, "images"),
+                remedy=suggest(name, names, "images"),
             )
 
 
 def command(images: Sequence[str], *, progress: str = "rawjson") -> list[str]:
-    """Return the command line that builds the images; the variables are in the environment."""
+    """Return the command that builds images; it reads the variables from the environment."""
     return ["docker", "buildx", "bake", "-f", "docker-bake.hcl", f"--progress={progress}", *images]
 
 
 def plan_text(
     images: Sequence[str], settings: Settings, os_image: OsImage, dtk_image: OsImage | None = None
 ) -> str:
-    """Return what :func:`build` would run, as a shell script that can be pasted."""
-    given = {
+    """Return the commands of :func:`build` as a shell script."""
+    bake_variables = {
         **variables(settings, os_image, dtk_image),
         "CA_BUNDLE": str(settings.ca_bundle or os.devnull),
     }
-    lines = [f"export {key}={shlex.quote(value)}" for key, value in given.items()]
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in bake_variables.items()]
     return "\n".join([*lines, shlex.join(command(images, progress="auto"))])
 
 
@@ -204,22 +203,23 @@ def targets(root: Path) -> list[str]:
     return [*printed["target"], "all", "default"]
 
 
-def _rounds(images: Sequence[str], root: Path, given: Mapping[str, str]) -> list[Sequence[str]]:
-    """Return what is built one after the other.
+def _calls(
+    images: Sequence[str], names: Sequence[str], bake_variables: Mapping[str, str]
+) -> list[Sequence[str]]:
+    """Return the targets of each call of bake.
 
-    A named context is sent for each target, and BuildKit takes what two targets are
-    sent in one call for two things: the operators would be compiled twice.
+    A named context is sent once per target, and BuildKit does not recognize that two targets
+    of one call have the same context: it would compile the operators twice.
     """
-    if not given["GFX_ARCHS"] and not given["PACKAGES"]:
+    if not bake_variables["GFX_ARCHS"] and not bake_variables["PACKAGES"]:
         return [images]
-    wanted = _expand(images, root)
-    compiled = given["GFX_ARCHS"] and set(wanted) - {"base", "framework", "ops"}
-    before = ["ops"] if compiled else []
-    return [[name] for name in (*before, *wanted)]
+    compiled = bake_variables["GFX_ARCHS"] and set(names) - {"base", "framework", "ops"}
+    return [[name] for name in (*(["ops"] if compiled else []), *names)]
 
 
 def _expand(images: Sequence[str], root: Path) -> list[str]:
-    return [name for given in images for name in _print_bake(root, given)["target"]]
+    """Return the targets that names of targets and groups stand for."""
+    return [target for name in images for target in _print_bake(root, name)["target"]]
 
 
 def _print_bake(root: Path, *names: str) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _print_bake(root: Path, *names: str) -> dict[str, Any]:
         raise BuildError(
             done.stderr.strip().splitlines()[-1],
             where="docker-bake.hcl",
-            remedy="docker buildx bake -f docker-bake.hcl --print says it at length",
+            remedy="run `docker buildx bake -f docker-bake.hcl --print` for details",
         )
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
@@ -243,15 +243,15 @@ def _print_bake(root: Path, *names: str) -> dict[str, Any]:
 def _bake(
     images: Sequence[str],
     settings: Settings,
-    given: Mapping[str, str],
-    say: Callable[[str], None],
+    bake_variables: Mapping[str, str],
+    log: Callable[[str], None],
     steps: Steps,
     *,
     record: bool = False,
 ) -> None:
     plain: list[str] = []
     with secrets(settings, record=record) as files:
-        environment = {**os.environ, **given, **files}
+        environment = {**os.environ, **bake_variables, **files}
         with subprocess.Popen(
             command(images),
             cwd=settings.root,
@@ -268,53 +268,51 @@ def _bake(
                     continue
                 for step in steps.take(document):
                     if step.stage and step.ran and step.seconds >= 0.05:
-                        say(f"  {step.stage}: {_short(step.instruction)}  {step.seconds:.1f} s")
+                        log(f"  {step.stage}: {_short(step.instruction)}  {step.seconds:.1f} s")
     if bake.returncode:
         raise _failure(steps, plain, settings.root)
 
 
 def _failure(steps: Steps, plain: list[str], root: Path) -> BuildError:
-    logs = _keep_logs(steps, root)
+    logs = _write_logs(steps, root)
     failed = [step for step in steps if step.error and "canceled" not in step.error]
     if not failed:
-        told = next((line for line in reversed(plain) if line.strip()), "docker buildx failed")
+        message = next((line for line in reversed(plain) if line.strip()), "docker buildx failed")
         return BuildError(
-            told.removeprefix("ERROR: "),
+            message.removeprefix("ERROR: "),
             where="docker buildx bake",
-            remedy="./inv build --plan prints the command to repeat it; ./inv doctor looks at the "
-            "engine",
+            remedy="repeat the command that ./inv build --plan prints; ./inv doctor checks the"
+            " engine",
         )
     step = failed[0]
-    lines = bytes(step.log).decode(errors="replace").strip().splitlines()
-    last = "\n         ".join(lines[-5:])
+    last = "\n         ".join(step.text.strip().splitlines()[-5:])
     return BuildError(
         f"{step.stage or 'build'}: {_short(step.instruction)}: {step.error.splitlines()[0]}",
         where=f"{logs / _log_name(step)}" + (f"\n         {last}" if last else ""),
-        remedy="the log has the whole of it; ./inv build --plan prints the command to repeat it",
+        remedy="read the log; ./inv build --plan prints the command to repeat it",
     )
 
 
-def _tell_compose(settings: Settings, given: Mapping[str, str]) -> None:
-    """Write ``.env``, from which Compose takes what ``docker-bake.hcl`` takes from us.
+def _write_env_file(settings: Settings, bake_variables: Mapping[str, str]) -> None:
+    """Write the variables of ``docker-bake.hcl`` to ``.env``, which Compose reads.
 
-    Compose's own file is the CPU's; that of another backend is named after it
-    (``docker compose --env-file .env.dcu …``). One that somebody else wrote is left alone.
+    Other backends than cpu have their own file (``docker compose --env-file .env.dcu …``). A
+    file without our heading is left unchanged.
     """
     path = settings.root / (".env" if settings.backend == "cpu" else f".env.{settings.backend}")
     head = "# Written by ./inv build for docker compose; not to be edited.\n"
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(head):
         return
-    # Before the file is opened: its temporary name would make the checkout look edited.
-    lines = [f"{key}={value}\n" for key, value in given.items()]
+    lines = [f"{key}={value}\n" for key, value in bake_variables.items()]
     if settings.backend != "cpu":
-        # docker-compose.dcu.yml: under their own names, which .env does not have.
-        lines += [f"DCU_{key}={given[key]}\n" for key in ("BACKEND", "LOCK")]
+        # docker-compose.dcu.yml has its own names, so that .env does not set them.
+        lines += [f"DCU_{key}={bake_variables[key]}\n" for key in ("BACKEND", "LOCK")]
     with replacing_file(path) as stream:
         stream.writelines([head, *lines])
 
 
-def _keep_logs(steps: Steps, root: Path) -> Path:
-    """Write the log of each step that printed something; return their folder."""
+def _write_logs(steps: Steps, root: Path) -> Path:
+    """Write the log of each step that printed something; return the logs' folder."""
     folder = root / _LOGS / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     for step in steps:
@@ -334,9 +332,9 @@ def _short(instruction: str, width: int = 70) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _silent(text: str) -> None:
-    """Say nothing."""
+def _discard(text: str) -> None:
+    """Print nothing."""

@@ -1,4 +1,4 @@
-"""The OS image that everything is built on: pulled, or bootstrapped where no registry answers."""
+"""The OS image of a build: pulled, or bootstrapped from Debian's packages without a registry."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ __all__ = [
 BOOTSTRAPPED = "paddle-stacks/os:bookworm"
 _PULL_SECONDS = 20
 
-# What Debian's own slim image leaves out.
-_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+# The paths that Debian's slim image leaves out.
+_EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
 @dataclass(frozen=True)
 class OsImage:
-    """The OS image of a build.
+    """The OS or DTK image of a build.
 
     Args:
-        reference: what the Dockerfile's ``FROM`` gets.
-        digest: the registry's digest, or the image's own id.
+        reference: for ``FROM`` in the Dockerfile.
+        digest: the registry's digest, or the image's id.
         source: ``registry`` or ``bootstrap``.
-        digests: all that registries have for it; none for an image that was made or loaded here.
+        digests: all digests of registries; empty if it was bootstrapped or loaded from a file.
     """
 
     reference: str
@@ -52,19 +52,19 @@ class OsImage:
 
 
 def default_reference(dockerfile: Path, argument: str = "OS_IMAGE") -> str:
-    """Return the image that the Dockerfile names in an argument."""
-    found = re.search(rf"^ARG {argument}=(\S+)$", dockerfile.read_text(), re.MULTILINE)
-    if not found:
+    """Return the default of an argument in the Dockerfile."""
+    match = re.search(rf"^ARG {argument}=(\S+)$", dockerfile.read_text(), re.MULTILINE)
+    if not match:
         raise BuildError(
             f"no ARG {argument}=…", where=str(dockerfile), remedy=f"git checkout {dockerfile.name}"
         )
-    return found.group(1)
+    return match[1]
 
 
 def dtk_reference(settings: Settings) -> str:
-    """Return the DTK's image that a DCU's images start from; empty for other backends.
+    """Return the DTK image, the parent of a DCU's images; empty for other backends.
 
-    ``registry`` stands in for the host in the Dockerfile's default.
+    The setting ``registry`` replaces the host in the Dockerfile's default.
     """
     if settings.backend != "dcu":
         return ""
@@ -75,66 +75,63 @@ def dtk_reference(settings: Settings) -> str:
 
 
 def resolve_dtk(settings: Settings, client: docker.DockerClient) -> OsImage | None:
-    """Return the DTK's image, after pulling it if it is not here; None for other backends.
+    """Return the DTK image, after pulling it if necessary; None for other backends.
 
     Raises:
-        MachineError: it is not here and cannot be pulled.
+        MachineError: it does not exist on this machine and cannot be pulled.
     """
-    wanted = dtk_reference(settings)
-    if not wanted:
+    reference = dtk_reference(settings)
+    if not reference:
         return None
-    here = _local(client, wanted)
-    if here:
-        return here
-    print(f"pulling {wanted}, several GB", file=sys.stderr)
-    # No limit of time: it is large, and where no registry answers the engine says so soon.
-    done = subprocess.run(["docker", "pull", wanted], stdout=sys.stderr, check=False)
+    if image := _local(client, reference):
+        return image
+    print(f"pulling {reference}, several GB", file=sys.stderr)
+    # No timeout: the image is large, and the engine reports an unreachable registry quickly.
+    done = subprocess.run(["docker", "pull", reference], stdout=sys.stderr, check=False)
     if done.returncode:
         raise MachineError(
-            f"the DTK's image {wanted} is not here and cannot be pulled",
+            f"the DTK image {reference} is not on this machine and cannot be pulled",
             where="dtk_image",
-            remedy="carry it over (docker save, docker load), or name another registry or image"
+            remedy="transfer it (docker save, docker load), or name another registry or image"
             " in paddle-stacks.toml: registry, dtk_image (the Dockerfile names the newer host);"
             " without a DCU, --backend dcu-sim builds the same stages",
         )
-    return _require(client, wanted)
+    return _require(client, reference)
 
 
 def resolve(settings: Settings, client: docker.DockerClient) -> OsImage:
-    """Return the OS image, after pulling or bootstrapping it if it is not here.
+    """Return the OS image, after pulling or bootstrapping it if necessary.
 
-    An image that is already here wins, the registry's before the bootstrapped
-    one. An image that the settings name is never replaced by a bootstrapped one.
+    An existing image is used first: the registry's, then a bootstrapped one. An image in the
+    settings is never replaced by a bootstrapped one.
 
     Raises:
         MachineError: it cannot be pulled and this machine cannot bootstrap it.
         BuildError: the bootstrap failed.
     """
-    wanted = settings.os_image or default_reference(settings.root / "Dockerfile")
+    reference = settings.os_image or default_reference(settings.root / "Dockerfile")
     if settings.registry and not settings.os_image:
-        wanted = f"{settings.registry.rstrip('/')}/{wanted}"
-    here = _local(client, wanted)
-    if here or (settings.os_image and _pull(wanted)):
-        return here or _require(client, wanted)
+        reference = f"{settings.registry.rstrip('/')}/{reference}"
+    if image := _local(client, reference):
+        return image
+    if not settings.os_image and (image := _local(client, BOOTSTRAPPED)):
+        return image
+    print(f"pulling {reference}", file=sys.stderr)
+    if _pull(reference):
+        return _require(client, reference)
     if settings.os_image:
         raise MachineError(
-            f"the OS image {wanted} is not here and cannot be pulled",
+            f"the OS image {reference} is not on this machine and cannot be pulled",
             where="os_image",
             remedy="load it (docker load), or leave os_image unset to bootstrap Debian",
         )
-    bootstrapped = _local(client, BOOTSTRAPPED)
-    if bootstrapped:
-        return bootstrapped
-    print(f"pulling {wanted}", file=sys.stderr)
-    if _pull(wanted):
-        return _require(client, wanted)
     print("no registry answers: bootstrapping Debian from its packages", file=sys.stderr)
     _bootstrap(settings)
     return _require(client, BOOTSTRAPPED)
 
 
 def recorded_name(image: OsImage, dockerfile: Path, argument: str = "OS_IMAGE") -> str:
-    """Return the name by which the digest of an image is recorded: a mirror's is the same."""
+    """Return the name under which an image's digest is recorded, whatever mirror it is from."""
     default = default_reference(dockerfile, argument)
     path = default.partition("/")[2] or default
     same = image.reference == default or image.reference.endswith(f"/{path}")
@@ -154,17 +151,17 @@ def _local(client: docker.DockerClient, reference: str) -> OsImage | None:
 
 
 def _require(client: docker.DockerClient, reference: str) -> OsImage:
-    found = _local(client, reference)
-    if found is None:
+    image = _local(client, reference)
+    if image is None:
         raise BuildError(
-            f"the OS image {reference} vanished while it was being used",
+            f"the image {reference} was removed during the build",
             remedy="build again; something on this machine removes images",
         )
-    return found
+    return image
 
 
 def _pull(reference: str) -> bool:
-    """Pull an image; False where no registry answers in time."""
+    """Pull an image; return False if no registry answers in time."""
     try:
         done = subprocess.run(
             ["docker", "pull", "--quiet", reference],
@@ -181,23 +178,23 @@ def _bootstrap(settings: Settings) -> None:
     if "@" in settings.apt_mirror:
         # mmdebstrap writes the mirror into the image's sources.list.
         raise RequestError(
-            "apt_mirror holds a login, which would be left in the OS image",
+            "apt_mirror contains a login, which would become part of the OS image",
             where="apt_mirror",
             remedy="put the login into /etc/apt/auth.conf.d on this machine",
         )
     _require_mmdebstrap()
     command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
-    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
     command += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     if settings.ca_bundle:
         command.append(f'--aptopt=Acquire::https::CaInfo "{settings.ca_bundle}"')
-    # The options above are for this step alone, not for the image.
+    # The options above are not for the image.
     command.append('--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"')
     command += ["bookworm", "-", *filter(None, [settings.apt_mirror])]
     proxies = {key: getattr(settings, key) for key in ("http_proxy", "https_proxy")}
-    # mmdebstrap then makes the same archive of the same packages.
-    own = {"SOURCE_DATE_EPOCH": _date(settings.root), **proxies}
-    environment = {**os.environ, **{key: value for key, value in own.items() if value}}
+    # With a fixed date mmdebstrap creates the same archive from the same packages.
+    variables = {"SOURCE_DATE_EPOCH": _date(settings.root), **proxies}
+    environment = {**os.environ, **{key: value for key, value in variables.items() if value}}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as bootstrap:
@@ -214,22 +211,22 @@ def _bootstrap(settings: Settings) -> None:
         raise BuildError(
             f"bootstrapping Debian failed: {lines[-1] if lines else 'no message'}",
             where="mmdebstrap",
-            remedy="check the way to Debian's packages: apt_mirror, http_proxy, ca_bundle",
+            remedy="check the network settings: apt_mirror, http_proxy, ca_bundle",
         )
-    # Only a whole image takes the name.
+    # Only a complete image gets the name.
     subprocess.run(["docker", "tag", f"{BOOTSTRAPPED}-new", BOOTSTRAPPED], check=True)
     subprocess.run(["docker", "rmi", f"{BOOTSTRAPPED}-new"], capture_output=True, check=True)
 
 
 def _date(root: Path) -> str:
-    """Return the date of all that the images' steps write, in seconds since 1970."""
-    path = root / "images" / "base" / "dated"
-    found = re.search(r"^date=@(\d+)", path.read_text(), re.MULTILINE)
-    if not found:
+    """Return the date of all files that build steps write, in seconds since 1970."""
+    path = root / "images" / "steps" / "finish"
+    match = re.search(r"^date=@(\d+)", path.read_text(), re.MULTILINE)
+    if not match:
         raise BuildError(
             "no date=@…", where=str(path), remedy=f"restore the file: git checkout {path}"
         )
-    return found[1]
+    return match[1]
 
 
 def _require_mmdebstrap() -> None:
@@ -237,7 +234,8 @@ def _require_mmdebstrap() -> None:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise MachineError(
-            "no registry answers, and mmdebstrap, which makes the OS image instead, is not here",
+            "no registry answers, and mmdebstrap, which would bootstrap the OS image, is not"
+            " installed",
             remedy="install mmdebstrap, or set registry or os_image in paddle-stacks.toml",
         )
     print("installing mmdebstrap", file=sys.stderr)
@@ -246,5 +244,5 @@ def _require_mmdebstrap() -> None:
         if done.returncode:
             raise MachineError(
                 f"mmdebstrap cannot be installed: {done.stderr.strip().splitlines()[-1:]}",
-                remedy="install it by hand, or set registry or os_image in paddle-stacks.toml",
+                remedy="install it manually, or set registry or os_image in paddle-stacks.toml",
             )

@@ -1,7 +1,7 @@
-"""BuildKit's own account of a build, step by step.
+"""The progress of a build, as BuildKit reports it.
 
 ``docker buildx bake --progress=rawjson`` writes a stream of JSON documents: steps
-("vertexes") as they start, end or turn out to be cached, and their logs in base64.
+("vertexes") when they start, end or are cached, and their logs in base64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["Step", "Steps", "documents"]
 
 _STAGE = re.compile(
-    r"^\[(?:(?P<target>[\w-]+)(?:->\w+)? )?(?P<stage>[\w-]+) +\d+/\d+\] (?P<what>.*)", re.S
+    r"^\[(?:(?P<target>[\w-]+)(?:->\w+)? )?(?P<stage>[\w-]+) +\d+/\d+\] (?P<instruction>.*)", re.S
 )
 
 
@@ -26,13 +26,13 @@ class Step:
     """One step of a build.
 
     Args:
-        digest: BuildKit's name for it: the same inputs give the same digest.
+        digest: BuildKit's id of the step; the same inputs give the same digest.
         name: as BuildKit prints it.
-        cached: nothing was run.
+        cached: whether the result came from the cache.
         started: seconds since the epoch; 0 if it never started.
         completed: seconds since the epoch; 0 if it has not ended.
-        error: why it failed; empty if it did not.
-        log: what it printed.
+        error: the reason why it failed; empty if it did not.
+        log: its output.
     """
 
     digest: str
@@ -45,29 +45,34 @@ class Step:
 
     @property
     def stage(self) -> str:
-        """The Dockerfile's stage it belongs to; empty for BuildKit's own steps."""
-        found = _STAGE.match(self.name)
-        return found["stage"] if found and found["stage"] != "internal" else ""
+        """The step's stage in the Dockerfile; empty for BuildKit's own steps."""
+        match = _STAGE.match(self.name)
+        return match["stage"] if match and match["stage"] != "internal" else ""
 
     @property
     def ran(self) -> bool:
-        """Whether it did something: BuildKit also names steps that it then never needs."""
+        """Whether it ran; BuildKit also reports steps that are never started."""
         return bool(self.started and self.completed) and not self.cached
 
     @property
     def instruction(self) -> str:
-        """The Dockerfile's instruction."""
-        found = _STAGE.match(self.name)
-        return " ".join(found["what"].split()) if found else self.name
+        """The step's instruction in the Dockerfile."""
+        match = _STAGE.match(self.name)
+        return " ".join(match["instruction"].split()) if match else self.name
 
     @property
     def seconds(self) -> float:
-        """How long it took, in seconds."""
+        """The duration in seconds."""
         return max(0.0, self.completed - self.started)
+
+    @property
+    def text(self) -> str:
+        """The log as text."""
+        return bytes(self.log).decode(errors="replace")
 
 
 class Steps:
-    """All steps of a build, in the order in which they appeared."""
+    """The steps of a build, in the order in which BuildKit reported them."""
 
     def __init__(self) -> None:
         self._steps: dict[str, Step] = {}
@@ -76,13 +81,13 @@ class Steps:
         return iter(self._steps.values())
 
     def take(self, document: dict[str, Any]) -> list[Step]:
-        """Add what a document says and return the steps that it completed."""
+        """Update the steps from a document and return those that it completed."""
         done = []
         for vertex in document.get("vertexes") or ():
             step = self._step(vertex["digest"])
             was_done = bool(step.completed or step.cached)
             step.name = vertex.get("name", step.name)
-            # What an earlier round of the same build ran is in the cache of the next.
+            # A step that an earlier call of bake ran is cached in the next call.
             step.cached = step.cached or (bool(vertex.get("cached")) and not was_done)
             step.started = _seconds(vertex.get("started")) or step.started
             step.completed = _seconds(vertex.get("completed")) or step.completed
@@ -98,9 +103,9 @@ class Steps:
 
 
 def documents(lines: Iterable[str]) -> Iterator[dict[str, Any] | str]:
-    """Yield the JSON documents in a stream of lines, and lines that belong to none as text.
+    """Yield the JSON documents in a stream of lines, and all other lines as text.
 
-    Buildx indents its documents, and prints its own errors between them as plain text.
+    Buildx indents its documents, and prints its errors between them as plain text.
     """
     pending = ""
     for line in lines:
@@ -123,7 +128,7 @@ def documents(lines: Iterable[str]) -> Iterator[dict[str, Any] | str]:
 def _seconds(stamp: str | None) -> float:
     if not stamp:
         return 0.0
-    # Nanoseconds: more than fromisoformat() of Python 3.10 takes.
+    # fromisoformat() of Python 3.10 does not accept nanoseconds.
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     base = datetime.fromisoformat(whole + "+00:00").timestamp()
     return base + float(f"0.{fraction or 0}")

@@ -1,8 +1,8 @@
-"""Digests of what a build starts from: recorded at first sight, and compared from then on.
+"""Digests of a build's inputs: recorded by the first build, and compared from then on.
 
-``configs/recorded.toml`` has those that the project knows. Other digests are kept in
-``.cache/recorded.json`` of the checkout when a build sees them first. A record of the checkout
-takes precedence over the project's, because only ``--record-hash`` replaces a known digest.
+The project's digests are in ``configs/recorded.toml``. The first build with another input records
+its digest in the checkout's ``.cache/recorded.json``. A record of the checkout takes precedence,
+because only ``--record-hash`` replaces a digest of the project.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paddle_stacks import toml
 from paddle_stacks.errors import BuildError, Problem, RequestError
 from paddle_stacks.jobs.files import replacing_file
 
-__all__ = ["FILE", "LOCAL", "compare", "known"]
+__all__ = ["FILE", "LOCAL", "compare", "digests_of"]
 
 FILE = Path("configs", "recorded.toml")
 LOCAL = Path(".cache", "recorded.json")
@@ -25,8 +25,8 @@ LOCAL = Path(".cache", "recorded.json")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def known(root: Path, name: str) -> tuple[str, ...]:
-    """Return the digests that are right for a name; none if no build has seen it.
+def digests_of(root: Path, name: str) -> tuple[str, ...]:
+    """Return the recorded digests of an input; () if there is no record.
 
     Args:
         root: the checkout.
@@ -40,25 +40,25 @@ def known(root: Path, name: str) -> tuple[str, ...]:
 
 
 def compare(root: Path, name: str, digests: tuple[str, ...], *, record: bool = False) -> None:
-    """Compare what a build got with what is recorded, or record it.
+    """Compare the digests of a build's input with the recorded ones, or record them.
 
     Args:
         root: the checkout.
         name: of an image, or ``PACKAGE==VERSION``.
-        digests: those of what it got, one of which has to be recorded. Nothing is compared if
-            there are none, as for an image that was loaded from a file.
-        record: whether to record it even if another digest is recorded.
+        digests: of the input; one of them must be recorded. If empty, as for an image that was
+            loaded from a file, nothing is compared.
+        record: record the digest even if another one is recorded.
 
     Raises:
         BuildError: another digest is recorded.
         RequestError: a file of records cannot be read.
     """
-    right = known(root, name)
-    if not digests or set(digests) & set(right):
+    expected = digests_of(root, name)
+    if not digests or set(digests) & set(expected):
         return
-    if right and not record:
+    if expected and not record:
         raise BuildError(
-            f"{name} has the digest {digests[0]}, expected {' or '.join(right)}",
+            f"{name} has the digest {digests[0]}, expected {' or '.join(expected)}",
             where=str(LOCAL if name in _local(root) else FILE),
             remedy="find out what changed; to accept it, run ./inv build --record-hash with the"
             " same options",
@@ -79,10 +79,10 @@ def _local(root: Path) -> dict[str, str]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if all(_DIGEST.fullmatch(digest) for digest in values.values()):
             return dict(values)
-        message = "a digest is sha256: and 64 digits"
+        message = "a digest must be sha256: and 64 digits"
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         message = str(error)
-    remedy = "remove it: the next build records the digests anew"
+    remedy = "remove the file: the next build records the digests again"
     raise RequestError(f"not a list of digests: {message}", where=str(path), remedy=remedy)
 
 

@@ -1,8 +1,7 @@
-"""What ``docker-bake.hcl`` is told: versions, revision, dates, the OS image, and secrets."""
+"""Variables of ``docker-bake.hcl``: versions, revision, dates, the OS image, and secrets."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from paddle_stacks import __version__
 from paddle_stacks.build import recorded
 from paddle_stacks.build.os_image import OsImage
 from paddle_stacks.errors import BuildError, RequestError
+from paddle_stacks.jobs.files import sha256_of
 from paddle_stacks.plan.backend import Backend, load
 from paddle_stacks.revision import commit_seconds, revision
 from paddle_stacks.settings import Settings, without_password
@@ -29,35 +29,35 @@ __all__ = [
     "variables",
 ]
 
-# The third is for what only a DCU has kernels for.
-_LOCKS = ("framework/requirements", "train/requirements", "train/quantize", "infer/requirements")
+_DCU_LOCKS = ("framework/requirements", "train/requirements", "train/quantize", "infer/requirements")
+_LOCKS = _DCU_LOCKS[:-1]
 
 
 def variables(
     settings: Settings, os_image: OsImage, dtk_image: OsImage | None = None
 ) -> dict[str, str]:
-    """Return the bake variables of this checkout, but for the secrets.
+    """Return the bake variables of this checkout, without the secrets.
 
     Args:
-        settings: the backend, and what is built from where.
-        os_image: Debian's.
-        dtk_image: the DTK's, which a DCU's images start from; None for other images.
+        settings: the backend, and the sources of a build.
+        os_image: the Debian image.
+        dtk_image: the DTK image, the parent of a DCU's images; None for other backends.
 
     Raises:
-        BuildError: a lock is missing or does not name Paddle or PaddleNLP.
-        RequestError: the source of the operators is not there.
+        BuildError: a lock is missing or does not pin Paddle or PaddleNLP.
+        RequestError: the source of the operators does not exist.
     """
-    root, backend = settings.root, settings.backend
-    platform = load(backend, root)
-    start = dtk_image or os_image
-    source = _source(settings, platform)
+    root = settings.root
+    backend = load(settings.backend, root)
+    parent = dtk_image or os_image
+    source = _source(settings, backend)
     seconds = commit_seconds(root)
     created = datetime.fromtimestamp(seconds, timezone.utc)
     return {
-        "BACKEND": backend,
-        "LOCK": platform.lock,
+        "BACKEND": settings.backend,
+        "LOCK": backend.lock,
         "DTK_IMAGE": dtk_image.reference if dtk_image else "",
-        "GFX_ARCHS": _architectures(settings, platform),
+        "GFX_ARCHS": _architectures(settings, backend),
         "PADDLENLP_SRC": source,
         "PADDLENLP_SOURCE": _source_label(root, source),
         "PACKAGES": str(settings.packages or ""),
@@ -68,49 +68,50 @@ def variables(
         "SOURCE_DATE_EPOCH": str(seconds),
         "CREATED": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "OS_IMAGE": os_image.reference,
-        "OS_NAME": start.reference,
-        "OS_DIGEST": start.digest,
-        "OS_SOURCE": start.source,
-        "LOCK_HASH": lock_hash(root, platform),
+        "OS_NAME": parent.reference,
+        "OS_DIGEST": parent.digest,
+        "OS_SOURCE": parent.source,
+        "LOCK_HASH": lock_hash(root, backend),
         "PADDLE_VERSION": paddle_version(root),
-        "PADDLENLP_VERSION": locked_version(root, platform.lock, "paddlenlp"),
+        "PADDLENLP_VERSION": locked_version(root, backend.lock, "paddlenlp"),
     }
 
 
 def check_request(settings: Settings) -> None:
-    """Check what a build is asked for, before anything is pulled.
+    """Check the settings of a build before anything is pulled.
 
     Raises:
-        RequestError: no such backend or architecture, or a source that is none.
+        RequestError: an unknown backend, an invalid architecture or source.
     """
-    platform = load(settings.backend, settings.root)
-    _architectures(settings, platform)
-    _source(settings, platform)
+    backend = load(settings.backend, settings.root)
+    _architectures(settings, backend)
+    _source(settings, backend)
 
 
-def _architectures(settings: Settings, platform: Backend) -> str:
-    """Return what operators are compiled for; empty where there are none."""
-    if not platform.architectures:
+def _architectures(settings: Settings, backend: Backend) -> str:
+    """Return the architectures to compile operators for; empty if the backend has none."""
+    if not backend.architectures:
         return ""
-    given = [name for name in re.split(r"[;,\s]+", settings.gfx_archs) if name]
-    for name in given:
+    names = [name for name in re.split(r"[;,\s]+", settings.gfx_archs) if name]
+    for name in names:
         if not re.fullmatch(r"gfx[0-9a-f]{3,4}", name):
             raise RequestError(
-                f'"{name}" is no architecture of a DCU',
+                f'"{name}" is not an architecture of a DCU',
                 where="gfx_archs",
-                remedy="a list such as gfx928;gfx936: configs/dcu/cards.toml has the cards' own",
+                remedy="set a list such as gfx928;gfx936; configs/dcu/cards.toml lists those of"
+                " the cards",
             )
-    return ";".join(given or platform.architectures)
+    return ";".join(names or backend.architectures)
 
 
-def _source(settings: Settings, platform: Backend) -> str:
-    """Return PaddleNLP's source: a URL as it is, a folder by its absolute path."""
-    if not platform.architectures:
+def _source(settings: Settings, backend: Backend) -> str:
+    """Return PaddleNLP's source: a URL, or the absolute path of a folder."""
+    if not backend.architectures:
         return ""
-    given = settings.paddlenlp_src or platform.paddlenlp
-    if "://" in given:
-        return given
-    folder = (settings.root / given).resolve()
+    source = settings.paddlenlp_src or backend.paddlenlp
+    if "://" in source:
+        return source
+    folder = (settings.root / source).resolve()
     if not (folder / "csrc").is_dir():
         raise RequestError(
             f"{folder} is not PaddleNLP's source: it has no csrc/",
@@ -121,7 +122,7 @@ def _source(settings: Settings, platform: Backend) -> str:
 
 
 def _source_label(root: Path, source: str) -> str:
-    """Return what an image says of its operators' source: not where somebody keeps it."""
+    """Return the image label for the operators' source, without the builder's private paths."""
     if not source or "://" in source:
         return without_password(source)
     folder = Path(source)
@@ -131,59 +132,56 @@ def _source_label(root: Path, source: str) -> str:
 
 
 def paddle_version(root: Path) -> str:
-    """Return the version of Paddle, which is the same on all backends."""
+    """Return the version of Paddle, which is the same for all backends."""
     path = root / "images" / "framework" / "requirements.in"
-    found = re.search(r"^paddlepaddle==(\S+)", path.read_text(), re.MULTILINE)
-    if not found:
+    match = re.search(r"^paddlepaddle==(\S+)", path.read_text(), re.MULTILINE)
+    if not match:
         raise BuildError(
             "no paddlepaddle==…",
             where=str(path),
-            remedy="pin it there, as images/framework/requirements.in has it in git",
+            remedy=f"restore the file: git checkout {path}",
         )
-    return found.group(1)
+    return match[1]
 
 
-def lock_hash(root: Path, platform: Backend) -> str:
+def lock_hash(root: Path, backend: Backend) -> str:
     """Return ``sha256:…`` over the locks of a backend's images, in the order of the images."""
-    names = _LOCKS if platform.architectures else _LOCKS[:-1]
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(_lock(root, platform.lock, name).read_bytes())
-    return f"sha256:{digest.hexdigest()}"
+    names = _DCU_LOCKS if backend.architectures else _LOCKS
+    return f"sha256:{sha256_of(*(_lock(root, backend.lock, name) for name in names))}"
 
 
 def locked_version(root: Path, backend: str, package: str) -> str:
     """Return the version of a package in the framework's lock."""
     lock = _lock(root, backend, "framework/requirements")
-    found = re.search(rf"^{re.escape(package)}==(\S+)", lock.read_text(), re.MULTILINE)
-    if not found:
+    match = re.search(rf"^{re.escape(package)}==(\S+)", lock.read_text(), re.MULTILINE)
+    if not match:
         raise BuildError(f"{package} is not in the lock", where=str(lock), remedy="./inv lock")
-    return found.group(1)
+    return match[1]
 
 
 def paddle_dcu(root: Path) -> str:
-    """Return the name by which the hash of a DCU's Paddle is recorded."""
+    """Return the name under which the hash of a DCU's Paddle is recorded."""
     return f"paddlepaddle-dcu=={paddle_version(root)}"
 
 
 @contextmanager
 def secrets(settings: Settings, *, record: bool = False) -> Iterator[dict[str, str]]:
-    """Yield the bake variables that name secret files, which exist for the block.
+    """Yield the bake variables that name secret files; the files exist during the block.
 
-    ``NETWORK`` is a file only the caller can read, with the proxies and the
-    mirrors (they may hold passwords); ``images/base/with-network`` reads it. For a DCU it
-    has the hashes of Paddle that are recorded: here they do not change a step's cache.
+    ``NETWORK`` is a file that only the caller can read, with the proxies and mirrors, which may
+    contain passwords; ``images/steps/with-build-network`` reads it. For a DCU it also has the
+    recorded hashes of Paddle: as a secret they are not part of a step's cache key.
 
     Args:
         settings: the backend, mirrors, proxies, the CA bundle.
-        record: whether any hash is accepted, to be recorded.
+        record: accept any hash, which is then recorded.
     """
     keys = ("http_proxy", "https_proxy", "no_proxy", "index_url", "dcu_index_url", "apt_mirror")
     lines = [f"{key}={getattr(settings, key)}\n" for key in keys if getattr(settings, key)]
     if settings.backend == "dcu" and not record:
-        hashes = recorded.known(settings.root, paddle_dcu(settings.root))
-        right = ",".join(digest.removeprefix("sha256:") for digest in hashes)
-        lines += [f"paddle_dcu_sha256={right}\n"] if right else []
+        hashes = recorded.digests_of(settings.root, paddle_dcu(settings.root))
+        accepted = ",".join(digest.removeprefix("sha256:") for digest in hashes)
+        lines += [f"paddle_dcu_sha256={accepted}\n"] if accepted else []
     with tempfile.NamedTemporaryFile("w", prefix="network-", encoding="utf-8") as network:
         network.writelines(lines)
         network.flush()
@@ -197,6 +195,6 @@ def _lock(root: Path, backend: str, name: str) -> Path:
         raise BuildError(
             f"no lock {name} for the backend {backend}",
             where=str(path),
-            remedy=f"make it: ./inv lock --backend {backend}",
+            remedy=f"create it: ./inv lock --backend {backend}",
         )
     return path

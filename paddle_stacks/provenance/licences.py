@@ -1,4 +1,4 @@
-"""The licences of what is in an image, from the list that the image has in itself."""
+"""Licences of an image's packages, from the list in the image."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["LIST", "Licence", "parse", "read", "show"]
 
 LIST = "/opt/licenses.json"
-"""Where an image has the list; ``images/base/licences.py`` writes it."""
+"""The list's path in an image; ``images/steps/licences.py`` writes it."""
 
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence of one package, or of a source that is none.
+    """The licence of a package or of copied source code.
 
     Args:
         kind: ``deb``, ``pypi``, ``rpm`` or ``source``.
-        name: the package's.
-        version: its own; empty for a source.
-        licence: as the package tells it; empty where that is not known.
-        texts: the files in the image that have the text.
+        name: of the package.
+        version: of the package; empty for source code.
+        licence: from the package's metadata; empty if unknown.
+        texts: paths of the licence's text in the image.
     """
 
     kind: str
@@ -41,10 +41,10 @@ class Licence:
 
 
 def read(client: docker.DockerClient, image: Image) -> list[Licence]:
-    """Return the list of an image, out of a container that is made and never started.
+    """Return the list of an image, from a container that is created but never started.
 
     Raises:
-        MachineError: the image has none.
+        MachineError: the image has no list.
     """
     import docker.errors
 
@@ -54,7 +54,7 @@ def read(client: docker.DockerClient, image: Image) -> list[Licence]:
         archive = io.BytesIO(b"".join(chunks))
     except docker.errors.NotFound as error:
         raise MachineError(
-            f"{image.tags[0]} has no list of licences: it was built before there was one",
+            f"{image.tags[0]} has no list of licences: it was built by an older version",
             where=LIST,
             remedy="./inv build",
         ) from error
@@ -70,7 +70,7 @@ def parse(content: bytes) -> list[Licence]:
     """Return the list in a file.
 
     Raises:
-        MachineError: it is no such list.
+        MachineError: the file is not a list of licences.
     """
     try:
         return [
@@ -78,12 +78,15 @@ def parse(content: bytes) -> list[Licence]:
             for row in json.loads(content)["packages"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        what = f"the image's list of licences cannot be read: {error}"
-        raise MachineError(what, where=LIST, remedy="./inv build") from error
+        raise MachineError(
+            f"the image's list of licences cannot be read: {error}",
+            where=LIST,
+            remedy="./inv build",
+        ) from error
 
 
-def show(image: Image, found: Sequence[Licence]) -> None:
-    """Print the list as a table, and what is not known below it."""
+def show(image: Image, licences: Sequence[Licence]) -> None:
+    """Print the licences as a table, and below it those that are unknown or have no text."""
     from rich.console import Console
     from rich.table import Table
 
@@ -91,12 +94,12 @@ def show(image: Image, found: Sequence[Licence]) -> None:
     table = Table(box=None, pad_edge=False, title=image.tags[0], title_justify="left")
     for heading in ("kind", "package", "version", "licence"):
         table.add_column(heading, overflow="fold")
-    for row in found:
+    for row in licences:
         table.add_row(row.kind, row.name, row.version, row.licence or "unknown")
     console.print(table)
-    for what, rows in (
-        ("of unknown licence", [row for row in found if not row.licence]),
-        ("without a text in the image", [row for row in found if not row.texts]),
+    for heading, rows in (
+        ("of unknown licence", [row for row in licences if not row.licence]),
+        ("without a text in the image", [row for row in licences if not row.texts]),
     ):
         names = ", ".join(dict.fromkeys(row.name for row in rows)) or "none"
-        console.print(f"\n{len(rows)} {what}: {names}", soft_wrap=True, markup=False)
+        console.print(f"\n{len(rows)} {heading}: {names}", soft_wrap=True, markup=False)

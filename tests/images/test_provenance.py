@@ -21,7 +21,7 @@ from paddle_stacks.provenance.contents import Contents
 from paddle_stacks.revision import commit_seconds
 from tests.support.stages import BACKEND, IMAGES, ROOT
 
-# As images/base/dated has it: nothing that a step of the Dockerfile wrote is younger.
+# As images/steps/finish has it: nothing that a step of the Dockerfile wrote is younger.
 DATE = "@1747699200"
 
 pytestmark = pytest.mark.slow

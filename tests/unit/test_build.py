@@ -66,7 +66,7 @@ def test_the_fingerprint_names_what_a_build_reads():
         "entrypoints/__main__.py",
         "paddle_stacks/jobs/catalog.py",
         "images/framework/requirements.cpu.lock",
-        "images/base/with-network",
+        "images/steps/with-build-network",
     ):
         assert name in found
     assert not [name for name in found if "__pycache__" in name or name.startswith("tests/")]
@@ -81,9 +81,9 @@ def test_the_fingerprint_names_what_a_build_reads():
             "changed: entrypoints/infer.py",
         ),
         (
-            "[base 1/2] RUN --mount=type=bind,source=images/base/with-network,target=/mnt x",
-            "images/base/with-network",
-            "changed: images/base/with-network",
+            "[base 1/2] RUN --mount=type=bind,source=images/steps/with-build-network,target=/mnt x",
+            "images/steps/with-build-network",
+            "changed: images/steps/with-build-network",
         ),
         ("[base 1/2] RUN true", "instruction 12ab", "the Dockerfile changed"),
         ("[base 1/2] RUN true", "BACKEND", "another backend"),
@@ -106,8 +106,8 @@ def test_a_step_is_explained_by_the_one_before_it():
     found = reasons.reasons(steps, {"entrypoints/a.py": "1"}, {"entrypoints/a.py": "2"})
     assert found == {
         "1": "changed: entrypoints/a.py",
-        "2": "an earlier step of its stage was run again",
-        "3": "the stage code was run again",
+        "2": "an earlier step of its stage ran again",
+        "3": "the stage code ran again",
     }
 
 
@@ -119,11 +119,11 @@ def test_the_first_build_and_a_pruned_cache_have_their_reasons():
 
 def test_a_memory_that_was_cut_off_is_no_memory(tmp_path):
     path = tmp_path / "last.json"
-    assert reasons.remembered(path) == {}
-    reasons.remember(path, {"a": "1"})
-    assert reasons.remembered(path) == {"a": "1"}
+    assert reasons.load(path) == {}
+    reasons.store(path, {"a": "1"})
+    assert reasons.load(path) == {"a": "1"}
     path.write_text('{"a": ')
-    assert reasons.remembered(path) == {}
+    assert reasons.load(path) == {}
 
 
 def test_variables_say_what_the_locks_say():

@@ -35,8 +35,8 @@ It is under the GPL: see /usr/share/common-licenses/GPL-3, and
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    """images/base/licences.py, which runs in a step of the Dockerfile."""
-    spec = importlib.util.spec_from_file_location("licences", ROOT / "images/base/licences.py")
+    """images/steps/licences.py, which runs in a step of the Dockerfile."""
+    spec = importlib.util.spec_from_file_location("licences", ROOT / "images/steps/licences.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
+    "paddle_stacks/build",
     "paddle_stacks/cli",
     "paddle_stacks/completion",
     "paddle_stacks/dcu",
@@ -18,6 +19,7 @@ PACKAGES = [
     "paddle_stacks/explain",
     "paddle_stacks/memory",
     "paddle_stacks/plan",
+    "paddle_stacks/provenance",
     "paddle_stacks/simulated",
     "paddle_stacks/testing",
 ]

@@ -40,7 +40,7 @@ def test_what_is_met_first_is_recorded_and_another_one_refused(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded.compare(root, NAME, (ONE,))
-    assert recorded.known(root, NAME) == (ONE,)
+    assert recorded.digests_of(root, NAME) == (ONE,)
     assert f"recorded: {NAME} {ONE}" in capsys.readouterr().err
     recorded.compare(root, NAME, (ONE,))
     recorded.compare(root, NAME, (THIRD, ONE))
@@ -50,7 +50,7 @@ def test_what_is_met_first_is_recorded_and_another_one_refused(
     problem = caught.value.problems[0]
     assert problem.what == f"{NAME} has the digest {OTHER}, expected {ONE}"
     assert "--record-hash" in problem.remedy and problem.where == str(recorded.LOCAL)
-    assert recorded.known(root, NAME) == (ONE,), "a refusal changes nothing"
+    assert recorded.digests_of(root, NAME) == (ONE,), "a refusal changes nothing"
 
 
 def test_another_one_is_accepted_when_somebody_says_so(root: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_has_no_digest_is_not_compared(root: Path) -> None:
     write(root, ONE)
     recorded.compare(root, NAME, ())
     recorded.compare(root, NAME, (), record=True)
-    assert recorded.known(root, NAME) == (ONE,)
+    assert recorded.digests_of(root, NAME) == (ONE,)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"x": "sha256:1"}', '{"x": 1}', "[" * 100_000])
@@ -77,18 +77,18 @@ def test_a_damaged_record_is_told(root: Path, text: str) -> None:
     (root / ".cache").mkdir()
     (root / recorded.LOCAL).write_text(text)
     with pytest.raises(RequestError, match="not a list of digests"):
-        recorded.known(root, NAME)
+        recorded.digests_of(root, NAME)
 
 
 @pytest.mark.parametrize("entry", ["x = 1", "[x]", '[x]\ndigests = ["1"]', "[x]\ndigests = 1"])
 def test_a_wrong_file_of_the_project_is_told(root: Path, entry: str) -> None:
     (root / recorded.FILE).write_text(f"{entry}\n")
     with pytest.raises(RequestError, match='requires "digests"'):
-        recorded.known(root, NAME)
+        recorded.digests_of(root, NAME)
 
 
 def test_the_os_image_of_the_dockerfile_has_a_digest() -> None:
-    assert recorded.known(ROOT, default_reference(ROOT / "Dockerfile"))
+    assert recorded.digests_of(ROOT, default_reference(ROOT / "Dockerfile"))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_build_compares_both_images(root: Path) -> None:
     debian = OsImage("debian:x", ONE, "registry", (ONE,))
     dtk = OsImage("mirror.example/device/dcu:x", OTHER, "registry", (OTHER,))
     build._compare_images(here, debian, dtk, record=False)
-    assert recorded.known(root, "host/device/dcu:x") == (OTHER,)
+    assert recorded.digests_of(root, "host/device/dcu:x") == (OTHER,)
     changed = OsImage("mirror.example/device/dcu:x", THIRD, "registry", (THIRD,))
     with pytest.raises(BuildError, match="host/device/dcu:x has the digest"):
         build._compare_images(here, debian, changed, record=False)
@@ -164,7 +164,7 @@ def test_the_wheel_of_a_dcus_paddle_is_recorded_from_the_image(root: Path) -> No
     assert engine.asked == []
     build._compare_paddle(here, engine, ["base", "train"], record=False)
     assert engine.asked == ["paddle-stacks/train:dcu"] and engine.container.removed
-    assert recorded.known(root, "paddlepaddle-dcu==3.0.0b2") == (ONE,)
+    assert recorded.digests_of(root, "paddlepaddle-dcu==3.0.0b2") == (ONE,)
     with pytest.raises(BuildError, match=r"paddlepaddle-dcu==3\.0\.0b2 has the digest"):
         build._compare_paddle(here, Engine("2" * 64), ["train"], record=False)  # type: ignore[arg-type]
 
@@ -187,7 +187,7 @@ def test_build_steps_get_the_recorded_hash_as_a_secret(
 
 # --------------------------------------------------------------------------- in a build step
 
-SCRIPT = ROOT / "images" / "framework" / "paddle-dcu"
+SCRIPT = ROOT / "images" / "steps" / "download-paddle-dcu"
 CONTENT = b"a wheel"
 HASH = hashlib.sha256(CONTENT).hexdigest()
 PIP = f"""#!{sys.executable}

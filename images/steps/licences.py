@@ -1,9 +1,9 @@
-"""List the licences of everything that is in the image, with where their texts are.
+"""List the licences of all packages in the image, and the paths of their texts.
 
-``python3 licences.py [ROOT]`` in a step of the Dockerfile writes
-``/opt/licenses.json``: Debian's packages from what dpkg has and the copyright
-files, Kylin's from rpm, Python's from their metadata, and what is copied from a source.
-What has no licence that can be told is in the list with an empty one.
+``python3 licences.py [ROOT]`` in a step of the Dockerfile writes ``/opt/licenses.json``.
+Debian's packages come from dpkg and the copyright files, Kylin's from rpm, Python's from
+their metadata. Sources that are copied into the image are listed too. A package without a
+recognizable licence has an empty one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 _LIST = "opt/licenses.json"
 _TEXT = re.compile(r"(?i)(licen[cs]e|copying|notice|copyright|authors)")
 _CLASSIFIER = re.compile(r"^License :: (?:OSI Approved :: )?(.*)$")
-# A "License" field is a name; some packages put the whole text there.
+# A "License" field should be a name; some packages put the whole text there.
 _LONGEST_NAME = 80
 
 Row = dict[str, Any]
@@ -36,16 +36,16 @@ def debian(root: Path) -> Iterator[Row]:
         fields = dict(re.findall(r"^(\S+): (.*)$", stanza, re.MULTILINE))
         if not fields.get("Status", "").endswith(" installed"):
             continue
-        text = root / "usr/share/doc" / fields["Package"] / "copyright"
-        found = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
-        yield _row("deb", fields["Package"], fields["Version"], _of_copyright(found), [text], root)
+        path = root / "usr/share/doc" / fields["Package"] / "copyright"
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        yield _row("deb", fields["Package"], fields["Version"], _of_copyright(text), [path], root)
 
 
 def _of_copyright(text: str) -> str:
     """Return the licences that a copyright file names.
 
-    A machine-readable file [1] has them as fields; others refer to the texts that all
-    Debian systems have, if to any.
+    A machine-readable file [1] has them as fields. Others may refer to the texts in
+    ``/usr/share/common-licenses``.
 
     [1] https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
     """
@@ -57,18 +57,18 @@ def _of_copyright(text: str) -> str:
 
 
 def rpm(root: Path) -> Iterator[Row]:
-    """Yield Kylin's packages, as the image's own rpm tells them."""
+    """Yield Kylin's packages, as listed by the image's rpm."""
     if root != Path("/") or not shutil.which("rpm"):
         return
     line = ["rpm", "-qa", "--qf", r"%{NAME}\t%{VERSION}-%{RELEASE}\t%{LICENSE}\n"]
-    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    for name, version, licence in sorted(text.split("\t") for text in told.splitlines()):
+    output = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    for name, version, licence in sorted(text.split("\t") for text in output.splitlines()):
         texts = sorted((root / "usr/share/licenses" / name).glob("*"))
         yield _row("rpm", name, version, licence, texts, root)
 
 
 def python(root: Path) -> Iterator[Row]:
-    """Yield Python's packages, also those that others have a copy of."""
+    """Yield Python's packages, including those that other packages vendor."""
     folders = [
         folder
         for top in ("opt", "usr/local")
@@ -97,31 +97,31 @@ def _of_metadata(metadata: Any) -> str:
     """Return the licence in the core metadata: the expression, the classifiers or the name."""
     if expression := metadata.get("License-Expression", "").strip():
         return str(expression)
-    told = [_CLASSIFIER.match(line.strip()) for line in metadata.get_all("Classifier", [])]
-    named = [match[1] for match in told if match and match[1] != "OSI Approved"]
-    if named:
-        return ", ".join(sorted(named))
+    matches = [_CLASSIFIER.match(line.strip()) for line in metadata.get_all("Classifier", [])]
+    names = [match[1] for match in matches if match and match[1] != "OSI Approved"]
+    if names:
+        return ", ".join(sorted(names))
     name = metadata.get("License", "").strip()
     one_line = name and "\n" not in name and len(name) <= _LONGEST_NAME
     return str(name) if one_line and name.upper() != "UNKNOWN" else ""
 
 
 def sources(root: Path) -> Iterator[Row]:
-    """Yield what is no package: the project itself, and upstream's programs."""
+    """Yield the sources that are not packages: the project itself, and upstream's programs."""
     ours = root / "usr/share/common-licenses/Apache-2.0"
     yield _row("source", "paddle-stacks", "", "Apache-2.0", [ours], root)
     upstream = root / "opt/PaddleNLP"
     if upstream.is_dir():
         text = upstream / "LICENSE"
-        known = text.is_file() and "Apache License" in text.read_text(encoding="utf-8")
-        yield _row("source", "PaddleNLP", "", "Apache-2.0" if known else "", [text], root)
+        is_apache = text.is_file() and "Apache License" in text.read_text(encoding="utf-8")
+        yield _row("source", "PaddleNLP", "", "Apache-2.0" if is_apache else "", [text], root)
 
 
 def _row(kind: str, name: str, version: str, licence: str, texts: list[Path], root: Path) -> Row:
-    """Return an entry of the list; of the texts only those that are there, by their own paths."""
-    # Debian's packages of one source often share a folder, by a link.
-    there = [f"/{path.resolve().relative_to(root.resolve())}" for path in texts if path.is_file()]
-    return {"kind": kind, "name": name, "version": version, "license": licence, "texts": there}
+    """Return an entry of the list, with the resolved paths of the texts that exist."""
+    # Debian's packages of one source often share a folder through a link.
+    paths = [f"/{path.resolve().relative_to(root.resolve())}" for path in texts if path.is_file()]
+    return {"kind": kind, "name": name, "version": version, "license": licence, "texts": paths}
 
 
 def main(root: Path) -> None:

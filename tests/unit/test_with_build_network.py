@@ -1,4 +1,4 @@
-"""images/base/with-network: a build step gets the builder's network, and nothing of it stays."""
+"""images/steps/with-build-network: a step gets the builder's network, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "images" / "base" / "with-network"
+SOURCE = Path(__file__).parents[2] / "images" / "steps" / "with-build-network"
 
 BUNDLE_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Shows what a step sees: its variables, apt's configuration and the list of sources it names.
@@ -43,7 +43,7 @@ class Step:
             assert path in script
             script = script.replace(path, str(self.folder / Path(path).name))
         return subprocess.run(
-            ["sh", "-c", script, "with-network", *command],
+            ["sh", "-c", script, "with-build-network", *command],
             env={"PATH": os.environ["PATH"], "TMPDIR": str(self.folder / "scratch")},
             capture_output=True,
             text=True,
