@@ -29,8 +29,9 @@ __all__ = [
     "variables",
 ]
 
-_DCU_LOCKS = ("framework/requirements", "train/requirements", "train/quantize", "infer/requirements")
-_LOCKS = _DCU_LOCKS[:-1]
+_LOCKS = ("framework/requirements", "train/requirements", "infer/requirements")
+# Only a DCU has kernels for quantization.
+_DCU_LOCKS = (*_LOCKS[:2], "train/quantize", *_LOCKS[2:])
 
 
 def variables(

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,22 @@ def test_variables_say_what_the_locks_say():
     assert found["OS_DIGEST"] == "sha256:5"
     assert found["LOCK_HASH"] == lock_hash(ROOT, load("cpu", ROOT))
     assert "***" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "dcu"])
+def test_the_label_changes_with_every_lock_of_the_images(tmp_path, backend):
+    (tmp_path / "images").mkdir()
+    shutil.copytree(ROOT / "configs" / "backends", tmp_path / "configs" / "backends")
+    for name in ("framework", "train", "infer"):
+        shutil.copytree(ROOT / "images" / name, tmp_path / "images" / name)
+    loaded = load(backend, tmp_path)
+    before = lock_hash(tmp_path, loaded)
+    for name in ("framework", "train", "infer"):
+        path = tmp_path / "images" / name / f"requirements.{backend}.lock"
+        text = path.read_text()
+        path.write_text(text + "x==1\n")
+        assert lock_hash(tmp_path, loaded) != before, name
+        path.write_text(text)
 
 
 def test_a_missing_lock_says_how_to_make_it(tmp_path):
