@@ -82,6 +82,28 @@ class Adapter:
             self._state = _state(folder)
         _check_fit(folder, self._state, shapes)
 
+    def factors(self) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Return each layer's A ``[inputs, r]`` and B ``[r, outputs]``, the scaling in B.
+
+        Raises:
+            RequestError: the adapter has more than that: layers that were trained as they are.
+        """
+        found = {}
+        for name, values in self._state.items():
+            if not name.endswith(_FACTORS):
+                raise RequestError(
+                    f"the adapter replaces {name}, which requires it to be merged",
+                    where=str(self.folder),
+                    remedy="--engine dynamic, or merge it: ./inv export --model MODEL"
+                    " --adapter RUN --merge",
+                )
+            if name.endswith(".lora_A"):
+                layer = name.removesuffix(".lora_A")
+                if layer + ".lora_AB" in self._state:
+                    values = values @ self._state[layer + ".lora_AB"]
+                found[layer] = (values, self._state[layer + ".lora_B"] * self._scaling)
+        return found
+
     def changes(self) -> Iterator[tuple[str, npt.NDArray[np.float32], bool]]:
         """Yield a weight's name, an array, and whether it is added or takes the weight's place.
 

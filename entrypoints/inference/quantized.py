@@ -29,7 +29,7 @@ from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
-__all__ = ["CACHES", "WRAPPED", "Rounding", "extra_weights", "spelt", "tap_of", "weight_scales"]
+__all__ = ["CACHES", "WRAPPED", "Rounding", "activation_scales", "extra_weights", "spelt", "tap_of", "weight_scales"]
 
 WRAPPED = ("self_attn.o_proj", "mlp.down_proj")
 """The projections that upstream wraps, to shift and smooth what enters them."""
@@ -76,10 +76,25 @@ def weight_scales(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> dict[
 def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
     """Return what puts activations and cache into eight bits; None where they stay as they are.
 
+    For the arguments see :func:`activation_scales`.
+
+    Raises:
+        RequestError: scales are damaged.
+    """
+    scales = activation_scales(folder, layers, key_heads)
+    return Rounding(scales) if scales else None
+
+
+def activation_scales(folder: Path, layers: int, key_heads: int) -> dict[str, Floats]:
+    """Return the scales of activations and caches that are in eight bits, by the product's name.
+
     Args:
         folder: the model's.
         layers: of the model.
         key_heads: heads of keys and values.
+
+    Returns:
+        ``[]`` for an activation, ``[1, heads, 1, 1]`` for a cache.
 
     Raises:
         RequestError: scales are damaged.
@@ -104,7 +119,7 @@ def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
         else:
             scales[product] = values[:: values.size // key_heads].reshape(1, key_heads, 1, 1)
     _raise(faults, folder / CACHE)
-    return Rounding(scales) if scales else None
+    return scales
 
 
 def extra_weights(names: Mapping[str, Any]) -> dict[str, str]:

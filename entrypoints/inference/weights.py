@@ -98,6 +98,10 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
             self._mapped[path] = np.memmap(path, dtype=np.uint8, mode="c")
         return self._mapped[path][stored.begin : stored.end]
 
+    def scales(self, name: str) -> npt.NDArray[np.float32]:
+        """Return the scale of each output of a weight in eight bits, ``[outputs]``."""
+        return self._scales[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a weight's shape without touching the weight."""
         return self._stored[name][1].shape

@@ -1,0 +1,2 @@
+#define PS_NAMESPACE avx2
+#include "kernels.inc"

@@ -1,0 +1,2 @@
+#define PS_NAMESPACE avx512
+#include "kernels.inc"

@@ -1,0 +1,2 @@
+#define PS_NAMESPACE plain
+#include "kernels.inc"
