@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching import llama as layout
+from entrypoints.models.llama import architectures
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 
-__all__ = ["ARCHITECTURE", "LlamaConfig", "RopeScaling"]
+__all__ = ["ARCHITECTURE", "NativeConfig", "RopeScaling"]
 
 ARCHITECTURE = "LlamaForCausalLM"
 
@@ -51,36 +52,25 @@ class RopeScaling:
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_context: int = 8192
+    original_context: float = 8192
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
-    """What ``config.json`` says of a Llama's network.
+class NativeConfig:
+    """The configuration of a network that the engine computes.
 
     Args:
-        sizes: that decide the weights' shapes.
-        tied: whether the head is the embedding.
-        epsilon: of the norms.
-        context: positions, ``max_position_embeddings``.
+        llama: the network's sizes.
         rope_theta: base of the rotary frequencies.
         rope_scaling: None for none.
     """
 
-    sizes: layout.Shape
-    tied: bool
-    epsilon: float
-    context: int
+    llama: LlamaConfig
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
 
-    @property
-    def head_dim(self) -> int:
-        """Size of an attention head."""
-        return self.sizes.hidden // self.sizes.heads
-
     @classmethod
-    def read(cls, folder: Path) -> LlamaConfig:
+    def read(cls, folder: Path) -> NativeConfig:
         """Return the configuration of a checkpoint.
 
         Raises:
@@ -91,7 +81,7 @@ class LlamaConfig:
         return cls.parse(json_files.read_object(path, what="not a model's configuration"), path)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], path: Path) -> LlamaConfig:
+    def parse(cls, values: Mapping[str, Any], path: Path) -> NativeConfig:
         """Return the configuration that a ``config.json`` contains.
 
         Args:
@@ -100,59 +90,27 @@ class LlamaConfig:
         """
         reader = _Reader(values, path)
         reader.check_supported()
-        sizes = layout.Shape(
-            vocabulary=reader.integer("vocab_size"),
-            hidden=reader.integer("hidden_size"),
-            intermediate=reader.integer("intermediate_size"),
-            layers=reader.integer("num_hidden_layers"),
-            heads=reader.integer("num_attention_heads"),
-            key_value_heads=reader.integer(
-                "num_key_value_heads", values.get("num_attention_heads")
-            ),
-        )
-        config = cls(
-            sizes=sizes,
-            tied=values.get("tie_word_embeddings") is True,
-            epsilon=reader.number("rms_norm_eps", 1e-6),
-            context=reader.integer("max_position_embeddings"),
-            rope_theta=reader.number("rope_theta", 10000.0),
-            rope_scaling=reader.rope_scaling(),
-        )
-        reader.finish()
-        if problems := sizes.problems(str(path)):
-            raise RequestError(problems)
-        head_dim = values.get("head_dim")
-        if config.head_dim % 2 or head_dim not in (None, config.head_dim):
-            raise RequestError(
-                f"head_dim is {head_dim or config.head_dim}, which the native engine does not"
-                f" support for {sizes.heads} heads of a hidden size of {sizes.hidden}",
-                where=str(path),
-                remedy=_DYNAMIC,
-            )
-        return config
-
-    def weights(self) -> dict[str, tuple[int, ...]]:
-        """Return the weights by PaddleNLP's names, and their shapes."""
-        shapes = {}
-        for name, size in self.sizes.weights(self.tied).items():
-            renamed, transposed = layout.paddle_names(name, size)
-            shapes[renamed] = size[::-1] if transposed else size
-        return shapes
+        llama = reader.llama()
+        theta = reader.number("rope_theta", cls.rope_theta)
+        scaling = reader.rope_scaling()
+        if reader.problems or llama is None:
+            raise RequestError(reader.problems)
+        return cls(llama, theta, scaling)
 
     def rotary_tables(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return cosines and sines of every position, ``[context, head_dim / 2]`` each.
 
         They are those of PaddleNLP's and transformers' embeddings, computed in float32.
         """
-        base, scaling = self.rope_theta, self.rope_scaling
+        base, scaling, dim = self.rope_theta, self.rope_scaling, self.llama.head_dim
         if scaling and scaling.kind == "ntk":
-            base *= scaling.factor ** (self.head_dim / (self.head_dim - 2))
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
+            base *= scaling.factor ** (dim / (dim - 2))
+        exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
         powers = np.power(np.float64(base), exponents.astype(np.float64)).astype(np.float32)
         frequencies = np.float32(1) / powers
         if scaling and scaling.kind == "llama3":
             frequencies = _llama3_frequencies(frequencies, scaling)
-        positions = np.arange(self.context, dtype=np.float32)
+        positions = np.arange(self.llama.max_position_embeddings, dtype=np.float32)
         if scaling and scaling.kind == "linear":
             positions = positions / np.float32(scaling.factor)
         angles = positions[:, None] * frequencies
@@ -172,36 +130,44 @@ def _llama3_frequencies(
 
 
 class _Reader:
-    """Reads a configuration's values and collects what is wrong with them."""
+    """Reads a configuration's values and collects what is wrong with them in ``problems``."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
         self._values = values
         self._where = str(path)
-        self._problems: list[Problem] = []
+        self.problems: list[Problem] = []
 
-    def integer(self, key: str, default: Any = None) -> int:
-        value = self._values.get(key)
-        value = default if value is None else value
-        if type(value) is not int or not 0 < value < 2**31:
-            self._damaged(key, value, "a number from 1")
-            return 1
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self._values.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            self._damaged(key, value, "a positive number")
-            return default
-        return float(value)
+    def llama(self) -> LlamaConfig | None:
+        """Return the sizes; None where they are not those of a Llama."""
+        try:
+            llama = from_config(self._values, where=self._where)
+        except RequestError as error:
+            self.problems += error.problems
+            return None
+        if llama.head_dim % 2 or self._values.get("head_dim") not in (None, llama.head_dim):
+            dim = self._values.get("head_dim") or llama.head_dim
+            self._unsupported(
+                f"a head_dim of {dim!r:.40} with {llama.num_attention_heads} heads and a"
+                f" hidden_size of {llama.hidden_size}"
+            )
+        return llama
 
     def check_supported(self) -> None:
         """Note an architecture and keys that the engine does not implement."""
-        names = layout.architectures(self._values)
+        names = architectures(self._values)
         if names[:1] != [ARCHITECTURE]:
             self._unsupported(f"the architecture {(names or ['unknown'])[0]:.60}")
         for key, plain in _UNSUPPORTED.items():
             if (value := self._values.get(key)) not in plain:
                 self._unsupported(f"{key}: {value!r:.40}")
+
+    def number(self, key: str, default: float) -> float:
+        value = self._values.get(key, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            fault = f'"{key}" is {value!r:.40}, not a positive number'
+            self.problems.append(Problem(fault, self._where, "write it as in the model's source"))
+            return default
+        return float(value)
 
     def rope_scaling(self) -> RopeScaling | None:
         # PaddleNLP reads Llama 3's dictionary, else its own two keys.
@@ -229,27 +195,13 @@ class _Reader:
             reader.number("factor", 8.0),
             reader.number("low_freq_factor", 1.0),
             reader.number("high_freq_factor", 4.0),
-            reader.integer("original_max_position_embeddings", 8192),
+            reader.number("original_max_position_embeddings", 8192),
         )
-        self._problems += reader._problems
+        self.problems += reader.problems
         if scaling.low_freq_factor >= scaling.high_freq_factor:
-            self._damaged("low_freq_factor", scaling.low_freq_factor, "below high_freq_factor")
+            self._unsupported("a low_freq_factor that is not below high_freq_factor")
         return scaling
-
-    def finish(self) -> None:
-        """Raise what was collected.
-
-        Raises:
-            RequestError: with all of it.
-        """
-        if self._problems:
-            raise RequestError(self._problems)
 
     def _unsupported(self, subject: str) -> None:
         fault = f"the native engine does not support {subject}"
-        self._problems.append(Problem(fault, self._where, _DYNAMIC))
-
-    def _damaged(self, key: str, value: Any, expected: str) -> None:
-        fault = f"{key} is {value!r:.40}, not {expected}"
-        remedy = "fetch the model again: ./inv fetch NAME --force"
-        self._problems.append(Problem(fault, self._where, remedy))
+        self.problems.append(Problem(fault, self._where, _DYNAMIC))

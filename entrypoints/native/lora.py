@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from entrypoints.inference.adapter import Adapter
+from entrypoints.models.llama import paddle_weight_shapes
 from entrypoints.native import library
-from entrypoints.native.config import LlamaConfig
+from entrypoints.native.config import NativeConfig
 from entrypoints.native.library import PROJECTIONS, Type
 from entrypoints.native.packing import pack_linear
 from paddle_stacks.errors import RequestError
@@ -33,11 +34,11 @@ class LoraAdapter:
         address: where the library finds them.
     """
 
-    def __init__(self, config: LlamaConfig, factors: dict[str, tuple[Floats, Floats]]) -> None:
-        count = config.sizes.layers * len(PROJECTIONS)
+    def __init__(self, config: NativeConfig, factors: dict[str, tuple[Floats, Floats]]) -> None:
+        count = config.llama.num_hidden_layers * len(PROJECTIONS)
         self._memory: list[npt.NDArray[np.float32]] = []
         self._table = (library.Lora * count)()
-        for layer in range(config.sizes.layers):
+        for layer in range(config.llama.num_hidden_layers):
             for number, projection in enumerate(PROJECTIONS):
                 name = f"llama.layers.{layer}.{projection}"
                 if name in factors:
@@ -46,7 +47,7 @@ class LoraAdapter:
         self.address = ctypes.addressof(self._table)
 
     @classmethod
-    def load(cls, folder: Path, model: Path, config: LlamaConfig) -> LoraAdapter:
+    def load(cls, folder: Path, model: Path, config: NativeConfig) -> LoraAdapter:
         """Return the adapter in a folder.
 
         Args:
@@ -63,7 +64,7 @@ class LoraAdapter:
                 where=str(folder),
                 remedy="merge the adapter first (export --merge), then quantize what it makes",
             )
-        return cls(config, Adapter(folder, config.weights()).factors())
+        return cls(config, Adapter(folder, paddle_weight_shapes(config.llama)).factors())
 
     def _linear(self, weight: Floats) -> library.Linear:
         packed = pack_linear(np.ascontiguousarray(weight, np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ import numpy.typing as npt
 
 from entrypoints.inference import quantized
 from entrypoints.inference.weights import Weights
+from entrypoints.models.int8 import LARGEST
+from entrypoints.models.llama import paddle_weight_shapes
 from entrypoints.native import library
-from entrypoints.native.config import LlamaConfig
+from entrypoints.native.config import NativeConfig
 from entrypoints.native.library import BLOCK, PROJECTIONS, Type
 from entrypoints.native.lora import LoraAdapter
 from entrypoints.native.packing import (
@@ -25,7 +26,6 @@ from entrypoints.native.packing import (
     open_packed,
     stored_precision,
 )
-from entrypoints.quantizing.arithmetic import LARGEST
 from paddle_stacks.jobs import workspace
 
 __all__ = ["NativeDecoding", "NativeModel", "load"]
@@ -51,7 +51,7 @@ def load(
         MachineError: the engine's library is missing.
     """
     library.load()
-    config = LlamaConfig.read(folder)
+    config = NativeConfig.read(folder)
     weights = Weights(folder)
     precision = precision or stored_precision(weights)
     lora = None
@@ -61,7 +61,7 @@ def load(
     steps = {}
     if workspace.is_quantized(folder):
         scales = quantized.activation_scales(
-            folder, config.sizes.layers, config.sizes.key_value_heads
+            folder, config.llama.num_hidden_layers, config.llama.num_key_value_heads
         )
         steps = {name: scale / np.float32(LARGEST) for name, scale in scales.items()}
     return NativeModel(config, packed, steps, lora)
@@ -85,7 +85,7 @@ class NativeModel:
 
     def __init__(
         self,
-        config: LlamaConfig,
+        config: NativeConfig,
         packed: Packed,
         steps: Mapping[str, Floats] | None = None,
         adapter: LoraAdapter | None = None,
@@ -101,32 +101,37 @@ class NativeModel:
             name: np.ascontiguousarray(step, np.float32).reshape(-1)
             for name, step in (steps or {}).items()
         }
-        sizes = config.sizes
-        self._layers = (library.Layer * sizes.layers)(
-            *(self._layer(f"llama.layers.{number}.") for number in range(sizes.layers))
+        llama = config.llama
+        layers = range(llama.num_hidden_layers)
+        self._layers = (library.Layer * len(layers))(
+            *(self._layer(f"llama.layers.{number}.") for number in layers)
         )
         self._model = library.Model(
-            layers=sizes.layers,
-            hidden=sizes.hidden,
-            intermediate=sizes.intermediate,
-            heads=sizes.heads,
-            kv_heads=sizes.key_value_heads,
-            head_dim=config.head_dim,
-            vocabulary=sizes.vocabulary,
-            context=config.context,
-            epsilon=config.epsilon,
+            layers=len(layers),
+            hidden=llama.hidden_size,
+            intermediate=llama.intermediate_size,
+            heads=llama.num_attention_heads,
+            kv_heads=llama.num_key_value_heads,
+            head_dim=llama.head_dim,
+            vocabulary=llama.vocab_size,
+            context=llama.max_position_embeddings,
+            epsilon=llama.rms_norm_eps,
             embedding_type=packed.types.get(EMBEDDING, Type.FLOAT32),
-            embedding=None if config.tied else packed.address(EMBEDDING),
+            embedding=None if llama.tie_word_embeddings else packed.address(EMBEDDING),
             norm=packed.address(NORM),
             cos=packed.address("cos"),
             sin=packed.address("sin"),
-            head=self._linear(EMBEDDING if config.tied else HEAD, sizes.hidden, sizes.vocabulary),
+            head=self._linear(
+                EMBEDDING if llama.tie_word_embeddings else HEAD,
+                llama.hidden_size,
+                llama.vocab_size,
+            ),
             layer=self._layers,
         )
         self._block_bytes = library.block_bytes(self._model)
 
     def _layer(self, prefix: str) -> library.Layer:
-        shapes = self.config.weights()
+        shapes = paddle_weight_shapes(self.config.llama)
         address = self._packed.address
         layer = library.Layer(
             attention_input=self._input(f"{prefix}self_attn.q_proj"),
@@ -206,7 +211,7 @@ class NativeModel:
         Returns:
             ``[outputs, vocabulary]``.
         """
-        logits = np.empty((len(outputs), self.config.sizes.vocabulary), np.float32)
+        logits = np.empty((len(outputs), self.config.llama.vocab_size), np.float32)
         adapters = adapters or [self._adapter] * len(blocks)
         addresses = None
         if any(adapters):
@@ -244,7 +249,7 @@ class NativeDecoding:
         self._lengths = [0] * rows
         self._tables: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(rows)]
         self._addresses = np.zeros((rows, 1), np.uint64)
-        self.logits: Floats = np.zeros((rows, model.config.sizes.vocabulary), np.float32)
+        self.logits: Floats = np.zeros((rows, model.config.llama.vocab_size), np.float32)
 
     @property
     def columns(self) -> int:

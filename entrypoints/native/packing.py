@@ -8,13 +8,11 @@ folder is read-only, weights are packed in memory.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,17 +23,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.console import note
 from entrypoints.inference import quantized
 from entrypoints.inference.weights import Weights
-from entrypoints.native.config import LlamaConfig
+from entrypoints.models.int8 import LARGEST
+from entrypoints.models.llama import paddle_weight_shapes
+from entrypoints.native.config import NativeConfig
 from entrypoints.native.library import PANEL, PROJECTIONS, Type
-from entrypoints.quantizing.arithmetic import LARGEST
+from entrypoints.runtime.console import note
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import quantizing, workspace
-from paddle_stacks.jobs.files import sync_folder
+from paddle_stacks.jobs.files import replacing_file
 
-__all__ = ["PRECISIONS", "Packed", "group_quantized", "open_packed", "pack_linear", "stored_precision"]
+__all__ = [
+    "PRECISIONS",
+    "Packed",
+    "group_quantized",
+    "open_packed",
+    "pack_linear",
+    "stored_precision",
+]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -102,7 +108,7 @@ def stored_precision(weights: Weights) -> str:
 
 
 def open_packed(
-    config: LlamaConfig, weights: Weights, precision: str, *, save: bool = True
+    config: NativeConfig, weights: Weights, precision: str, *, save: bool = True
 ) -> Packed:
     """Return a checkpoint's packed weights; pack them where that was not done yet.
 
@@ -145,7 +151,7 @@ class _Plan:
         entries: the arrays, in the file's order.
     """
 
-    def __init__(self, config: LlamaConfig, weights: Weights, precision: str) -> None:
+    def __init__(self, config: NativeConfig, weights: Weights, precision: str) -> None:
         _check(config, weights)
         self._config = config
         self._weights = weights
@@ -157,12 +163,15 @@ class _Plan:
         self.entries: list[_Entry] = []
         self._extra = quantized.extra_weights(weights)
         self._add_rotation()
-        if not config.tied:
+        if not config.llama.tie_word_embeddings:
             self._add_embedding()
-        for layer in range(config.sizes.layers):
+        for layer in range(config.llama.num_hidden_layers):
             self._add_layer(f"llama.layers.{layer}.")
         self._add_vector(NORM, NORM)
-        self._add_linear(EMBEDDING if config.tied else HEAD, transposed=config.tied)
+        self._add_linear(
+            EMBEDDING if config.llama.tie_word_embeddings else HEAD,
+            transposed=config.llama.tie_word_embeddings,
+        )
 
     def offsets(self, begin: int) -> dict[str, tuple[int, int]]:
         """Return each array's offset and size, for a header that ends at ``begin``."""
@@ -178,9 +187,7 @@ class _Plan:
         offset, size = list(self.offsets(begin).values())[-1]
         return offset + size
 
-    def fill(
-        self, memory: npt.NDArray[np.uint8], begin: int
-    ) -> dict[str, npt.NDArray[np.uint8]]:
+    def fill(self, memory: npt.NDArray[np.uint8], begin: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Pack everything into memory, and return the arrays in it."""
         arrays = self.arrays(memory, begin)
         # NumPy lets others run while it copies.
@@ -189,9 +196,7 @@ class _Plan:
                 done.result()
         return arrays
 
-    def arrays(
-        self, memory: npt.NDArray[np.uint8], begin: int
-    ) -> dict[str, npt.NDArray[np.uint8]]:
+    def arrays(self, memory: npt.NDArray[np.uint8], begin: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Return the arrays that lie in memory."""
         places = self.offsets(begin).items()
         return {name: memory[offset : offset + size] for name, (offset, size) in places}
@@ -209,7 +214,7 @@ class _Plan:
 
     def _add_rotation(self) -> None:
         config = self._config
-        size = config.context * config.head_dim // 2 * 4
+        size = config.llama.max_position_embeddings * config.llama.head_dim // 2 * 4
         self._add("cos", size, lambda: config.rotary_tables()[0])
         self._add("sin", size, lambda: config.rotary_tables()[1])
 
@@ -268,7 +273,9 @@ class _Plan:
         """Add a weight in eight bits and its scales, which are computed together."""
         scales_name = f"{name}.scales"
         self._add(name, size, lambda: group_quantized(oriented(self._weights[name]))[0])
-        self._add(scales_name, scales_size, lambda: group_quantized(oriented(self._weights[name]))[1])
+        self._add(
+            scales_name, scales_size, lambda: group_quantized(oriented(self._weights[name]))[1]
+        )
 
 
 _ITEM_BYTES = {Type.FLOAT32: 4, Type.BFLOAT16: 2, Type.INT8: 1, Type.INT8_GROUP32: 1}
@@ -401,28 +408,14 @@ def _write(path: Path, plan: _Plan, source: Mapping[str, Any]) -> None:
     header = _header(plan, source)
     begin = _PREFIX.size + len(header)
     size = plan.size(begin)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
+    with replacing_file(path, "wb") as stream:
         # Beforehand: a full disk would end the process when it writes to a mapping.
-        os.posix_fallocate(descriptor, 0, size)
-        with mmap.mmap(descriptor, size) as mapping:
-            mapping[:begin] = _PREFIX.pack(
-                _MAGIC, FORMAT, len(header), hashlib.sha256(header).digest()
-            ) + header
-            memory = np.frombuffer(mapping, np.uint8)
-            plan.fill(memory, begin)
-            del memory
-            mapping.flush()
-        os.fchmod(descriptor, 0o644)
-        os.fsync(descriptor)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    finally:
-        os.close(descriptor)
-    sync_folder(path.parent)
+        os.posix_fallocate(stream.fileno(), 0, size)
+        mapping = mmap.mmap(stream.fileno(), size)
+        digest = hashlib.sha256(header).digest()
+        mapping[:begin] = _PREFIX.pack(_MAGIC, FORMAT, len(header), digest) + header
+        plan.fill(np.frombuffer(mapping, np.uint8), begin)
+        mapping.flush()
 
 
 def _fingerprint(folder: Path) -> dict[str, Any]:
@@ -430,7 +423,9 @@ def _fingerprint(folder: Path) -> dict[str, Any]:
     names = ["config.json", workspace.WEIGHT_SCALES, quantizing.ACTIVATIONS, quantizing.CACHE]
     paths = [folder / name for name in names if (folder / name).is_file()]
     paths += sorted(folder.glob("*.safetensors"))
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns, _sampled(path)] for path in paths}
+    return {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns, _sampled(path)] for path in paths
+    }
 
 
 def _sampled(path: Path) -> str:
@@ -447,13 +442,13 @@ def _sampled(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(config: LlamaConfig, weights: Weights) -> None:
+def _check(config: NativeConfig, weights: Weights) -> None:
     """Refuse a checkpoint whose weights are not those of its configuration.
 
     Raises:
         RequestError: weights are missing, of another shape, or unknown.
     """
-    shapes = config.weights()
+    shapes = paddle_weight_shapes(config.llama)
     faults = []
     for name, shape in shapes.items():
         if name not in weights:
@@ -477,9 +472,9 @@ def _check(config: LlamaConfig, weights: Weights) -> None:
         raise RequestError([Problem(fault, where, remedy) for fault in faults[:_LISTED] + more])
 
 
-def _extra_faults(config: LlamaConfig, weights: Weights) -> list[str]:
+def _extra_faults(config: NativeConfig, weights: Weights) -> list[str]:
     """Return what is wrong with the weights that shifting and smoothing leave."""
-    shapes = config.weights()
+    shapes = paddle_weight_shapes(config.llama)
     faults = []
     for name, source in quantized.extra_weights(weights).items():
         layer, _, kind = name.rpartition(".")

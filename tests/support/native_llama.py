@@ -1,4 +1,4 @@
-"""Tiny random Llama checkpoints, and a Llama in plain NumPy that the native engine is compared with."""
+"""Tiny random Llama checkpoints, and a Llama in NumPy to compare the native engine with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from entrypoints.fetching import tensors
-from entrypoints.fetching.tensors import Tensor
-from entrypoints.native.config import LlamaConfig
+from entrypoints.models import safetensors_file
+from entrypoints.models.llama import paddle_weight_shapes
+from entrypoints.models.safetensors_file import Tensor
+from entrypoints.native.config import NativeConfig
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -40,10 +41,10 @@ def from_bfloat16(array: np.ndarray) -> np.ndarray:
     return (array.astype(np.uint32) << 16).view(np.float32)
 
 
-def random_weights(config: LlamaConfig, seed: int = 0) -> dict[str, np.ndarray]:
+def random_weights(config: NativeConfig, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     weights = {}
-    for name, shape in config.weights().items():
+    for name, shape in paddle_weight_shapes(config.llama).items():
         values = random.normal(size=shape).astype(np.float32)
         scale = shape[0] ** -0.5 if len(shape) == 2 and "embed" not in name else 0.3
         weights[name] = values * np.float32(scale) + (1 if len(shape) == 1 else 0)
@@ -63,7 +64,7 @@ def write_checkpoint(
         # Unsigned integers of the item's size, as the writer wants them.
         values = np.ascontiguousarray(values).view(f"<u{values.dtype.itemsize}")
         stored.append(Tensor(name, kind, array.shape, lambda values=values: values))
-    tensors.write(folder / "model.safetensors", stored)
+    safetensors_file.write(folder / "model.safetensors", stored)
     return folder
 
 
@@ -77,19 +78,19 @@ class Reference:
         steps: what activations and caches are rounded to multiples of, by product.
     """
 
-    config: LlamaConfig
+    config: NativeConfig
     weights: dict[str, np.ndarray]
     steps: dict[str, np.ndarray] = field(default_factory=dict)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """Return the logits behind each token, ``[tokens, vocabulary]``."""
         x = self._weight("llama.embed_tokens.weight")[tokens]
-        for layer in range(self.config.sizes.layers):
+        for layer in range(self.config.llama.num_hidden_layers):
             prefix = f"llama.layers.{layer}."
             x = x + self._attention(prefix, self._norm(prefix + "input_layernorm", x))
             x = x + self._mlp(prefix, self._norm(prefix + "post_attention_layernorm", x))
         x = self._norm("llama.norm", x)
-        if self.config.tied:
+        if self.config.llama.tie_word_embeddings:
             return x @ self._weight("llama.embed_tokens.weight").T
         return x @ self._weight("lm_head.weight")
 
@@ -97,7 +98,7 @@ class Reference:
         return self.weights[name].astype(np.float64)
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        scale = 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config.epsilon)
+        scale = 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config.llama.rms_norm_eps)
         return x * scale * self._weight(f"{name}.weight") + self.weights.get(f"{name}.bias", 0)
 
     def _rounded(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -119,15 +120,14 @@ class Reference:
         return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
     def _attention(self, prefix: str, x: np.ndarray) -> np.ndarray:
-        sizes, dim = self.config.sizes, self.config.head_dim
+        llama = self.config.llama
+        dim = llama.head_dim
         name = f"{prefix}self_attn."
         x = self._input(f"{name}q_proj", x)
-        q, k, v = (
-            self._linear(f"{name}{part}_proj", x).reshape(len(x), -1, dim) for part in "qkv"
-        )
+        q, k, v = (self._linear(f"{name}{part}_proj", x).reshape(len(x), -1, dim) for part in "qkv")
         k = self._rounded(f"{name}cachek_matmul", self._rotated(k))
         v = self._rounded(f"{name}cachev_matmul", v)
-        group = sizes.heads // sizes.key_value_heads
+        group = llama.num_attention_heads // llama.num_key_value_heads
         k, v = (np.repeat(part, group, axis=1) for part in (k, v))
         scores = np.einsum("qhd,khd->hqk", self._rotated(q), k) / dim**0.5
         scores[:, np.triu(np.ones((len(x), len(x)), bool), 1)] = -np.inf
