@@ -201,6 +201,13 @@ RUN --mount=type=tmpfs,target=/tmp \
     --mount=type=bind,source=images/ops,target=/srv/ops \
     python /srv/ops/build_cpu_operators.py /srv/ops/cpu /opt/cpu-operators
 
+# The native CPU engine, for every backend; it has nothing of Paddle's.
+# hadolint ignore=DL3006
+FROM compilers-${BACKEND} AS native-engine
+RUN --mount=type=tmpfs,target=/tmp \
+    --mount=type=bind,source=images/native,target=/srv/native \
+    "$BASE_PYTHON" /srv/native/build.py /srv/native /opt/native/libpaddle_stacks_native.so
+
 # PaddleNLP's operators, for a DCU.
 FROM operators AS dcu-operators
 ARG GFX_ARCHS=notset
@@ -262,6 +269,12 @@ RUN --mount=type=tmpfs,target=/srv --mount=type=tmpfs,target=/tmp \
     cp -r --no-preserve=timestamps /srv/operators/kernels /srv/operators/site /opt/cpu-operators/ && \
     python -m compileall -q --invalidation-mode unchecked-hash /opt/cpu-operators/site && \
     python /srv/check_cpu_operators.py /opt/cpu-operators /srv/operators/cpu-operators.json && \
+    /srv/steps/finish
+RUN --mount=type=tmpfs,target=/srv \
+    --mount=type=bind,source=images/steps,target=/srv/steps \
+    --mount=type=bind,from=native-engine,source=/opt/native,target=/srv/native \
+    install -D -m 0755 -t /opt/native /srv/native/libpaddle_stacks_native.so && \
+    python -c 'import ctypes; ctypes.CDLL("/opt/native/libpaddle_stacks_native.so").ps_abi' && \
     /srv/steps/finish
 
 FROM ops-cpu AS ops-dcu

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def _answer_file(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
     content, questions = read_prompts(options)
-    _start_paddle()
+    _start(options)
     from entrypoints.inference.batch import answer_file
 
     answer_file(options, content, questions, model, adapter, begun)
@@ -58,7 +58,7 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
     if question == STANDARD_STREAM:
         question = _standard_input()
     prompt = prompts.question(question, options.system)
-    _start_paddle()
+    _start(options)
     from entrypoints.inference.session import Session, open_text
 
     text = open_text(options, model)
@@ -75,7 +75,7 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
 
 
 def _measure(options: Options, model: Path, adapter: Path | None) -> None:
-    _start_paddle()
+    _start(options)
     from entrypoints.inference import benchmark
     from entrypoints.inference.model import context_length, vocabulary_size
     from entrypoints.inference.session import load_model
@@ -85,7 +85,7 @@ def _measure(options: Options, model: Path, adapter: Path | None) -> None:
 
 
 def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
-    _start_paddle()
+    _start(options)
     from entrypoints.inference.chat import talk
     from entrypoints.inference.session import Session, open_text
 
@@ -102,9 +102,11 @@ def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> 
     session.report()
 
 
-def _start_paddle() -> None:
-    phase("start PaddlePaddle")
-    libraries_log_to(None)
+def _start(options: Options) -> None:
+    """Prepare for the model; of the engines, only native does without Paddle."""
+    if options.engine != "native":
+        phase("start PaddlePaddle")
+        libraries_log_to(None)
     signal.signal(signal.SIGTERM, _stop)
 
 

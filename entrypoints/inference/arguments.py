@@ -21,7 +21,7 @@ class Options:
     """What ``infer`` is asked to do.
 
     Args:
-        engine: what computes: ``dynamic`` or ``static``.
+        engine: what computes: ``dynamic``, ``static`` or ``native``.
         model: name in ``models/`` or path of the base model; for the static engine an
             exported folder.
         adapter: run or path of a LoRA adapter, or None.
@@ -41,6 +41,8 @@ class Options:
         logprobs: how many of the likeliest tokens are told at each place of an answer to
             ``input``; None for no probabilities.
         dtype: what is computed in: ``float32`` or ``float16``.
+        precision: of the native engine's weights: ``fp32``, ``bf16`` or ``int8``; None for that
+            of the checkpoint.
         force: whether an existing ``output``, or what is left of another run's, is replaced.
         own_repetition_penalty: whether the command says which one it wants.
     """
@@ -63,6 +65,7 @@ class Options:
     batch_size: int
     logprobs: int | None
     dtype: str
+    precision: str | None
     force: bool
     own_repetition_penalty: bool
 
@@ -99,6 +102,7 @@ def parse(argv: list[str]) -> Options:
         batch_size=arguments.batch_size,
         logprobs=arguments.logprobs,
         dtype=arguments.dtype or platforms.usual_dtype(),
+        precision=arguments.precision,
         force=arguments.force,
         own_repetition_penalty=arguments.repetition_penalty is not None,
     )

@@ -36,6 +36,8 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         values["--dtype"] = options.dtype
     if options.engine != "dynamic":
         values["--engine"] = options.engine
+    if options.precision is not None:
+        values["--precision"] = options.precision
     if options.logprobs is not None:
         values["--logprobs"] = str(options.logprobs)
     words = {"greedy": "--decode"}

@@ -8,13 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import paddle
 
-from entrypoints.inference import dynamic, quantized
+from entrypoints.inference import quantized
 from entrypoints.inference.adapter import Adapter
-from entrypoints.inference.decoding import Model, shared
-from entrypoints.inference.llama import llama_config, rotation_tables
-from entrypoints.inference.network import NetworkModel
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
 from entrypoints.models.llama import paddle_weight_shapes
@@ -58,6 +54,14 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
         RequestError: the checkpoint or the adapter is missing, damaged or of a
             kind that is not supported, or the two do not belong together.
     """
+    # The native engine uses this module too, and does without Paddle.
+    import paddle
+
+    from entrypoints.inference import dynamic
+    from entrypoints.inference.decoding import Model, shared
+    from entrypoints.inference.llama import llama_config, rotation_tables
+    from entrypoints.inference.network import NetworkModel
+
     if adapter and workspace.is_quantized(folder):
         raise RequestError(
             f"{folder} was quantized, and its scales are not those of an adapter",
@@ -161,6 +165,7 @@ def read_config(folder: Path) -> Any:
 
 def _empty(config: Any, dtype: str) -> Any:
     """Return the network that a configuration is for, without values in it."""
+    import paddle
     from paddlenlp import transformers
     from paddlenlp.transformers.model_utils import no_init_weights
 

@@ -29,7 +29,16 @@ from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.quantizing import ACTIVATIONS, CACHE
 from paddle_stacks.jobs.workspace import WEIGHT_SCALES
 
-__all__ = ["CACHES", "WRAPPED", "Rounding", "activation_scales", "extra_weights", "spelt", "tap_of", "weight_scales"]
+__all__ = [
+    "CACHES",
+    "WRAPPED",
+    "Rounding",
+    "activation_scales",
+    "extra_weights",
+    "spelt",
+    "tap_of",
+    "weight_scales",
+]
 
 WRAPPED = ("self_attn.o_proj", "mlp.down_proj")
 """The projections that upstream wraps, to shift and smooth what enters them."""

@@ -90,6 +90,10 @@ def load_model(options: Options, model: Path, adapter: Path | None) -> LanguageM
         from entrypoints.inference import static
 
         return static.load(model)
+    if options.engine == "native":
+        from entrypoints.native.model import load as load_native
+
+        return load_native(model, adapter, options.precision)
     return load(model, adapter, options.dtype)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.models.chat_template import ChatTemplateError, variables_of
-from entrypoints.models.tokenizer import load as load_tokenizer
+from entrypoints.models.tokenizer import load_for_inference
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.prompts import Prompt, listed
@@ -215,7 +215,7 @@ def load(folder: Path, context: int, *, raw: bool) -> Text:
         RequestError: its files are missing or damaged.
     """
     config = json_files.read_object(folder / "config.json")
-    return Text(load_tokenizer(folder), folder, context, raw, config.get("vocab_size"))
+    return Text(load_for_inference(folder), folder, context, raw, config.get("vocab_size"))
 
 
 def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entrypoints.models import chat_template
+from entrypoints.models import chat_template, fast_tokenizer
+from entrypoints.runtime.logging import libraries_log_to
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import chat_templates, json_files
 
-__all__ = ["load", "load_tokenizer"]
+__all__ = ["load", "load_for_inference", "load_tokenizer"]
 
 _CONFIG, _WHOLE = "tokenizer_config.json", "tokenizer.json"
 _VOCABULARY = "vocab.json"
@@ -33,13 +34,9 @@ def load(folder: Path) -> Any:
         RequestError: its files are missing or damaged, a special token is too long, a
             token's number is none, or the chat template cannot be compiled.
     """
+    _check_files(folder)
     from paddlenlp.transformers import AutoTokenizer
 
-    if not (folder / _CONFIG).is_file():
-        remedy = "get the model again: ./inv fetch NAME --force"
-        raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
-    _check_special_tokens(folder)
-    _check_vocabulary(folder / _VOCABULARY)
     try:
         # Without a template: PaddleNLP's environment lacks what transformers adds to Jinja.
         tokenizer = AutoTokenizer.from_pretrained(str(folder), chat_template=None)
@@ -50,6 +47,30 @@ def load(folder: Path) -> Any:
     if not (folder / chat_templates.PADDLE).is_file():
         tokenizer.chat_template = chat_template.load(folder)
     return tokenizer
+
+
+def load_for_inference(folder: Path) -> Any:
+    """Return a model's tokenizer, without PaddleNLP where that is possible.
+
+    Raises:
+        RequestError: as :func:`load`.
+    """
+    _check_files(folder)
+    tokenizer = fast_tokenizer.load(folder)
+    if tokenizer is None:
+        libraries_log_to(None)
+        return load(folder)
+    tokenizer.chat_template = chat_template.load(folder)
+    return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Check what takes long or fails late when a library reads it."""
+    if not (folder / _CONFIG).is_file():
+        remedy = "get the model again: ./inv fetch NAME --force"
+        raise RequestError("the model has no tokenizer", where=str(folder), remedy=remedy)
+    _check_special_tokens(folder)
+    _check_vocabulary(folder / _VOCABULARY)
 
 
 def _check_special_tokens(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """Weights in the layout that the engine reads, packed once and mapped by every process.
 
-The packed file lies beside the checkpoint: ``native.fp32``, ``native.bf16`` or ``native.int8``.
-Its header has the format's version, what it was packed from and where each array is, and its own
-SHA-256; arrays follow, aligned to cache lines. The file appears when it is whole. Where the
-folder is read-only, weights are packed in memory.
+The packed file lies beside the checkpoint: ``.native.fp32``, ``.native.bf16`` or
+``.native.int8``. Its header has the format's version, what it was packed from and where each
+array is, and its own SHA-256; arrays follow, aligned to cache lines. The file appears when it is
+whole. Where the folder is read-only, weights are packed in memory.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def open_packed(
     """
     plan = _Plan(config, weights, precision)
     source = _fingerprint(weights.folder)
-    path = weights.folder / f"native.{precision}"
+    path = weights.folder / f".native.{precision}"
     if mapped := _mapped(path, plan, source):
         return Packed(plan.types, mapped, path)
     if save:

@@ -65,7 +65,8 @@ def build(source: Path, output: Path) -> None:
         command = ["g++", "-shared", "-s", "-o", str(output), *objects, "-pthread"]
         # In the image as in the stage that builds it: one copy of the C++ library's code less
         # to depend on.
-        _run([*command, "-static-libstdc++", "-static-libgcc"], f"{output.name} does not link")
+        command += ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
+        _run(command, f"{output.name} does not link")
 
 
 def _compile(path: Path, target: str) -> None:

@@ -593,10 +593,12 @@ def _infer() -> Parser:
     _add_model(parser)
     add(
         "--engine",
-        choices=("dynamic", "static", "fused", "block"),
+        choices=("dynamic", "static", "native", "fused", "block"),
         default="dynamic",
-        help="engine: static runs the output of export --static; fused and block require a DCU",
+        help="engine: static runs the output of export --static; native is this project's for"
+        " CPUs; fused and block require a DCU",
     )
+    _add_precision(add)
     ask = parser.add_argument_group("input (one of them)").add_argument
     ask("--prompt", metavar="TEXT", help="prompt; - reads it from standard input")
     ask("--input", metavar="FILE", help="prompts, one JSON object per line; - reads standard input")
@@ -631,6 +633,14 @@ def _add_model(parser: Parser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="base model: a name in models/, or a path")
     add("--adapter", help="LoRA adapter: a name in runs/, or a path")
+
+
+def _add_precision(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="--engine native: of the weights (default: the checkpoint's)",
+    )
 
 
 def _add_dtype(add: Callable[..., argparse.Action]) -> None:

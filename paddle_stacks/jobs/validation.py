@@ -178,6 +178,12 @@ def _check_engine(arguments: argparse.Namespace, backend: str) -> list[Problem]:
         remedy = f"./inv infer --backend dcu --recipe NAME, with {recipes[engine]}"
         remedy += "; here: --engine dynamic or static" if on_cpu else "; or --engine dynamic"
         problems.append(Problem(what, "infer", remedy))
+    if engine == "native" and not on_cpu:
+        what = "--engine native computes on a CPU"
+        problems.append(Problem(what, "infer", "--backend cpu, or --engine dynamic"))
+    if arguments.precision is not None and engine != "native":
+        what = "--precision requires --engine native"
+        problems.append(Problem(what, "infer", "--engine native, or leave --precision out"))
     if engine == "static" and arguments.adapter:
         what = "--engine static does not take --adapter: the graph contains its adapter"
         remedy = "./inv export --model MODEL --adapter RUN --static --output exported/NAME"

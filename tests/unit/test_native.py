@@ -477,7 +477,7 @@ def test_weights_are_packed_once_and_then_mapped(tmp_path: Path) -> None:
     folder, config, _ = checkpoint(tmp_path)
     weights = Weights(folder)
     first = packing.open_packed(config, weights, "fp32")
-    assert first.path == folder / "native.fp32"
+    assert first.path == folder / ".native.fp32"
     written = first.path.stat()
     again = packing.open_packed(config, weights, "fp32")
     assert again.path is not None
@@ -488,7 +488,7 @@ def test_weights_are_packed_once_and_then_mapped(tmp_path: Path) -> None:
     for name, array in first.arrays.items():
         np.testing.assert_array_equal(array, again.arrays[name])
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("config.json", "model.safetensors", "native.fp32")
+        *("config.json", "model.safetensors", ".native.fp32")
     ]
 
 
@@ -513,10 +513,10 @@ def damaged(path: Path, how: str) -> None:
 def test_a_damaged_packed_file_is_packed_again(tmp_path: Path, how: str) -> None:
     folder, _, _ = checkpoint(tmp_path)
     expected = model_of(folder, save=True).start([[1, 2]]).logits
-    whole = (folder / "native.fp32").read_bytes()
-    damaged(folder / "native.fp32", how)
+    whole = (folder / ".native.fp32").read_bytes()
+    damaged(folder / ".native.fp32", how)
     np.testing.assert_array_equal(model_of(folder, save=True).start([[1, 2]]).logits, expected)
-    assert (folder / "native.fp32").read_bytes() == whole
+    assert (folder / ".native.fp32").read_bytes() == whole
 
 
 def test_other_weights_of_the_same_size_are_packed_again(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_read_only_folder_is_packed_in_memory(
     monkeypatch.setattr(packing, "replacing_file", refused)
     model = model_of(folder, save=True)
     assert_close(model.start([[1, 2]]).logits[0], Reference(config, weights).logits([1, 2])[-1])
-    assert not (folder / "native.fp32").exists()
+    assert not (folder / ".native.fp32").exists()
     assert "packed in memory" in capsys.readouterr().err
 
 
