@@ -69,6 +69,7 @@ class Recipe:
         nodes: how many machines.
         model: the model's name in ``models/``; fetched first where it is not there.
         dtype: what is computed in.
+        advice: when to take this recipe, or the one to take in its place; empty if none.
         benchmark: whether there is a variant ``NAME-benchmark`` that measures.
         instead: the recipe to use where this one cannot work; empty if none.
     """
@@ -87,6 +88,7 @@ class Recipe:
     nodes: int = 1
     model: str = ""
     dtype: str = ""
+    advice: str = ""
     benchmark: bool = False
     instead: str = ""
 

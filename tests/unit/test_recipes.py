@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from paddle_stacks import launch, recipe_page, recipes
+from paddle_stacks import launch, recipe_needs, recipe_page, recipes
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import schema
 from paddle_stacks.plan import show
@@ -362,9 +364,54 @@ def test_a_configuration_has_none_of_the_documented_mistakes(path: Path) -> None
         schema.load(path, backend="dcu")
 
 
+NEEDS = recipe_needs.all_of(DCU, ROOT)
+
+
+def test_every_recipe_has_needs_and_an_advice() -> None:
+    own = {name: recipe for name, recipe in DCU.items() if not name.endswith(recipes.BENCHMARK)}
+    assert list(NEEDS) == list(own)
+    for name, recipe in own.items():
+        assert recipe.advice and NEEDS[name].disk > 0 < NEEDS[name].memory, name
+        other = re.search(r"take ([a-z0-9-]+-[a-z0-9-]+)", recipe.advice)
+        assert not other or other[1] in own, recipe.advice
+        assert (NEEDS[name].time == "not measured") is (recipe.job not in ("finetune", "pretrain"))
+
+
+def test_the_recipe_that_does_not_fit_is_marked() -> None:
+    assert NEEDS["sft-13b"].memory_text == "272 > 64"
+    assert NEEDS["sft-13b-8-cards"].memory_text == "44"
+
+
+def test_the_disk_that_recipes_need() -> None:
+    size, gb = 13_015_864_320, 10**9
+    assert NEEDS["infer-fp16"].disk == 2 * size
+    # a checkpoint of LoRA is small: 31,293,440 parameters
+    assert 2 * size < NEEDS["lora-13b"].disk < 2 * size + gb
+    # float16 weights, float32 copies and moments; save_total_limit 1, one more while it is written
+    assert NEEDS["sft-13b-8-cards"].disk == 2 * size + 2 * 14 * size + 2 * size
+    assert NEEDS["pretrain-pp8"].disk == 2 * size + 11 * 14 * size + 2 * size, "save_total_limit 10"
+    quantized = NEEDS["quantize-a8w8"].disk - 2 * size
+    assert size < quantized < 1.05 * size
+    assert NEEDS["export-block-a8w8"].disk == 2 * size + 2 * quantized
+    assert DCU["pretrain-pp8"].advice.endswith(f"need {(3 * 14 + 2) * size // gb} GB")
+
+
+def test_a_quantized_model_and_cache_need_less_memory() -> None:
+    names = ("infer-block-fp16", "infer-block-a8w8", "infer-block-cachekv-int8")
+    half, a8w8, a8w8c8 = (NEEDS[name].memory for name in names)
+    assert half > a8w8 > a8w8c8
+    dynamic = NEEDS["infer-block-cachekv-int8-dynamic"].memory
+    assert a8w8 < dynamic < half, "float16 weights and an int8 cache"
+
+
+def test_a_model_of_unknown_shape_has_no_needs() -> None:
+    assert recipe_needs.of(replace(DCU["infer-7b"], model="unknown"), ROOT) is None
+
+
 def test_the_page_is_made_from_the_file() -> None:
     introduction = (ROOT / "configs" / "recipes" / "dcu.md").read_text()
-    made = recipe_page.as_markdown(introduction, DCU, recipes.lines(ROOT, "dcu"), "dcu")
+    lines, needs = recipes.lines(ROOT, "dcu"), recipe_needs.all_of(DCU, ROOT)
+    made = recipe_page.as_markdown(introduction, DCU, lines, "dcu", needs)
     assert (ROOT / "docs" / "recipes.md").read_text() == made, (
         "./inv recipes --markdown > docs/recipes.md"
     )
