@@ -271,17 +271,18 @@ def combinations(machine: Machine) -> Finding:
     names = _known_names(machine)
     types = [kind for name in names if (kind := cards.find(name))]
     reports = wheels.matching(loaded, {kind.architecture for kind in types})
-    works = "; ".join(f"{each} ({each.source})" for each in reports if each.works)
+    works = "; ".join(str(each) for each in reports if each.works)
     fails = "; ".join(f"{each}: {each.result}" for each in reports if not each.works)
     fails = f"; reported to fail: {fails}" if fails else ""
+    sources = "(configs/dcu/combinations.toml)"
     on = f"driver {loaded.version}{' with ' if names else ''}{', '.join(sorted(names))}"
     if not works:
         return hint(
-            f"no published combination of wheel and DTK is known to work with {on}{fails}",
+            f"no combination of wheel and DTK is known to work with {on}{fails} {sources}",
             "install a driver for DTK 24.04.1 (6.2 series), or add what works for you to "
             "configs/dcu/combinations.toml",
         )
-    return ok(f"others ran with {on}: {works}{fails}")
+    return ok(f"others ran with {on}: {works}{fails} {sources}")
 
 
 def _known_names(machine: Machine) -> set[str]:

@@ -16,6 +16,10 @@ from tests.support.doc_pages import COMMANDS, ROOT, blocks, pages
 
 PAGES = pages()
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+TRANSLATIONS = [
+    (README, CHINESE),
+    (ROOT / "docs" / "day-one.md", ROOT / "docs" / "zh" / "day-one.md"),
+]
 
 
 def test_every_proof_is_a_test() -> None:
@@ -78,7 +82,8 @@ def outline(page: Path) -> Outline:
     """
     text = page.read_text(encoding="utf-8")
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    language = re.compile(r"README(\.zh-CN)?\.md")
+    # A page links to its own translation, and from docs/zh/ all other pages are one folder up.
+    language = re.compile(r"^\.\./|(?<=README)\.zh-CN(?=\.md)|\bzh/")
     code = [
         (
             block.language,
@@ -92,23 +97,31 @@ def outline(page: Path) -> Outline:
     ]
     return Outline(
         [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)],
-        [language.sub("README.md", link) for link in re.findall(r"\]\(([^)]+)\)", prose)],
+        [language.sub("", link) for link in re.findall(r"\]\(([^)]+)\)", prose)],
         [set(re.findall(r"`([^`]+)`", part)) for part in prose.split("\n\n") if part.strip()],
         [line.count("|") for line in prose.splitlines() if line.startswith("|")],
         code,
     )
 
 
+@pytest.mark.parametrize("english, chinese", TRANSLATIONS, ids=lambda page: page.name)
 @pytest.mark.parametrize("what", Outline._fields)
-def test_the_chinese_readme_has_what_the_english_one_has(what: str) -> None:
-    english, chinese = (getattr(outline(page), what) for page in (README, CHINESE))
-    for number, (one, other) in enumerate(zip(english, chinese, strict=False)):
-        assert one == other, f"README.zh-CN.md, {what}, number {number + 1}"
-    assert len(english) == len(chinese)
+def test_a_chinese_page_has_what_the_english_one_has(
+    what: str, english: Path, chinese: Path
+) -> None:
+    originals, translated = (getattr(outline(page), what) for page in (english, chinese))
+    for number, (one, other) in enumerate(zip(originals, translated, strict=False)):
+        assert one == other, f"{chinese.name}, {what}, number {number + 1}"
+    assert len(originals) == len(translated)
 
 
-def test_the_chinese_readme_is_in_chinese() -> None:
-    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", CHINESE.read_text(), flags=re.S)
+def test_every_chinese_page_is_a_translation() -> None:
+    assert [chinese for _, chinese in TRANSLATIONS[1:]] == [*(ROOT / "docs" / "zh").glob("*.md")]
+
+
+@pytest.mark.parametrize("chinese", [page for _, page in TRANSLATIONS], ids=lambda page: page.name)
+def test_a_chinese_page_is_in_chinese(chinese: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", chinese.read_text(), flags=re.S)
     for part in re.split(r"\n\n", prose):
         if len(part.strip()) > 60 and not part.startswith("#"):
             assert len(re.findall(r"[\u4e00-\u9fff]", part)) > 0.2 * len(part), part
