@@ -1,6 +1,6 @@
-"""Everything for a network that is closed, in one folder: made here, checked and loaded there.
+"""Bundles for air-gapped installation: one folder with everything, created here and loaded there.
 
-``create`` makes a bundle with the project's own environment. All else here is carried in
-the bundle as ``bundle.pyz`` and runs on the other side before there is an environment: the
-standard library, Python 3.10 and the ``docker`` command are all it has.
+``create`` runs in the project's environment. The modules that verify and load a bundle are part
+of it as ``bundle.pyz``. They run before the project's environment exists, with nothing but
+Python 3.10, its standard library and the ``docker`` command.
 """

@@ -1,4 +1,4 @@
-"""Is a bundle whole? Every file is compared with its sum; every fault is told by its name."""
+"""Verification of a bundle: every file is compared with its checksum."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paddle_stacks.bundle.contents import (
-    AGAIN,
+    COPY_AGAIN,
     MANIFEST,
-    OUTSIDE,
     SIGNATURE,
     SUMS,
+    UNLISTED,
     Manifest,
-    Piece,
+    StoredFile,
+    not_a_bundle,
     read_sums,
 )
 from paddle_stacks.errors import Problem, RequestError
@@ -25,151 +26,147 @@ from paddle_stacks.jobs.files import digest_of
 __all__ = ["Stamp", "read", "stamp", "verify"]
 
 Stamp = tuple[int, int, int]
-"""What tells that a file is the one that was read before: size, time of change (ns), inode."""
+"""Size, time of change (ns) and inode: they show whether a file changed since it was read."""
 
 _SECONDS = 5.0  # between two lines of progress
 
 
-def read(folder: Path) -> tuple[Manifest, list[Piece]]:
-    """Return a bundle's manifest, and every file that has to lie in its folder.
+def read(folder: Path) -> tuple[Manifest, list[StoredFile]]:
+    """Return a bundle's manifest and the files that its folder must have.
 
     Raises:
-        RequestError: it is no bundle, its manifest is damaged, or the two lists of its
-            files, the manifest and ``SHA256SUMS``, are not of one mind.
+        RequestError: not a bundle, its manifest is damaged, or the manifest and ``SHA256SUMS``
+            list different files.
     """
     if not folder.is_dir():
-        raise RequestError(
-            "there is no such folder",
-            where=str(folder),
-            remedy="name the folder that bundle.create made, with SHA256SUMS in it",
-        )
+        raise not_a_bundle(folder, "the folder does not exist")
     sums = read_sums(folder / SUMS)
     path = folder / MANIFEST
-    outside = [_outside(folder, name, sums) for name in OUTSIDE]
+    unlisted = [_unlisted(folder, name, sums) for name in UNLISTED]
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sums[MANIFEST]:
-        raise RequestError(f"{MANIFEST} is damaged", where=str(path), remedy=AGAIN)
+        raise RequestError(f"{MANIFEST} is damaged", where=str(path), remedy=COPY_AGAIN)
     manifest = Manifest.from_json(content.decode("utf-8", errors="replace"), str(path))
-    pieces = [*outside, *(piece for file in manifest.files for piece in file.pieces)]
-    named = {piece.path: piece.sha256 for piece in pieces}
-    if len(named) != len(pieces):
-        raise RequestError("a file is named twice", where=str(path), remedy=AGAIN)
-    if named != sums:
-        other = sorted(p for p in set(named) | set(sums) if named.get(p) != sums.get(p))
+    stored = [*unlisted, *(each for file in manifest.files for each in file.stored)]
+    listed = {file.path: file.sha256 for file in stored}
+    if len(listed) != len(stored):
+        raise RequestError("a file is listed twice", where=str(path), remedy=COPY_AGAIN)
+    if listed != sums:
+        paths = sorted(p for p in {*listed, *sums} if listed.get(p) != sums.get(p))
         raise RequestError(
-            f"{SUMS} and {MANIFEST} differ about {', '.join(other[:3])}",
+            f"{SUMS} and {MANIFEST} differ in {', '.join(paths[:3])}",
             where=str(folder),
-            remedy=AGAIN,
+            remedy=COPY_AGAIN,
         )
-    return manifest, pieces
+    return manifest, stored
 
 
 def verify(
     folder: Path,
-    say: Callable[[str], None],
-    known: Mapping[str, Stamp] | None = None,
-    found_whole: Callable[[str, Stamp], None] | None = None,
+    log: Callable[[str], None],
+    verified: Mapping[str, Stamp] | None = None,
+    on_verified: Callable[[str, Stamp], None] | None = None,
 ) -> Manifest:
-    """Compare every file of a bundle with its sum and return the manifest.
+    """Compare every file of a bundle with its checksum and return the manifest.
 
     Args:
         folder: the bundle.
-        say: told how far it is.
-        known: the files that were whole before; those that did not change are not read again.
-        found_whole: called with each file that is whole, as soon as it is known to be.
+        log: called with lines of progress.
+        verified: files that were verified before; they are not read again if unchanged.
+        on_verified: called with each file as soon as it is verified.
 
     Raises:
-        RequestError: a file is missing, damaged, truncated, too long, not a file, or not
-            the bundle's; all of them at once, by name.
+        RequestError: files are missing, damaged, truncated, too long, not regular files, or
+            not part of the bundle; lists all of them.
     """
-    manifest, pieces = read(folder)
+    manifest, stored = read(folder)
     problems = [
-        Problem(f"{name} is not the bundle's", str(folder), "move it elsewhere")
-        for name in _strangers(folder, {piece.path for piece in pieces})
+        Problem(f"{name} is not part of the bundle", str(folder), "move it elsewhere")
+        for name in _unexpected(folder, {file.path for file in stored})
     ]
-    say(f"comparing {len(pieces)} files with their sums, {_size(sum(p.size for p in pieces))}")
-    progress = _Progress(sum(piece.size for piece in pieces), say)
-    for piece in pieces:
-        problem = _shape(folder, piece)
+    size = sum(file.size for file in stored)
+    log(f"verifying {len(stored)} files, {_size(size)}")
+    progress = _Progress(size, log)
+    for file in stored:
+        problem = _metadata_fault(folder, file)
         if not problem:
-            now = stamp(folder / piece.path)
-            if known and known.get(piece.path) == now:
-                progress(piece.size)
+            current = stamp(folder / file.path)
+            if verified and verified.get(file.path) == current:
+                progress(file.size)
                 continue
-            problem = _content(folder, piece, progress)
-            if not problem and found_whole:
-                found_whole(piece.path, now)
+            problem = _content_fault(folder, file, progress)
+            if not problem and on_verified:
+                on_verified(file.path, current)
         if problem:
-            problems.append(Problem(problem, str(folder / piece.path), AGAIN))
+            problems.append(Problem(problem, str(folder / file.path), COPY_AGAIN))
     if problems:
         raise RequestError(problems)
     return manifest
 
 
 def stamp(path: Path) -> Stamp:
-    """Return what changes when the file does."""
-    found = path.lstat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    """Return a file's stamp, which changes when the file does."""
+    status = path.lstat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _outside(folder: Path, name: str, sums: Mapping[str, str]) -> Piece:
-    """Return a file that the manifest cannot name, since it is made after it."""
+def _unlisted(folder: Path, name: str, sums: Mapping[str, str]) -> StoredFile:
+    """Return a file that the manifest cannot list, because it is written after the manifest."""
     path = folder / name
     if not path.is_file() or path.is_symlink():
-        raise RequestError(f"no bundle: {name} is missing", where=str(folder), remedy=AGAIN)
+        raise RequestError(f"not a bundle: {name} is missing", where=str(folder), remedy=COPY_AGAIN)
     if name not in sums:
-        raise RequestError(f"{SUMS} does not name {name}", where=str(folder), remedy=AGAIN)
-    return Piece(name, path.stat().st_size, sums[name])
+        raise RequestError(f"{SUMS} does not list {name}", where=str(folder), remedy=COPY_AGAIN)
+    return StoredFile(name, path.stat().st_size, sums[name])
 
 
-def _strangers(folder: Path, expected: set[str]) -> list[str]:
-    """Return what lies in the folder and is not the bundle's, links and pipes included."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        found += [(Path(place) / name).relative_to(folder).as_posix() for name in names + links]
-    return sorted(set(found) - expected - {SUMS, SIGNATURE})
+def _unexpected(folder: Path, expected: set[str]) -> list[str]:
+    """Return the entries of the folder that are not part of the bundle, including links."""
+    paths = []
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        paths += [(Path(parent) / name).relative_to(folder).as_posix() for name in names + links]
+    return sorted(set(paths) - expected - {SUMS, SIGNATURE})
 
 
-def _shape(folder: Path, piece: Piece) -> str:
-    """Return what is wrong with a file that can be seen without reading it."""
-    path = folder / piece.path
-    # A link in the middle of the path would lead out of the folder too.
+def _metadata_fault(folder: Path, file: StoredFile) -> str:
+    """Return the fault of a file that shows without reading it; empty if there is none."""
+    path = folder / file.path
+    # Also if a folder in the path is a link.
     if not path.resolve().is_relative_to(folder.resolve()):
-        return f"{piece.path} leads out of the bundle"
+        return f"{file.path} leads out of the bundle"
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
-        return f"{piece.path} is missing"
-    if not stat.S_ISREG(found.st_mode):
-        return f"{piece.path} is not a file"
-    if found.st_size < piece.size:
-        return f"{piece.path} is truncated: {found.st_size} of {piece.size} bytes"
-    if found.st_size > piece.size:
-        return f"{piece.path} is too long: {found.st_size} bytes and not {piece.size}"
+        return f"{file.path} is missing"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{file.path} is not a file"
+    if status.st_size != file.size:
+        fault = "truncated" if status.st_size < file.size else "too long"
+        return f"{file.path} is {fault}: expected {file.size} bytes, got {status.st_size}"
     return ""
 
 
-def _content(folder: Path, piece: Piece, told: Callable[[int], None]) -> str:
+def _content_fault(folder: Path, file: StoredFile, progress: Callable[[int], None]) -> str:
     try:
-        with (folder / piece.path).open("rb") as stream:
-            _, digest = digest_of(stream, told)
+        with (folder / file.path).open("rb") as stream:
+            _, digest = digest_of(stream, progress)
     except OSError as error:
-        return f"{piece.path} cannot be read: {error.strerror}"
-    return "" if digest == piece.sha256 else f"{piece.path} is damaged: its sha256 is {digest}"
+        return f"{file.path} cannot be read: {error.strerror}"
+    return "" if digest == file.sha256 else f"{file.path} is damaged: its sha256 is {digest}"
 
 
 class _Progress:
-    """Tells how much of the whole was read, every few seconds."""
+    """Logs the number of bytes read every few seconds."""
 
-    def __init__(self, whole: int, say: Callable[[str], None]) -> None:
-        self._whole, self._say = whole, say
+    def __init__(self, total: int, log: Callable[[str], None]) -> None:
+        self._total, self._log = total, log
         self._done, self._next = 0, time.monotonic() + _SECONDS
 
     def __call__(self, count: int) -> None:
         self._done += count
         if time.monotonic() > self._next:
-            self._say(f"  {_size(self._done)} of {_size(self._whole)}")
+            self._log(f"  {_size(self._done)} of {_size(self._total)}")
             self._next = time.monotonic() + _SECONDS
 
 

@@ -1,8 +1,8 @@
-"""What a bundle holds: its files with their sums, and what they are for.
+"""Contents of a bundle: its files with their checksums and purposes.
 
-``manifest.json`` says it all, ``SHA256SUMS`` has the sums of every file that lies in the
-folder for ``sha256sum -c``. A file that was too large for a stick lies there in numbered
-parts; :func:`open_joined` reads it as if it were whole.
+``manifest.json`` describes them, and ``SHA256SUMS`` has the checksums of all files in the folder
+for ``sha256sum -c``. Files above the size limit are stored in numbered parts;
+:func:`open_joined` reads the parts as one stream.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs.files import CHUNK
 
 __all__ = [
-    "AGAIN",
+    "COPY_AGAIN",
     "FORMAT",
     "MANIFEST",
-    "OUTSIDE",
     "PROGRAM",
     "README",
     "SIGNATURE",
     "SUMS",
+    "UNLISTED",
     "File",
     "Image",
     "Manifest",
-    "Piece",
+    "StoredFile",
     "check_name",
+    "digits",
+    "disk_full_as_error",
+    "not_a_bundle",
     "open_joined",
     "read_sums",
-    "telling_of_room",
     "write_sums",
 ]
 
@@ -47,21 +49,21 @@ SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 PROGRAM = "bundle.pyz"
 README = "README.md"
-OUTSIDE = (MANIFEST, README, PROGRAM)
-"""The files that have sums and are not in the manifest."""
+UNLISTED = (MANIFEST, README, PROGRAM)
+"""The files that are in ``SHA256SUMS`` and not in the manifest."""
 
-AGAIN = "copy it again from where the bundle was made"
-"""What to do about a file that is not what it should be."""
+COPY_AGAIN = "copy it again from the original bundle"
+"""The remedy for a damaged file."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A file as it lies in the bundle.
+class StoredFile:
+    """A file in the bundle's folder: a whole file, or a part of one.
 
     Args:
-        path: below the bundle's folder, with ``/``.
+        path: relative to the bundle's folder, with ``/``.
         size: bytes.
         sha256: 64 hexadecimal digits.
     """
@@ -73,26 +75,26 @@ class Piece:
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is when it is loaded.
+    """A file of the bundle, whether it is stored whole or in parts.
 
     Args:
-        path: below the bundle's folder, with ``/``; its first part says where it goes.
+        path: relative to the bundle's folder, with ``/``; the first folder is its category.
         size: bytes.
         sha256: 64 hexadecimal digits.
-        purpose: what it is for, for people.
-        parts: what lies in the bundle instead, in order; empty if the file itself does.
+        purpose: a description for people.
+        parts: the parts in order; empty if the file is stored whole.
     """
 
     path: str
     size: int
     sha256: str
     purpose: str
-    parts: tuple[Piece, ...] = ()
+    parts: tuple[StoredFile, ...] = ()
 
     @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """What lies in the bundle."""
-        return self.parts or (Piece(self.path, self.size, self.sha256),)
+    def stored(self) -> tuple[StoredFile, ...]:
+        """The files in the bundle's folder that it is stored in."""
+        return self.parts or (StoredFile(self.path, self.size, self.sha256),)
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ class Image:
     """An image in the bundle.
 
     Args:
-        id: the digest of its configuration, ``sha256:…``; most engines call an image by it.
-        manifest: the digest of its manifest; the other engines call it by that.
+        id: digest of its configuration, ``sha256:…``; the image's id in most engines.
+        manifest: digest of its manifest; the image's id in engines with containerd's store.
         tags: its names.
-        diff_ids: its layers' digests, the first first.
-        layers: their files' digests, which differ from those where layers are compressed.
+        diff_ids: digests of its uncompressed layers, starting with the first.
+        layers: digests of the layers' files, which differ if layers are compressed.
         labels: its labels.
     """
 
@@ -118,19 +120,19 @@ class Image:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds.
+    """The contents of a bundle.
 
     Args:
-        created: when it was made, in UTC.
-        version: the project's version.
-        revision: its commit, with ``-dirty`` if the files differ from it.
-        backend: the platform of the images.
-        models: their names, in ``models/``.
-        data: the names of the folders in ``data/``.
-        pythons: the versions of Python that it can make the project's environment for.
-        rebuild: whether it has what the images are built from.
-        images: the images, parents before children.
-        files: all that is loaded.
+        created: the time in UTC.
+        version: of the project.
+        revision: the project's commit, with ``-dirty`` if files differ from it.
+        backend: of the images.
+        models: names of the models in ``models/``.
+        data: names of the folders in ``data/``.
+        pythons: versions of Python for which it has the project's environment.
+        rebuild: whether it has the inputs for building the images.
+        images: parents before children.
+        files: all files that are loaded.
     """
 
     created: str
@@ -157,17 +159,15 @@ class Manifest:
         """Read the text of ``manifest.json``.
 
         Raises:
-            RequestError: it is none, of another format, or names a file that would be
-                written outside its folder.
+            RequestError: not a manifest, another format, or a path outside the folder.
         """
         try:
             document = json.loads(text)
-            known = document["format"]
-            if known != FORMAT:
+            if document["format"] != FORMAT:
                 raise RequestError(
-                    f"this bundle has the format {known!r}, and {FORMAT} is known here",
+                    f"the bundle has the format {document['format']!r}, expected {FORMAT}",
                     where=where,
-                    remedy="use the bundle.pyz that lies in the bundle",
+                    remedy="use the bundle.pyz in the bundle",
                 )
             return cls(
                 created=_text(document["created"]),
@@ -182,14 +182,29 @@ class Manifest:
                 files=tuple(map(_file, document["files"])),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            what = f"{type(error).__name__}: {error}"
             raise RequestError(
-                f"not a bundle's manifest: {what}", where=where, remedy=AGAIN
+                f"not a bundle's manifest: {type(error).__name__}: {error}",
+                where=where,
+                remedy=COPY_AGAIN,
             ) from error
 
 
+def not_a_bundle(folder: Path, reason: str) -> RequestError:
+    """Return the error for a folder that is not a bundle."""
+    return RequestError(
+        f"not a bundle: {reason}",
+        where=str(folder),
+        remedy=f"name a folder that ./inv bundle.create wrote; it has a file {SUMS}",
+    )
+
+
+def digits(digest: str) -> str:
+    """Return the digits of a digest such as ``sha256:…``."""
+    return digest.partition(":")[2]
+
+
 def check_name(path: str) -> str:
-    """Return the path of a file in a bundle if it is one that stays in its folder.
+    """Return the path of a file in a bundle if it stays in the bundle's folder.
 
     Raises:
         RequestError: it is absolute, leads out of the folder, or has a character that
@@ -198,48 +213,44 @@ def check_name(path: str) -> str:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or not path.isprintable() or "\\" in path:
         raise RequestError(
-            f"a file may not be called {path!r}: it would leave the folder",
-            remedy="rename it where the bundle is made; do not load what has such a name",
+            f"{path!r} is not allowed as a path in a bundle",
+            remedy="rename the file and create the bundle again; do not load this one",
         )
     return path
 
 
-def open_joined(folder: Path, pieces: Sequence[Piece]) -> BinaryIO:
-    """Return a stream of the pieces in ``folder``, one after the other.
+def open_joined(folder: Path, files: Sequence[StoredFile]) -> BinaryIO:
+    """Return a stream of the files in ``folder``, one after the other.
 
-    Each is compared with its size and sum as it is read: what was whole when the bundle was
-    verified can be something else by now. The last byte of one that differs is not given out.
+    Each file is compared with its size and checksum again, because it may have changed since
+    the bundle was verified. The last byte of a file that differs is not returned.
 
     Raises:
-        RequestError: on reading, a piece is not what its size and sum say.
+        RequestError: while reading, a file differs from its size or checksum.
     """
-    return cast(BinaryIO, io.BufferedReader(_Joined(folder, pieces), CHUNK))
+    return cast(BinaryIO, io.BufferedReader(_Joined(folder, files), CHUNK))
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """Return the sums in ``SHA256SUMS``: a path to its 64 digits.
+    """Return the checksums in ``SHA256SUMS``, 64 digits by path.
 
     Raises:
-        RequestError: it cannot be read, or has a line that ``sha256sum`` does not write.
+        RequestError: it cannot be read, or has a line that ``sha256sum`` would not write.
     """
-    found: dict[str, str] = {}
+    sums: dict[str, str] = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"no bundle: {path.name} cannot be read: {error}",
-            where=str(path),
-            remedy="name the folder that bundle.create made, with SHA256SUMS in it",
-        ) from error
+        raise not_a_bundle(path.parent, f"{path.name} cannot be read: {error}") from error
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, 1):
         digest, separator, name = line[:64], line[64:66], line[66:]
         where = f"{path}:{number}"
         if separator not in ("  ", " *") or not _DIGEST.fullmatch(digest):
-            raise RequestError("not a line of sha256sum", where=where, remedy=AGAIN)
-        if name in found:
-            raise RequestError(f"{name} is named twice", where=where, remedy=AGAIN)
-        found[check_name(name)] = digest
-    return found
+            raise RequestError("not a line of sha256sum", where=where, remedy=COPY_AGAIN)
+        if name in sums:
+            raise RequestError(f"{name} is listed twice", where=where, remedy=COPY_AGAIN)
+        sums[check_name(name)] = digest
+    return sums
 
 
 def write_sums(sums: Mapping[str, str]) -> str:
@@ -248,27 +259,27 @@ def write_sums(sums: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def telling_of_room(folder: Path) -> Iterator[None]:
-    """Make a disk that is full while ``folder`` grows a MachineError with what to do."""
+def disk_full_as_error(folder: Path) -> Iterator[None]:
+    """Raise a MachineError with a remedy if the disk of ``folder`` becomes full."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise MachineError(
-            "no room left on the device",
+            "no space left on the device",
             where=str(folder),
-            remedy="make room, then start again: it goes on from here",
+            remedy="free space and run the same command again; it continues from here",
         ) from error
 
 
 class _Joined(io.RawIOBase):
-    """Several files as one, opened when their turn comes."""
+    """A stream of several files, which are opened one after the other."""
 
-    def __init__(self, folder: Path, pieces: Sequence[Piece]) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, folder: Path, files: Sequence[StoredFile]) -> None:
+        self._files = iter(files)
         self._folder = folder
-        self._piece = Piece("", 0, "")
+        self._file = StoredFile("", 0, "")
         self._open: io.FileIO | None = None
         self._size, self._digest = 0, hashlib.sha256()
 
@@ -278,17 +289,17 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while True:
             if self._open is None:
-                piece = next(self._pieces, None)
-                if piece is None:
+                file = next(self._files, None)
+                if file is None:
                     return 0
-                self._piece = piece
-                self._open = io.FileIO(self._folder / piece.path)
+                self._file = file
+                self._open = io.FileIO(self._folder / file.path)
                 self._size, self._digest = 0, hashlib.sha256()
-            # Not beyond its end: whether it is whole is known before its last byte is given out.
-            count = self._open.readinto(memoryview(buffer)[: self._piece.size - self._size or 1])
+            # Not beyond the file's end, so that it is compared before its last byte is returned.
+            count = self._open.readinto(memoryview(buffer)[: self._file.size - self._size or 1])
             self._size += count
             self._digest.update(memoryview(buffer)[:count])
-            if not count or self._size >= self._piece.size:
+            if not count or self._size >= self._file.size:
                 self._compare()
             if count:
                 return count
@@ -296,12 +307,12 @@ class _Joined(io.RawIOBase):
             self._open = None
 
     def _compare(self) -> None:
-        whole = self._size == self._piece.size
-        if not whole or self._digest.hexdigest() != self._piece.sha256:
+        file = self._file
+        if self._size != file.size or self._digest.hexdigest() != file.sha256:
             raise RequestError(
-                f"{self._piece.path} has changed since it was verified",
-                where=str(self._folder / self._piece.path),
-                remedy=AGAIN,
+                f"{file.path} has changed since it was verified",
+                where=str(self._folder / file.path),
+                remedy=COPY_AGAIN,
             )
 
     def close(self) -> None:
@@ -312,28 +323,28 @@ class _Joined(io.RawIOBase):
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
+        raise TypeError(f"{value!r} is not a list")
     return tuple(map(_text, value))
 
 
-def _piece(value: Mapping[str, Any]) -> Piece:
+def _stored_file(value: Mapping[str, Any]) -> StoredFile:
     path, size, digest = check_name(_text(value["path"])), value["size"], _text(value["sha256"])
     if type(size) is not int or size < 0 or not _DIGEST.fullmatch(digest):
-        raise ValueError(f"{path} has no size or no sum")
-    return Piece(path, size, digest)
+        raise ValueError(f"{path} has no valid size or checksum")
+    return StoredFile(path, size, digest)
 
 
 def _file(value: Mapping[str, Any]) -> File:
-    whole = _piece(value)
-    parts = tuple(map(_piece, value["parts"]))
+    whole = _stored_file(value)
+    parts = tuple(map(_stored_file, value["parts"]))
     if parts and sum(part.size for part in parts) != whole.size:
-        raise ValueError(f"the parts of {whole.path} are not as long as it is")
+        raise ValueError(f"the sizes of the parts of {whole.path} do not add up")
     return File(whole.path, whole.size, whole.sha256, _text(value["purpose"]), parts)
 
 
@@ -348,11 +359,11 @@ def _image(value: Mapping[str, Any]) -> Image:
     )
     for digest in (image.id, image.manifest, *image.diff_ids, *image.layers):
         if not re.fullmatch(rf"sha256:{_DIGEST.pattern}", digest):
-            raise ValueError(f"{digest} is no digest")
+            raise ValueError(f"{digest} is not a digest")
     if len(image.layers) != len(image.diff_ids):
-        raise ValueError(f"the layers of {image.id} are not as many as their digests")
-    # They become arguments of `docker`.
+        raise ValueError(f"{image.id} has another number of layers than of diff ids")
+    # Tags become arguments of `docker`.
     for tag in image.tags:
         if not re.fullmatch(r"[a-z0-9][\w.:/-]*", tag, re.ASCII):
-            raise ValueError(f"{tag!r} is no name of an image")
+            raise ValueError(f"{tag!r} is not the name of an image")
     return image

@@ -1,8 +1,8 @@
-"""Make a bundle on a machine with a network.
+"""Creation of a bundle on a machine with a network.
 
-It grows in a folder beside its place and takes its name when it is whole. What an
-interrupted run or the bundle of last time has is kept: blobs and wheels are named by what
-they are, models are copied when they changed.
+A bundle is built in a folder next to its final path and renamed when it is complete. Files of an
+interrupted run or of the previous bundle are reused: blobs and wheels are named by their content,
+and models are copied only if they changed.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from paddle_stacks import __version__
-from paddle_stacks.bundle import downloads, pieces, readme, saving, signature
+from paddle_stacks.bundle import downloads, readme, saving, signature, storage
 from paddle_stacks.bundle.contents import (
     MANIFEST,
-    OUTSIDE,
     PROGRAM,
     README,
     SUMS,
+    UNLISTED,
     File,
     Image,
     Manifest,
     check_name,
-    telling_of_room,
+    disk_full_as_error,
     write_sums,
 )
 from paddle_stacks.bundle.load import PROJECT
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs.files import CHUNK, digest_of, exchange, replacing_file, sync_tree
+from paddle_stacks.jobs.files import CHUNK, exchange, replacing_file, sha256_of, sync_tree
 from paddle_stacks.jobs.workspace import find_model
 from paddle_stacks.revision import ARCHIVAL, commit_seconds, git, revision
 from paddle_stacks.settings import Settings
 
-__all__ = ["Order", "create", "parse_size"]
+__all__ = ["BundleSpec", "create", "parse_size"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
-# What bundle.pyz is made of: it has to run before there is an environment.
+# The sources of bundle.pyz, which runs before the project's environment exists.
 _SOURCES = (
     *("__init__.py", "errors.py", "revision.py", "jobs/__init__.py", "jobs/files.py"),
     *(f"bundle/{name}.py" for name in ("__init__", "check", "contents", "images", "load")),
@@ -55,7 +55,7 @@ _MAIN = """\
 import sys
 
 if sys.version_info < (3, 10):
-    sys.exit("error: this Python is too old\\n  fix: start it with Python 3.10 or newer")
+    sys.exit("error: this Python is too old\\n  fix: run it with Python 3.10 or newer")
 from paddle_stacks.bundle.program import main
 
 sys.exit(main())
@@ -64,27 +64,27 @@ _PURPOSES = {
     "images": "the images, an OCI layout: docker load",
     "project": "the project itself",
     "environment": "the project's Python environment",
-    "packages": "what the images are built from: packages of Debian and Python",
-    "sources": "what a DCU's operators are built from",
+    "packages": "Debian and Python packages for building the images",
+    "sources": "sources for building a DCU's operators",
     "models": "a model",
     "data": "data",
 }
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a bundle is to hold.
+class BundleSpec:
+    """The requested contents of a bundle.
 
     Args:
-        output: its folder.
-        images: targets of ``docker-bake.hcl``; none for all of the backend's.
+        output: the bundle's folder.
+        images: targets of ``docker-bake.hcl``; () for all images of the backend.
         models: names of models in the workspace.
         data: names of folders in the workspace's ``data/``.
-        pythons: for which versions of Python the project's environment is carried.
-        split: the most bytes that a file may have; 0 for no limit.
-        rebuild: whether the images can be built again from it.
-        allow_dirty: whether files may differ from the commit.
-        key: an SSH key to sign with; None for no signature.
+        pythons: versions of Python to include the project's environment for.
+        split: the maximum size of a file in bytes; 0 for no limit.
+        rebuild: include the inputs for building the images.
+        allow_dirty: allow files that differ from the commit.
+        key: an SSH key for signing; None for no signature.
     """
 
     output: Path
@@ -98,75 +98,79 @@ class Order:
     key: Path | None = None
 
 
-def create(order: Order, settings: Settings, say: Callable[[str], None]) -> Manifest:
-    """Make a bundle and return its manifest.
+def create(spec: BundleSpec, settings: Settings, log: Callable[[str], None]) -> Manifest:
+    """Create a bundle and return its manifest.
 
     Args:
-        order: what it is to hold.
-        settings: the backend, the workspace, and the way to mirrors and indexes.
-        say: told of each step.
+        spec: the requested contents.
+        settings: the backend, the workspace, mirrors and indexes.
+        log: called with a line for each step.
 
     Raises:
-        RequestError: files differ from the commit, or a model, a folder or an image is
-            none; all of them at once.
-        MachineError: an image is not built, there is no room, or no engine.
+        RequestError: files differ from the commit, or a model, folder or image does not exist;
+            lists all problems.
+        MachineError: an image is not built, the disk is too small, or no engine answers.
         BuildError: mirrors or indexes cannot be reached.
     """
     from paddle_stacks import engine
 
     client = engine.connect()
-    wanted_folders = _check(order, settings)
-    wanted = saving.find(order.images, order.rebuild, settings, client)
-    part = _begin(order)
-    with telling_of_room(part):
-        _require_room(part, wanted, wanted_folders.values())
-        carried, held = saving.save(part, wanted, order.split, say)
-        held |= _pack_project(part, settings.root)
-        for name, folder in wanted_folders.items():
-            say(name)
-            held |= _copy_folder(part, folder, name, order.split)
-        say(f"environment: for Python {', '.join(order.pythons)}")
-        held |= downloads.environment(part, order.pythons, settings)
-        if order.rebuild:
-            say("what the images are built from")
-            held |= downloads.packages(part, settings)
-        pieces.keep_only(part, held)
-        pieces.split(part, order.split, say)
-        say("sums of all files")
-        manifest = _finish(part, order, settings, carried)
-        if order.key:
-            signature.sign(part, order.key)
+    folders = _check(spec, settings)
+    images = saving.find(spec.images, spec.rebuild, settings, client)
+    part = _start_part(spec)
+    with disk_full_as_error(part):
+        _require_space(part, images, folders.values())
+        saved, paths = saving.save(part, images, spec.split, log)
+        paths |= _pack_project(part, settings.root)
+        for name, folder in folders.items():
+            log(name)
+            paths |= _copy_folder(part, folder, name, spec.split)
+        log(f"environment: for Python {', '.join(spec.pythons)}")
+        paths |= downloads.environment(part, spec.pythons, settings)
+        if spec.rebuild:
+            log("packages and sources for building the images")
+            paths |= downloads.packages(part, settings)
+        storage.remove_others(part, paths)
+        storage.split(part, spec.split, log)
+        log("checksums of all files")
+        manifest = _finish(part, spec, settings, saved)
+        if spec.key:
+            signature.sign(part, spec.key)
         sync_tree(part)
-        exchange(part, order.output)
+        exchange(part, spec.output)
     size = sum(file.size for file in manifest.files)
-    say(f"{order.output}: {len(manifest.files)} files, {size / 1e9:.2f} GB")
+    log(f"{spec.output}: {len(manifest.files)} files, {size / 1e9:.2f} GB")
     return manifest
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``4G``: 4e9, which FAT32 can still hold.
+    """Return the bytes of a size such as ``4G``, which is 4e9 and fits on FAT32.
 
     Raises:
-        RequestError: it is no size, or less than a megabyte.
+        RequestError: not a size, or less than a megabyte.
     """
-    found = re.fullmatch(r"(\d+)([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    size = int(found[1]) * _UNITS[found[2].upper()] if found else 0
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(match[1]) * _UNITS[match[2].upper()] if match else 0
     if size < 10**6:
         raise RequestError(
-            f'"{text}" is no size of 1M or more',
+            f'"{text}" is not a size of at least 1M',
             where="--split",
-            remedy="a number with M, G or T, as 4G",
+            remedy="use a number with M, G or T, such as 4G",
         )
     return size
 
 
-def _check(order: Order, settings: Settings) -> dict[str, Path]:
-    """Return the folders of models and data by their names in the bundle, or all that is wrong."""
+def _check(spec: BundleSpec, settings: Settings) -> dict[str, Path]:
+    """Return the folders of models and data by their paths in the bundle.
+
+    Raises:
+        RequestError: lists all problems of the request.
+    """
     problems: list[Problem] = []
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for kind, names, find in (
-        ("models", order.models, find_model),
-        ("data", order.data, _find_data),
+        ("models", spec.models, find_model),
+        ("data", spec.data, _find_data),
     ):
         for name in names:
             try:
@@ -174,31 +178,30 @@ def _check(order: Order, settings: Settings) -> dict[str, Path]:
             except RequestError as error:
                 problems += error.problems
                 continue
-            # As it was called: a run's model is in a folder "model", whatever the run.
-            inside = f"{kind}/{Path(name).name or folder.name}"
-            if found.setdefault(inside, folder) != folder:
-                what = f"{inside} would be this folder and {found[inside]}"
-                problems.append(Problem(what, str(folder), "rename one of the two"))
-    for version in order.pythons:
+            # By the requested name: a run's model is in a folder "model", whatever the run.
+            path = f"{kind}/{Path(name).name or folder.name}"
+            if folders.setdefault(path, folder) != folder:
+                fault = f"{path} would be both this folder and {folders[path]}"
+                problems.append(Problem(fault, str(folder), "rename one of the two"))
+    for version in spec.pythons:
         if version not in downloads.PYTHONS:
-            what = f"requirements.lock has no wheels for Python {version}"
-            problems.append(Problem(what, "--python", f"one of {', '.join(downloads.PYTHONS)}"))
-    if order.key and not order.key.is_file():
-        remedy = "name the file of a private SSH key, as ~/.ssh/id_ed25519"
-        problems.append(Problem("there is no such key", str(order.key), remedy))
-    if order.rebuild and settings.backend == "dcu-sim":
-        what = "what dcu-sim is built from is not carried: it stands in for a DCU in tests"
-        problems.append(Problem(what, "--backend", "--no-rebuild carries its images alone"))
-    if revision(settings.root).endswith("-dirty") and not order.allow_dirty:
-        what = "files differ from the commit, and the bundle would hold what nobody can look up"
-        remedy = "commit them, or carry them as they are: --allow-dirty"
-        problems.append(Problem(what, str(settings.root), remedy))
-    if order.output.exists() and not (order.output / SUMS).is_file():
-        what = "this is there and is no bundle"
-        problems.append(Problem(what, str(order.output), "name a new folder with --output"))
+            fault = f"requirements.lock has no wheels for Python {version}"
+            problems.append(Problem(fault, "--python", f"use {', '.join(downloads.PYTHONS)}"))
+    if spec.key and not spec.key.is_file():
+        problems.append(Problem("the key does not exist", str(spec.key), signature.NAME_A_KEY))
+    if spec.rebuild and settings.backend == "dcu-sim":
+        fault = "the inputs of dcu-sim cannot be bundled: it replaces a DCU in tests only"
+        problems.append(Problem(fault, "--backend", "bundle its images only: --no-rebuild"))
+    if revision(settings.root).endswith("-dirty") and not spec.allow_dirty:
+        fault = "files differ from the commit, so the bundle could not be traced to a revision"
+        remedy = "commit them, or include them as they are: --allow-dirty"
+        problems.append(Problem(fault, str(settings.root), remedy))
+    if spec.output.exists() and not (spec.output / SUMS).is_file():
+        fault = "the folder exists and is not a bundle"
+        problems.append(Problem(fault, str(spec.output), "name a new folder with --output"))
     if problems:
         raise RequestError(problems)
-    return found
+    return folders
 
 
 def _find_data(name: str, workspace: Path) -> Path:
@@ -206,18 +209,18 @@ def _find_data(name: str, workspace: Path) -> Path:
         if folder.is_dir():
             return folder
     remedy = "name a folder in data/, or a path in the workspace"
-    raise RequestError(f'no data "{name}"', where=str(workspace / "data"), remedy=remedy)
+    raise RequestError(f'no data named "{name}"', where=str(workspace / "data"), remedy=remedy)
 
 
 def _pack_project(part: Path, root: Path) -> set[str]:
-    """Pack the project's files: those of the commit, or as they are now if they differ."""
+    """Pack the files of the checkout as they are, including uncommitted changes."""
     seconds, node = commit_seconds(root), revision(root)
     listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if not listed:
         raise MachineError(
-            "a bundle is made of a git checkout, and git tells of none here",
+            "a bundle is created from a git checkout, and git lists no files here",
             where=str(root),
-            remedy="install git, and start in a clone",
+            remedy="install git, and run the command in a clone",
         )
     names = sorted({name for name in listed.split("\0") if name and (root / name).is_file()})
     with (
@@ -236,62 +239,69 @@ def _pack_project(part: Path, root: Path) -> set[str]:
 
 
 def _copy_folder(part: Path, source: Path, name: str, split: int) -> set[str]:
-    """Copy a folder into the bundle, the files that changed since the last time."""
-    held = set()
+    """Copy a folder's files into the bundle, except those that have not changed."""
+    paths = set()
     for path in sorted(source.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             continue
-        inside = check_name(f"{name}/{path.relative_to(source).as_posix()}")
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        target = check_name(f"{name}/{path.relative_to(source).as_posix()}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise RequestError(
                 "neither a file nor a folder", where=str(path), remedy="move it elsewhere"
             )
-        before = pieces.held(part, inside, split)
-        same = before and sum(piece.stat().st_size for piece in before) == found.st_size
-        if not same or before[0].stat().st_mtime_ns != found.st_mtime_ns:
-            pieces.forget(part, inside)
-            with path.open("rb") as stream, replacing_file(part / inside, "wb") as written:
-                shutil.copyfileobj(stream, written, CHUNK)
-            os.utime(part / inside, ns=(found.st_mtime_ns, found.st_mtime_ns))
-        held.add(inside)
-    return held
+        copies = storage.paths_of(part, target, split)
+        same_size = sum(copy.stat().st_size for copy in copies) == status.st_size
+        if not copies or not same_size or copies[0].stat().st_mtime_ns != status.st_mtime_ns:
+            storage.remove(part, target)
+            with path.open("rb") as stream, replacing_file(part / target, "wb") as copy:
+                shutil.copyfileobj(stream, copy, CHUNK)
+            os.utime(part / target, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        paths.add(target)
+    return paths
 
 
-def _begin(order: Order) -> Path:
-    """Return the folder that grows, with what an earlier run has left or made."""
-    part = order.output.with_name(f".{order.output.name}.part")
+def _start_part(spec: BundleSpec) -> Path:
+    """Return the unfinished bundle's folder, with the files of an earlier run or bundle."""
+    part = spec.output.with_name(f".{spec.output.name}.part")
     shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
-    if not part.exists() and order.output.is_dir():
+    if not part.exists() and spec.output.is_dir():
         seed = part.with_suffix(".seed")
         shutil.rmtree(seed, ignore_errors=True)
         try:
-            # No file here is written to under its name, only replaced: links will do.
-            shutil.copytree(order.output, seed, copy_function=os.link)
+            # Hard links suffice, because files are replaced and never modified.
+            shutil.copytree(spec.output, seed, copy_function=os.link)
             seed.rename(part)
-        except (OSError, shutil.Error):  # a file system without links: from the start then
+        except (OSError, shutil.Error):  # without hard links, start with an empty folder
             shutil.rmtree(seed, ignore_errors=True)
     part.mkdir(parents=True, exist_ok=True)
     return part
 
 
-def _require_room(part: Path, wanted: Sequence[saving.Wanted], folders: Iterable[Path]) -> None:
-    """Raise a MachineError where what is known of the bundle's size does not fit."""
-    size = sum(saving.own_size(image, wanted) for image in wanted)
-    size += sum(path.stat().st_size for f in folders for path in f.rglob("*") if path.is_file())
-    there = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+def _require_space(
+    part: Path, images: Sequence[saving.ImageToSave], folders: Iterable[Path]
+) -> None:
+    """Raise a MachineError if the images, models and data do not fit on the disk."""
+    size = sum(saving.own_size(image, images) for image in images)
+    size += sum(_size_of(folder) for folder in folders)
     free = shutil.disk_usage(part).free
-    if size - there > free:
+    if size - _size_of(part) > free:
         raise MachineError(
-            f"no room: {size / 1e9:.1f} GB of images and models, {free / 1e9:.1f} GB free",
+            f"not enough space: {size / 1e9:.1f} GB of images and models, {free / 1e9:.1f} GB free",
             where=str(part.parent),
             remedy="name a folder on a larger disk with --output",
         )
 
 
-def _finish(part: Path, order: Order, settings: Settings, carried: tuple[Image, ...]) -> Manifest:
-    """Write manifest, program, README and sums; return the manifest."""
-    files = tuple(pieces.files(part, _PURPOSES))
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _finish(
+    part: Path, spec: BundleSpec, settings: Settings, images: tuple[Image, ...]
+) -> Manifest:
+    """Write manifest, program, README and checksums; return the manifest."""
+    files = tuple(storage.files(part, _PURPOSES))
     now = datetime.now(timezone.utc)
     manifest = Manifest(
         created=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -300,30 +310,28 @@ def _finish(part: Path, order: Order, settings: Settings, carried: tuple[Image, 
         backend=settings.backend,
         models=_names(files, "models"),
         data=_names(files, "data"),
-        pythons=order.pythons,
-        rebuild=order.rebuild,
-        images=carried,
+        pythons=spec.pythons,
+        rebuild=spec.rebuild,
+        images=images,
         files=files,
     )
     (part / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     (part / README).write_text(readme.text(manifest), encoding="utf-8")
     _write_program(part / PROGRAM)
-    sums = {piece.path: piece.sha256 for file in files for piece in file.pieces}
-    for name in OUTSIDE:
-        with (part / name).open("rb") as stream:
-            sums[name] = digest_of(stream)[1]
+    sums = {stored.path: stored.sha256 for file in files for stored in file.stored}
+    sums |= {name: sha256_of(part / name) for name in UNLISTED}
     (part / SUMS).write_text(write_sums(sums), encoding="utf-8")
     return manifest
 
 
 def _names(files: Iterable[File], kind: str) -> tuple[str, ...]:
-    """Return the names of the models or of the data that files are of."""
+    """Return the names of the folders in ``models`` or ``data`` that have files."""
     parts = [file.path.split("/") for file in files]
     return tuple(sorted({path[1] for path in parts if path[0] == kind}))
 
 
 def _write_program(path: Path) -> None:
-    """Write the program that checks and loads: the same bytes from the same sources."""
+    """Write bundle.pyz; the same sources give the same bytes."""
     package = Path(__file__).parents[1]
     texts = {f"{package.name}/{name}": (package / name).read_bytes() for name in _SOURCES}
     with path.open("wb") as stream:

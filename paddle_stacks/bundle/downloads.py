@@ -1,4 +1,4 @@
-"""Download what a bundle carries besides images: the project's wheels, the images' packages."""
+"""Downloads for a bundle: the project's wheels, and the packages of the images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paddle_stacks import build
-from paddle_stacks.bundle import pieces
+from paddle_stacks.bundle import storage
 from paddle_stacks.errors import BuildError
 from paddle_stacks.settings import Settings
 
-__all__ = ["PYTHONS", "environment", "packages", "wheels_wanted"]
+__all__ = ["PYTHONS", "environment", "lock_entries", "packages"]
 
 PYTHONS = ("3.10", "3.11", "3.12")
-"""For which the lock of the project's environment has wheels."""
+"""The versions of Python for which requirements.lock has wheels."""
 
-# The oldest C library that the environment's wheels are for: Kylin's and RHEL 8's.
+# The oldest C library that the environment supports: Kylin's and RHEL 8's.
 _GLIBC_MINOR = 28
 
 
 def environment(part: Path, pythons: Sequence[str], settings: Settings) -> set[str]:
-    """Download the wheels of requirements.lock for some versions of Python, and pip."""
+    """Download the wheels of requirements.lock for versions of Python, and pip.
+
+    Args:
+        part: the bundle's folder.
+        pythons: the versions, such as ``3.11``.
+        settings: with the package index, the proxies and the CA bundle.
+
+    Returns:
+        The paths of the downloaded files in the bundle.
+    """
     folder, lock = part / "environment", settings.root / "requirements.lock"
     if folder.is_dir() and not _same(folder / lock.name, lock):
         shutil.rmtree(folder)
@@ -33,50 +42,50 @@ def environment(part: Path, pythons: Sequence[str], settings: Settings) -> set[s
         folder.mkdir()
         shutil.copyfile(lock, folder / lock.name)
     framework = (settings.root / "images/framework/requirements.cpu.lock").read_text()
-    pip = wheels_wanted(framework, "3.11.0", only="pip")
+    pip = lock_entries(framework, "3.11.0", only="pip")
     for version in pythons:
-        done = folder / f"python{version}"  # empty: it says that all is there
-        if done.exists():
+        complete = folder / f"python{version}"  # an empty file: all wheels are downloaded
+        if complete.exists():
             continue
-        # Some conditions are about the last number: the first and the last of a series.
+        # Some markers depend on the patch version: use the first and the last of the series.
         first, last = f"{version}.0", f"{version}.99"
-        entries = wheels_wanted(lock.read_text(), first)
-        more = [e for e in wheels_wanted(lock.read_text(), last) if e not in entries]
+        entries = lock_entries(lock.read_text(), first)
+        more = [entry for entry in lock_entries(lock.read_text(), last) if entry not in entries]
         _pip_download(folder, "".join(entries + pip), first, settings)
         if more:
             _pip_download(folder, "".join(more), last, settings)
-        done.touch()
-    return {f"environment/{name}" for name in pieces.names(folder)}
+        complete.touch()
+    return {f"environment/{name}" for name in storage.names(folder)}
 
 
 def packages(part: Path, settings: Settings) -> set[str]:
-    """Export the Dockerfile's stage with all that a build takes from a network."""
+    """Export everything that a build of the images downloads; return the paths in the bundle."""
     new = part / ".exported"
     shutil.rmtree(new, ignore_errors=True)
     build.export("_bundle", new, settings)
-    held = set()
+    paths = set()
     for name in ("packages", "sources"):
         shutil.rmtree(part / name, ignore_errors=True)
         if any((new / name).rglob("*.*")):
             (new / name).rename(part / name)
-            held |= {f"{name}/{path}" for path in pieces.names(part / name)}
+            paths |= {f"{name}/{path}" for path in storage.names(part / name)}
     shutil.rmtree(new)
-    return held
+    return paths
 
 
-def wheels_wanted(lock: str, python: str, only: str = "") -> list[str]:
-    """Return the entries of a lock that hold for a version of Python, without conditions.
+def lock_entries(lock: str, python: str, only: str = "") -> list[str]:
+    """Return the entries of a lock that apply to a version of Python, without their markers.
 
-    pip asks its own Python for conditions, whatever ``--python-version`` says.
+    pip evaluates markers for its own Python, even with ``--python-version``.
 
     Args:
         lock: the text of a lock, as uv writes it.
         python: ``3.11.4``.
-        only: the one package that is wanted; empty for all.
+        only: the name of a package; empty for all packages.
     """
     from packaging.markers import Marker
 
-    where = {
+    environment = {
         "python_version": python.rpartition(".")[0],
         "python_full_version": python,
         "implementation_name": "cpython",
@@ -86,14 +95,14 @@ def wheels_wanted(lock: str, python: str, only: str = "") -> list[str]:
         "platform_system": "Linux",
         "platform_machine": "x86_64",
     }
-    kept = []
+    entries = []
     for entry in re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE):
-        found = re.match(r"(([\w.-]+)==[^\s;]+)(?: ; (.+?))?( \\\n(?s:.*))", entry)
-        if not found or (only and found[2] != only):
+        match = re.match(r"(([\w.-]+)==[^\s;]+)(?: ; (.+?))?( \\\n(?s:.*))", entry)
+        if not match or (only and match[2] != only):
             continue
-        if not found[3] or Marker(found[3]).evaluate(where):
-            kept.append(found[1] + found[4])
-    return kept
+        if not match[3] or Marker(match[3]).evaluate(environment):
+            entries.append(match[1] + match[4])
+    return entries
 
 
 def _pip_download(folder: Path, requirements: str, python: str, settings: Settings) -> None:
@@ -111,22 +120,22 @@ def _pip_download(folder: Path, requirements: str, python: str, settings: Settin
     ):
         if getattr(settings, key):
             variables[variable] = str(getattr(settings, key))
-    wanted = folder.with_name(".requirements.txt")
-    wanted.write_text(requirements, encoding="utf-8")
+    path = folder.with_name(".requirements.txt")
+    path.write_text(requirements, encoding="utf-8")
     done = subprocess.run(
-        [*command, "--requirement", str(wanted)],
+        [*command, "--requirement", str(path)],
         env=variables,
         capture_output=True,
         text=True,
         check=False,
     )
-    wanted.unlink()
+    path.unlink()
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or [done.stderr]
         raise BuildError(
             f"the wheels for Python {python} cannot be downloaded: {lines[-1].strip()}",
             where="requirements.lock",
-            remedy="check the way to the package index: index_url, https_proxy, ca_bundle",
+            remedy="check the network settings: index_url, https_proxy, ca_bundle",
         )
 
 

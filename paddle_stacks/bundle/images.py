@@ -1,8 +1,8 @@
-"""The images of a bundle: an OCI layout on the disk, a stream for ``docker load``.
+"""Images of a bundle: an OCI layout on the disk, and a stream for ``docker load``.
 
-Layers are files by their digests, so that what two images share is there once. They go to
-the engine image by image, parents first, without the layers that it has from the image
-before: after an interruption no image is sent again.
+Layers are files named by their digests, so that images share them. Images are loaded one by one,
+parents first, without the layers that the engine has already. After an interruption, loaded
+images are not sent again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from paddle_stacks.bundle.contents import File, Image, Manifest, open_joined
+from paddle_stacks.bundle.contents import File, Image, Manifest, digits, open_joined
 from paddle_stacks.errors import JobError, MachineError
 
 __all__ = ["BLOBS", "FOLDER", "documents", "load_all", "missing", "require_engine"]
@@ -26,55 +26,60 @@ _LAYOUT = '{"imageLayoutVersion": "1.0.0"}'
 
 
 def require_engine() -> Path:
-    """Return the folder in which the engine keeps images, as the engine names it.
+    """Return the engine's folder for images.
 
     Raises:
-        MachineError: there is no ``docker`` command, or no engine answers it.
+        MachineError: ``docker`` is not installed, or no engine answers.
     """
     done = _docker("info", "--format", "{{.DockerRootDir}}")
     if done.returncode:
         raise MachineError(
             f"no Docker Engine answers: {_reason(done)}",
-            remedy="start it, and be in the group docker or root",
+            remedy="start Docker, and run this as root or as a member of the group docker",
         )
     return Path(done.stdout.strip())
 
 
 def missing(manifest: Manifest) -> list[Image]:
-    """Return the images that the engine has not, parents before children."""
-    return [image for image in manifest.images if not _name_here(image)]
+    """Return the images that the engine does not have, parents before children."""
+    return [image for image in manifest.images if not _id_in_engine(image)]
 
 
-def load_all(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
-    """Load the images of a bundle that are not in the engine, and give all their names.
+def load_all(folder: Path, manifest: Manifest, log: Callable[[str], None]) -> None:
+    """Load the images of a bundle that the engine does not have, and tag all of them.
 
     Raises:
-        MachineError: the engine ends in the middle, or has no room.
-        JobError: what it has afterwards is another image.
+        MachineError: the engine stops, or its disk is full.
+        JobError: the engine does not accept an image.
     """
     files = {Path(file.path).name: file for file in manifest.below(BLOBS)}
     present: set[tuple[str, ...]] = set()
     for image in manifest.images:
-        name = _name_here(image)
+        name = _id_in_engine(image)
         if name:
-            say(f"image {image.tags[0]}: is there")
+            log(f"image {image.tags[0]}: already loaded")
         else:
             shared = _shared(image, present)
-            left = image.layers[shared:]
-            size = sum(files[layer.partition(":")[2]].size for layer in left)
-            say(f"image {image.tags[0]}: {len(left)} layers, {size / 1e6:.1f} MB")
+            layers = image.layers[shared:]
+            size = sum(files[digits(layer)].size for layer in layers)
+            log(f"image {image.tags[0]}: {len(layers)} layers, {size / 1e6:.1f} MB")
             name = _load(folder, files, image, shared)
         present |= {image.diff_ids[:count] for count in range(1, len(image.diff_ids) + 1)}
         for tag in image.tags:
-            _require(_docker("tag", name, tag), f"the image cannot be called {tag}")
+            done = _docker("tag", name, tag)
+            if done.returncode:
+                raise JobError(
+                    f"the image cannot be tagged {tag}: {_reason(done)}",
+                    remedy="run `docker info` and `docker system df`",
+                )
 
 
 def documents(images: Sequence[Image], sizes: Mapping[str, int]) -> dict[str, str]:
-    """Return the files that make blobs an OCI layout and an archive of ``docker load``.
+    """Return the JSON files of an OCI layout and of an archive for ``docker load``, by name.
 
     Args:
-        images: what the layout holds.
-        sizes: the bytes of each blob, by its digest.
+        images: the images of the layout.
+        sizes: bytes of each image's manifest, by digest.
     """
     entries = [
         {
@@ -109,10 +114,10 @@ def documents(images: Sequence[Image], sizes: Mapping[str, int]) -> dict[str, st
     }
 
 
-def _name_here(image: Image) -> str:
-    """Return what the engine calls an image; empty where it has it not.
+def _id_in_engine(image: Image) -> str:
+    """Return the id of an image in the engine; empty if the engine does not have it.
 
-    An engine with containerd's store calls it by its manifest, and packs layers itself.
+    An engine with containerd's store identifies images by their manifests.
     """
     for name in (image.id, image.manifest):
         if _docker("image", "inspect", "--format", "{{.Id}}", name).returncode == 0:
@@ -121,34 +126,41 @@ def _name_here(image: Image) -> str:
 
 
 def _shared(image: Image, present: set[tuple[str, ...]]) -> int:
-    """Return how many of the lowest layers the engine has, all on top of each other."""
+    """Return the number of the image's first layers that are in the engine as a stack."""
     counts = range(len(image.diff_ids), 0, -1)
     return next((count for count in counts if image.diff_ids[:count] in present), 0)
 
 
 def _load(folder: Path, files: Mapping[str, File], image: Image, shared: int) -> str:
-    """Send an image to the engine and return what that calls it."""
-    # Where the engine wants the layers that it has as well, it gets them.
-    for left_out in dict.fromkeys((shared, 0)):
-        taken, said = _send(folder, files, image, left_out)
-        name = _name_here(image) if taken else ""
+    """Load an image and return its id in the engine."""
+    # Some engines need the layers that they have already, too.
+    for skipped in dict.fromkeys((shared, 0)):
+        accepted, message = _send(folder, files, image, skipped)
+        name = _id_in_engine(image) if accepted else ""
         if name:
             return name
-    if "no space" in said:
+    if "no space" in message:
         raise MachineError(
-            f"the engine has no room for {image.tags[0]}: {said}",
-            remedy="make room where it keeps its images (docker system df), then start again",
+            f"the engine has no space for {image.tags[0]}: {message}",
+            remedy="free space on the engine's disk (docker system df), then run it again",
         )
     raise JobError(
-        f"the engine does not take {image.tags[0]}: {said}",
-        remedy="its own log says why; what was loaded stays, and the same command goes on",
+        f"the engine does not accept {image.tags[0]}: {message}",
+        remedy="read the engine's log (journalctl -u docker); the same command continues",
     )
 
 
-def _send(folder: Path, files: Mapping[str, File], image: Image, left_out: int) -> tuple[bool, str]:
-    """Write an image into ``docker load``; return whether that took it, and its last line."""
-    blobs = [image.manifest, image.id, *dict.fromkeys(image.layers[left_out:])]
-    sizes = {image.manifest: files[image.manifest.partition(":")[2]].size}
+def _send(folder: Path, files: Mapping[str, File], image: Image, skipped: int) -> tuple[bool, str]:
+    """Write an image to ``docker load``; return whether it succeeded, and its last line.
+
+    Args:
+        folder: the bundle.
+        files: the bundle's blobs, by digits.
+        image: the image.
+        skipped: the number of first layers to leave out.
+    """
+    blobs = [image.manifest, image.id, *dict.fromkeys(image.layers[skipped:])]
+    sizes = {image.manifest: files[digits(image.manifest)].size}
     with subprocess.Popen(
         ["docker", "load", "--quiet"],
         stdin=subprocess.PIPE,
@@ -157,12 +169,12 @@ def _send(folder: Path, files: Mapping[str, File], image: Image, left_out: int) 
     ) as load:
         assert load.stdin is not None and load.stdout is not None
         try:
-            _write(load.stdin, folder, [files[b.partition(":")[2]] for b in blobs], image, sizes)
+            _write(load.stdin, folder, [files[digits(blob)] for blob in blobs], image, sizes)
             load.stdin.close()
         except BrokenPipeError:
-            pass  # it says why
-        said = load.stdout.read().decode(errors="replace").strip()
-    last = said.splitlines()[-1] if said else f"docker load ended with {load.returncode}"
+            pass  # docker load failed; its output has the reason
+        output = load.stdout.read().decode(errors="replace").strip()
+    last = output.splitlines()[-1] if output else f"docker load exited with {load.returncode}"
     return load.returncode == 0, last
 
 
@@ -173,7 +185,7 @@ def _write(
         for file in blobs:
             member = tarfile.TarInfo(file.path.removeprefix(f"{FOLDER}/"))
             member.size = file.size
-            with open_joined(folder, file.pieces) as content:
+            with open_joined(folder, file.stored) as content:
                 archive.addfile(member, content)
         for name, text in documents([image], sizes).items():
             member = tarfile.TarInfo(name)
@@ -182,7 +194,7 @@ def _write(
 
 
 def _blob(digest: str) -> str:
-    return f"blobs/sha256/{digest.partition(':')[2]}"
+    return f"blobs/sha256/{digits(digest)}"
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -190,17 +202,10 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise MachineError(
-            "there is no docker command", remedy="install Docker Engine 24 or newer"
+            "the docker command is not installed", remedy="install Docker Engine 24 or newer"
         ) from error
-
-
-def _require(done: subprocess.CompletedProcess[Any], what: str) -> None:
-    if done.returncode:
-        raise JobError(
-            f"{what}: {_reason(done)}", remedy="run `docker info` and `docker system df`"
-        )
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"docker ended with {done.returncode}"
+    return lines[-1] if lines else f"docker exited with {done.returncode}"

@@ -1,4 +1,4 @@
-"""The command line of ``bundle.pyz``, which lies in every bundle and needs nothing but Python."""
+"""The command line of ``bundle.pyz``, which is part of every bundle and needs only Python."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from paddle_stacks.bundle.contents import Manifest
 from paddle_stacks.bundle.load import load
 from paddle_stacks.errors import STATUSES, StackError, Stopped, render
 
-__all__ = ["main", "say", "told_verified"]
+__all__ = ["log", "main", "verify_and_report"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check or load a bundle and return the exit status.
+    """Verify or load a bundle and return the exit status.
 
     Args:
-        arguments: the command line's; None for the process's own.
+        arguments: of the command line; None for those of the process.
     """
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        if given.command == "verify":
-            told_verified(given.bundle, given.allowed_signers)
+        if options.command == "verify":
+            verify_and_report(options.bundle, options.allowed_signers)
         else:
             load(
-                given.bundle,
-                given.to.absolute(),
-                say,
-                allowed_signers=given.allowed_signers,
-                verify=not given.no_verify,
+                options.bundle,
+                options.to.absolute(),
+                log,
+                allowed_signers=options.allowed_signers,
+                verify=not options.no_verify,
             )
-            say(f"loaded: cd {given.to}, then ./inv demo, or what docs/bundle.md has")
+            log(f"loaded; next: cd {options.to} && ./inv demo (docs/bundle.md has more)")
     except StackError as error:
         print(render(error, colour=sys.stderr.isatty()), file=sys.stderr)
         return error.status
@@ -43,23 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(render(stopped), file=sys.stderr)
         return stopped.status
     except OSError as error:
-        told = StackError(str(error), remedy="free space or fix the permissions, then run it again")
-        print(render(told), file=sys.stderr)
-        return told.status
+        fault = StackError(str(error), remedy="free space or fix permissions, then run it again")
+        print(render(fault), file=sys.stderr)
+        return fault.status
     return 0
 
 
-def told_verified(folder: Path, allowed_signers: Path | None) -> Manifest:
-    """Check a bundle, say what it is, and return its manifest."""
+def verify_and_report(folder: Path, allowed_signers: Path | None) -> Manifest:
+    """Verify a bundle, print its origin, and return its manifest."""
     signer = signature.check(folder, allowed_signers) if allowed_signers else ""
-    manifest = check.verify(folder, say)
-    made = f"of {manifest.backend}, revision {manifest.revision[:12]}, made {manifest.created}"
-    say(f"whole: {len(manifest.files)} files {made}" + (f", signed by {signer}" if signer else ""))
+    manifest = check.verify(folder, log)
+    origin = f"{manifest.backend}, revision {manifest.revision[:12]}, created {manifest.created}"
+    signed = f", signed by {signer}" if signer else ""
+    log(f"complete: {len(manifest.files)} files for {origin}{signed}")
     return manifest
 
 
-def say(text: str) -> None:
-    """Write a line about what is being done."""
+def log(text: str) -> None:
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -67,23 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     statuses = "; ".join(f"{status}: {meaning}" for status, meaning in STATUSES.items())
     parser = argparse.ArgumentParser(
         prog="bundle.pyz",
-        description="Check or load the bundle that this file lies in.",
+        description="Verify or load the bundle that contains this file.",
         epilog=f"Exit status: {statuses}.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, summary in (
-        ("verify", "compare every file with its sum"),
-        ("load", "load the images and lay the project down; goes on where it was interrupted"),
+        ("verify", "compare every file with its checksum"),
+        ("load", "load the images and install the project; continues after an interruption"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument(
-            "bundle", type=Path, nargs="?", default=_own_folder(), help="its folder"
+            "bundle", type=Path, nargs="?", default=_own_folder(), help="the bundle's folder"
         )
         command.add_argument(
             "--allowed-signers",
             type=Path,
             metavar="FILE",
-            help="want a signature by one of these keys (ALLOWED SIGNERS in ssh-keygen(1))",
+            help="require a signature by one of these keys (ALLOWED SIGNERS in ssh-keygen(1))",
         )
         if name == "load":
             command.add_argument(
@@ -98,5 +99,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _own_folder() -> Path:
-    """Return the folder of the archive that this runs from."""
+    """Return the folder of bundle.pyz."""
     return Path(sys.argv[0]).absolute().parent

@@ -1,4 +1,4 @@
-"""The README of a bundle, for the person who carries it."""
+"""The README of a bundle."""
 
 from __future__ import annotations
 
@@ -7,54 +7,52 @@ from paddle_stacks.bundle.contents import PROGRAM, SIGNATURE, Manifest
 __all__ = ["text"]
 
 _TEXT = """\
-# paddle-stacks {version} for {backend}, without a network
+# paddle-stacks {version} for {backend}, for air-gapped installation
 
-Made {created} from revision {revision}. {size:.1f} GB in {count} files.
+Created {created} from revision {revision}. {size:.1f} GB in {count} files.
 
-The machine it is for needs Linux on x86-64, Docker Engine 24 or newer, and Python {pythons}.
-Nothing else, and no network.
+The target machine needs Linux on x86-64, Docker Engine 24 or newer, and Python {pythons}. It
+needs no network.
 
-    python3 {program} verify                       # is everything here, and undamaged?
-    python3 {program} load --to ~/paddle-stacks    # goes on where it was interrupted
+    python3 {program} verify                       # compares all files with their checksums
+    python3 {program} load --to ~/paddle-stacks    # continues after an interruption
     cd ~/paddle-stacks
     ./inv demo
 
-`sha256sum -c --quiet SHA256SUMS` checks the same as `verify` without any program of ours.
-If there is a file {signature}, `verify` and `load` compare it with keys that you trust:
-`--allowed-signers FILE`.
+`sha256sum -c --quiet SHA256SUMS` checks the same as `verify`, without this project's code. If
+there is a file {signature}, `--allowed-signers FILE` of `verify` and `load` compares it with the
+keys that you trust.
 
-Copy the whole folder. Files may lie on one disk or be copied from several sticks into one
-folder; parts (`.part001` …) stay parts, nobody has to join them. If something is missing or
-damaged, `verify` says which file to copy again.
+Copy the whole folder, if necessary with several disks. Parts (`.part001` …) need not be joined.
+If a file is missing or damaged, `verify` names it; copy it again.
 
-## What is in it
+## Contents
 
-| what | |
+| kind | name |
 |---|---|
 {rows}
 
-`docs/bundle.md` of the project says how to go on from here.
+`docs/bundle.md` in the project has the next steps.
 """
 
 
 def text(manifest: Manifest) -> str:
-    """Return the README of a bundle with this manifest."""
+    """Return the README of a bundle."""
     rows = [("image", image.tags[0]) for image in manifest.images]
     rows += [("model", name) for name in manifest.models]
     rows += [("data", name) for name in manifest.data]
-    rows.append(("the project, and its environment", f"for Python {', '.join(manifest.pythons)}"))
+    rows.append(("project and environment", f"for Python {', '.join(manifest.pythons)}"))
     if manifest.rebuild:
-        rows.append(("packages and sources", "`./inv build` builds the images again"))
-    pieces = sum(len(file.pieces) for file in manifest.files)
+        rows.append(("packages and sources", "for `./inv build`"))
     return _TEXT.format(
         version=manifest.version,
         backend=manifest.backend,
         created=manifest.created,
         revision=manifest.revision,
         size=sum(file.size for file in manifest.files) / 1e9,
-        count=pieces,
+        count=sum(len(file.stored) for file in manifest.files),
         pythons=" or ".join(manifest.pythons),
         program=PROGRAM,
         signature=SIGNATURE,
-        rows="\n".join(f"| {what} | {which} |" for what, which in rows),
+        rows="\n".join(f"| {kind} | {name} |" for kind, name in rows),
     )

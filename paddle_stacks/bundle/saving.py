@@ -1,4 +1,4 @@
-"""Take images out of the engine, into the blobs of a bundle."""
+"""Images of the engine, saved as blobs of a bundle."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,33 +14,34 @@ from typing import IO, TYPE_CHECKING, Any
 from paddle_stacks import __version__, build
 from paddle_stacks.build import os_image
 from paddle_stacks.bundle import images
-from paddle_stacks.bundle.contents import Image
-from paddle_stacks.bundle.pieces import held
+from paddle_stacks.bundle.contents import Image, digits
+from paddle_stacks.bundle.storage import paths_of
+from paddle_stacks.docker_save import saved
 from paddle_stacks.errors import MachineError, RequestError
-from paddle_stacks.jobs.files import CHUNK, replacing_file
+from paddle_stacks.jobs.files import digest_of, replacing_file
 from paddle_stacks.plan.make import build_command, image_name
 from paddle_stacks.settings import Settings
 
 if TYPE_CHECKING:
     import docker
 
-__all__ = ["Wanted", "find", "own_size", "save"]
+__all__ = ["ImageToSave", "find", "own_size", "save"]
 
 _MEDIA = "application/vnd.oci.image"
-_FAILED = "the engine's log says why; the same command goes on with what was saved"
-_ENGINE = "the bundle needs Docker Engine 25 or newer; what loads it may be older"
+_FAILED = "read the engine's log (journalctl -u docker); the same command continues"
+_ENGINE = "bundle.create needs Docker Engine 25 or newer; loading works with older engines"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """An image to carry.
+class ImageToSave:
+    """An image to save.
 
     Args:
-        reference: what the engine is asked for.
-        tags: what it is called on the other side.
-        id: what the engine calls it.
-        layers: its layers' digests.
-        size: bytes, with what it shares.
+        reference: its name in the engine.
+        tags: its names in the bundle.
+        id: its id in the engine.
+        layers: digests of its layers.
+        size: bytes, including shared layers.
     """
 
     reference: str
@@ -54,85 +53,83 @@ class Wanted:
 
 def find(
     chosen: Sequence[str], rebuild: bool, settings: Settings, client: docker.DockerClient
-) -> list[Wanted]:
-    """Return the images to carry, parents before children.
+) -> list[ImageToSave]:
+    """Return the images to save, parents before children.
 
     Args:
-        chosen: targets of ``docker-bake.hcl``; none for all of the backend's.
-        rebuild: whether what they are built on is carried too.
+        chosen: targets of ``docker-bake.hcl``; () for all images of the backend.
+        rebuild: also save the OS image, and for a DCU the DTK image.
         settings: the backend.
-        client: of the engine that has them.
+        client: of the engine.
 
     Raises:
-        RequestError: no such target.
+        RequestError: a target is unknown, or an image is set by its digest.
         MachineError: an image is not built.
     """
     build.check(tuple(chosen), settings.root)
     targets = _targets(settings) if not chosen or "all" in chosen else chosen
-    wanted: dict[str, tuple[str, ...]] = {}
+    tags: dict[str, tuple[str, ...]] = {}
     for target in targets:
         name = image_name(target, settings.backend)
-        also = image_name(target, f"{__version__}-{settings.backend}")
-        wanted[name] = (name, also)
+        tags[name] = (name, image_name(target, f"{__version__}-{settings.backend}"))
     if rebuild:
-        for found, default in _bases(settings, client):
-            if "@" in found:
+        for reference, default in _parents(settings, client):
+            if "@" in reference:
                 raise RequestError(
-                    f"{found} is named by its digest, and only a registry knows it by that",
+                    f"{reference} is set by its digest, which only a registry can resolve",
                     where="os_image, dtk_image",
-                    remedy="give it a name (docker tag), and set that",
+                    remedy="give it a name (docker tag), and set that name",
                 )
-            wanted[found] = (default,)
-    found_images = [_look(client, reference, tags) for reference, tags in wanted.items()]
-    absent = [name for name, image in zip(wanted, found_images, strict=True) if image is None]
-    if absent:
+            tags[reference] = (default,)
+    inspected = {name: _inspect(client, name, names) for name, names in tags.items()}
+    if missing := [name for name, image in inspected.items() if image is None]:
         raise MachineError(
-            f"{', '.join(absent)}: not built",
+            f"{', '.join(missing)}: not built",
             remedy=f"build first: {build_command('all', settings.backend)}",
         )
-    return sorted(filter(None, found_images), key=lambda image: len(image.layers))
+    return sorted(filter(None, inspected.values()), key=lambda image: len(image.layers))
 
 
 def save(
-    part: Path, wanted: Sequence[Wanted], split: int, say: Callable[[str], None]
+    part: Path, sources: Sequence[ImageToSave], split: int, log: Callable[[str], None]
 ) -> tuple[tuple[Image, ...], set[str]]:
-    """Put the images' blobs into the bundle, those that are not there yet.
+    """Write the blobs of images to the bundle, except those that exist.
 
     Args:
         part: the bundle's folder.
-        wanted: the images, parents before children.
-        split: the most bytes that a file may have in the end.
-        say: told if the engine has to be asked.
+        sources: the images, parents before children.
+        split: the maximum size of a file in bytes; 0 for no limit.
+        log: called with a line if the engine must save images.
 
     Returns:
-        The images as the manifest has them, and the files that they are made of.
+        The images for the manifest, and the paths of their files.
 
     Raises:
-        MachineError: the engine's ``docker save`` fails, or is too old for an OCI layout.
+        MachineError: ``docker save`` fails, or the engine is too old for an OCI layout.
     """
-    if all(_has_image(part, image, split) for image in wanted):
-        archive = [_entry(image) for image in wanted]
+    if all(_is_saved(part, image, split) for image in sources):
+        archive = [_entry(image) for image in sources]
     else:
-        say(f"images: {', '.join(image.tags[0] for image in wanted)}")
-        archive = _stream(part, [image.reference for image in wanted], split)
+        log(f"images: {', '.join(image.tags[0] for image in sources)}")
+        archive = _stream(part, [image.reference for image in sources], split)
     by_tag = {tag: entry for entry in archive for tag in entry.get("RepoTags") or ()}
-    carried: list[Image] = []
-    for image in wanted:
+    bundled: list[Image] = []
+    for image in sources:
         entry = by_tag.get(_full_name(image.reference))
         if entry is None:
-            raise MachineError(f"docker save did not give {image.reference}", remedy=_ENGINE)
-        carried.append(_describe(part, image.tags, entry, split))
-    files = {f"{images.BLOBS}/{_hex(d)}" for i in carried for d in (i.id, i.manifest, *i.layers)}
-    sizes = {i.manifest: len(_content(part, i.manifest, split)) for i in carried}
-    for name, text in images.documents(carried, sizes).items():
+            raise MachineError(f"docker save left out {image.reference}", remedy=_ENGINE)
+        bundled.append(_describe(part, image.tags, entry, split))
+    paths = {_path(d) for i in bundled for d in (i.id, i.manifest, *i.layers)}
+    sizes = {i.manifest: len(_content(part, i.manifest, split)) for i in bundled}
+    for name, text in images.documents(bundled, sizes).items():
         with replacing_file(part / images.FOLDER / name) as stream:
             stream.write(text)
-        files.add(f"{images.FOLDER}/{name}")
-    return tuple(carried), files
+        paths.add(f"{images.FOLDER}/{name}")
+    return tuple(bundled), paths
 
 
-def own_size(image: Wanted, others: Sequence[Wanted]) -> int:
-    """Return what an image adds to the largest of those that it has the layers of."""
+def own_size(image: ImageToSave, others: Sequence[ImageToSave]) -> int:
+    """Return the bytes that an image adds to the largest image whose layers it starts with."""
     parents = [
         other.size
         for other in others
@@ -148,38 +145,39 @@ def _targets(settings: Settings) -> list[str]:
     return [name for name in every if operators or name != "ops"]
 
 
-def _bases(settings: Settings, client: docker.DockerClient) -> Iterator[tuple[str, str]]:
-    """Yield what the images are built on, and what a build there asks for by default."""
+def _parents(settings: Settings, client: docker.DockerClient) -> Iterator[tuple[str, str]]:
+    """Yield the references of the OS and DTK images, and the names that a build looks for."""
     dockerfile = settings.root / "Dockerfile"
-    found = os_image.resolve(settings, client).reference
-    bootstrapped = found == os_image.BOOTSTRAPPED
-    yield found, found if bootstrapped else os_image.default_reference(dockerfile)
+    reference = os_image.resolve(settings, client).reference
+    bootstrapped = reference == os_image.BOOTSTRAPPED
+    yield reference, reference if bootstrapped else os_image.default_reference(dockerfile)
     dtk = os_image.resolve_dtk(settings, client)
     if dtk:
         yield dtk.reference, os_image.default_reference(dockerfile, "DTK_IMAGE")
 
 
-def _look(client: docker.DockerClient, reference: str, tags: Sequence[str]) -> Wanted | None:
+def _inspect(
+    client: docker.DockerClient, reference: str, tags: Sequence[str]
+) -> ImageToSave | None:
     from docker.errors import ImageNotFound
 
     try:
-        found = client.images.get(reference)
+        image = client.images.get(reference)
     except ImageNotFound:
         return None
-    kept = [tags[0], *(tag for tag in tags[1:] if tag in found.tags)]
-    layers = tuple(found.attrs["RootFS"].get("Layers") or ())
-    return Wanted(reference, tuple(kept), str(found.id), layers, found.attrs["Size"])
+    existing = (tags[0], *(tag for tag in tags[1:] if tag in image.tags))
+    layers = tuple(image.attrs["RootFS"].get("Layers") or ())
+    return ImageToSave(reference, existing, str(image.id), layers, image.attrs["Size"])
 
 
-def _has_image(part: Path, image: Wanted, split: int) -> bool:
-    names = (image.id, *image.layers)
-    return all(_blob(part, digest, split) for digest in names)
+def _is_saved(part: Path, image: ImageToSave, split: int) -> bool:
+    return all(_blob(part, digest, split) for digest in (image.id, *image.layers))
 
 
-def _entry(image: Wanted) -> dict[str, Any]:
-    """Return what ``docker save`` would say of an image that was saved before."""
-    layers = [f"blobs/sha256/{_hex(layer)}" for layer in image.layers]
-    config = f"blobs/sha256/{_hex(image.id)}"
+def _entry(image: ImageToSave) -> dict[str, Any]:
+    """Return the entry of a saved image in the manifest.json of ``docker save``."""
+    layers = [f"blobs/sha256/{digits(layer)}" for layer in image.layers]
+    config = f"blobs/sha256/{digits(image.id)}"
     return {"Config": config, "RepoTags": [_full_name(image.reference)], "Layers": layers}
 
 
@@ -188,56 +186,37 @@ def _full_name(reference: str) -> str:
 
 
 def _stream(part: Path, references: Sequence[str], split: int) -> list[dict[str, Any]]:
-    """Write the blobs of ``docker save`` under their names, and return its manifest.json."""
-    archive: list[dict[str, Any]] = []
-    with subprocess.Popen(
-        ["docker", "save", *references], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as save:
-        assert save.stdout is not None and save.stderr is not None
-        try:
-            with tarfile.open(fileobj=save.stdout, mode="r|") as stream:
-                for member in stream:
-                    content = stream.extractfile(member) if member.isfile() else None
-                    if content is None:
-                        continue
-                    blob = re.fullmatch(r"blobs/sha256/([0-9a-f]{64})", member.name)
-                    if blob:
-                        _keep_blob(part, blob[1], content, split)
-                    elif member.name == "manifest.json":
-                        archive = json.load(content)
-        except tarfile.ReadError as error:
-            save.kill()
-            said = save.stderr.read().decode(errors="replace").strip() or str(error)
-            raise MachineError(f"docker save failed: {said}", remedy=_FAILED) from error
-        said = save.stderr.read().decode(errors="replace").strip()
-    if save.returncode:
-        raise MachineError(f"docker save failed: {said}", remedy=_FAILED)
-    return archive
+    """Write the blobs of ``docker save`` to the bundle, and return its manifest.json."""
+    manifest: list[dict[str, Any]] = []
+    with saved(references, _FAILED) as archive:
+        for name, content in archive:
+            blob = re.fullmatch(r"blobs/sha256/([0-9a-f]{64})", name)
+            if blob:
+                _write_blob(part, blob[1], content, split)
+            elif name == "manifest.json":
+                manifest = json.load(content)
+    return manifest
 
 
-def _keep_blob(part: Path, digest: str, content: IO[bytes], split: int) -> None:
+def _write_blob(part: Path, digest: str, content: IO[bytes], split: int) -> None:
     path = f"{images.BLOBS}/{digest}"
-    if held(part, path, split):
+    if paths_of(part, path, split):
         return
     with replacing_file(part / path, "wb") as stream:
-        found = hashlib.sha256()
-        while chunk := content.read(CHUNK):
-            found.update(chunk)
-            stream.write(chunk)
-        if found.hexdigest() != digest:
+        if digest_of(content, copy=stream)[1] != digest:
             raise MachineError(
-                f"docker save gave a blob that is not {digest}",
+                f"docker save wrote a blob whose content is not {digest}",
                 remedy="the engine's store is damaged: build the images again",
             )
 
 
 def _describe(part: Path, tags: tuple[str, ...], entry: dict[str, Any], split: int) -> Image:
-    """Return an image as the manifest has it, after writing its own OCI manifest."""
+    """Write the OCI manifest of an image, and return the image for the bundle's manifest."""
     names = [entry["Config"], *entry["Layers"]]
     if not all(name.startswith("blobs/sha256/") for name in names):
-        raise MachineError("docker save gives no OCI layout", where=tags[0], remedy=_ENGINE)
+        raise MachineError("docker save wrote no OCI layout", where=tags[0], remedy=_ENGINE)
     config, *layers = (f"sha256:{Path(name).name}" for name in names)
-    found = json.loads(_content(part, config, split))
+    configuration = json.loads(_content(part, config, split))
     document = {
         "schemaVersion": 2,
         "mediaType": f"{_MEDIA}.manifest.v1+json",
@@ -248,37 +227,37 @@ def _describe(part: Path, tags: tuple[str, ...], entry: dict[str, Any], split: i
     }
     text = json.dumps(document).encode()
     digest = hashlib.sha256(text).hexdigest()
-    _keep_blob(part, digest, io.BytesIO(text), split)
+    _write_blob(part, digest, io.BytesIO(text), split)
     return Image(
         id=config,
         manifest=f"sha256:{digest}",
         tags=tags,
-        diff_ids=tuple(found["rootfs"]["diff_ids"]),
+        diff_ids=tuple(configuration["rootfs"]["diff_ids"]),
         layers=tuple(layers),
-        labels=found.get("config", {}).get("Labels") or {},
+        labels=configuration.get("config", {}).get("Labels") or {},
     )
 
 
 def _descriptor(part: Path, digest: str, media_type: str, split: int) -> dict[str, Any]:
-    size = sum(piece.stat().st_size for piece in _blob(part, digest, split))
+    size = sum(path.stat().st_size for path in _blob(part, digest, split))
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
 def _layer_type(part: Path, digest: str, split: int) -> str:
-    """Return how a layer is packed: an engine with containerd's store saves it compressed."""
+    """Return a layer's media type; engines with containerd's store save layers compressed."""
     with _blob(part, digest, split)[0].open("rb") as stream:
-        start = stream.read(4)
-    packed = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}.get(start[:2], "")
-    return f"{_MEDIA}.layer.v1.tar{packed}"
+        magic = stream.read(2)
+    compression = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}.get(magic, "")
+    return f"{_MEDIA}.layer.v1.tar{compression}"
 
 
 def _content(part: Path, digest: str, split: int) -> bytes:
-    return b"".join(piece.read_bytes() for piece in _blob(part, digest, split))
+    return b"".join(path.read_bytes() for path in _blob(part, digest, split))
 
 
 def _blob(part: Path, digest: str, split: int) -> list[Path]:
-    return held(part, f"{images.BLOBS}/{_hex(digest)}", split)
+    return paths_of(part, _path(digest), split)
 
 
-def _hex(digest: str) -> str:
-    return digest.partition(":")[2]
+def _path(digest: str) -> str:
+    return f"{images.BLOBS}/{digits(digest)}"

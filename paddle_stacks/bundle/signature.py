@@ -1,4 +1,4 @@
-"""Who made a bundle: a signature of ``SHA256SUMS`` by an SSH key, with ``ssh-keygen`` alone."""
+"""Signatures of a bundle: ``ssh-keygen`` signs ``SHA256SUMS`` with an SSH key."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 from paddle_stacks.bundle.contents import SIGNATURE, SUMS
 from paddle_stacks.errors import MachineError, RequestError
 
-__all__ = ["check", "sign"]
+__all__ = ["NAME_A_KEY", "check", "sign"]
 
 NAMESPACE = "paddle-stacks-bundle"
-"""What a signature is for: that of a git commit by the same key does not do here."""
+"""The purpose of a signature: another signature by the same key, as of a commit, is invalid."""
+
+NAME_A_KEY = "name the file of a private SSH key, such as ~/.ssh/id_ed25519"
+"""The remedy for a key that does not exist or cannot sign."""
 
 
 def sign(folder: Path, key: Path) -> None:
-    """Sign a bundle's sums; ``ssh-keygen`` asks for the key's passphrase if it has one.
+    """Sign a bundle's checksums; ``ssh-keygen`` asks for the key's passphrase if it has one.
 
     Raises:
-        RequestError: the key is none, or ssh-keygen refuses it.
-        MachineError: there is no ssh-keygen.
+        RequestError: ssh-keygen does not accept the key.
+        MachineError: ssh-keygen is not installed.
     """
     (folder / SIGNATURE).unlink(missing_ok=True)
     done = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, str(folder / SUMS))
@@ -27,49 +30,50 @@ def sign(folder: Path, key: Path) -> None:
         raise RequestError(
             f"the bundle cannot be signed: {_reason(done)}",
             where=str(key),
-            remedy="name the file of a private SSH key, as ~/.ssh/id_ed25519",
+            remedy=NAME_A_KEY,
         )
 
 
 def check(folder: Path, allowed: Path) -> str:
-    """Return who signed a bundle.
+    """Return the signer of a bundle.
 
     Args:
         folder: the bundle.
-        allowed: the keys that are trusted, in the form of ``ssh-keygen``'s ALLOWED SIGNERS.
+        allowed: the trusted keys, in the format ALLOWED SIGNERS of ``ssh-keygen``.
 
     Raises:
-        RequestError: it is not signed, or not by one of them, or the sums changed since.
-        MachineError: there is no ssh-keygen.
+        RequestError: no signature, an untrusted key, or the checksums changed after signing.
+        MachineError: ssh-keygen is not installed.
     """
     signature = folder / SIGNATURE
     if not allowed.is_file():
         raise RequestError(
-            "there is no such file of allowed signers",
+            "the file of allowed signers does not exist",
             where=str(allowed),
-            remedy="a line for each: NAME and what is in the key's .pub file",
+            remedy="write one line per signer: NAME, then the contents of the key's .pub file",
         )
     if not signature.is_file():
         raise RequestError(
             f"the bundle is not signed: it has no {SIGNATURE}",
             where=str(folder),
-            remedy="ask who made it, or leave --allowed-signers out to trust its sums alone",
+            remedy="ask its creator for a signature, or omit --allowed-signers to check the"
+            " checksums only",
         )
-    found = _ssh_keygen("find-principals", "-f", str(allowed), "-s", str(signature))
-    signer = found.stdout.decode(errors="replace").splitlines()
-    if found.returncode or not signer:
+    principals = _ssh_keygen("find-principals", "-f", str(allowed), "-s", str(signature))
+    signer = principals.stdout.decode(errors="replace").splitlines()
+    if principals.returncode or not signer:
         raise RequestError(
-            "the bundle is not signed by a key that is allowed",
+            "the bundle is not signed by an allowed key",
             where=str(signature),
-            remedy=f"ask who made it for the key; {allowed} has those that are allowed",
+            remedy=f"ask its creator for the public key, and add it to {allowed} if you trust it",
         )
     arguments = ("-f", str(allowed), "-I", signer[0], "-n", NAMESPACE, "-s", str(signature))
     done = _ssh_keygen("verify", *arguments, data=(folder / SUMS).read_bytes())
     if done.returncode:
         raise RequestError(
-            f"the signature does not fit: {_reason(done)}",
+            f"the signature is invalid: {_reason(done)}",
             where=str(signature),
-            remedy="the sums are not those that were signed: copy the bundle again",
+            remedy=f"{SUMS} changed after it was signed: copy the bundle again",
         )
     return signer[0]
 
@@ -82,10 +86,10 @@ def _ssh_keygen(
         return subprocess.run(command, input=data, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise MachineError(
-            "there is no ssh-keygen", remedy="install openssh-client, 8.2 or newer"
+            "ssh-keygen is not installed", remedy="install openssh-client 8.2 or newer"
         ) from error
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"ssh-keygen ended with {done.returncode}"
+    return lines[-1] if lines else f"ssh-keygen exited with {done.returncode}"

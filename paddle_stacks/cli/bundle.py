@@ -1,4 +1,4 @@
-"""Tasks that carry the stack into a closed network: bundle.create, bundle.verify, bundle.load."""
+"""Tasks for air-gapped installation: bundle.create, bundle.verify, bundle.load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from paddle_stacks.cli import ROOT, task
 
-_SIGNERS = "Want a signature by a key of this file (ALLOWED SIGNERS in ssh-keygen(1))."
+_SIGNERS = "Require a signature by a key of this file (ALLOWED SIGNERS in ssh-keygen(1))."
 
 
 @task(
@@ -43,14 +43,14 @@ def create(
     The same command continues after an interruption.
     """
     from paddle_stacks import __version__, settings
-    from paddle_stacks.bundle.create import Order, parse_size
+    from paddle_stacks.bundle.create import BundleSpec, parse_size
     from paddle_stacks.bundle.create import create as make
     from paddle_stacks.bundle.downloads import PYTHONS
-    from paddle_stacks.bundle.program import say
+    from paddle_stacks.bundle.program import log
 
     loaded = settings.load(ROOT, {"backend": backend})
     name = output or f"paddle-stacks-{__version__}-{loaded.backend}.bundle"
-    order = Order(
+    spec = BundleSpec(
         output=Path(name).expanduser().absolute(),
         images=tuple(image),
         models=tuple(model),
@@ -61,16 +61,16 @@ def create(
         allow_dirty=allow_dirty,
         key=Path(sign).expanduser() if sign else None,
     )
-    make(order, loaded, say)
-    print(order.output)
+    make(spec, loaded, log)
+    print(spec.output)
 
 
 @task(help={"bundle": "The bundle's folder.", "allowed-signers": _SIGNERS})
 def verify(context: Any, bundle: str, allowed_signers: str | None = None) -> None:
     """Compare every file of a bundle with its checksum."""
-    from paddle_stacks.bundle.program import told_verified
+    from paddle_stacks.bundle.program import verify_and_report
 
-    told_verified(Path(bundle), Path(allowed_signers) if allowed_signers else None)
+    verify_and_report(Path(bundle), Path(allowed_signers) if allowed_signers else None)
 
 
 @task(
@@ -93,12 +93,12 @@ def load(
     The same command continues after an interruption.
     """
     from paddle_stacks.bundle.load import load as load_bundle
-    from paddle_stacks.bundle.program import say
+    from paddle_stacks.bundle.program import log
 
     load_bundle(
         Path(bundle),
         Path(to).absolute() if to else ROOT,
-        say,
+        log,
         allowed_signers=Path(allowed_signers) if allowed_signers else None,
         verify=not no_verify,
     )

@@ -95,7 +95,7 @@ def loaded(machine: Machine, bundle: Path, home: Path) -> Path:
     assert first.returncode == -signal.SIGKILL
     # Its `docker load`, if there was one, has lost whom it listened to.
     said = follow(machine, home, LOAD.text.replace(DISK, str(bundle)).replace("$ ", ""))
-    assert "image paddle-stacks/base:cpu: is there" in said
+    assert "image paddle-stacks/base:cpu: already loaded" in said
     (home / "my.json").rename(home / "paddle-stacks" / "my.json")
     return home / "paddle-stacks"
 

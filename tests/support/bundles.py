@@ -58,10 +58,10 @@ class Site:
         monkeypatch.setattr(downloads, "_pip_download", self._pip)
         monkeypatch.setattr("paddle_stacks.build.export", self._export)
 
-    def order(self, **changes: object) -> create.Order:
+    def order(self, **changes: object) -> create.BundleSpec:
         """Return an order for the bundle."""
         found = {"output": self.bundle, "models": ("tiny",), "pythons": (PYTHON,), **changes}
-        return create.Order(**found)  # type: ignore[arg-type]
+        return create.BundleSpec(**found)  # type: ignore[arg-type]
 
     def create(self, **changes: object) -> None:
         """Make the bundle."""
@@ -142,7 +142,7 @@ class Site:
                 }
             )
             self.wanted.append(
-                saving.Wanted(tag, (tag,), f"sha256:{identity}", tuple(diff_ids), 40_000)
+                saving.ImageToSave(tag, (tag,), f"sha256:{identity}", tuple(diff_ids), 40_000)
             )
         files = {f"blobs/sha256/{digest}": content for digest, content in blobs.items()}
         with tarfile.open(self.engine / "archive.tar", "w") as archive:

@@ -141,7 +141,7 @@ def test_a_runs_model_and_a_link_keep_the_names_that_they_were_called_by(site: S
 
 def test_two_models_of_one_name_are_refused(site: Site) -> None:
     _finished_run(site, "tiny")
-    with pytest.raises(RequestError, match="models/tiny would be this folder and") as caught:
+    with pytest.raises(RequestError, match="models/tiny would be both this folder and") as caught:
         site.create(models=("tiny", "runs/tiny"), allow_dirty=True)
     assert caught.value.problems[0].where.endswith("runs/tiny/model")
     assert not site.bundle.exists()
@@ -200,8 +200,14 @@ def _link_out(bundle: Path) -> None:
 DAMAGE = {
     "a bit": (lambda b: _flip(b / MODEL), f"{MODEL} is damaged"),
     "a bit of a layer": (lambda b: _flip(_blob(b)), "images/blobs/sha256/.* is damaged"),
-    "cut": (lambda b: os.truncate(b / MODEL, 100), f"{MODEL} is truncated: 100 of 2560000 bytes"),
-    "empty": (lambda b: os.truncate(b / MODEL, 0), f"{MODEL} is truncated: 0 of"),
+    "cut": (
+        lambda b: os.truncate(b / MODEL, 100),
+        f"{MODEL} is truncated: expected 2560000 bytes, got 100",
+    ),
+    "empty": (
+        lambda b: os.truncate(b / MODEL, 0),
+        f"{MODEL} is truncated: expected 2560000 bytes, got 0",
+    ),
     "longer": (lambda b: (b / MODEL).open("a").write("x"), f"{MODEL} is too long"),
     "gone": (lambda b: (b / MODEL).unlink(), f"{MODEL} is missing"),
     "a folder gone": (lambda b: shutil.rmtree(b / "models"), "models/tiny/config.json is missing"),
@@ -218,20 +224,20 @@ DAMAGE = {
         f"{MODEL} leads out of the bundle",
     ),
     "a folder that is a link": (_link_out, "models/tiny/config.json leads out of the bundle"),
-    "one more": (lambda b: (b / "models" / "extra.bin").touch(), "models/extra.bin is not the"),
-    "one more, hidden": (lambda b: (b / ".more").touch(), r"\.more is not the bundle's"),
+    "one more": (lambda b: (b / "models" / "extra.bin").touch(), "models/extra.bin is not part of"),
+    "one more, hidden": (lambda b: (b / ".more").touch(), r"\.more is not part of the bundle"),
     "the manifest": (lambda b: _flip(b / "manifest.json"), "manifest.json is damaged"),
     "no manifest": (lambda b: (b / "manifest.json").unlink(), "manifest.json is missing"),
     "no sums": (lambda b: (b / "SHA256SUMS").unlink(), "SHA256SUMS"),
-    "sums cut": (lambda b: os.truncate(b / "SHA256SUMS", 200), "not a line of sha256sum|not name"),
-    "sums of another": (lambda b: (b / "SHA256SUMS").write_text("ab" * 32 + "  x\n"), "not name"),
+    "sums cut": (lambda b: os.truncate(b / "SHA256SUMS", 200), "not a line of sha256sum|not list"),
+    "sums of another": (lambda b: (b / "SHA256SUMS").write_text("ab" * 32 + "  x\n"), "not list"),
     "sums that are no text": (lambda b: (b / "SHA256SUMS").write_bytes(b"\xff" * 99), "be read"),
     "no README": (lambda b: (b / "README.md").unlink(), "README.md is missing"),
     "the program": (lambda b: _flip(b / "bundle.pyz"), "bundle.pyz is damaged"),
-    "a name that leaves": (_rename_first("../../etc/cron.d/x"), "would leave the folder"),
-    "an absolute name": (_rename_first("/etc/cron.d/x"), "would leave the folder"),
-    "a name with a line in it": (_rename_first("a\nb"), "not a line of|would leave the folder"),
-    "a name with a backslash": (_rename_first("a\\..\\b"), "would leave the folder"),
+    "a name that leaves": (_rename_first("../../etc/cron.d/x"), "is not allowed as a path"),
+    "an absolute name": (_rename_first("/etc/cron.d/x"), "is not allowed as a path"),
+    "a name with a line in it": (_rename_first("a\nb"), "not a line of|is not allowed as a path"),
+    "a name with a backslash": (_rename_first("a\\..\\b"), "is not allowed as a path"),
     "no JSON": (
         lambda b: ((b / "manifest.json").write_text("{"), _resum(b)),
         "not a bundle's manifest",
@@ -248,12 +254,12 @@ DAMAGE = {
     ),
     "an option for a tag": (
         _rewrite(lambda d: d["images"][0].update(tags=["--all"])),
-        "no name of an image",
+        "not the name of an image",
     ),
-    "a file twice": (_rewrite(lambda d: d["files"].append(d["files"][0])), "named twice"),
+    "a file twice": (_rewrite(lambda d: d["files"].append(d["files"][0])), "listed twice"),
     "a sum of its own": (
         _rewrite(lambda d: d["files"][0].update(sha256="0" * 64)),
-        "differ about",
+        "differ in",
     ),
 }
 
@@ -280,7 +286,11 @@ def test_all_faults_are_told_at_once(site: Site) -> None:
     (site.bundle / "new").touch()
     done = site.program("verify")
     assert done.returncode == 2
-    for expected in ("part002 is missing", "config.json is damaged", "new is not the bundle's"):
+    for expected in (
+        "part002 is missing",
+        "config.json is damaged",
+        "new is not part of the bundle",
+    ):
         assert expected in done.stderr
 
 
@@ -349,11 +359,13 @@ def test_a_step_that_failed_is_done_the_next_time(site: Site) -> None:
     site.create()
     (site.engine / "full").touch()
     done = site.load()
-    assert done.returncode == 3 and "no room for paddle-stacks/base:cpu" in done.stderr
+    assert (
+        done.returncode == 3 and "the engine has no space for paddle-stacks/base:cpu" in done.stderr
+    )
     (site.engine / "full").unlink()
     (site.to / "fail-verify").touch()
     done = site.load()
-    assert done.returncode == 5 and "./inv verify --backend cpu ended with 1" in done.stderr
+    assert done.returncode == 5 and "./inv verify --backend cpu exited with 1" in done.stderr
     (site.to / "fail-verify").unlink()
     assert site.load().returncode == 0
 
@@ -389,7 +401,7 @@ def test_what_changes_after_it_was_verified_is_not_unpacked(
     def then_change(folder: Path, *rest):
         manifest = verified(folder, *rest)
         files = [file for file in manifest.files if file.path.startswith(of)]
-        _changed(folder / max(files, key=lambda file: file.size).pieces[0].path)
+        _changed(folder / max(files, key=lambda file: file.size).stored[0].path)
         return manifest
 
     monkeypatch.setattr(check, "verify", then_change)
@@ -405,13 +417,13 @@ def test_what_is_there_is_not_written_over(site: Site) -> None:
     site.to.mkdir()
     (site.to / "thesis.txt").write_text("mine")
     done = site.load()
-    assert done.returncode == 2 and "holds something else" in done.stderr
+    assert done.returncode == 2 and "the folder has something else" in done.stderr
     (site.to / "thesis.txt").unlink()
     (site.to / "models" / "tiny").mkdir(parents=True)
     (site.to / "models" / "tiny" / "config.json").write_text("{'mine': 1}")
     (site.to / ".git_archival.txt").write_text(f"node: {revision(site.project)}\n")
     done = site.load()
-    assert done.returncode == 2 and "another models/tiny is there" in done.stderr
+    assert done.returncode == 2 and "a different models/tiny exists" in done.stderr
     assert (site.to / "models" / "tiny" / "config.json").read_text() == "{'mine': 1}"
 
 
@@ -435,14 +447,14 @@ def test_a_checkout_of_the_same_revision_takes_the_rest(site: Site) -> None:
 def test_a_python_that_the_bundle_has_no_packages_for_is_told(site: Site) -> None:
     site.create(pythons=tuple(set(downloads.PYTHONS) - {PYTHON})[:1])
     done = site.load()
-    assert done.returncode == 3 and f"this is Python {PYTHON}" in done.stderr
+    assert done.returncode == 3 and f"not for {PYTHON}" in done.stderr
     assert not (site.engine / "loads").exists()
 
 
 def test_without_an_engine_nothing_begins(site: Site) -> None:
     site.create()
     done = site.program("load", "--to", site.to, PATH=str(site.home))
-    assert done.returncode == 3 and "there is no docker command" in done.stderr
+    assert done.returncode == 3 and "the docker command is not installed" in done.stderr
     assert not site.to.exists()
 
 
@@ -463,10 +475,10 @@ REFUSED = {
         "files differ from the commit",
     ),
     "no such model": (None, {"models": ("smoll",)}, 'no model "smoll"'),
-    "no such data": (None, {"data": ("none",)}, 'no data "none"'),
+    "no such data": (None, {"data": ("none",)}, 'no data named "none"'),
     "no such Python": (None, {"pythons": ("3.9",)}, "no wheels for Python 3.9"),
-    "no such key": (None, {"key": Path("/nowhere/key")}, "no such key"),
-    "something else there": (_output_taken, {}, "this is there and is no bundle"),
+    "no such key": (None, {"key": Path("/nowhere/key")}, "the key does not exist"),
+    "something else there": (_output_taken, {}, "the folder exists and is not a bundle"),
 }
 
 
@@ -502,7 +514,7 @@ def test_no_room_is_said_before_anything_is_copied(
 ) -> None:
     usage = shutil.disk_usage(site.home)._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(MachineError, match="no room"):
+    with pytest.raises(MachineError, match="not enough space"):
         site.create()
     assert site.said == []
 
@@ -535,13 +547,13 @@ def test_a_signature_is_that_of_a_key_that_is_trusted(site: Site) -> None:
     done = site.program("verify", *trusted)
     assert done.returncode == 0 and "signed by ours@example.org" in done.stderr
     done = site.program("verify", "--allowed-signers", site.home / "other.signers")
-    assert done.returncode == 2 and "not signed by a key that is allowed" in done.stderr
+    assert done.returncode == 2 and "not signed by an allowed key" in done.stderr
     assert site.load("--no-verify", *map(str, trusted)).returncode == 0
     (site.bundle / "models" / "tiny" / "config.json").write_text("[]")
     lines = (site.bundle / "SHA256SUMS").read_text().splitlines(keepends=True)
     (site.bundle / "SHA256SUMS").write_text("".join(lines[1:]))
     done = site.program("verify", *trusted)
-    assert done.returncode == 2 and "the signature does not fit" in done.stderr
+    assert done.returncode == 2 and "the signature is invalid" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -554,18 +566,18 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "4", "999K", "-4G", "4 G B", "4.5G", "G", "0G"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match="no size"):
+    with pytest.raises(RequestError, match="not a size"):
         create.parse_size(text)
 
 
 def test_a_locks_conditions_are_those_of_the_python_it_is_carried_for() -> None:
     lock = (Path(__file__).parents[2] / "requirements.lock").read_text()
     for python, has_tomli in (("3.10.0", True), ("3.10.99", True), ("3.11.0", False)):
-        entries = downloads.wheels_wanted(lock, python)
+        entries = downloads.lock_entries(lock, python)
         names = [entry.partition("==")[0] for entry in entries]
         assert len(names) == len(set(names)) > 50
         assert ("tomli" in names) is has_tomli
-    (only,) = downloads.wheels_wanted(lock, "3.11.0", only="invoke")
+    (only,) = downloads.lock_entries(lock, "3.11.0", only="invoke")
     assert re.fullmatch(r"invoke==\S+ \\\n(    --hash=sha256:\w{64}( \\)?\n)+", only)
 
 
@@ -594,10 +606,10 @@ def test_the_program_needs_nothing_but_the_standard_library(site: Site) -> None:
 
 def test_a_disk_that_is_full_is_told_with_what_to_do(tmp_path: Path) -> None:
     with (
-        pytest.raises(MachineError, match="no room left on the device") as caught,
-        contents.telling_of_room(tmp_path),
+        pytest.raises(MachineError, match="no space left on the device") as caught,
+        contents.disk_full_as_error(tmp_path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device", "/x")
-    assert "it goes on from here" in caught.value.problems[0].remedy
-    with pytest.raises(PermissionError), contents.telling_of_room(tmp_path):
+    assert "it continues from here" in caught.value.problems[0].remedy
+    with pytest.raises(PermissionError), contents.disk_full_as_error(tmp_path):
         raise PermissionError(errno.EACCES, "no", "/x")

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
     "paddle_stacks/build",
+    "paddle_stacks/bundle",
     "paddle_stacks/cli",
     "paddle_stacks/completion",
     "paddle_stacks/dcu",
