@@ -61,10 +61,10 @@ class StackProgram(Program):
             with self._told():
                 super().parse_cleanup()
             return
-        from paddle_stacks.cli.completion import known
+        from paddle_stacks.cli.completion import vocabulary
 
         line = sys.argv[sys.argv.index("--") + 1] if "--" in sys.argv else ""
-        for candidate in completion.candidates(line, known(self.collection)):
+        for candidate in completion.candidates(line, vocabulary(self.collection)):
             print(candidate)
         raise Exit
 

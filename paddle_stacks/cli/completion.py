@@ -1,4 +1,4 @@
-"""What ``./inv --complete`` is told of the tasks."""
+"""The vocabulary of ``./inv --complete``, from the tasks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from paddle_stacks.errors import StackError
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.testing.suites import NAMES as SUITES
 
-__all__ = ["known"]
+__all__ = ["vocabulary"]
 
 
-def known(tasks: Collection) -> completion.Known:
-    """Return what the words of a line can be, for these tasks."""
+def vocabulary(tasks: Collection) -> completion.Vocabulary:
+    """Return the words that can be completed for these tasks."""
     from paddle_stacks.completion import values
     from paddle_stacks.explain import images
 
     try:
         workspace = settings.load(ROOT).workspace
     except StackError:
-        workspace = ROOT  # a wrong setting is told by the task, not at every key
+        workspace = ROOT  # an invalid setting is reported by the task, not during completion
     options: dict[str, dict[str, bool]] = {}
     first: dict[str, Callable[[], Iterable[str]]] = {}
     by_option = values.of_options(ROOT, workspace)
@@ -41,7 +41,7 @@ def known(tasks: Collection) -> completion.Known:
             first[name] = lambda: JOBS
         elif "recipe" in words:
             first[name] = lambda: by_option["--recipe"]([])
-    return completion.Known(
+    return completion.Vocabulary(
         options,
         first,
         {

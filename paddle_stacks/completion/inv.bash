@@ -4,12 +4,12 @@
 _paddle_stacks_inv() {
     local line="${COMP_LINE:0:COMP_POINT}" word
     word="${line##*[[:space:]]}"
-    # The line as it is typed: bash takes --option=value apart. What is found are whole words.
+    # The typed line: bash splits --option=value. Candidates are whole words.
     mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" --complete -- "$line" 2>/dev/null)
     if [[ $word == *=* && $COMP_WORDBREAKS == *=* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${word%%=*}="}")
     fi
 }
 
-# Nothing found: the names of files.
+# Without candidates, complete file names.
 complete -o default -o bashdefault -F _paddle_stacks_inv inv

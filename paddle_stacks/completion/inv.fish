@@ -3,9 +3,9 @@
 function __paddle_stacks_inv
     set --local line (commandline --current-process --cut-at-cursor)
     set --local words (commandline --current-process --tokenize --cut-at-cursor)
-    set --local found ($words[1] --complete -- "$line" 2>/dev/null)
-    if set --query found[1]
-        string join \n -- $found
+    set --local candidates ($words[1] --complete -- "$line" 2>/dev/null)
+    if set --query candidates[1]
+        string join \n -- $candidates
     else
         __fish_complete_path (commandline --current-token)
     end

@@ -1,10 +1,10 @@
 # Completion of ./inv in zsh: source <(./inv --print-completion-script zsh)
 
 _paddle_stacks_inv() {
-    local -a found
-    found=("${(@f)$("${words[1]}" --complete -- "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-    if [[ -n "${found[1]}" ]]; then
-        compadd -a found
+    local -a candidates
+    candidates=("${(@f)$("${words[1]}" --complete -- "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "${candidates[1]}" ]]; then
+        compadd -a candidates
     else
         _files
     fi

@@ -1,8 +1,7 @@
-"""What options can be set to, as far as files and tables say."""
+"""Values of options for tab completion."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -15,20 +14,19 @@ from paddle_stacks.plan import backend
 
 __all__ = ["of_options"]
 
-_Ask = Callable[[list[str]], Iterable[str]]
+Values = Callable[[list[str]], Iterable[str]]
+"""Returns the values of an option for the words of a line."""
 
 
-def of_options(root: Path, workspace: Path) -> Mapping[str, _Ask]:
-    """Return what each option can be, by its name; asked with the words of the line.
+def of_options(root: Path, workspace: Path) -> Mapping[str, Values]:
+    """Return the functions that return an option's values, by option.
 
     Args:
         root: the repository's root.
-        workspace: where ``models/`` and ``runs/`` are.
+        workspace: the folder of ``models/`` and ``runs/``.
     """
-    asks: dict[str, _Ask] = {}
-    for name, choices in _choices().items():
-        asks[name] = _always(choices)
-    return asks | {
+    fixed = {name: _always(choices) for name, choices in _choices().items()}
+    return fixed | {
         "--backend": lambda words: backend.names(root),
         "--model": lambda words: {*models.known(root), *_folders(workspace / "models")},
         "--adapter": lambda words: _folders(workspace / "runs"),
@@ -37,24 +35,23 @@ def of_options(root: Path, workspace: Path) -> Mapping[str, _Ask]:
     }
 
 
-def _always(choices: Iterable[str]) -> _Ask:
+def _always(choices: Iterable[str]) -> Values:
     return lambda words: choices
 
 
 def _choices() -> dict[str, set[str]]:
-    """Return the choices of the jobs' own options."""
+    """Return the choices of the jobs' options."""
     choices: dict[str, set[str]] = {}
-    actions: list[argparse.Action] = [
-        action for make in PARSERS.values() for action in make()._actions
-    ]
-    for action in actions:
-        if action.choices and action.option_strings:
-            choices.setdefault(action.option_strings[-1], set()).update(map(str, action.choices))
+    for make in PARSERS.values():
+        for action in make()._actions:
+            if action.choices and action.option_strings:
+                values = choices.setdefault(action.option_strings[-1], set())
+                values.update(map(str, action.choices))
     return choices
 
 
 def _backend_in(words: list[str]) -> str:
-    """Return the platform that a line names; empty where it names none."""
+    """Return the backend in a line; empty if it has none."""
     for at, word in enumerate(words):
         if word.startswith("--backend="):
             return word.partition("=")[2]
@@ -64,23 +61,26 @@ def _backend_in(words: list[str]) -> str:
 
 
 def _recipes(root: Path, name: str, jobs: Collection[str]) -> set[str]:
-    """Return the recipes of a platform, of all if none is named; of some jobs, if any are."""
-    backends = [path.stem for path in (root / recipes.FOLDER).glob("*.toml")]
+    """Return the names of recipes.
+
+    Args:
+        root: the repository's root.
+        name: a backend; empty for all backends.
+        jobs: the jobs of the recipes; empty for all jobs.
+    """
     names: set[str] = set()
-    for platform in [name] if name else backends:
+    for each in [name] if name else [p.stem for p in (root / recipes.FOLDER).glob("*.toml")]:
         try:
-            loaded = recipes.load(root, platform).values()
+            loaded = recipes.load(root, each).values()
         except StackError:
-            continue  # a platform without recipes: nothing to offer
+            continue  # a backend without recipes
         names |= {recipe.name for recipe in loaded if not jobs or recipe.job in jobs}
     return names
 
 
 def _profiles(root: Path, name: str) -> set[str]:
-    names: set[str] = set()
-    for platform in [name] if name in backend.names(root) else backend.names(root):
-        names |= {*backend.profiles(platform, root)}
-    return names
+    backends = [name] if name in backend.names(root) else backend.names(root)
+    return {profile for each in backends for profile in backend.profiles(each, root)}
 
 
 def _folders(parent: Path) -> set[str]:

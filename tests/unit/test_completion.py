@@ -10,11 +10,11 @@ import pytest
 
 import tasks
 from paddle_stacks import completion
-from paddle_stacks.cli.completion import known
+from paddle_stacks.cli.completion import vocabulary
 from paddle_stacks.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
-KNOWN = known(tasks.namespace)
+VOCABULARY = vocabulary(tasks.namespace)
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ KNOWN = known(tasks.namespace)
     ],
 )
 def test_what_can_stand_at_the_cursor(line: str, found: list[str]) -> None:
-    assert completion.candidates(line, KNOWN) == found
+    assert completion.candidates(line, VOCABULARY) == found
 
 
 def test_an_empty_line_offers_every_task() -> None:
-    assert completion.candidates("./inv ", KNOWN) == sorted(tasks.namespace.task_names)
+    assert completion.candidates("./inv ", VOCABULARY) == sorted(tasks.namespace.task_names)
 
 
 def test_every_option_of_a_job_is_offered() -> None:
-    found = completion.candidates("./inv infer --", KNOWN)
+    found = completion.candidates("./inv infer --", VOCABULARY)
     assert {"--model", "--adapter", "--prompt", "--backend", "--dry-run", "--help"} <= set(found)
     assert "--image" not in found
 
@@ -66,7 +66,7 @@ def test_runs_and_models_of_the_workspace_are_offered(
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "models" / ".mine.part").mkdir()
     monkeypatch.setenv("PADDLE_STACKS_WORKSPACE", str(tmp_path))
-    here = known(tasks.namespace)
+    here = vocabulary(tasks.namespace)
     assert completion.candidates("./inv infer --adapter ", here) == ["try1"]
     found = completion.candidates("./inv infer --model ", here)
     assert "mine" in found
@@ -75,7 +75,7 @@ def test_runs_and_models_of_the_workspace_are_offered(
 
 def test_a_wrong_setting_does_not_get_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDLE_STACKS_WORKSPACE", "/no/such/folder")
-    assert completion.candidates("./inv fine", known(tasks.namespace)) == ["finetune"]
+    assert completion.candidates("./inv fine", vocabulary(tasks.namespace)) == ["finetune"]
 
 
 def bash(tmp_path: Path, line: str) -> list[str]:
