@@ -303,7 +303,8 @@ def _write_env_file(settings: Settings, bake_variables: Mapping[str, str]) -> No
     head = "# Written by ./inv build for docker compose; not to be edited.\n"
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(head):
         return
-    lines = [f"{key}={value}\n" for key, value in bake_variables.items()]
+    # An empty value would replace a default of the Dockerfile.
+    lines = [f"{key}={value}\n" for key, value in bake_variables.items() if value]
     if settings.backend != "cpu":
         # docker-compose.dcu.yml has its own names, so that .env does not set them.
         lines += [f"DCU_{key}={bake_variables[key]}\n" for key in ("BACKEND", "LOCK")]
