@@ -447,6 +447,7 @@ def test_requests_made_from_the_document_are_answered_as_it_says(
         *("--max-examples", "25"),
         *("--seed", "7"),
         *("--workers", "1"),
+        *("--request-timeout", "120"),  # a machine that is busy may be slow to answer
         *("--no-color",),
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
