@@ -14,7 +14,7 @@ from entrypoints.runtime.console import phase, report
 from entrypoints.runtime.disk import writing_below
 from entrypoints.runtime.lock import locked
 from entrypoints.runtime.logging import libraries_log_to
-from entrypoints.runtime.stubs import spare
+from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training.saving import write_merged
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files, workspace
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         phase("compare the base model")
         _check_base(model, adapter)
     phase("start PaddlePaddle")
-    spare()
+    install_stubs()
     libraries_log_to(None)
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
         remove_unfinished(output)

@@ -16,7 +16,7 @@ from entrypoints.runtime.disk import writing_below
 from entrypoints.runtime.lock import locked
 from entrypoints.runtime.logging import libraries_log_to
 from entrypoints.runtime.stop import StopSignal
-from entrypoints.runtime.stubs import spare
+from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
             )
             print(run / workspace.MODEL)
             return 0
-        spare()
+        install_stubs()
         libraries_log_to(run / LIBRARY_LOG)
         from entrypoints.pretraining.run import train
 

@@ -8,7 +8,7 @@ from entrypoints.runtime.disk import writing_below
 from entrypoints.runtime.lock import locked
 from entrypoints.runtime.logging import libraries_log_to
 from entrypoints.runtime.stop import StopSignal
-from entrypoints.runtime.stubs import spare
+from entrypoints.runtime.stubs import install_stubs
 from entrypoints.upstream import run_with_config
 from paddle_stacks.jobs import platforms, quantizing, workspace
 from paddle_stacks.jobs.files import remove_unfinished
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
         remove_unfinished(output)
         workspace.check_output(output, (model,), force=arguments.force)
         phase("start PaddlePaddle")
-        spare()
+        install_stubs()
         libraries_log_to(None)
         from entrypoints.quantizing.run import quantize
 

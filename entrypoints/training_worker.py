@@ -8,13 +8,13 @@ from entrypoints.finetuning.request import Request as Finetuning
 from entrypoints.pretraining.request import Request as Pretraining
 from entrypoints.runtime.logging import fleet_logs_with_libraries, libraries_log_to
 from entrypoints.runtime.stop import StopSignal
-from entrypoints.runtime.stubs import spare
+from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training.processes import work
 from entrypoints.training.request import LIBRARY_LOG
 
 
 def _prepare(request: Finetuning | Pretraining, rank: int) -> None:
-    spare()
+    install_stubs()
     libraries_log_to(request.run / LIBRARY_LOG if rank == 0 else None)
     fleet_logs_with_libraries()
     if request.config["device"] == "cpu":

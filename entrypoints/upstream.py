@@ -31,8 +31,8 @@ from entrypoints.runtime.disk import writing_below
 from entrypoints.runtime.launcher import (
     AS_MODULE,
     Nodes,
-    carry_out,
-    check_cards,
+    run_command,
+    check_devices,
     environment,
     is_launched,
     launch,
@@ -165,7 +165,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
         program = [str(_PATCHED), program[-1]]
     variables = environment(environ)
     if is_launched(arguments.ranks, nodes):
-        check_cards(arguments.ranks, environ)
+        check_devices(arguments.ranks, environ)
         variables |= loopback() if nodes.count == 1 else {}
     variables["PYTHONPATH"] = _python_path(environ)
     if predicts and _device() == "cpu":
@@ -384,7 +384,7 @@ def _carry_out(prepared: Command, what: str) -> None:
         if prepared.sends_tokens:
             variables[messages.VARIABLE] = str(stack.enter_context(messages.made()))
         if not is_launched(prepared.ranks, prepared.nodes):
-            carry_out([sys.executable, "-u", *prepared.program], variables, what, prepared.logs)
+            run_command([sys.executable, "-u", *prepared.program], variables, what, prepared.logs)
             return
         launch(
             prepared.program,

@@ -1,4 +1,4 @@
-"""Command-line arguments of jobs; the host has them too, so they are in ``paddle_stacks.jobs``."""
+"""Command-line arguments of jobs; ``paddle_stacks.jobs`` defines them, for the host as well."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["Parser", "parse", "parser"]
 
 
 def parse(job: str, argv: Sequence[str]) -> argparse.Namespace:
-    """Return a job's arguments, after the checks that the host makes too.
+    """Return a job's arguments, checked as on the host.
 
     Raises:
-        RequestError: they are wrong.
+        RequestError: they are invalid.
     """
     return arguments.parse(job, argv, platforms.current())

@@ -1,7 +1,7 @@
-"""Runs a script that is part of a package: ``as_module.py PACKAGE.MODULE [ARGUMENT …]``.
+"""Run a module of a package: ``as_module.py PACKAGE.MODULE [ARGUMENT …]``.
 
-As ``python -m`` does, without putting the working directory, which is the user's, where
-modules are looked for; and as a file, which is all that Paddle's launcher can start.
+Like ``python -m``, but without the working directory, which is the user's, in ``sys.path``; and
+as a file, because Paddle's launcher can only start files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a job speaks: events and lines on standard error, its result on standard output."""
+"""Output of jobs: events on standard error, the result on standard output."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import IO, Any
 from paddle_stacks.errors import printable
 from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH, Event
 
-__all__ = ["note", "phase", "report", "say", "speak_to", "warn"]
+__all__ = ["note", "phase", "print_events_to", "report", "say", "warn"]
 
 _streams: list[IO[str]] = []
 
 
-def speak_to(stream: IO[str]) -> None:
-    """From now on, print events there instead of on standard error.
+def print_events_to(stream: IO[str]) -> None:
+    """Print events to a stream instead of standard error from now on.
 
     Args:
-        stream: of the process that speaks for several; ``os.devnull`` for the others.
+        stream: of the first of several processes; ``os.devnull`` in the others.
     """
     _streams[:] = [stream]
 
@@ -32,25 +32,25 @@ def report(kind: str, **fields: Any) -> None:
 
 
 def phase(name: str) -> None:
-    """Say that a new part of the work begins."""
+    """Report the start of a phase."""
     report("phase", name=name)
 
 
 def note(text: str) -> None:
-    """Say something a person may want to know."""
+    """Report information for the user."""
     report("note", text=text)
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print a result on standard output; a terminal gets no control characters of it.
+    """Print a result on standard output; control characters are removed on a terminal.
 
     Args:
-        text: such as a model's answer or a document, which are somebody else's.
-        end: what comes after it.
+        text: an untrusted text, such as a model's answer or a document.
+        end: printed after it.
     """
     print(printable(text) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 def warn(text: str) -> None:
-    """Say that something is not as it should be, although the job goes on."""
+    """Report a problem that does not end the job."""
     report("warning", text=text)

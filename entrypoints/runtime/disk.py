@@ -1,4 +1,4 @@
-"""What the operating system says when a file cannot be written, as the project's errors."""
+"""Conversion of disk errors of the operating system to this project's errors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["writing_below"]
 _REMEDIES = {
     errno.ENOSPC: "free some space, and start the same command again",
     errno.EDQUOT: "free some of your quota, and start the same command again",
-    errno.EROFS: "mount it so that it can be written",
-    errno.EACCES: "run as its owner: docker run --user, or mount a folder of yours",
-    errno.EPERM: "run as its owner: docker run --user, or mount a folder of yours",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "run as its owner (docker run --user), or mount a folder of your own",
+    errno.EPERM: "run as its owner (docker run --user), or mount a folder of your own",
 }
 
 
 @contextmanager
 def writing_below(folder: Path) -> Iterator[None]:
-    """Turn a full disk, a missing right and the like into errors about ``folder``.
+    """Convert a full disk, a missing permission and the like into errors about ``folder``.
 
     Raises:
-        MachineError: the machine does not let us write.
+        MachineError: the folder cannot be written.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Starting a program and seeing it to its end: one process, or several through Paddle's launcher.
+"""Start a program and wait for it: one process, or several through Paddle's launcher.
 
-Paddle's launcher (3.0.0b2) starts every worker in a session of its own. When it is told to
-stop it sends each of them SIGTERM, three times within 0.6 seconds to one that is still there,
-and kills them 30 seconds later. When a worker fails it kills the others 3 seconds later.
+Paddle's launcher (3.0.0b2) starts every worker in a session of its own. On SIGTERM it sends
+SIGTERM to each of them, three times within 0.6 seconds if it is still running, and kills them
+after 30 seconds. When a worker fails, it kills the others after 3 seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO
 
 from entrypoints.runtime.console import note, warn
 from entrypoints.runtime.nodes import Nodes
-from entrypoints.runtime.rendezvous import PORTS, Loss, Peers, meet
+from entrypoints.runtime.rendezvous import PORTS, Loss, RendezvousGroup, join
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
 from paddle_stacks.jobs import platforms
 
@@ -30,23 +30,23 @@ __all__ = [
     "KILL_AFTER_SECONDS",
     "NodeLostError",
     "Nodes",
-    "carry_out",
-    "check_cards",
+    "check_devices",
     "environment",
     "is_launched",
     "launch",
     "launcher",
     "loopback",
+    "run_command",
 ]
 
 AS_MODULE = Path(__file__).with_name("as_module.py")
 """Runs a module of a package; Paddle's launcher can only start files."""
 
 KILL_AFTER_SECONDS = 40
-"""From the signal to stop until what has been started is killed; the host kills after 45."""
+"""Seconds between a signal to stop and SIGKILL; the host sends SIGKILL after 45."""
 
-# What Paddle's launcher (3.0.0b2, context/args_envs.py) reads from the environment and
-# prefers to its arguments, as far as it is decided here.
+# Variables that Paddle's launcher (3.0.0b2, context/args_envs.py) prefers to its arguments,
+# which are set here.
 _LAUNCHER_VARIABLES = (
     *("POD_IP", "PADDLE_MASTER", "PADDLE_DEVICES", "PADDLE_NNODES", "PADDLE_NPROC_PER_NODE"),
     *("PADDLE_RANK", "PADDLE_TRAINER_ID", "PADDLE_JOB_ID", "PADDLE_LOG_DIR", "PADDLE_RUN_MODE"),
@@ -56,30 +56,30 @@ _LAUNCHER_VARIABLES = (
     *("PADDLE_AUTO_CLUSTER", "CUDA_VISIBLE_DEVICES"),
 )
 
-# The launcher speaks HTTP with node 0's, and a proxy cannot reach that. It drops the first
-# two itself, for its workers as well.
+# The launchers talk HTTP to that of node 0, which a proxy cannot reach. They drop the first two
+# themselves, for their workers as well.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
-# From a peer's loss, or its failure, until what waits for it is killed: to say what it sees.
+# From the loss of a node until the processes that wait for it are killed: they may log it first.
 _LOST_SECONDS = 10
-_LOOK_SECONDS = 0.5
-# How long a failure waits for another node's, which can be its cause.
+_POLL_SECONDS = 0.5
+# How long to wait after a failure for that of another node, which may be its cause.
 _CAUSE_SECONDS = 3
 
 
 class NodeLostError(JobError):
-    """The run has ended because another node was lost or failed (status 5)."""
+    """The run ended because another node was lost or failed (status 5)."""
 
 
-def check_cards(ranks: int, environ: Mapping[str, str]) -> None:
-    """Refuse more processes than visible cards: the launcher would start them all the same.
+def check_devices(ranks: int, environ: Mapping[str, str]) -> None:
+    """Reject more processes than visible devices; Paddle's launcher would start them.
 
     Args:
-        ranks: processes here, each with a card of its own.
-        environ: the variables, as they came.
+        ranks: processes here, each with its own device.
+        environ: the environment variables.
 
     Raises:
-        RequestError: too few are visible.
+        RequestError: too few devices are visible.
     """
     if platforms.device(platforms.current()) != "gpu":
         return
@@ -94,25 +94,24 @@ def check_cards(ranks: int, environ: Mapping[str, str]) -> None:
         text = environ.get(variable)
         if text is None:
             continue
-        cards = [card for card in text.split(",") if card.strip()]
-        if len(cards) < ranks:
+        devices = [device for device in text.split(",") if device.strip()]
+        if len(devices) < ranks:
             raise RequestError(
-                f"{ranks} processes need {ranks} cards, and {variable} names {len(cards)}",
+                f"{ranks} processes require {ranks} devices, but {variable} lists {len(devices)}",
                 where=f"{variable}={text}",
-                remedy=f"--ranks {len(cards)}, or more cards" if cards else "name some cards",
+                remedy=f"use --ranks {len(devices)}, or list more devices"
+                if devices
+                else f"unset {variable}, or list the devices to use",
             )
 
 
 def is_launched(ranks: int, nodes: Nodes) -> bool:
-    """Return whether Paddle's launcher has to start it: there is more than one process."""
+    """Return whether a job needs Paddle's launcher: it has more than one process."""
     return ranks > 1 or nodes.count > 1
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those that Paddle's launcher prefers to its arguments.
-
-    None that says again what has been decided here is left.
-    """
+    """Return the variables without those that Paddle's launcher prefers to its arguments."""
     return {name: value for name, value in environ.items() if name not in _LAUNCHER_VARIABLES}
 
 
@@ -121,10 +120,10 @@ def _without_proxies(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def loopback() -> dict[str, str]:
-    """Return the variables by which the processes of a machine without a network meet.
+    """Return the variables that make processes use the loopback interface if there is no network.
 
-    A container without one cannot resolve its own name, and Gloo, which Paddle starts
-    beside RCCL, and instead of it on a CPU, ends with "network …: cannot be obtained".
+    A container without a network cannot resolve its own name. Gloo, which Paddle starts beside
+    RCCL, and instead of it on a CPU, then fails with "network …: cannot be obtained".
     """
     try:
         socket.gethostbyname(socket.gethostname())
@@ -134,13 +133,13 @@ def loopback() -> dict[str, str]:
 
 
 def launcher(ranks: int, nodes: Nodes, logs: Path, job: str) -> list[str]:
-    """Return the launcher's command line, which a program and its arguments follow.
+    """Return the launcher's command line; a program and its arguments must be appended.
 
     Args:
         ranks: processes here.
         nodes: the machines.
-        logs: the folder for ``workerlog.N``, what each process says.
-        job: what its nodes call it; the same on all.
+        logs: the folder for ``workerlog.N``, the output of each process.
+        job: the run's name, the same on all nodes.
     """
     line = [sys.executable, "-u", "-m", "paddle.distributed.launch"]
     line += ["--log_dir", str(logs), "--job_id", job]
@@ -157,7 +156,7 @@ def launcher(ranks: int, nodes: Nodes, logs: Path, job: str) -> list[str]:
 def launch(
     program: Sequence[str],
     variables: Mapping[str, str],
-    what: str,
+    label: str,
     logs: Path,
     *,
     ranks: int,
@@ -168,83 +167,83 @@ def launch(
 ) -> None:
     """Run a program in several processes through Paddle's launcher, to the end.
 
-    Several nodes meet first (:mod:`entrypoints.runtime.rendezvous`). A node that is told to
-    stop tells the others; one that is lost, or fails, ends the run on all.
+    Several nodes connect first (:mod:`entrypoints.runtime.rendezvous`). A signal to stop on one
+    node stops all nodes; a lost or failed node ends the run on all of them.
 
     Args:
         program: a Python file and its arguments.
-        variables: of the processes, as :func:`environment` returns them.
-        what: what it is, for messages.
+        variables: the processes' environment, as :func:`environment` returns it.
+        label: its name in messages.
         logs: the folder for ``workerlog.N``.
         ranks: processes here.
         nodes: the machines.
-        job: what its nodes call it; the same on all.
-        same: what else has to be the same on all nodes, by what it is called.
-        output: as in :func:`carry_out`.
+        job: the run's name, the same on all nodes.
+        same: further settings that must be equal on all nodes, by name.
+        output: as in :func:`run_command`.
 
     Raises:
-        RequestError: the nodes were told what does not go together.
-        MachineError: the nodes did not meet, or the launcher cannot be started.
+        RequestError: settings of the nodes contradict each other.
+        MachineError: nodes are missing, or the launcher cannot be started.
         NodeLostError: another node was lost, or failed.
-        JobError: it failed.
-        Stopped: a signal came, here or to another node, or it died of one.
+        JobError: the program failed.
+        Stopped: this or another node received a signal, or the program was killed by one.
     """
-    with meet(nodes, ranks, job, same) as peers:
-        if peers is not None:
-            nodes, variables = peers.nodes, _without_proxies(variables)
+    with join(nodes, ranks, job, same) as group:
+        if group is not None:
+            nodes, variables = group.nodes, _without_proxies(variables)
         argv = [*launcher(ranks, nodes, logs, job), *program]
-        carry_out(argv, variables, what, logs, output=output, peers=peers)
+        run_command(argv, variables, label, logs, output=output, group=group)
 
 
-def carry_out(
+def run_command(
     argv: Sequence[str],
     variables: Mapping[str, str],
-    what: str,
+    label: str,
     logs: Path,
     *,
     output: Path | None = None,
-    peers: Peers | None = None,
+    group: RendezvousGroup | None = None,
 ) -> None:
-    """Start a command, hand signals on, and return when it has ended well.
+    """Start a command, forward signals to it, and return when it has succeeded.
 
-    Told to stop, it has :data:`KILL_AFTER_SECONDS` to end; then it is killed, with all
-    that it has started.
+    After a signal it has :data:`KILL_AFTER_SECONDS` to end; then it and its descendants are
+    killed.
 
     Args:
         argv: the command line.
-        variables: all of its environment.
-        what: what it is, for messages.
-        logs: the folder where each process's output is, if there are several.
-        output: the file to which its own output is added; None: it goes where ours does.
-        peers: the other nodes.
+        variables: its complete environment.
+        label: its name in messages.
+        logs: the folder with each process's output, if there are several.
+        output: a file to append its output to; None for this process's own streams.
+        group: the connected nodes, if there are several.
 
     Raises:
-        MachineError: it cannot be started.
+        MachineError: the command cannot be started.
         NodeLostError: another node was lost, or failed.
-        JobError: it failed.
-        Stopped: a signal came, or it died of one.
+        JobError: the command failed.
+        Stopped: this process received a signal, or the command was killed by one.
     """
     received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
     is_killed = False
 
-    def hand_on(signum: int, frame: FrameType | None) -> None:
+    def forward(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         if child is not None:
             _signal(child, signal.SIGTERM)
         signal.alarm(KILL_AFTER_SECONDS)
 
-    def give_up(signum: int, frame: FrameType | None) -> None:
+    def kill(signum: int, frame: FrameType | None) -> None:
         nonlocal is_killed
         is_killed = True
         if child is not None:
             _kill(child)
 
-    watched = {signal.SIGTERM: hand_on, signal.SIGINT: hand_on, signal.SIGALRM: give_up}
+    watched = {signal.SIGTERM: forward, signal.SIGINT: forward, signal.SIGALRM: kill}
     before = {signum: signal.signal(signum, handler) for signum, handler in watched.items()}
     try:
         with _opened(output) as stream:
-            # A session of its own: a terminal's signals go to us alone.
+            # A session of its own, so that a terminal's signals reach this process only.
             child = subprocess.Popen(
                 argv,
                 env=dict(variables),
@@ -252,108 +251,108 @@ def carry_out(
                 stderr=stream,
                 start_new_session=True,
             )
-        if received:  # between the first line and this one
+        if received:  # before the child existed
             _signal(child, signal.SIGTERM)
-        status = _wait(child, peers, received, lambda: hand_on(signal.SIGTERM, None))
+        status = _wait(child, group, received, lambda: forward(signal.SIGTERM, None))
     except OSError as error:
         raise MachineError(
             f"cannot start {argv[0]}: {error.strerror}",
-            remedy="check that the program is in the image, and may be run",
+            remedy="check that the program is in the image and executable",
         ) from error
     finally:
         signal.alarm(0)
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    # What it started is killed with it, and it may take that for a good end.
+    # The launcher may report success although its workers were killed.
     if status == 0 and not is_killed:
         return
     if received:
-        by = f": {peers.stopped_by} was told to stop" if peers and peers.stopped_by else ""
-        raise Stopped(received[0], f"stopped: {what} has been ended{by}")
-    if peers is not None and peers.loss is not None:
-        raise _lost(peers.loss, what, logs, output)
-    raise _ended(status, what, logs, output, "" if peers is None else _also_failed(peers, status))
+        by = f": {group.stopped_by} received a signal to stop" if group and group.stopped_by else ""
+        raise Stopped(received[0], f"stopped: {label} was ended{by}")
+    if group is not None and group.loss is not None:
+        raise _lost(group.loss, label, logs, output)
+    raise _ended(status, label, logs, output, "" if group is None else _also_failed(group, status))
 
 
 def _wait(
     child: subprocess.Popen[bytes],
-    peers: Peers | None,
+    group: RendezvousGroup | None,
     received: list[int],
     stop: Callable[[], None],
 ) -> int:
-    """Return the status of a process when it has ended, or could not go on and was killed.
+    """Wait for a process, or kill it when it cannot continue, and return its exit status.
 
     Args:
         child: the process.
-        peers: the other nodes.
-        received: the signals that have come; it grows.
-        stop: what is done when another node is told to stop.
+        group: the connected nodes, if there are several.
+        received: the signals received so far; the list grows.
+        stop: called when another node received a signal to stop.
     """
-    if peers is None:
+    if group is None:
         return child.wait()
     announced = started = False
-    start_by = time.monotonic() + peers.nodes.wait
+    start_by = time.monotonic() + group.nodes.wait
     kill_at = float("inf")
     while child.poll() is None:
-        peers.tend(_LOOK_SECONDS)
+        group.poll(_POLL_SECONDS)
         now = time.monotonic()
         if received and not announced:
             announced = True
-            peers.stop()
-        elif peers.stopped_by and not received:
-            note(f"{peers.stopped_by} was told to stop, and this node stops with it")
+            group.stop()
+        elif group.stopped_by and not received:
+            note(f"{group.stopped_by} received a signal to stop: this node stops too")
             announced = True
             stop()
-        if peers.loss is not None and kill_at == float("inf"):
-            warn(f"{peers.loss.node} {peers.loss.why}: this node cannot go on without it")
+        if group.loss is not None and kill_at == float("inf"):
+            warn(f"{group.loss.node} {group.loss.why}: this node cannot continue without it")
             kill_at = now + _LOST_SECONDS
         started = started or bool(_descendants(child.pid))
         if now > kill_at or (now > start_by and not started):
             _kill(child)
     if not started and time.monotonic() > start_by:
         raise MachineError(
-            "Paddle's launcher does not reach that of node 0",
-            where=peers.nodes.master,
-            remedy=f"{PORTS}, in both directions",
+            "Paddle's launcher cannot reach that of node 0",
+            where=group.nodes.master,
+            remedy=f"open the ports: {PORTS}, in both directions",
         )
     return child.wait()
 
 
-def _lost(loss: Loss, what: str, logs: Path, output: Path | None) -> NodeLostError:
-    """Return the error for a run that another node has ended."""
+def _lost(loss: Loss, label: str, logs: Path, output: Path | None) -> NodeLostError:
+    """Return the error for a run that ended because of another node."""
     return NodeLostError(
-        f"{what} has ended, since {loss.node} {loss.why}",
+        f"{label} ended because {loss.node} {loss.why}",
         where=str(output or logs),
-        remedy=f"look at {loss.node} first; when all nodes are started again, what saves "
-        "checkpoints goes on from the last one",
+        remedy=f"check {loss.node} first, then start all nodes again: a run with checkpoints "
+        "continues from the last one",
     )
 
 
-def _also_failed(peers: Peers, status: int) -> str:
-    """Return which other node has failed, after this one has said that it did."""
-    peers.fail(f"failed with status {status}")
+def _also_failed(group: RendezvousGroup, status: int) -> str:
+    """Report this node's failure, and return which other node failed at the same time."""
+    group.fail(f"failed with status {status}")
     end = time.monotonic() + _CAUSE_SECONDS
-    while peers.loss is None and time.monotonic() < end:
-        peers.tend(_LOOK_SECONDS)
-    return "" if peers.loss is None else f"; {peers.loss.node} {peers.loss.why} at the same time"
+    while group.loss is None and time.monotonic() < end:
+        group.poll(_POLL_SECONDS)
+    return "" if group.loss is None else f"; {group.loss.node} {group.loss.why} at the same time"
 
 
 def _ended(
-    status: int, what: str, logs: Path, output: Path | None, more: str
+    status: int, label: str, logs: Path, output: Path | None, more: str
 ) -> JobError | Stopped:
-    """Return the error for a command that ended with a status other than 0, by itself."""
+    """Return the error for a command that failed by itself."""
     launched = logs.is_dir()
     where = f"; each process's output is in {logs}/workerlog.*" if launched else ""
-    # The launcher ends with -N, which is 256-N, where a worker of its was killed by signal N.
+    # The launcher exits with -N, which is 256 - N, if a worker was killed by signal N.
     killer = -status if status < 0 else 256 - status if launched and status > 191 else 0
-    meaning = ": the memory may not have sufficed" if killer == signal.SIGKILL else ""
+    meaning = ", perhaps for lack of memory" if killer == signal.SIGKILL else ""
     if status < 0:
-        return Stopped(killer, f"{what} was killed by signal {killer}{meaning}{where}{more}")
+        return Stopped(killer, f"{label} was killed by signal {killer}{meaning}{where}{more}")
     ended = f"a process was killed by signal {killer}{meaning}" if killer else f"status {status}"
     return JobError(
-        f"{what} ended with {ended}{more}",
+        f"{label} ended with {ended}{more}",
         where=str(logs) if launched else "",
-        remedy=f"what it says is {f'in {output}' if output else 'above'}{where}",
+        remedy=f"its output is {f'in {output}' if output else 'above'}{where}",
     )
 
 
@@ -371,11 +370,11 @@ def _signal(child: subprocess.Popen[bytes], signum: int) -> None:
     try:
         os.killpg(child.pid, signum)
     except ProcessLookupError:
-        note("it has ended already")
+        note("the process has already ended")
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all that came of it, whatever session that is in."""
+    """Kill a process and its descendants in all sessions."""
     for pid in [*_descendants(child.pid), child.pid]:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -384,14 +383,14 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes that came of one, by their parents in ``/proc``."""
+    """Return the descendants of a process, by the parents in ``/proc``."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # PID (NAME) STATE PARENT …; a name can hold anything.
+            # PID (NAME) STATE PARENT …; a name may contain anything.
             parent = int(entry.read_text(errors="replace").rpartition(")")[2].split()[1])
         except (OSError, IndexError):
-            continue  # it has ended in the meantime
+            continue  # the process has ended in the meantime
         children.setdefault(parent, []).append(int(entry.parent.name))
     pids: list[int] = []
     unseen = [pid]

@@ -1,4 +1,4 @@
-"""One job at a time in a folder."""
+"""Lock files, so that one job at a time writes to a folder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
-    """Hold a folder, which is made if it is not there.
+    """Hold the lock of a folder, which is created if it is missing.
 
-    The lock is the kernel's (``flock``), so it ends with the process however that
-    ends, and holds between containers that mount the same folder.
+    The lock is the kernel's (``flock``): it is released whenever the process ends, and works
+    between containers that mount the same folder.
 
     Args:
         folder: the folder.
-        name: the lock's file in it; who holds one name does not hold another.
+        name: the lock file's name; different names are different locks.
 
     Raises:
-        RequestError: another job holds it; the message says which.
+        RequestError: another job holds the lock; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
@@ -37,9 +37,9 @@ def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
             raise RequestError(
-                f"another job is writing here: {holder or 'it has just begun'}",
+                f"another job is writing here: {holder or 'it has just started'}",
                 where=str(folder),
-                remedy="wait for it, or give this one a name of its own",
+                remedy="wait for it to finish, or use another name for this one",
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _about_me().encode())

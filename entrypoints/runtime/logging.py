@@ -1,8 +1,7 @@
-"""What the libraries say goes to a file, not into the job's log.
+"""Redirection of the libraries' logs to a file.
 
-PaddleNLP logs some hundred lines a run, coloured, on standard error; Paddle and
-its dependencies warn on import. None of it is for the person who trains: what
-matters is reported as events.
+PaddleNLP logs some hundred coloured lines per run on standard error, and Paddle and its
+dependencies warn on import. Users do not need them: what matters is reported as events.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ __all__ = ["fleet_logs_with_libraries", "libraries_log_to"]
 
 
 def libraries_log_to(path: Path | None) -> None:
-    """Send Python warnings, and the logs of PaddleNLP and others, to a file, or nowhere.
+    """Send Python warnings and the logs of PaddleNLP and others to a file, or discard them.
 
     Call it before Paddle is imported.
     """
@@ -26,7 +25,7 @@ def libraries_log_to(path: Path | None) -> None:
     root.handlers[:] = [handler]
     logging.captureWarnings(True)
 
-    # Its module adds a handler of its own and stops propagation when it is imported.
+    # Importing it adds a handler and stops propagation.
     from paddlenlp.utils.log import logger
 
     logger.logger.handlers[:] = []
@@ -35,9 +34,9 @@ def libraries_log_to(path: Path | None) -> None:
 
 
 def fleet_logs_with_libraries() -> None:
-    """Send what ``paddle.distributed.fleet`` logs of each step where the libraries' logs go.
+    """Send the step logs of ``paddle.distributed.fleet`` to the libraries' logs.
 
-    By itself it opens ``hybrid_parallel/worker_N.log`` in the working folder, the root of the
+    By default it opens ``hybrid_parallel/worker_N.log`` in the working directory, the root of the
     workspace, which is read-only (``fleet/utils/log_util.py``, Paddle 3.0.0b2).
     """
     from paddle.distributed.fleet.utils import log_util

@@ -1,6 +1,6 @@
-"""A check that a job's container sees the files that its arguments name.
+"""Check that the paths in a job's arguments are mounted in its container.
 
-`./inv` mounts them. Compose mounts the same folders whatever the arguments are.
+``./inv`` mounts them. Compose always mounts the same folders.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["check"]
 
 _WORKSPACE = Path("/workspace")
 _FOLDERS = ("models", "data", "runs", "configs")
-_SEES = "this container sees configs/, data/, models/ and runs/ of the workspace"
+_MOUNTED = "only configs/, data/, models/ and runs/ of the workspace are mounted"
 
 
 def check(job: str, arguments: Sequence[str]) -> None:
-    """Refuse paths that are not in the container, where the workspace is mounted in parts.
+    """Reject paths outside the mounted parts of the workspace.
 
     Args:
         job: the job's name.
-        arguments: the job's.
+        arguments: its command-line arguments.
 
     Raises:
         RequestError: with one problem for each path.
@@ -39,13 +39,13 @@ def check(job: str, arguments: Sequence[str]) -> None:
     for key in ("config", "input"):
         values = getattr(options, key, None)
         for value in values if isinstance(values, list) else [values]:
-            if value and str(value) != "-" and not _is_there(str(value)):
+            if value and str(value) != "-" and not _exists(str(value)):
                 problems.append(
                     Problem(
-                        f"{value} is not here: {_SEES}",
+                        f"{value} is not in the container: {_MOUNTED}",
                         f"--{key}",
-                        f"move it into data/; or mount it too: docker compose run -v "
-                        f'"$PWD/{value}:/workspace/{value}:ro" {job} …; or ./inv {job} …',
+                        f"move it into data/, mount it (docker compose run -v "
+                        f'"$PWD/{value}:/workspace/{value}:ro" {job} …), or use ./inv {job} …',
                     )
                 )
     for key in ("output", "plot", "convert"):
@@ -55,25 +55,25 @@ def check(job: str, arguments: Sequence[str]) -> None:
             name = Path(value).name
             problems.append(
                 Problem(
-                    f"{value} cannot be written: {_SEES}, and {job} writes to some of them",
+                    f"{value} cannot be written: {_MOUNTED}, some of them read-only for {job}",
                     f"--{key}",
-                    f"--{key} {_writable()}/{name}; or ./inv {job} …",
+                    f"use --{key} {_writable()}/{name}, or ./inv {job} …",
                 )
             )
     if problems:
         raise RequestError(problems)
 
 
-def _is_there(path: str) -> bool:
+def _exists(path: str) -> bool:
     if path.startswith(texts.PREFIX):
-        return True  # a text of the image
+        return True  # a text that is part of the image
     return (_WORKSPACE / path).exists() or Path(path).parts[0] in _FOLDERS
 
 
 def _may_write(folder: Path) -> bool:
-    """Return whether something can be made in a folder, or in the nearest that there is."""
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    return there != _WORKSPACE and os.access(there, os.W_OK)
+    """Return whether a folder, or its nearest existing parent, is writable."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    return existing != _WORKSPACE and os.access(existing, os.W_OK)
 
 
 def _writable() -> str:

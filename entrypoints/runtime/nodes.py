@@ -1,4 +1,4 @@
-"""The machines that train together: what is said of them, and whether they can meet."""
+"""The nodes of a distributed run: their number, rank and addresses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["ETCD", "Nodes", "address_of", "check_own_address", "is_local", "own_
 
 ETCD = "etcd://"
 
-_HOSTS_FILE = "correct this machine's line in /etc/hosts: the address that the other nodes see"
+_HOSTS_FILE = "set this machine's line in /etc/hosts to the address that the other nodes use"
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The machines that train together.
+    """The nodes of a run.
 
     Args:
-        count: how many.
-        master: where they meet, as HOST:PORT; empty for one machine.
-        rank: which of them this is; None: they find that out.
-        wait: seconds that one waits for the others.
+        count: the number of nodes.
+        master: node 0, as HOST:PORT; empty for a single node.
+        rank: of this node; None: assigned during the rendezvous.
+        wait: seconds to wait for the other nodes.
     """
 
     count: int = 1
@@ -38,22 +38,22 @@ class Nodes:
 
     @property
     def name(self) -> str:
-        """What tells this node's files from another's: empty for one node."""
+        """Suffix of this node's file names; empty for a single node."""
         if self.count == 1:
             return ""
         return f"-{socket.gethostname() if self.rank is None else self.rank}"
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Nodes:
-        """Return what the arguments say, or else what a cluster put into the environment.
+        """Return the nodes from the arguments, or else from a cluster's environment variables.
 
         Args:
             arguments: with ``nnodes``, ``master``, ``rank`` and ``wait``.
-            environ: the variables.
+            environ: the environment variables.
 
         Raises:
-            RequestError: it is not complete, or cannot be; all reasons at once.
-            MachineError: etcd is asked for and its package is not there.
+            RequestError: settings are missing or invalid; all faults at once.
+            MachineError: etcd is requested and its package is not installed.
         """
         count = arguments.nnodes or _count(environ, "PADDLE_NNODES") or 1
         master = (arguments.master or environ.get("PADDLE_MASTER", "")) if count > 1 else ""
@@ -64,16 +64,16 @@ class Nodes:
             raise RequestError(problems)
         if master.startswith(ETCD) and importlib.util.find_spec("etcd3") is None:
             raise MachineError(
-                "nodes that meet through etcd need the Python package etcd3, which is not here",
+                "rendezvous through etcd requires the Python package etcd3, which is not installed",
                 where=f"--master {master}",
-                remedy="--master HOST:PORT with an address of node 0: no etcd is needed",
+                remedy="use --master HOST:PORT with an address of node 0, which needs no etcd",
             )
-        # The launcher's own -1 means that nobody has said it.
+        # -1 is the launcher's own value for "not set".
         return cls(count, master, None if rank == -1 else rank, arguments.wait)
 
 
 def address_of(host: str) -> str | None:
-    """Return the IPv4 address of a name; None if it has none."""
+    """Return the IPv4 address of a host name; None if it does not resolve."""
     try:
         return socket.gethostbyname(host)
     except (OSError, UnicodeError):
@@ -81,9 +81,9 @@ def address_of(host: str) -> str | None:
 
 
 def own_address() -> str:
-    """Return the address that Paddle's launcher (3.0.0b2, context/node.py) takes for its own.
+    """Return the address that Paddle's launcher (3.0.0b2, context/node.py) uses as its own.
 
-    It gives this one to the other nodes, and has no option for another.
+    It sends this address to the other nodes, and has no option for another one.
     """
     return address_of(socket.getfqdn(socket.gethostname())) or "127.0.0.1"
 
@@ -99,36 +99,38 @@ def is_local(address: str) -> bool:
 
 
 def check_own_address(master: str) -> None:
-    """Check that the other nodes can use the address that this machine gives to them.
+    """Check that the other nodes can reach this machine at its own address.
 
     Args:
-        master: the address of node 0. A loopback one means that all nodes are on this machine.
+        master: the address of node 0. A loopback address means that all nodes are on this machine.
 
     Raises:
-        MachineError: it leads every other machine to itself.
+        MachineError: the own address is a loopback address.
     """
     own = own_address()
     if own.startswith("127.") and not master.startswith("127."):
         raise MachineError(
-            f"this machine's own name leads to {own}, where no other node can reach it",
-            where=f"{socket.getfqdn(socket.gethostname())}, among nodes that meet at {master}",
+            f"this machine's own name resolves to {own}, where no other node can reach it",
+            where=f"{socket.getfqdn(socket.gethostname())}, with node 0 at {master}",
             remedy=_HOSTS_FILE,
         )
 
 
 def _count(environ: Mapping[str, str], name: str) -> int | None:
-    """Return how many nodes a variable says."""
+    """Return the number of nodes from a variable."""
     text = environ.get(name, "").strip()
     if re.fullmatch(r"\d+:\d+", text):
         raise RequestError(
-            f"{text} nodes: a number that changes is not supported",
+            f"a variable number of nodes ({text}) is not supported",
             where=f"{name} in the environment",
-            remedy=f"{name}={text.rpartition(':')[2]}; a run whose node is lost goes on from its "
+            remedy=f"set {name}={text.rpartition(':')[2]}; a run that lost a node continues from its "
             "last checkpoint when the node is back",
         )
     number = _number(environ, name)
     if number is not None and number < 1:
-        raise RequestError(f"{name} is {number}", where="environment", remedy="1 or more")
+        raise RequestError(
+            f"{name} is {number}", where="environment", remedy=f"set {name} to 1 or more"
+        )
     return number
 
 

@@ -1,4 +1,4 @@
-"""Progress at a pace that neither a pipe nor a live view is flooded by."""
+"""Progress reports, at most one every two seconds."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ __all__ = ["in_mib", "in_units"]
 _SECONDS = 2.0
 
 
-def in_mib(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that takes the bytes done so far and reports them every two seconds.
+def in_mib(label: str, total: int) -> Callable[[int], None]:
+    """Return a function that takes the number of bytes so far and reports it in MiB.
 
-    Work that is done sooner is not reported at all.
+    Work that takes less than two seconds is not reported.
 
     Args:
-        what: the work, for the reader.
-        total: bytes; 0 where it is not known.
+        label: the name of the work.
+        total: bytes; 0 if unknown.
     """
-    return in_units(what, total, "MiB", _mib)
+    return in_units(label, total, "MiB", _mib)
 
 
 def in_units(
-    what: str, total: int, unit: str, shown: Callable[[int], int] = int
+    label: str, total: int, unit: str, shown: Callable[[int], int] = int
 ) -> Callable[[int], None]:
-    """Return a function that takes what is done so far and reports it every two seconds.
+    """Return a function that takes the amount of work done so far and reports it.
 
     Args:
-        what: the work, for the reader.
-        total: how much there is to do; 0 where it is not known.
-        unit: of what is told.
-        shown: what is told of a number.
+        label: the name of the work.
+        total: the amount of work; 0 if unknown.
+        unit: of the reported numbers.
+        shown: converts an amount to a reported number.
     """
     last = time.monotonic()
     begun = False
@@ -43,7 +43,7 @@ def in_units(
         now = time.monotonic()
         if now - last >= _SECONDS or (begun and done == total):
             last, begun = now, True
-            console.report("progress", what=what, done=shown(done), total=shown(total), unit=unit)
+            console.report("progress", what=label, done=shown(done), total=shown(total), unit=unit)
 
     return progress
 

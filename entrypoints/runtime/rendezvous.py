@@ -1,14 +1,15 @@
-"""How the nodes of a run meet, and how each notices that another is gone.
+"""Rendezvous: the nodes of a run connect before it starts, and each notices when another is lost.
 
-Paddle's own rendezvous waits for a missing node forever and without a word, takes two nodes
-of one rank for two nodes, and says nothing of a node that is lost later. So the nodes meet
-here first: node 0 listens at the master's port, the others connect and say what they were
-told. When all are there node 0 gives them the address at which Paddle's launcher is to meet.
-The connections stay for as long as the run: both ends say something every few seconds, so
-that silence means a loss, and what ends a node's run is told to all of them.
+Paddle's own rendezvous waits silently and forever for a missing node, counts two nodes with
+the same rank as two, and does not report a node that is lost later. Therefore the nodes
+connect here first. Node 0 listens at the master's port; the others connect and send their
+settings. Once all are connected, node 0 sends them the address at which Paddle's launchers
+connect. The connections stay open during the run: both ends send a heartbeat every few
+seconds, so silence means that a node is lost, and whatever ends the run on one node is sent
+to all of them.
 
-Every message is a JSON object on a line of its own. As with Paddle's own, whoever reaches
-the port can take part: it is for a network that is the nodes' own.
+Every message is a JSON object on a line of its own. As with Paddle's own rendezvous, anyone
+who can reach the port can take part: the network must belong to the nodes alone.
 """
 
 from __future__ import annotations
@@ -34,40 +35,40 @@ from entrypoints.runtime.nodes import (
 )
 from paddle_stacks.errors import MachineError, Problem, RequestError, StackError, Stopped
 
-__all__ = ["PORTS", "SILENCE_SECONDS", "Loss", "Peers", "meet"]
+__all__ = ["PORTS", "SILENCE_SECONDS", "Loss", "RendezvousGroup", "join"]
 
 SILENCE_SECONDS = 30.0
-"""A node that has said nothing for so long is lost."""
+"""A node is lost after this long without a message."""
 
-_BEAT_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
-_AGAIN_SECONDS = 0.5
-_LONGEST = 64 * 1024
-PORTS = "all TCP ports from 1024 have to be open between the nodes"
+_RETRY_SECONDS = 0.5
+_MAX_MESSAGE = 64 * 1024
+PORTS = "all TCP ports from 1024 must be open between the nodes"
 
 _Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A node that is gone, so that the run cannot go on.
+    """The loss of a node, which ends the run.
 
     Args:
-        node: which, as ``node 1 (its name)``.
-        why: what it did, as ``has not been heard for 30 s``.
+        node: its rank and name, such as ``node 1 (gpu-b)``.
+        why: a verb phrase, such as ``sent nothing for 30 s``.
     """
 
     node: str
     why: str
 
 
-class Peers(ABC):
-    """The other nodes, from when all have met until the end.
+class RendezvousGroup(ABC):
+    """The connected nodes of a run.
 
     Attributes:
-        nodes: what Paddle's launcher is to be told.
-        loss: the first node that was lost; None as long as all are there.
-        stopped_by: the node that was told to stop, if one was.
+        nodes: the settings for Paddle's launcher.
+        loss: the first node that was lost, or None.
+        stopped_by: the node that received a signal to stop, or an empty string.
     """
 
     def __init__(self, nodes: Nodes) -> None:
@@ -76,101 +77,101 @@ class Peers(ABC):
         self.stopped_by = ""
         self._failed = False
         self._selector = selectors.DefaultSelector()
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def tend(self, seconds: float) -> None:
-        """Listen to the others for at most so long, and let them know that this one is there."""
+    def poll(self, seconds: float) -> None:
+        """Handle messages for up to ``seconds``, send heartbeats, and detect lost nodes."""
         for key, _ in self._selector.select(seconds):
-            self._ready(key.fileobj)
+            self._receive(key.fileobj)
         now = time.monotonic()
-        if now - self._beat >= _BEAT_SECONDS:
-            self._beat = now
-            for wire in self._wires():
-                wire.say()
-        for wire in self._wires():
-            if wire.broken:
-                self._gone(wire, "has ended its connection")
-            elif now - wire.heard > SILENCE_SECONDS:
-                self._gone(wire, f"has not been heard for {SILENCE_SECONDS:g} s")
+        if now - self._last_heartbeat >= _HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
+            for peer in self._connections():
+                peer.send()
+        for peer in self._connections():
+            if peer.broken:
+                self._connection_ended(peer, "closed its connection")
+            elif now - peer.last_received > SILENCE_SECONDS:
+                self._connection_ended(peer, f"sent nothing for {SILENCE_SECONDS:g} s")
 
     def stop(self) -> None:
-        """Tell the others that this node was told to stop, unless they know that it failed."""
+        """Tell the other nodes that this one is stopping, unless they know that it failed."""
         if self._failed:
             return
-        for wire in self._wires():
-            wire.say(stop=self._own_name())
+        for peer in self._connections():
+            peer.send(stop=self._own_name())
 
     def fail(self, why: str) -> None:
-        """Tell the others that this node cannot go on.
+        """Tell the other nodes that this one failed.
 
         Args:
-            why: what went wrong, as ``failed with status 1``.
+            why: a verb phrase, such as ``failed with status 1``.
         """
         self._failed = True
-        for wire in self._wires():
-            wire.say(failed=why)
+        for peer in self._connections():
+            peer.send(failed=why)
 
     def close(self) -> None:
-        """Take leave of the others, for whom this is no loss."""
-        for wire in self._wires():
-            wire.say(bye=True)
-            self._hang_up(wire)
+        """Leave the group in order, so that the others do not report a loss."""
+        for peer in self._connections():
+            peer.send(bye=True)
+            self._disconnect(peer)
         self._selector.close()
 
     @abstractmethod
-    def _ready(self, connection: Any) -> None:
-        """Take what has come on a connection."""
+    def _receive(self, connection: Any) -> None:
+        """Handle what was received on a connection."""
 
     @abstractmethod
-    def _wires(self) -> list[_Wire]:
-        """Return the connections to nodes that have met."""
+    def _connections(self) -> list[JsonConnection]:
+        """Return the connections to admitted nodes."""
 
     @abstractmethod
-    def _gone(self, wire: _Wire, why: str) -> None:
-        """Take note of the end of a connection."""
+    def _connection_ended(self, peer: JsonConnection, why: str) -> None:
+        """Handle the end of a connection."""
 
     @abstractmethod
     def _own_name(self) -> str:
-        """Return how messages call this node."""
+        """Return the name of this node in messages."""
 
     @abstractmethod
-    def _hang_up(self, wire: _Wire) -> None:
-        """End a connection, and forget it."""
+    def _disconnect(self, peer: JsonConnection) -> None:
+        """Close a connection and remove it."""
 
-    def _drop(self, wire: _Wire) -> None:
-        self._selector.unregister(wire.socket)
-        wire.socket.close()
+    def _drop(self, peer: JsonConnection) -> None:
+        self._selector.unregister(peer.socket)
+        peer.socket.close()
 
-    def _lose(self, node: str, why: str) -> None:
+    def _set_loss(self, node: str, why: str) -> None:
         self.loss = self.loss or Loss(node, why)
 
 
-class _Wire:
-    """A connection on which both ends say JSON objects, one a line."""
+class JsonConnection:
+    """A socket that transfers JSON objects, one per line."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(_CONNECT_SECONDS)
         self.socket = connection
-        self.heard = time.monotonic()
+        self.last_received = time.monotonic()
         self.broken = False
-        self._rest = b""
+        self._buffer = b""
 
-    def say(self, **message: Any) -> None:
-        """Send a message; an empty one says that this end is there."""
+    def send(self, **message: Any) -> None:
+        """Send a message; an empty one is a heartbeat."""
         try:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self.broken = True
 
-    def hear(self) -> list[_Message]:
-        """Return the messages that have come; what is none breaks the connection."""
+    def receive(self) -> list[_Message]:
+        """Return the received messages; an invalid one marks the connection as broken."""
         try:
-            new = self.socket.recv(_LONGEST)
+            new = self.socket.recv(_MAX_MESSAGE)
         except OSError:
             new = b""
-        *lines, self._rest = (self._rest + new).split(b"\n")
-        self.broken |= not new or len(self._rest) > _LONGEST
-        self.heard = time.monotonic()
+        *lines, self._buffer = (self._buffer + new).split(b"\n")
+        self.broken |= not new or len(self._buffer) > _MAX_MESSAGE
+        self.last_received = time.monotonic()
         try:
             messages = [json.loads(line) for line in lines]
         except ValueError:
@@ -181,90 +182,91 @@ class _Wire:
 
 
 @contextmanager
-def meet(
+def join(
     nodes: Nodes, ranks: int, job: str, same: Mapping[str, str] | None = None
-) -> Iterator[Peers | None]:
-    """Wait for all nodes, and keep in touch with them.
+) -> Iterator[RendezvousGroup | None]:
+    """Wait for all nodes, and stay connected to them.
 
     Args:
-        nodes: as this one was told.
-        ranks: processes on each.
-        job: what the nodes call the run.
-        same: what else has to be the same on all, by what it is called.
+        nodes: this node's settings.
+        ranks: processes per node.
+        job: the run's name.
+        same: further settings that must be equal on all nodes, by name.
 
     Yields:
-        the others; None for one node, and where nodes meet through etcd, as Paddle does it.
+        the group; None for a single node, and with etcd, where Paddle's own rendezvous is used.
 
     Raises:
-        MachineError: a name does not lead where it should, or nodes do not come in time.
-        RequestError: the nodes were told what does not go together.
+        MachineError: a host name resolves to a wrong address, or nodes are missing in the end.
+        RequestError: settings of the nodes contradict each other.
     """
     if nodes.count == 1 or nodes.master.startswith(ETCD):
         yield None
         return
-    told = {"--nnodes": nodes.count, "--ranks": ranks, "--name": job, **(same or {})}
-    own = {"name": socket.gethostname(), "told": told}
-    peers = _met(nodes, own)
+    settings = {"--nnodes": nodes.count, "--ranks": ranks, "--name": job, **(same or {})}
+    own = {"name": socket.gethostname(), "settings": settings}
+    group = _connect_all(nodes, own)
     try:
-        yield peers
+        yield group
     except MachineError as error:
-        peers.fail(f"cannot go on: {error}")
+        group.fail(f"failed: {error}")
         raise
     except Stopped:
-        peers.stop()
+        group.stop()
         raise
     finally:
-        peers.close()
+        group.close()
 
 
-def _met(nodes: Nodes, own: _Message) -> Peers:
+def _connect_all(nodes: Nodes, own: _Message) -> RendezvousGroup:
     end = time.monotonic() + nodes.wait
     host, _, port = nodes.master.rpartition(":")
-    address = _found(host, nodes, end)
+    address = _resolve(host, nodes, end)
     if nodes.rank == 0 and not is_local(address):
         raise MachineError(
-            f"{host} leads to {address}, which is no address of this machine; node 0 has to be "
-            "there",
+            f"{host} resolves to {address}, which is not an address of this machine, although it "
+            "is node 0",
             where=f"--master {nodes.master} --rank 0",
-            remedy="name an address of this machine, or give --rank 0 to the one that is named",
+            remedy="use an address of this machine, or --rank 0 on the machine with that address",
         )
     check_own_address(address)
     if nodes.rank in (0, None) and is_local(address):
         listener = _listen(int(port))
         if listener is not None:
-            return _First(nodes, own, listener, end)
+            return Coordinator(nodes, own, listener, end)
         if nodes.rank == 0:
             raise MachineError(
-                f"port {port} is taken on this machine, which is node 0",
+                f"port {port} is in use on this machine, which is node 0",
                 where=f"--master {nodes.master}",
-                remedy="another port, the same on all nodes; or end what has it: ss -ltnp",
+                remedy="use another port on all nodes, or end the process that has it: ss -ltnp",
             )
-    return _Other(nodes, own, end)
+    return Member(nodes, own, end)
 
 
-def _found(host: str, nodes: Nodes, end: float) -> str:
-    """Return the address of a name as soon as it has one, as a container's has when it runs.
+def _resolve(host: str, nodes: Nodes, end: float) -> str:
+    """Return the address of a host name, waiting until it resolves.
 
-    That goes for node 0 as well: a cluster can know the names of its pods later than they do.
+    A container's name resolves once it runs. Node 0 waits too: a cluster may register the names
+    of its pods after they have started.
     """
     address = address_of(host)
     if address is None:
-        note(f"waiting for {host}, where the nodes are to meet: it has no address yet")
+        note(f"waiting for the master {host}: the name does not resolve yet")
     while address is None:
         if time.monotonic() > end:
             raise MachineError(
-                f"{host}, where the nodes are to meet, has no address after {nodes.wait:g} s",
+                f"the master {host} does not resolve to an address after {nodes.wait:g} s",
                 where=f"--master {nodes.master}",
-                remedy="start node 0, and see that its name is known here: getent hosts "
-                f"{host}; an address does as well",
+                remedy=f"start node 0 and check its name here: getent hosts {host}; "
+                "or use an address",
             )
-        time.sleep(_AGAIN_SECONDS)
+        time.sleep(_RETRY_SECONDS)
         address = address_of(host)
     return address
 
 
 def _listen(port: int) -> socket.socket | None:
-    """Return a socket that listens at a port; None if another has it."""
+    """Return a socket that listens at a port; None if the port is in use."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -277,7 +279,9 @@ def _listen(port: int) -> socket.socket | None:
 
 
 @dataclass(frozen=True)
-class _Member:
+class _NodeInfo:
+    """The rank and the name of a node."""
+
     rank: int | None
     name: str
 
@@ -285,219 +289,221 @@ class _Member:
         return f"node {self.rank} ({self.name})"
 
 
-class _First(Peers):
-    """Node 0, to which the others connect.
+class Coordinator(RendezvousGroup):
+    """The group as node 0 sees it: the others connect to it.
 
     Args:
-        nodes: as this node was told.
-        own: what this node was told, as the others say it.
-        listener: at the master's port.
-        end: when it gives up, as :func:`time.monotonic` tells the time.
+        nodes: this node's settings.
+        own: its name and settings, as the other nodes send theirs.
+        listener: a socket at the master's port.
+        end: the time to give up, on the clock of :func:`time.monotonic`.
     """
 
     def __init__(self, nodes: Nodes, own: _Message, listener: socket.socket, end: float) -> None:
         super().__init__(nodes)
         self._own = own
         self._listener = listener
-        self._guests: list[_Wire] = []
-        self._members: dict[_Wire, _Member] = {}
-        self._began = False
+        self._pending: list[JsonConnection] = []
+        self._members: dict[JsonConnection, _NodeInfo] = {}
+        self._started = False
         self._selector.register(listener, selectors.EVENT_READ)
         try:
             self._gather(end)
         except StackError as error:
-            # Of a signal they need not hear: this node may come again.
+            # Not on a signal: this node may be restarted.
             if isinstance(error, MachineError):
-                self._tell_others(None, refused=error.problems[0].what, status=error.status)
+                self._broadcast(None, rejected=error.problems[0].what, status=error.status)
             self.close()
             raise
-        self._begin()
+        self._start()
 
     def close(self) -> None:
-        """End the connections, and listen no more."""
-        for wire in list(self._guests):
-            self._hang_up(wire)
+        """Close the connections and the listening socket."""
+        for peer in list(self._pending):
+            self._disconnect(peer)
         self._listener.close()
         super().close()
 
     def _gather(self, end: float) -> None:
-        self._say_who_is_here()
+        self._report_present()
         while len(self._members) + 1 < self.nodes.count:
             if time.monotonic() > end:
                 raise MachineError(
-                    f"{self._here()}; the others did not come within {self.nodes.wait:g} s",
+                    f"{self._present()}; the others did not connect within {self.nodes.wait:g} s",
                     where=f"--master {self.nodes.master}",
-                    remedy="start the same command on each of them with a --rank of its own, and "
-                    "look there for what keeps them; longer: --wait SECONDS",
+                    remedy="start the same command with its own --rank on each of them, and check "
+                    "their output; --wait SECONDS waits longer",
                 )
-            self.tend(_AGAIN_SECONDS)
+            self.poll(_RETRY_SECONDS)
 
-    def _begin(self) -> None:
-        """Give each node its rank, and all the address for Paddle's launcher.
+    def _start(self) -> None:
+        """Send each node its rank and the address for Paddle's launcher.
 
-        The launcher serves on the node whose own address this is, compared letter by letter.
+        The launcher serves on the node whose own address equals it as a string.
         """
         with socket.socket() as probe:
             probe.bind(("", 0))
             master = f"{own_address()}:{probe.getsockname()[1]}"
         taken = {0, *(member.rank for member in self._members.values())}
         free = iter(rank for rank in range(self.nodes.count) if rank not in taken)
-        for wire, member in sorted(self._members.items(), key=lambda pair: pair[1].name):
+        for peer, member in sorted(self._members.items(), key=lambda pair: pair[1].name):
             rank = next(free) if member.rank is None else member.rank
-            self._members[wire] = replace(member, rank=rank)
-            wire.say(go=master, rank=rank, first=self._own_name())
+            self._members[peer] = replace(member, rank=rank)
+            peer.send(start=master, rank=rank, coordinator=self._own_name())
         self.nodes = replace(self.nodes, master=master, rank=0)
-        self._began = True
+        self._started = True
 
-    def _wires(self) -> list[_Wire]:
+    def _connections(self) -> list[JsonConnection]:
         return list(self._members)
 
     def _own_name(self) -> str:
         return f"node 0 ({self._own['name']})"
 
-    def _ready(self, connection: Any) -> None:
+    def _receive(self, connection: Any) -> None:
         if connection is self._listener:
             self._accept()
             return
-        wire = next(w for w in (*self._members, *self._guests) if w.socket is connection)
-        messages = wire.hear()
-        if wire in self._guests:
+        peer = next(w for w in (*self._members, *self._pending) if w.socket is connection)
+        messages = peer.receive()
+        if peer in self._pending:
             if messages:
-                self._welcome(wire, messages[0])
-            elif wire.broken:
-                self._hang_up(wire)
+                self._admit(peer, messages[0])
+            elif peer.broken:
+                self._disconnect(peer)
             return
-        member = self._members[wire]
+        member = self._members[peer]
         for message in messages:
-            self._take(wire, member, message)
+            self._handle(peer, member, message)
             if "bye" in message:
                 break
 
     def _accept(self) -> None:
-        for wire in [w for w in self._guests if time.monotonic() - w.heard > SILENCE_SECONDS]:
-            self._hang_up(wire)
+        for peer in [
+            w for w in self._pending if time.monotonic() - w.last_received > SILENCE_SECONDS
+        ]:
+            self._disconnect(peer)
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            return  # it has gone again
-        wire = _Wire(connection)
-        self._guests.append(wire)
+            return  # it has disconnected again
+        peer = JsonConnection(connection)
+        self._pending.append(peer)
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _hang_up(self, wire: _Wire) -> None:
-        if wire in self._guests:
-            self._guests.remove(wire)
-        self._members.pop(wire, None)
-        self._drop(wire)
+    def _disconnect(self, peer: JsonConnection) -> None:
+        if peer in self._pending:
+            self._pending.remove(peer)
+        self._members.pop(peer, None)
+        self._drop(peer)
 
-    def _welcome(self, wire: _Wire, message: _Message) -> None:
-        """Let a node in, or say why not."""
-        if self._began:
-            wire.say(busy=f"{self._own_name()} is training already with {self._names()}")
-            self._hang_up(wire)
+    def _admit(self, peer: JsonConnection, message: _Message) -> None:
+        """Admit a node, or send it the reason for its rejection."""
+        if self._started:
+            peer.send(busy=f"{self._own_name()} is already training with {self._names()}")
+            self._disconnect(peer)
             return
-        member = _Member(message.get("rank"), str(message.get("name")))
-        refusal = self._refusal(member, message)
-        if refusal is not None:
-            wire.say(refused=refusal.what, where=refusal.where, remedy=refusal.remedy)
-            self._hang_up(wire)
-            note(f"{member.name} was turned away: {refusal.what}")
+        member = _NodeInfo(message.get("rank"), str(message.get("name")))
+        rejection = self._rejection(member, message)
+        if rejection is not None:
+            peer.send(rejected=rejection.what, where=rejection.where, remedy=rejection.remedy)
+            self._disconnect(peer)
+            note(f"{member.name} was rejected: {rejection.what}")
             return
-        self._guests.remove(wire)
-        self._members[wire] = member
-        self._say_who_is_here()
+        self._pending.remove(peer)
+        self._members[peer] = member
+        self._report_present()
 
-    def _refusal(self, member: _Member, message: _Message) -> Problem | None:
-        theirs, ours = message.get("told"), self._own["told"]
+    def _rejection(self, member: _NodeInfo, message: _Message) -> Problem | None:
+        theirs, ours = message.get("settings"), self._own["settings"]
         if not isinstance(theirs, dict):
-            return Problem(f"{member.name} is no node of this version", "", "the same image")
+            return Problem(
+                f"{member.name} runs another version", "", "use the same image on all nodes"
+            )
         for key in {**ours, **theirs}:
             if theirs.get(key) != ours.get(key):
                 return Problem(
-                    f"{key} is {theirs.get(key)} on {member.name}, and {ours.get(key)} on "
+                    f"{key} is {theirs.get(key)} on {member.name}, but {ours.get(key)} on "
                     f"{self._own_name()}",
                     key,
-                    "the same on all nodes; and start this one again",
+                    "use the same value on all nodes, and start this one again",
                 )
         if member.rank is not None and member.rank not in range(self.nodes.count):
             return Problem(
-                f"there is no node {member.rank} among {self.nodes.count}",
+                f"rank {member.rank} is out of range for {self.nodes.count} nodes",
                 "--rank",
-                f"from 0 to {self.nodes.count - 1}, on each node another",
+                f"use the ranks 0 to {self.nodes.count - 1}, each on one node",
             )
         others = {0: str(self._own["name"])}
         others |= {m.rank: m.name for m in self._members.values() if m.rank is not None}
         if member.rank in others:
             return Problem(
-                f"{member.name} says that it is node {member.rank}, and {others[member.rank]} "
-                "is that already",
+                f"{member.name} has the rank {member.rank}, which {others[member.rank]} already has",
                 "--rank",
-                "on each node another, from 0",
+                "give each node its own rank, from 0",
             )
         return None
 
-    def _take(self, wire: _Wire, member: _Member, message: _Message) -> None:
+    def _handle(self, peer: JsonConnection, member: _NodeInfo, message: _Message) -> None:
         if "stop" in message and not self.stopped_by:
             self.stopped_by = str(member)
-            self._tell_others(wire, stop=str(member))
+            self._broadcast(peer, stop=str(member))
         if "failed" in message:
-            self._lost(str(member), str(message["failed"]))
-        if "bye" in message and self._began:
-            self._hang_up(wire)
+            self._report_loss(str(member), str(message["failed"]))
+        if "bye" in message and self._started:
+            self._disconnect(peer)
         elif "bye" in message:
-            self._gone(wire, "has left")
+            self._connection_ended(peer, "left")
 
-    def _gone(self, wire: _Wire, why: str) -> None:
-        member = self._members[wire]
-        self._hang_up(wire)
-        if self._began:
-            self._lost(str(member), why)
+    def _connection_ended(self, peer: JsonConnection, why: str) -> None:
+        member = self._members[peer]
+        self._disconnect(peer)
+        if self._started:
+            self._report_loss(str(member), why)
             return
         note(f"{member.name} {why}")
-        self._say_who_is_here()
+        self._report_present()
 
-    def _lost(self, node: str, why: str) -> None:
-        self._lose(node, why)
-        self._tell_others(None, lost=node, why=why)
+    def _report_loss(self, node: str, why: str) -> None:
+        self._set_loss(node, why)
+        self._broadcast(None, lost=node, why=why)
 
-    def _tell_others(self, wire: _Wire | None, **message: Any) -> None:
-        for other in self._wires():
-            if other is not wire:
-                other.say(**message)
+    def _broadcast(self, peer: JsonConnection | None, **message: Any) -> None:
+        for other in self._connections():
+            if other is not peer:
+                other.send(**message)
 
     def _names(self) -> str:
         return ", ".join(sorted(member.name for member in self._members.values()))
 
-    def _here(self) -> str:
+    def _present(self) -> str:
         names = ", ".join([str(self._own["name"]), *([self._names()] if self._members else [])])
-        are = "are" if self._members else "is"
-        return f"{len(self._members) + 1} of {self.nodes.count} nodes {are} here: {names}"
+        return f"{len(self._members) + 1} of {self.nodes.count} nodes are connected: {names}"
 
-    def _say_who_is_here(self) -> None:
+    def _report_present(self) -> None:
         missing = self.nodes.count - 1 - len(self._members)
-        text = self._here() + (f"; waiting for {missing}" if missing else "")
+        text = self._present() + (f"; waiting for {missing}" if missing else "")
         note(text)
-        self._tell_others(None, here=text)
+        self._broadcast(None, present=text)
 
 
-class _Other(Peers):
-    """A node that is not node 0, and is connected to that.
+class Member(RendezvousGroup):
+    """The group as every other node sees it: it is connected to node 0.
 
     Args:
-        nodes: as this node was told.
-        own: what this node was told.
-        end: when it gives up, as :func:`time.monotonic` tells the time.
+        nodes: this node's settings.
+        own: its name and settings.
+        end: the time to give up, on the clock of :func:`time.monotonic`.
     """
 
     def __init__(self, nodes: Nodes, own: _Message, end: float) -> None:
         super().__init__(nodes)
         self._own = {**own, "rank": nodes.rank}
-        self._wire: _Wire | None = None
-        self._went = False
-        self._refused: StackError | None = None
-        self._first = "node 0"
+        self._coordinator: JsonConnection | None = None
+        self._started = False
+        self._rejected: StackError | None = None
+        self._coordinator_name = "node 0"
         self._state = ""
-        self._again = 0.0
+        self._retry_at = 0.0
         try:
             self._gather(end)
         except StackError:
@@ -505,83 +511,85 @@ class _Other(Peers):
             raise
 
     def _gather(self, end: float) -> None:
-        while not self._went:
+        while not self._started:
             if time.monotonic() > end:
                 raise MachineError(
-                    f"node 0 did not let this node begin within {self.nodes.wait:g} s: "
-                    f"{self._state}",
+                    f"node 0 did not start the run within {self.nodes.wait:g} s: {self._state}",
                     where=f"--master {self.nodes.master}",
-                    remedy=f"look at node 0: is it running, is its port open from here ({PORTS})? "
-                    "longer: --wait SECONDS",
+                    remedy=f"check that node 0 is running and reachable from here ({PORTS}); "
+                    "--wait SECONDS waits longer",
                 )
-            if self._wire is None and time.monotonic() >= self._again:
-                self._again = time.monotonic() + _AGAIN_SECONDS
+            if self._coordinator is None and time.monotonic() >= self._retry_at:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
                 self._connect()
-            self.tend(_AGAIN_SECONDS)
-            if self._refused is not None:
-                raise self._refused
+            self.poll(_RETRY_SECONDS)
+            if self._rejected is not None:
+                raise self._rejected
 
     def _connect(self) -> None:
         host, _, port = self.nodes.master.rpartition(":")
-        address = address_of(host)  # anew each time: a restarted container can have another
+        address = address_of(host)  # each time: a restarted container may have another one
         if address is None:
-            self._now(f"waiting for node 0: {host} has no address any more")
+            self._report_state(f"waiting for node 0: {host} no longer resolves")
             return
         at = self.nodes.master + (f" ({address})" if host != address else "")
         try:
             connection = socket.create_connection((address, int(port)), _CONNECT_SECONDS)
         except OSError as error:
-            self._now(f"waiting for node 0 at {at}: {error.strerror or 'no answer'}")
+            self._report_state(f"waiting for node 0 at {at}: {error.strerror or 'no answer'}")
             return
-        self._wire = _Wire(connection)
+        self._coordinator = JsonConnection(connection)
         self._selector.register(connection, selectors.EVENT_READ)
-        self._wire.say(**self._own)
+        self._coordinator.send(**self._own)
 
-    def _now(self, state: str) -> None:
-        """Say what is waited for, if that has changed."""
+    def _report_state(self, state: str) -> None:
+        """Report the state if it has changed."""
         if state != self._state:
             self._state = state
             note(state)
 
-    def _wires(self) -> list[_Wire]:
-        return [] if self._wire is None else [self._wire]
+    def _connections(self) -> list[JsonConnection]:
+        return [] if self._coordinator is None else [self._coordinator]
 
     def _own_name(self) -> str:
         return f"node {self.nodes.rank} ({self._own['name']})"
 
-    def _ready(self, connection: Any) -> None:
-        assert self._wire is not None
-        for message in self._wire.hear():
-            self._take(message)
+    def _receive(self, connection: Any) -> None:
+        assert self._coordinator is not None
+        for message in self._coordinator.receive():
+            self._handle(message)
 
-    def _take(self, message: _Message) -> None:
-        if "here" in message or "busy" in message:
-            self._now(str(message.get("here") or message["busy"] + ": waiting until it is over"))
-        if "refused" in message:
+    def _handle(self, message: _Message) -> None:
+        if "present" in message or "busy" in message:
+            busy = f"{message.get('busy')}: waiting until it has finished"
+            self._report_state(str(message.get("present") or busy))
+        if "rejected" in message:
             kind = MachineError if message.get("status") == MachineError.status else RequestError
-            self._refused = kind(
-                str(message["refused"]),
+            self._rejected = kind(
+                str(message["rejected"]),
                 where=str(message.get("where", "")),
-                remedy=str(message.get("remedy") or "start the same image on every node"),
+                remedy=str(message.get("remedy") or "use the same image on all nodes"),
             )
-        if "go" in message and not self._went:
-            self._went = True
-            self._first = str(message.get("first"))
-            self.nodes = replace(self.nodes, master=str(message["go"]), rank=int(message["rank"]))
+        if "start" in message and not self._started:
+            self._started = True
+            self._coordinator_name = str(message.get("coordinator"))
+            self.nodes = replace(
+                self.nodes, master=str(message["start"]), rank=int(message["rank"])
+            )
         if "stop" in message:
             self.stopped_by = self.stopped_by or str(message["stop"])
         if "lost" in message:
-            self._lose(str(message["lost"]), str(message.get("why")))
+            self._set_loss(str(message["lost"]), str(message.get("why")))
         if "failed" in message:
-            self._lose(self._first, str(message["failed"]))
-        if "bye" in message and self._went and self._wire is not None:
-            self._hang_up(self._wire)
+            self._set_loss(self._coordinator_name, str(message["failed"]))
+        if "bye" in message and self._started and self._coordinator is not None:
+            self._disconnect(self._coordinator)
 
-    def _gone(self, wire: _Wire, why: str) -> None:
-        self._hang_up(wire)
-        if self._went:
-            self._lose(self._first, why)
+    def _connection_ended(self, peer: JsonConnection, why: str) -> None:
+        self._disconnect(peer)
+        if self._started:
+            self._set_loss(self._coordinator_name, why)
 
-    def _hang_up(self, wire: _Wire) -> None:
-        self._drop(wire)
-        self._wire = None
+    def _disconnect(self, peer: JsonConnection) -> None:
+        self._drop(peer)
+        self._coordinator = None

@@ -1,8 +1,7 @@
-"""What ``paddlenlp.trainer`` and ``paddlenlp.peft`` import and training never uses.
+"""Empty stand-ins for modules that ``paddlenlp.trainer`` and ``paddlenlp.peft`` import unused.
 
-Their packages import the compression trainer (with scikit-learn and seqeval) and
-the built-in data sets (with datasets, pandas and pyarrow): a third of a job's
-start-up. Called before them, :func:`spare` puts nothing in their place.
+They import the compression trainer (with scikit-learn and seqeval) and the built-in data sets
+(with datasets, pandas and pyarrow), which take a third of a job's start-up time.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-__all__ = ["spare"]
+__all__ = ["install_stubs"]
 
 
-def spare() -> None:
-    """Keep unused modules from being imported; without effect on those already there."""
+def install_stubs() -> None:
+    """Install the stand-ins; call it before ``paddlenlp`` is imported."""
     sys.modules.setdefault(
         "paddlenlp.trainer.trainer_compress", ModuleType("paddlenlp.trainer.trainer_compress")
     )

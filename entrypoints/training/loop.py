@@ -293,5 +293,5 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         signum = paddle.to_tensor([mine], dtype="int64")
         distributed.all_reduce(signum, op=distributed.ReduceOp.MAX)
         if int(signum):
-            self._stop.learn(int(signum))
+            self._stop.report(int(signum))
         return int(signum) > 0

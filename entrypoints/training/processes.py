@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from entrypoints.runtime import launcher
-from entrypoints.runtime.console import speak_to
+from entrypoints.runtime.console import print_events_to
 from paddle_stacks.errors import JobError, Problem, StackError, Stopped
 
 __all__ = ["run", "work"]
@@ -45,7 +45,7 @@ def run(job: str, request: str, *, ranks: int, nodes: launcher.Nodes, folder: Pa
         StackError: what the first worker that failed said.
     """
     logs = folder / f"log{nodes.name}"
-    launcher.check_cards(ranks, os.environ)
+    launcher.check_devices(ranks, os.environ)
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-") as name:
         shared = Path(name)
         (shared / _REQUEST).write_text(request, encoding="utf-8")
@@ -94,7 +94,7 @@ def work(do: Callable[[str, int], None]) -> int:
     rank = int(os.environ["PADDLE_TRAINER_ID"])
     path = folder / _EVENTS if rank == 0 else Path(os.devnull)
     with path.open("w", encoding="utf-8") as stream:
-        speak_to(stream)
+        print_events_to(stream)
         try:
             do((folder / _REQUEST).read_text(encoding="utf-8"), rank)
             _leave_together()

@@ -182,7 +182,7 @@ def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Pro
     project.until(lambda: "saved checkpoint-10" in project.said("node-0"))
     docker("stop", "--time", "45", project.container("node-1"))
     assert project.until_ended(*NODES) == [143, 143], "".join(map(project.said, NODES))
-    assert "node 1 (node-1) was told to stop" in project.said("node-0")
+    assert "node 1 (node-1) received a signal to stop" in project.said("node-0")
     last = max(project.losses("stopped"))
     assert (project.folder / "runs" / "stopped" / f"checkpoint-{last}").is_dir()
 
@@ -190,7 +190,7 @@ def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Pro
 def test_a_lonely_node_says_for_whom_it_waits_and_gives_up(project: Project) -> None:
     words = ["--config=two.json", "--nnodes=2", "--wait=2", "--master=node-0:29500"]
     for node, rank, waiting, end in (
-        ("node-1", 1, "waiting for node-0", "node-0, where the nodes are to meet, has no address"),
+        ("node-1", 1, "waiting for the master node-0", "the master node-0 does not resolve to an address"),
         ("node-0", 0, "1 of 2 nodes is here: node-0; waiting for 1", "the others did not come"),
     ):
         # With the name that the service has, under which the others look for it.

@@ -354,7 +354,7 @@ def test_a_launcher_says_it_three_times_and_means_it_once(monkeypatch: pytest.Mo
 def test_a_signal_that_another_process_told_of_is_no_second_one() -> None:
     with StopSignal(grace=30) as stop:
         stop.defer()
-        stop.learn(signal.SIGTERM)
+        stop.report(signal.SIGTERM)
         assert stop.received == signal.SIGTERM
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -365,7 +365,7 @@ def test_a_signal_that_another_process_told_of_is_no_second_one() -> None:
 def test_a_stop_that_was_learnt_has_its_grace_time_too() -> None:
     with StopSignal(grace=1) as stop:
         stop.defer()
-        stop.learn(signal.SIGTERM)
+        stop.report(signal.SIGTERM)
         with pytest.raises(Stopped, match="longer than 1 s"):
             signal.pause()
 

@@ -32,7 +32,7 @@ worker.wait()
 
 def run(program: str, output: Path | None = None) -> None:
     argv = [sys.executable, "-c", program]
-    launcher.carry_out(argv, os.environ, "the program", Path("logs"), output=output)
+    launcher.run_command(argv, os.environ, "the program", Path("logs"), output=output)
 
 
 def stop_when_there(path: Path) -> None:
@@ -84,7 +84,7 @@ def test_its_own_output_is_added_to_a_file(
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot start"):
-        launcher.carry_out(["/nowhere/python"], {}, "it", tmp_path)
+        launcher.run_command(["/nowhere/python"], {}, "it", tmp_path)
 
 
 def test_the_handlers_are_those_of_before() -> None:
@@ -221,7 +221,7 @@ def test_a_node_that_is_killed_ends_the_run_of_the_other(two: TwoNodes, killed: 
     two.processes[killed].kill()
     status, said = two.ends()[1 - killed]
     assert status == 5
-    assert f"error: it has ended, since node {killed}" in said and "ended its connection" in said
+    assert f"error: it ended because node {killed}" in said and "closed its connection" in said
     worker = int((two.folder / f"up-{1 - killed}").read_text())
     assert gone(worker), "it waited for the other, so it was killed"
     os.kill(int((two.folder / f"up-{killed}").read_text()), signal.SIGKILL)
@@ -235,7 +235,7 @@ def test_a_node_that_fails_ends_the_run_of_the_other(two: TwoNodes, failed: int)
     ends = two.ends()
     assert [status for status, _ in ends] == [5, 5]
     assert "error: it ended with status 7" in ends[failed][1]
-    assert f"error: it has ended, since node {failed}" in ends[1 - failed][1]
+    assert f"error: it ended because node {failed}" in ends[1 - failed][1]
     assert "failed with status 7" in ends[1 - failed][1]
 
 
@@ -251,7 +251,7 @@ def test_a_process_that_is_killed_is_told_as_such(two: TwoNodes) -> None:
     two.start("import os; os.makedirs('logs0'); os.kill(os.getpid(), 9)", WAITS)
     status, said = two.ends()[0]
     assert status == 5
-    assert "a process was killed by signal 9: the memory may not have sufficed" in said
+    assert "a process was killed by signal 9, perhaps for lack of memory" in said
 
 
 @pytest.mark.parametrize("told", [0, 1])
@@ -262,7 +262,7 @@ def test_a_stop_of_one_node_stops_both(two: TwoNodes, told: int) -> None:
     ends = two.ends()
     assert [status for status, _ in ends] == [143, 143]
     assert f"node {told} (" in ends[1 - told][1]
-    assert "was told to stop, and this node stops with it" in ends[1 - told][1]
+    assert "received a signal to stop: this node stops too" in ends[1 - told][1]
     assert "lost" not in ends[told][1]
 
 
@@ -270,5 +270,5 @@ def test_launchers_that_do_not_reach_each_other_do_not_wait_forever(two: TwoNode
     two.start(WAITS, WAITS, HANGS="1", WAIT="4")
     ends = two.ends()
     assert [status for status, _ in ends] != [0, 0]
-    assert "error: Paddle's launcher does not reach that of node 0" in ends[0][1] + ends[1][1]
+    assert "error: Paddle's launcher cannot reach that of node 0" in ends[0][1] + ends[1][1]
     assert "all TCP ports from 1024" in ends[0][1] + ends[1][1]

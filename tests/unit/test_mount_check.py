@@ -27,5 +27,5 @@ def test_a_source_that_the_container_has(source: str) -> None:
 
 
 def test_a_file_that_is_not_mounted() -> None:
-    with pytest.raises(RequestError, match=r"raw\.jsonl is not here"):
+    with pytest.raises(RequestError, match=r"raw\.jsonl is not in the container"):
         mount_check.check("prepare", [*LINE, "raw.jsonl"])

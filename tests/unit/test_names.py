@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
+    "entrypoints/cpu",
+    "entrypoints/runtime",
     "paddle_stacks/build",
     "paddle_stacks/bundle",
     "paddle_stacks/cli",

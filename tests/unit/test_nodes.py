@@ -63,7 +63,7 @@ def test_nodes_by_arguments_or_else_by_variables(
         ("--nnodes 2 --master h:1 --rank 2", {}, "--rank must be in 0 … 1, got 2"),
         ("--nnodes 2 --master h:1 --rank=-2", {}, "--rank must be in 0 … 1, got -2"),
         ("--rank 1", {}, "--rank must be in 0 … 0, got 1"),
-        ("", {"PADDLE_NNODES": "2:4"}, "2:4 nodes: a number that changes is not supported"),
+        ("", {"PADDLE_NNODES": "2:4"}, "a variable number of nodes (2:4) is not supported"),
         ("", {"PADDLE_NNODES": "two"}, '"two", not a number'),
         ("", {"PADDLE_NNODES": "0"}, "PADDLE_NNODES is 0"),
         ("", {**CLUSTER, "PADDLE_RANK": "one"}, '"one", not a number'),
