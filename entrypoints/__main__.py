@@ -12,7 +12,7 @@ from pathlib import Path
 
 from entrypoints.runtime import mount_check
 from paddle_stacks.errors import RequestError, StackError, Stopped, render
-from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs import backends
 from paddle_stacks.jobs.catalog import JOBS, find
 
 _SIMULATED = "dcu-sim: a simulated DCU: it computes on the CPU, and proves nothing of a card"
@@ -51,7 +51,7 @@ def _dispatch(argv: list[str]) -> int:
     if name in JOBS:
         _refuse_imports()
         mount_check.check(name, arguments)
-        if platforms.current() == "dcu-sim" and "--help" not in arguments:
+        if backends.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
         status: int = importlib.import_module(f"entrypoints.{name.replace('-', '_')}").main(
             arguments

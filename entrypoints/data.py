@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from paddle_stacks.jobs import chat_templates, records, schema, workspace
 from paddle_stacks.jobs.data_request import config_of
 from paddle_stacks.jobs.datasets import Dataset
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
+from paddle_stacks.jobs.options import DataOptions
 from paddle_stacks.jobs.records import Record
 
 __all__ = ["main"]
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Run the job; the report, or the folder of the conversion, goes to standard output."""
-    arguments = parse("data", argv)
+    arguments = parse(DataOptions, argv)
     config = config_of(arguments)
     dataset = Dataset.from_config(config)
     model = workspace.find_model(arguments.model) if arguments.model else None
@@ -67,9 +67,9 @@ def _encoders(model: Path, config: schema.Config) -> data_report.Encoders:
     )
 
 
-def _convert(arguments: argparse.Namespace, dataset: Dataset, counts: records.Counts) -> None:
+def _convert(arguments: DataOptions, dataset: Dataset, counts: records.Counts) -> None:
     """Write the data set as a folder of ``train.json`` and ``dev.json``."""
-    output = Path(arguments.convert)
+    output = Path(str(arguments.convert))
     sources = [source.path for source in dataset.sources]
     workspace.check_output(output, sources, force=arguments.force)
     phase("convert")

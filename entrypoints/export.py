@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from entrypoints.training.saving import write_merged
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files, workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
+from paddle_stacks.jobs.options import ExportOptions
 
 __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
-    arguments = parse("export", argv)
+    arguments = parse(ExportOptions, argv)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
     workspace.check_weights(model, arguments.allow_pickle)
@@ -71,7 +71,7 @@ def _check_base(model: Path, adapter: Path) -> None:
         )
 
 
-def _export(arguments: argparse.Namespace, model: Path, adapter: Path | None, output: Path) -> None:
+def _export(arguments: ExportOptions, model: Path, adapter: Path | None, output: Path) -> None:
     import paddle
 
     # What is done here takes no card, and gives the same everywhere on the CPU.

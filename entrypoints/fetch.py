@@ -21,6 +21,7 @@ from paddle_stacks.errors import MachineError, Problem, RequestError, Stopped
 from paddle_stacks.jobs import models
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder, sha256_of
 from paddle_stacks.jobs.models import Model
+from paddle_stacks.jobs.options import FetchOptions
 
 __all__ = ["main"]
 
@@ -44,7 +45,7 @@ class Brought:
 
 def main(argv: list[str]) -> int:
     """Run the job; the model's folder goes to standard output."""
-    arguments = parse("fetch", argv)
+    arguments = parse(FetchOptions, argv)
     model = models.find(arguments.model, arguments.source)
     target = Path(arguments.output or f"models/{model.name}")
     _check_target(target)

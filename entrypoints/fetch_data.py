@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tarfile
 import zlib
@@ -21,6 +20,7 @@ from paddle_stacks import __version__
 from paddle_stacks.errors import JobError, Problem, RequestError
 from paddle_stacks.jobs import corpus, records, sample_data
 from paddle_stacks.jobs.files import CHUNK, remove_unfinished, replacing_folder, sha256_of
+from paddle_stacks.jobs.options import FetchDataOptions
 from paddle_stacks.jobs.sample_data import DataFile, SampleData
 
 __all__ = ["main"]
@@ -32,7 +32,7 @@ _REPLACE = "--force replaces it, and --output FOLDER writes elsewhere"
 
 def main(argv: list[str]) -> int:
     """Run the job; the data's folder goes to standard output."""
-    arguments = parse("fetch-data", argv)
+    arguments = parse(FetchDataOptions, argv)
     row = sample_data.find(arguments.data)
     target = Path(arguments.output or row.folder)
     local = sample_data.local_files(row, Path(arguments.source)) if arguments.source else None
@@ -81,7 +81,7 @@ def _is_complete(row: SampleData, target: Path) -> bool:
 
 
 def _fetch(
-    arguments: argparse.Namespace,
+    arguments: FetchDataOptions,
     row: SampleData,
     target: Path,
     local: dict[str, Path] | None,
@@ -192,7 +192,7 @@ def _verify(row: SampleData, folder: Path) -> None:
 
 
 def _write_manifest(
-    arguments: argparse.Namespace, row: SampleData, folder: Path, sums: dict[str, str]
+    arguments: FetchDataOptions, row: SampleData, folder: Path, sums: dict[str, str]
 ) -> None:
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Mapping
@@ -20,8 +19,9 @@ from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import chat_templates, platforms, records, schema, spreading, workspace
+from paddle_stacks.jobs import backends, chat_templates, parallelism, records, schema, workspace
 from paddle_stacks.jobs.datasets import Dataset
+from paddle_stacks.jobs.options import FinetuneOptions
 
 __all__ = ["main"]
 
@@ -31,10 +31,10 @@ _MAY_CHANGE = resume.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge", "
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
-    arguments = parse("finetune", argv)
+    arguments = parse(FinetuneOptions, argv)
     nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
-    config = schema.load(arguments.config, arguments.set, backend=platforms.current(), world=world)
+    config = schema.load(arguments.config, arguments.set, backend=backends.current(), world=world)
     for text in config.notes:
         note(text)
     paths = _paths(config)
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
     for text in counts.notes(dataset.seed):
         note(text)
-    spreading.check(config, paths["model"], world)
+    parallelism.check(config, paths["model"], world)
     with (
         writing_below(run),
         locked(run, f".lock{nodes.name}"),
@@ -102,7 +102,7 @@ def _paths(config: schema.Config) -> dict[str, Path]:
 
 
 def _prepared(
-    arguments: argparse.Namespace,
+    arguments: FinetuneOptions,
     config: schema.Config,
     run: Path,
     paths: Mapping[str, Path],

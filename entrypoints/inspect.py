@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from entrypoints.runtime.disk import writing_below
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import Part
+from paddle_stacks.jobs.options import InspectOptions
 
 __all__ = ["main"]
 
@@ -22,7 +22,7 @@ _SHOWN_TOKENS = 48
 
 def main(argv: list[str]) -> int:
     """Run the job; what was found goes to standard output."""
-    arguments = parse("inspect", argv)
+    arguments = parse(InspectOptions, argv)
     corpus.shares(arguments.split)
     parts = corpus.parts(arguments.corpus)
     from entrypoints.preparing import pair, shape
@@ -45,7 +45,7 @@ def _beside(parts: Sequence[Part]) -> Path:
     return first.with_name(f"{first.name}.lengths.png")
 
 
-def _samples(part: Part, arguments: argparse.Namespace, sizes: Any) -> list[str]:
+def _samples(part: Part, arguments: InspectOptions, sizes: Any) -> list[str]:
     """Return the beginnings of a few documents, evenly spread."""
     count = min(max(arguments.samples, 0), len(sizes))
     model = _model(part, arguments.model)

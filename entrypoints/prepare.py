@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -23,6 +22,7 @@ from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import corpus, workspace
 from paddle_stacks.jobs.corpus import STDIN, Source
 from paddle_stacks.jobs.files import replacing_file, sync_folder
+from paddle_stacks.jobs.options import PrepareOptions
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (
 
 def main(argv: list[str]) -> int:
     """Run the job; the corpus's prefix goes to standard output."""
-    arguments = parse("prepare", argv)
+    arguments = parse(PrepareOptions, argv)
     corpus.shares(arguments.split)
     model = workspace.find_model(arguments.model)
     sources = corpus.sources(arguments.input, arguments.format)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _prepare(
-    arguments: argparse.Namespace,
+    arguments: PrepareOptions,
     model: Path,
     sources: tuple[Source, ...],
     request: dict[str, Any],
@@ -176,13 +176,11 @@ def _remove_rest(partial: Path, request: Mapping[str, Any]) -> None:
         shutil.rmtree(partial)
 
 
-def _rules(arguments: argparse.Namespace) -> Rules:
+def _rules(arguments: PrepareOptions) -> Rules:
     return Rules(arguments.json_key, arguments.document, arguments.max_repeated_len)
 
 
-def _request(
-    arguments: argparse.Namespace, model: Path, sources: tuple[Source, ...]
-) -> dict[str, Any]:
+def _request(arguments: PrepareOptions, model: Path, sources: tuple[Source, ...]) -> dict[str, Any]:
     """Return all that decides what comes out: another one makes another corpus."""
     digest = hashlib.sha256()
     for name in _TOKENIZER_FILES:

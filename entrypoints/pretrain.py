@@ -20,7 +20,8 @@ from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import corpus, platforms, pretraining, schema, workspace
+from paddle_stacks.jobs import backends, corpus, pretraining, schema, workspace
+from paddle_stacks.jobs.options import PretrainOptions
 
 __all__ = ["main"]
 
@@ -31,11 +32,11 @@ _MAY_CHANGE = resume.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_tr
 
 def main(argv: list[str]) -> int:
     """Run the job; the folder of what was trained goes to standard output."""
-    arguments = parse("pretrain", argv)
+    arguments = parse(PretrainOptions, argv)
     nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
     config = schema.load(
-        arguments.config, arguments.set, job="pretrain", backend=platforms.current(), world=world
+        arguments.config, arguments.set, job="pretrain", backend=backends.current(), world=world
     )
     for text in config.notes:
         note(text)

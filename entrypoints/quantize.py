@@ -10,15 +10,16 @@ from entrypoints.runtime.logging import libraries_log_to
 from entrypoints.runtime.stop import StopSignal
 from entrypoints.runtime.stubs import install_stubs
 from entrypoints.upstream import run_with_config
-from paddle_stacks.jobs import platforms, quantizing, workspace
+from paddle_stacks.jobs import backends, quantizing, workspace
 from paddle_stacks.jobs.files import remove_unfinished
+from paddle_stacks.jobs.options import QuantizeOptions
 
 __all__ = ["main", "run"]
 
 
 def main(argv: list[str]) -> int:
     """Run the job; on a CPU the folder of the quantized model goes to standard output."""
-    if platforms.current() != "cpu":
+    if backends.current() != "cpu":
         return run_with_config("quantize", "run_finetune.py", argv)
     return run(argv)
 
@@ -29,7 +30,7 @@ def run(argv: list[str]) -> int:
     Args:
         argv: the job's arguments.
     """
-    arguments = parse("quantize", argv)
+    arguments = parse(QuantizeOptions, argv)
     config = quantizing.load(arguments)
     for text in config.notes:
         note(text)

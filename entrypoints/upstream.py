@@ -11,7 +11,6 @@ the ``quantize`` job what ``run_finetune.py`` does with ``do_ptq``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -31,19 +30,20 @@ from entrypoints.runtime.disk import writing_below
 from entrypoints.runtime.launcher import (
     AS_MODULE,
     Nodes,
-    run_command,
     check_devices,
     environment,
     is_launched,
     launch,
     loopback,
+    run_command,
 )
 from entrypoints.runtime.lock import locked
 from entrypoints.upstream_patches import messages
 from paddle_stacks.errors import MachineError, Problem, RequestError, did_you_mean
-from paddle_stacks.jobs import documented, fused, fused_models, platforms, upstream
+from paddle_stacks.jobs import backends, deprecated_flags, fused, fused_models, upstream
 from paddle_stacks.jobs.arguments import as_upstream
 from paddle_stacks.jobs.files import replacing_file
+from paddle_stacks.jobs.options import QuantizeOptions, UpstreamOptions
 
 __all__ = ["RESULT", "TREE", "Command", "command", "main", "run", "run_with_config"]
 
@@ -90,10 +90,10 @@ class Command:
 
 def main(argv: list[str]) -> int:
     """Run the script that ``argv`` names, and return 0."""
-    return run(parse("upstream", argv))
+    return run(parse(UpstreamOptions, argv))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: UpstreamOptions) -> int:
     """Check a run, carry it out, and return 0.
 
     Args:
@@ -131,17 +131,17 @@ def run_with_config(job: str, script: str, argv: list[str]) -> int:
         script: upstream's.
         argv: the job's arguments.
     """
-    arguments = parse(job, argv)
+    arguments = parse(QuantizeOptions, argv)
     if not (TREE / "llm").is_dir():
         raise RequestError(
-            f"{job} runs upstream's program, which is not in an image for {platforms.current()}",
+            f"{job} runs upstream's program, which is not in an image for {backends.current()}",
             where=job,
             remedy=f"./inv {job} --backend dcu --recipe NAME (./inv recipes --backend dcu)",
         )
-    return main(as_upstream(script, arguments))
+    return run(as_upstream(script, arguments))
 
 
-def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
+def command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
     """Return what is started for the arguments, after a check of all that can be known."""
     if arguments.script.endswith(upstream.PREDICT) and not _has("predict/predictor.py"):
         return _own_command(arguments, environ)
@@ -173,7 +173,7 @@ def command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Comman
     return Command((*program, *words), variables, folder, arguments.ranks, nodes, predicts)
 
 
-def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Command:
+def _own_command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
     """Return what is started where upstream's program is not in the image."""
     words = [*arguments.arguments, *_fitting_lengths(arguments.script, arguments.arguments)]
     options = upstream.options(arguments.script, words, _find_config)
@@ -196,7 +196,7 @@ def _own_command(arguments: argparse.Namespace, environ: Mapping[str, str]) -> C
     return Command(program, variables, upstream.run_folder(arguments), whose="our")
 
 
-def _quantizes_here(arguments: argparse.Namespace) -> bool:
+def _quantizes_here(arguments: UpstreamOptions) -> bool:
     """Return whether a model is to be quantized, and only our program can do it."""
     if Path(arguments.script).name != _QUANTIZE or _device() != "cpu":
         return False
@@ -208,7 +208,7 @@ def _quantizes_here(arguments: argparse.Namespace) -> bool:
     return options.config is not None and options.on("do_ptq")
 
 
-def _quantize(arguments: argparse.Namespace) -> int:
+def _quantize(arguments: UpstreamOptions) -> int:
     """Quantize as ``run_finetune.py`` does with ``do_ptq``, by the ``quantize`` job."""
     words = _with_found_config(arguments.arguments)
     options = upstream.options(arguments.script, words, _find_config)
@@ -236,7 +236,7 @@ def _has(script: str) -> bool:
 
 
 def _device() -> str:
-    return platforms.device(platforms.current())
+    return backends.device(backends.current())
 
 
 def _on_a_cpu(words: Sequence[str], source: str) -> list[str]:
@@ -260,7 +260,7 @@ def _find_script(name: str) -> Path:
     root = TREE / "llm"
     if not root.is_dir():
         raise MachineError(
-            f"PaddleNLP's programs are not in this image, which is for {platforms.current()}",
+            f"PaddleNLP's programs are not in this image, which is for {backends.current()}",
             where=str(root),
             remedy="they are in the images for a DCU: ./inv build --backend dcu",
         )
@@ -299,7 +299,7 @@ def _find_config(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nodes: Nodes) -> None:
+def _check(arguments: UpstreamOptions, words: Sequence[str], source: str, nodes: Nodes) -> None:
     options = upstream.options(arguments.script, words, _find_config)
     own = words[1:] if options.config is not None else words
 
@@ -308,7 +308,7 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
 
     world = arguments.ranks * nodes.count
     problems = upstream.faults(options, own, world=world, declares=declares)
-    backend = platforms.current()
+    backend = backends.current()
     problems += fused.problems(
         options,
         Path(),
@@ -330,7 +330,7 @@ def _check(arguments: argparse.Namespace, words: Sequence[str], source: str, nod
         )
     _check_packages(options)
     if options.config is not None:
-        key_problems = documented.key_problems(
+        key_problems = deprecated_flags.key_problems(
             [key for key in options.values if not options.where(key).startswith("--")],
             options.where,
         )

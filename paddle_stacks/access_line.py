@@ -11,7 +11,7 @@ __all__ = ["summarize"]
 
 
 def summarize(line: str) -> str | None:
-    """Return a line of the server's access log as a person reads it; None for another line."""
+    """Return the short form of an access line; None for other lines."""
     if not line.startswith("{"):
         return None
     try:
@@ -34,6 +34,6 @@ def _parts(fields: dict[str, Any]) -> list[str]:
         parts.append(f"{fields['prompt_tokens']}+{fields.get('completion_tokens')} tokens")
     if fields.get("key"):
         parts.append(str(fields["key"]))
-    # What went wrong comes last: it is what is cut on a narrow terminal, and the log has it all.
+    # Errors come last, because a narrow terminal cuts the end; the log has the full line.
     parts += [str(fields[name]) for name in ("failed", "error", "cause") if fields.get(name)]
     return parts

@@ -1,4 +1,4 @@
-"""``CHANGELOG.md``: what changed for users, a section a version (keepachangelog.com)."""
+"""``CHANGELOG.md``: changes for users, one section per version (keepachangelog.com)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _HEADING = re.compile(r"^## \[(?P<version>[^\]]+)\](?: - (?P<date>\S+))?\s*$", r
 
 @dataclass(frozen=True)
 class Section:
-    """What changed in a version.
+    """The section of a version.
 
     Args:
         version: ``1.2.0``, or :data:`UNRELEASED`.
-        date: ``2025-01-31``; empty where none is given.
+        date: ``2025-01-31``; empty if it has none.
         body: the text below its heading, without empty lines around it.
     """
 
@@ -35,24 +35,24 @@ def read(root: Path) -> dict[str, Section]:
     """Return the sections of a checkout's changelog by their versions, the newest first.
 
     Raises:
-        RequestError: there is none.
+        RequestError: it cannot be read.
     """
     path = root / NAME
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RequestError(
-            f"there is no changelog: {error.strerror}",
+            f"the changelog cannot be read: {error.strerror}",
             where=str(path),
             remedy=f"git checkout {NAME}",
         ) from error
-    # The links of the headings stand below the last section.
+    # The links of the headings are below the last section.
     text = re.split(r"^\[[^\]]+\]: ", text, maxsplit=1, flags=re.MULTILINE)[0]
-    found = list(_HEADING.finditer(text))
-    ends = [*(heading.start() for heading in found), len(text)][1:]
+    headings = list(_HEADING.finditer(text))
+    ends = [*(heading.start() for heading in headings), len(text)][1:]
     return {
         heading["version"]: Section(
             heading["version"], heading["date"] or "", text[heading.end() : end].strip()
         )
-        for heading, end in zip(found, ends, strict=True)
+        for heading, end in zip(headings, ends, strict=True)
     }

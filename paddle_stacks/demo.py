@@ -1,7 +1,7 @@
-"""The demo: a small model learns about a product that does not exist, and is asked about it.
+"""The demo: a small model learns facts about a fictional product and answers questions on it.
 
-Questions that are not in the training data, about the facts that are, go to the
-model before and after. An answer counts as right when it is the expected one
+The questions are about facts in the training data, but are not in it themselves. The model
+answers them before and after fine-tuning. An answer is right if it equals the expected one
 after :func:`normalized`.
 """
 
@@ -35,13 +35,13 @@ QUESTIONS = Path("data", "demo", "heldout.jsonl")
 NAME = "demo"
 
 GOAL = 0.8
-"""The share of the questions that the fine-tuned model has to answer right."""
+"""The minimum share of right answers of the fine-tuned model."""
 
 _PHASES = {
     "engine": "Find a container engine",
     "images": "Find or build the images",
     "fetch": f"Fetch {MODEL}",
-    "ask_before": "Ask the base model what it cannot know",
+    "ask_before": "Ask the base model, which cannot know the answers",
     "finetune": "Fine-tune it with LoRA",
     "ask_after": "Ask again, with the adapter",
 }
@@ -50,10 +50,10 @@ _SHOWN = 160  # characters of an answer that a table shows
 
 @dataclass(frozen=True)
 class Answer:
-    """A question with what was expected and what was said.
+    """A question with its answers.
 
     Args:
-        question: what was asked.
+        question: the question.
         expected: the right answer.
         before: the base model's answer.
         after: the fine-tuned model's answer.
@@ -67,13 +67,13 @@ class Answer:
 
 @dataclass
 class _Clock:
-    """How long each phase took, and what is said when one begins and ends."""
+    """Prints the phases and measures their duration."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Say what begins, and how long it took when it has ended well."""
+        """Print the phase, and its duration if it succeeds."""
         number = list(_PHASES).index(name) + 1
         _say(f"\n[{number}/{len(_PHASES)}] {_PHASES[name]}", "bold cyan")
         began = time.monotonic()
@@ -87,15 +87,15 @@ def run(settings: Settings) -> None:
 
     Raises:
         StackError: a phase failed; the status is that phase's.
-        JobError: the fine-tuned model does not know enough.
+        JobError: the fine-tuned model misses the goal.
     """
-    # What the demo needs is in the repository.
+    # The demo's data and configuration are in the repository.
     settings = dataclasses.replace(settings, workspace=settings.root)
     user = run_as(settings.root)
     folder = settings.root / "runs" / NAME
     held_back = _read_questions(settings.root / QUESTIONS)
     if (folder / "summary.json").exists():
-        _say(f"the demo has run before: {folder.relative_to(settings.root)} is made anew")
+        _say(f"replacing the results of an earlier run: {folder.relative_to(settings.root)}")
         (folder / "summary.json").unlink()
     clock = _Clock()
     with clock.phase("engine"):
@@ -134,29 +134,29 @@ def run(settings: Settings) -> None:
     _print_summary(summary, folder.relative_to(settings.root))
     if matches["after"] < GOAL:
         raise JobError(
-            f"the fine-tuned model answers {matches['after']:.0%} of the questions,"
-            f" and {GOAL:.0%} are the goal",
+            f"the fine-tuned model answers {matches['after']:.0%} of the questions;"
+            f" the goal is {GOAL:.0%}",
             where=str(folder / "after.jsonl"),
             remedy=f"see {folder / 'loss.png'} and {CONFIG}",
         )
 
 
 def normalized(text: str) -> str:
-    """Return an answer as it is compared.
+    """Return an answer in the form that is compared.
 
-    White space at the ends goes, other white space becomes single blanks, case is
-    folded, and one full stop at the end, western or Chinese, is left out.
+    White space is removed at the ends and otherwise becomes single spaces, case is folded, and
+    one full stop at the end, western or Chinese, is removed.
     """
     return " ".join(text.split()).casefold().removesuffix(".").removesuffix("。").rstrip()
 
 
 def exact_match(pairs: Iterable[tuple[str, str]]) -> float:
-    """Return the share of pairs (expected, said) that are equal after :func:`normalized`.
+    """Return the share of pairs (expected, answer) that are equal after :func:`normalized`.
 
     Raises:
         ValueError: there are no pairs.
     """
-    hits = [_right(expected, said) for expected, said in pairs]
+    hits = [_right(expected, answer) for expected, answer in pairs]
     if not hits:
         raise ValueError("no answers to compare")
     return round(sum(hits) / len(hits), 4)
@@ -183,16 +183,16 @@ def _find_images(settings: Settings) -> None:
 
             build(images=("train", "infer"), settings=settings)
             return
-        _say(f"{name} is here")
+        _say(f"{name} exists")
 
 
 def _job(settings: Settings, job: str, *arguments: str) -> None:
     status = launch.launch(job, arguments, settings)
     if status:
-        # The job itself has said why.
+        # The job itself has printed the reason.
         error = JobError(
             f"the demo stops here: {job} ended with status {status}",
-            remedy="see what the job says above, and runs/demo",
+            remedy="see the job's message above, and runs/demo",
         )
         error.status = status
         raise error
@@ -223,11 +223,11 @@ def _read_questions(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_questions(folder: Path, held_back: list[dict[str, Any]], user: str) -> None:
-    """Write the questions as ``infer`` takes them: without their answers."""
-    for made in (folder.parent, folder):
-        if not made.exists():
-            made.mkdir()
-            hand_over(made, user)
+    """Write the questions for ``infer``, without their answers."""
+    for path in (folder.parent, folder):
+        if not path.exists():
+            path.mkdir()
+            hand_over(path, user)
     path = folder / "questions.jsonl"
     with replacing_file(path) as stream:
         for entry in held_back:
@@ -254,21 +254,21 @@ def _print_answers(answers: list[Answer]) -> None:
         table.add_column("", width=1)
         table.add_column(title, ratio=5, overflow="fold")
     for answer in answers:
-        before = _said(answer.expected, answer.before)
-        mark, after = _said(answer.expected, answer.after)
+        before = _styled(answer.expected, answer.before)
+        mark, after = _styled(answer.expected, answer.after)
         if not _right(answer.expected, answer.after):
             after.append(f"\nexpected: {_cut(answer.expected)}", style="yellow")
         table.add_row(_cut(answer.question), *before, mark, after)
     Console(highlight=False).print(table)
 
 
-def _said(expected: str, said: str) -> tuple[Text, Text]:
+def _styled(expected: str, answer: str) -> tuple[Text, Text]:
     """Return the mark of an answer, and the answer."""
     from rich.text import Text
 
-    right = _right(expected, said)
-    mark = Text(_mark(expected, said), style="green" if right else "red")
-    return mark, Text(_cut(said), style="" if right else "dim")
+    right = _right(expected, answer)
+    mark = Text(_mark(expected, answer), style="green" if right else "red")
+    return mark, Text(_cut(answer), style="" if right else "dim")
 
 
 def _print_summary(summary: Mapping[str, Any], folder: Path) -> None:
@@ -276,18 +276,18 @@ def _print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     count = match["questions"]
     before, after = (round(match[when] * count) for when in ("before", "after"))
     print(f"right answers  {before} of {count} before, {after} of {count} after")
-    print(f"loss           {loss['first']:.3f} at first, {loss['last']:.3f} at last")
+    print(f"loss           {loss['first']:.3f} at the first step, {loss['last']:.3f} at the last")
     print(f"took           {duration(sum(summary['seconds'].values()))}")
     print(f"see            {folder}/summary.json, {folder}/loss.png, {folder}/run.log")
-    print(f"go on          ./inv infer --model {MODEL} --adapter {NAME} --chat")
+    print(f"try it         ./inv infer --model {MODEL} --adapter {NAME} --chat")
 
 
-def _right(expected: str, said: str) -> bool:
-    return normalized(expected) == normalized(said)
+def _right(expected: str, answer: str) -> bool:
+    return normalized(expected) == normalized(answer)
 
 
-def _mark(expected: str, said: str) -> str:
-    return "✓" if _right(expected, said) else "✗"
+def _mark(expected: str, answer: str) -> str:
+    return "✓" if _right(expected, answer) else "✗"
 
 
 def _cut(text: str) -> str:

@@ -1,8 +1,7 @@
-"""The Docker Engine: reach one, or install one where that is ours to do.
+"""The Docker Engine: connect to it, or install it.
 
-An engine that answers is used and never touched. Where none does, :func:`ensure`
-installs Debian's or Ubuntu's own packages, as root only, and says so first;
-anywhere else it ends with the next step for a person.
+A running engine is used as is. Otherwise :func:`ensure` installs the packages of Debian or
+Ubuntu, as root only and after a message. On other systems it fails with the next step.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Distribution", "connect", "ensure", "packages_for"]
 
-# Debian 12's own engine (20.10) has no Compose v2 and no buildx: these five come from
-# Debian 13. The C library and all else stay Debian 12's.
+# Debian 12's engine (20.10) has no Compose v2 and no buildx, so these packages come from
+# Debian 13. The C library and everything else stay as they are.
 _FROM_TRIXIE = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SOURCES = Path("/etc/apt/sources.list.d/paddle-stacks-engine.sources")
@@ -36,7 +35,7 @@ _START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Distribution:
-    """What ``/etc/os-release`` says of this machine.
+    """The distribution of this machine, from ``/etc/os-release``.
 
     Args:
         name: ``debian``, ``ubuntu``, …
@@ -48,10 +47,10 @@ class Distribution:
 
 
 def connect() -> docker.DockerClient:
-    """Return a client of the engine that answers.
+    """Return a client of the running engine.
 
     Raises:
-        MachineError: none does.
+        MachineError: no engine responds.
     """
     import docker
 
@@ -60,22 +59,21 @@ def connect() -> docker.DockerClient:
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
         raise MachineError(
-            f"no Docker Engine answers: {_reason(error)}",
+            f"the Docker Engine does not respond: {_reason(error)}",
             where=os.environ.get("DOCKER_HOST", "/var/run/docker.sock"),
-            remedy="start it, or let ./inv setup do it (as root on Debian or Ubuntu)",
+            remedy="start it; on Debian and Ubuntu: sudo ./inv setup",
         ) from error
     return client
 
 
 def ensure() -> bool:
-    """Make sure that an engine with buildx and Compose v2 answers.
+    """Ensure that an engine with buildx and Compose v2 is running.
 
     Returns:
         Whether an engine had to be started.
 
     Raises:
-        MachineError: there is none and it is not ours to install, or the
-            installation or the start failed; the remedy is the next step.
+        MachineError: it cannot be installed here, or the installation or the start failed.
     """
     started = False
     try:
@@ -90,7 +88,7 @@ def ensure() -> bool:
 
 
 def packages_for(distribution: Distribution) -> tuple[str, ...]:
-    """Return the packages that bring engine, buildx and Compose v2; empty if not known."""
+    """Return the packages of engine, buildx and Compose v2; empty if they are unknown."""
     if distribution.name == "debian":
         return (*_FROM_TRIXIE, "iptables")
     if distribution.name == "ubuntu":
@@ -112,15 +110,16 @@ def _install(cause: MachineError) -> None:
     packages = packages_for(distribution)
     if not packages:
         raise MachineError(
-            f"no Docker Engine, and no way to install one on {distribution.name} is known here",
+            f"Docker Engine is not installed, and cannot be installed automatically on "
+            f"{distribution.name}",
             remedy="install Docker Engine 24 or newer with buildx and Compose v2, then start again",
         ) from cause
     if os.geteuid() != 0:
         raise MachineError(
-            "no Docker Engine, and only root may install one",
-            remedy="run once: sudo ./inv setup",
+            "Docker Engine is not installed, and only root can install it",
+            remedy="sudo ./inv setup",
         ) from cause
-    print(f"no Docker Engine answers: installing {' '.join(packages)}", file=sys.stderr)
+    print(f"the Docker Engine does not respond; installing {' '.join(packages)}", file=sys.stderr)
     pinned = distribution == Distribution("debian", "12")
     try:
         if pinned:
@@ -136,7 +135,7 @@ def _install(cause: MachineError) -> None:
 
 def _pin_to_trixie() -> None:
     site = _debian_mirror()
-    print(f"on Debian 12 these come from Debian 13: {_SOURCES}, {_PREFERENCES}", file=sys.stderr)
+    print(f"these packages are from Debian 13: {_SOURCES}, {_PREFERENCES}", file=sys.stderr)
     _PREFERENCES.write_text(
         "# Written by paddle-stacks: Docker from Debian 13, nothing else.\n"
         "Package: *\nPin: release n=trixie\nPin-Priority: -1\n\n"
@@ -148,7 +147,7 @@ def _pin_to_trixie() -> None:
 
 
 def _debian_mirror() -> str:
-    """Return the mirror that this machine takes Debian 12 from."""
+    """Return this machine's mirror of Debian 12."""
     listing = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"],
         capture_output=True,
@@ -160,7 +159,7 @@ def _debian_mirror() -> str:
         if codename == "bookworm" and component == "main" and site:
             return site
     raise MachineError(
-        "apt names no source of Debian 12 (bookworm main)",
+        "apt has no source of Debian 12 (bookworm main)",
         where="/etc/apt/sources.list.d",
         remedy="add Debian's own source, then: ./inv setup",
     )
@@ -174,16 +173,16 @@ def _apt(*arguments: str) -> None:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise MachineError(
             f"apt-get {arguments[0]} failed: {lines[-1] if lines else done.returncode}",
-            remedy=f"see what it says: {' '.join(command)}",
+            remedy=f"run it to see its output: {' '.join(command)}",
         )
 
 
 def _start() -> None:
     if os.geteuid() != 0:
         raise MachineError(
-            "the Docker Engine is installed but does not answer",
-            remedy="start it (sudo systemctl start docker) and be in the group docker, "
-            "or run: sudo ./inv setup",
+            "the Docker Engine is installed but does not respond",
+            remedy="sudo systemctl start docker, as a member of the group docker; or "
+            "sudo ./inv setup",
         )
     print("starting the Docker Engine", file=sys.stderr)
     if Path("/run/systemd/system").is_dir():
@@ -197,10 +196,10 @@ def _start() -> None:
                 stderr=log,
                 start_new_session=True,
             )
-    _wait_until_it_answers()
+    _wait_until_ready()
 
 
-def _wait_until_it_answers() -> None:
+def _wait_until_ready() -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -209,7 +208,7 @@ def _wait_until_it_answers() -> None:
         except MachineError as error:
             if time.monotonic() > deadline:
                 raise MachineError(
-                    f"the Docker Engine did not answer within {_START_SECONDS} s",
+                    f"the Docker Engine did not respond within {_START_SECONDS} s",
                     where=str(_DAEMON_LOG),
                     remedy=f"read its log: {_last_line(_DAEMON_LOG)}",
                 ) from error
@@ -231,7 +230,7 @@ def _require_plugins() -> None:
             ).returncode
         except FileNotFoundError:
             raise MachineError(
-                "no docker command", remedy="install Docker's command line (docker-cli)"
+                "the docker command does not exist", remedy="install the package docker-cli"
             ) from None
         if status:
             raise MachineError(
@@ -245,7 +244,7 @@ def _reason(error: BaseException) -> str:
     if "FileNotFoundError" in text or "No such file" in text:
         return "no socket"
     if "PermissionError" in text or "Permission denied" in text:
-        return "this user may not use it"
+        return "this user has no access to it"
     if "Connection refused" in text or "ConnectionRefused" in text:
         return "connection refused"
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,9 +1,9 @@
-"""The errors that a person reads, and how they are printed.
+"""Errors for users, and how they are printed.
 
-Every error names what is wrong, where, and what to do. Its class decides the
-exit status (:data:`STATUSES`), the same in every program of the project.
+Every error says what is wrong, where, and how to fix it. Its class determines the exit status
+(:data:`STATUSES`), in every program of the project.
 
-Standard library only: the host and the containers both import this module.
+Standard library only, because the host and the containers import this module.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = [
     "without_login",
 ]
 
-_CLOSE = 0.7  # of difflib's ratio; below it, a word is another word and not a misspelt one
+_CLOSE = 0.7  # minimum ratio of difflib; below it, a word is not a misspelling
 _MAX_SHOWN = 4000
-"""The most characters of a message's line: names in files can be of any length."""
+"""Maximum characters of a message's line, because names in files can have any length."""
 
 _CONTINUE = (
     "run the same command again; training, fetch, prepare and export continue where they stopped"
@@ -45,14 +45,14 @@ _UNSAFE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]|\r(?!\n)"
 )
 
-# With a scheme: up to the last @ of the authority; where there is a password, up to the last @
-# of the word, since some of them have a slash in them.
+# With a scheme: up to the last @ of the authority; with a password, up to the last @ of the
+# word, because some passwords contain slashes.
 _LOGIN_IN_URL = re.compile(
     r"(?<=//)(?:[^\s/?#@:\"'<>]*:(?!\d*(?:[/?#\s]|$))[^\s\"'<>]*|[^\s/?#\"'<>]*)@"
 )
 _LOGINS = (
     (_LOGIN_IN_URL, "***@"),
-    # Without one, as proxies are written; not an image with its tag and digest.
+    # Without a scheme, as in proxies; not an image with its tag and digest.
     (re.compile(r"(?:^|(?<=[\s=,\"']))[^\s/@:=,\"']+:[^\s/\"']*@(?!sha256:)(?=[\w\[])"), "***@"),
     (
         re.compile(
@@ -72,12 +72,12 @@ STATUSES: dict[str, str] = {
     "5": "a job failed",
     "128+n": "stopped by signal n",
 }
-"""The exit statuses and what each means, as every ``--help`` shows them."""
+"""The exit statuses and their meanings, as in every ``--help``."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """A fault in a request, a machine or a job.
 
     Args:
         what: the fault, one sentence without a full stop.
@@ -98,12 +98,12 @@ class Problem:
 
 
 class StackError(Exception):
-    """Base of all errors a user is meant to read.
+    """Base of all errors for users.
 
     Args:
-        problems: a sentence, one :class:`Problem`, or several of them.
-        where: with a sentence: where the fault is.
-        remedy: with a sentence: how to fix it.
+        problems: a sentence, a :class:`Problem`, or several problems.
+        where: the place of the fault, for a sentence.
+        remedy: how to fix it, for a sentence.
     """
 
     status: int = 5
@@ -156,59 +156,58 @@ class Stopped(StackError):
 
 
 def printable(text: str, limit: int = 0) -> str:
-    r"""Return text that changes nothing on a terminal but the place of the cursor.
+    r"""Return text that is safe to print on a terminal.
 
-    Ends of line and tabs stay. Control characters, and those that change the direction of
-    writing (Unicode's bidirectional controls, by which text reads other than it is), become
-    escapes such as ``\x1b`` and ``\u202e``.
+    Control characters and Unicode's bidirectional controls, which change how text reads,
+    become escapes such as ``\x1b`` and ``\u202e``. Line ends and tabs stay.
 
     Args:
-        text: of somebody else's, such as a job's output or a name in a file.
-        limit: the most characters to return; 0 for all of them.
+        text: text from outside, such as a job's output or a name in a file.
+        limit: maximum number of characters; 0 for all.
     """
     if limit and len(text) > limit:
         text = f"{text[:limit]}… ({len(text) - limit} more)"
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def without_login(text: str) -> str:
     """Return text with the logins in its URLs replaced by ``***``.
 
-    These are a user and password before the host, with or without a scheme, whatever
-    characters are in them, and keys in a query, such as ``?token=…``.
+    These are a user and password before the host, with or without a scheme and with any
+    characters, and keys in a query, such as ``?token=…``.
     """
     for pattern, replacement in _LOGINS:
         text = pattern.sub(replacement, text)
     return text
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean "x"?`` for the nearest known word, or an empty string.
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``did you mean "x"?`` for the nearest choice; empty if none is near.
 
-    A word of which only the beginning was given (``smollm2``) is near, however long it is.
-    Dashes in front do not count: they would make any two short options alike.
+    A choice that starts with the word is near, however long it is. Leading dashes are ignored,
+    because they would make short options similar.
     """
     bare = word.lstrip("-")
-    words = {candidate.lstrip("-"): candidate for candidate in sorted(known, key=len)}
+    words = {candidate.lstrip("-"): candidate for candidate in sorted(choices, key=len)}
     begun = [candidate for candidate in words if len(bare) > 2 and candidate.startswith(bare)]
     near = begun or difflib.get_close_matches(bare, words, n=1, cutoff=_CLOSE)
     return f'did you mean "{words[near[0]]}"?' if near else ""
 
 
-def suggest(word: str, known: Iterable[str], label: str) -> str:
-    """Return a remedy for an unknown word: the nearest known one, and all of them.
+def suggest(word: str, choices: Iterable[str], label: str) -> str:
+    """Return a remedy for an unknown word: the nearest choice, and all choices.
 
     Args:
-        word: as it was written.
-        known: the words that are valid.
-        label: what they are, in the plural: ``backends``.
+        word: the word.
+        choices: the valid words.
+        label: a noun for them in the plural, such as ``backends``.
     """
-    names = list(known)
+    names = list(choices)
     return f"{did_you_mean(word, names)} {label}: {', '.join(names)}".strip()
 
 
 def render(error: StackError, *, colour: bool = False) -> str:
-    """Return the error as a person reads it: what, where and the remedy, a line each."""
+    """Return the error as text: fault, place and remedy, one line each."""
     red, bold, off = ("\033[31m", "\033[1m", "\033[0m") if colour else ("", "", "")
     lines = []
     for problem in error.problems:
@@ -220,5 +219,5 @@ def render(error: StackError, *, colour: bool = False) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a part of a message, which may hold names from files and addresses with logins."""
+    """Return a part of a message without logins and control characters."""
     return printable(_LOGIN_IN_URL.sub("***@", text), _MAX_SHOWN)

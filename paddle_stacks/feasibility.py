@@ -2,138 +2,110 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from paddle_stacks.dcu import capability
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import documented, fused, upstream
+from paddle_stacks.jobs import deprecated_flags, fused, upstream
+from paddle_stacks.jobs.options import NodeOptions, UpstreamOptions
 from paddle_stacks.jobs.schema import Config
 from paddle_stacks.plan import Backend
+from paddle_stacks.request import JobRequest
 from paddle_stacks.settings import Settings
 
-__all__ = ["check_config", "check_upstream"]
+__all__ = ["check"]
 
 
-def check_config(
-    config: Config,
+def check(
+    request: JobRequest,
     settings: Settings,
     backend: Backend,
     devices: Sequence[int] = (),
     *,
-    ranks: int = 1,
-    nodes: int = 1,
-    allow_bf16: bool = False,
-    instead: str = "",
+    advice: str = "",
 ) -> None:
-    """Check that a backend's devices can run a training, and that its layout is possible.
+    """Check that a backend's devices can run a job, and that its layout is possible.
+
+    Trainings and upstream's programs are checked. The container checks upstream's own
+    configurations, which are not here.
 
     Args:
-        config: the training's configuration.
+        request: the job.
         settings: of this command.
         backend: the backend that it runs on.
         devices: the devices that it uses; empty for all.
-        ranks: processes per node.
-        nodes: number of nodes.
-        allow_bf16: skip the check for bfloat16.
-        instead: advice for a job that needs too much memory; empty for the default.
+        advice: what to do if the job needs too much memory; empty for the default.
 
     Raises:
         RequestError: the backend cannot run it. Reports all reasons at once.
     """
-    values = dict(config.values)
-    if ranks * nodes == 1 and config.schema.job == "finetune":
-        # As upstream does: a single process ignores the parallel degrees.
-        values = {k: v for k, v in values.items() if not k.endswith("_degree")} | {"sharding": ""}
-    if allow_bf16:
-        values.pop("bf16", None)
-    places = dict.fromkeys(values, str(config.path))
-    options = upstream.Options(config.schema.job, values, config.path, places)
-    problems = upstream.layout_faults(options, ranks * nodes)
-    problems += _device_count_problems(devices, ranks)
+    options = request.options
+    if not isinstance(options, NodeOptions):
+        return
+    if isinstance(options, UpstreamOptions) and request.script is not None:
+        script = request.script
+        problems = _script_problems(options, script, settings, backend, advice)
+        training = "predict" not in Path(script.script).parts and not script.on("do_ptq")
+    elif request.config is not None and request.job != "quantize":
+        script = _as_script(request.config, options.world)
+        problems = upstream.layout_faults(script, options.world)
+        training = True
+    else:
+        return
+    if devices and len(devices) < options.ranks:
+        message = f"the job needs {options.ranks} devices; --devices lists {len(devices)}"
+        problems.append(Problem(message, "--devices", f"--devices 0-{options.ranks - 1}"))
     if backend.device == "gpu":
+        if options.allow_bf16:
+            script = replace(script, values={k: v for k, v in script.values.items() if k != "bf16"})
         problems += capability.problems(
-            options,
+            script,
             capability.detect(settings.host_root, devices),
-            per_node=ranks,
-            nodes=nodes,
-            training=True,
+            per_node=options.ranks,
+            nodes=options.nodes,
+            training=training,
             workspace=settings.workspace,
-            remedy=instead,
+            remedy=advice,
         )
     if problems:
         raise RequestError(problems)
 
 
-def _device_count_problems(devices: Sequence[int], ranks: int) -> list[Problem]:
-    if not devices or len(devices) >= ranks:
-        return []
-    message = f"the job needs {ranks} devices; --devices lists {len(devices)}"
-    return [Problem(message, "--devices", f"--devices 0-{ranks - 1}")]
+def _as_script(config: Config, world: int) -> upstream.Options:
+    """Return a training's configuration as the options of the corresponding script."""
+    values: dict[str, Any] = dict(config.values)
+    if world == 1 and config.schema.job == "finetune":
+        # As upstream does: a single process ignores the parallel degrees.
+        values = {k: v for k, v in values.items() if not k.endswith("_degree")} | {"sharding": ""}
+    places = dict.fromkeys(values, str(config.path))
+    return upstream.Options(config.schema.job, values, config.path, places)
 
 
-def check_upstream(
-    arguments: argparse.Namespace,
+def _script_problems(
+    options: UpstreamOptions,
+    script: upstream.Options,
     settings: Settings,
     backend: Backend,
-    devices: Sequence[int] = (),
-    *,
-    instead: str = "",
-) -> None:
-    """Check a run of one of upstream's programs. The container checks its configuration file.
-
-    Args:
-        arguments: of ``upstream``.
-        settings: of this command.
-        backend: the backend that it runs on.
-        devices: the devices that it uses; empty for all.
-        instead: advice for a job that needs too much memory; empty for the default.
-
-    Raises:
-        RequestError: it cannot work. Reports all reasons at once.
-    """
-    words: list[str] = arguments.arguments
-    options = upstream.options(arguments.script, words, _finder(settings.workspace))
-    nodes = arguments.nnodes or 1
+    advice: str,
+) -> list[Problem]:
+    """Return what is known to fail in one of upstream's programs."""
+    words = options.arguments
     own = words[1:] if words and words[0].endswith(".json") else words
-    problems = upstream.faults(options, own, world=arguments.ranks * nodes)
-    if options.config is not None:
-        problems += documented.key_problems(
-            [key for key in options.values if not options.where(key).startswith("--")],
-            options.where,
+    problems = upstream.faults(script, own, world=options.world)
+    if script.config is not None:
+        problems += deprecated_flags.key_problems(
+            [key for key in script.values if not script.where(key).startswith("--")],
+            script.where,
         )
     problems += fused.problems(
-        options,
+        script,
         settings.workspace,
         on_dcu=bool(backend.devices),
         gpu=backend.device == "gpu",
-        instead=instead,
-        patched=not arguments.unpatched,
+        instead=advice,
+        patched=not options.unpatched,
     )
-    problems += _device_count_problems(devices, arguments.ranks)
-    if backend.device == "gpu":
-        if arguments.allow_bf16:
-            options = replace(
-                options, values={k: v for k, v in options.values.items() if k != "bf16"}
-            )
-        problems += capability.problems(
-            options,
-            capability.detect(settings.host_root, devices),
-            per_node=arguments.ranks,
-            nodes=nodes,
-            training="predict" not in Path(arguments.script).parts and not options.on("do_ptq"),
-            workspace=settings.workspace,
-            remedy=instead,
-        )
-    if problems:
-        raise RequestError(problems)
-
-
-def _finder(workspace: Path) -> Callable[[str], Path | None]:
-    def find(name: str) -> Path | None:
-        path = workspace / name
-        return path if path.is_file() else None
-
-    return find
+    return problems

@@ -1,4 +1,4 @@
-"""What is in the images: sizes, layers, versions and labels, as the engine tells them."""
+"""Contents of the images: sizes, layers, versions and labels, from the engine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Image", "Layer", "inspect_all", "instruction", "megabytes", "show"]
 
 @dataclass(frozen=True)
 class Layer:
-    """What one instruction added.
+    """The layer of one instruction.
 
     Args:
         size: bytes.
-        instruction: the Dockerfile's, shortened.
+        instruction: the instruction in the Dockerfile, shortened.
     """
 
     size: int
@@ -34,11 +34,11 @@ class Image:
 
     Args:
         name: the target in ``docker-bake.hcl``.
-        tags: all its references.
-        id: the engine's.
-        size: bytes, uncompressed, with what it shares with its parents.
-        layers: those that add something, the first first.
-        labels: all of them.
+        tags: its references.
+        id: the engine's id.
+        size: bytes, uncompressed, including layers shared with its parents.
+        layers: the layers that are not empty, from the first to the last.
+        labels: its labels.
     """
 
     name: str
@@ -60,22 +60,22 @@ def inspect_all(client: docker.DockerClient, backend: str, only: str | None = No
         RequestError: ``only`` names an image that does not exist.
         MachineError: none has been built.
     """
-    found = [
+    images = [
         _inspect(image, tag)
         for image in client.images.list()
         for tag in image.tags
         if re.fullmatch(rf"paddle-stacks/[a-z]+:{re.escape(backend)}", tag)
     ]
-    found.sort(key=lambda image: image.size)
-    if not found:
+    images.sort(key=lambda image: image.size)
+    if not images:
         remedy = f"build them: {build_command('all', backend)}"
-        raise MachineError(f"no image for {backend} is here", remedy=remedy)
+        raise MachineError(f"no image for {backend} exists", remedy=remedy)
     if only is None:
-        return found
-    chosen = [image for image in found if image.name == only]
+        return images
+    chosen = [image for image in images if image.name == only]
     if not chosen:
-        names = [image.name for image in found]
-        raise RequestError(f'no image is named "{only}"', remedy=suggest(only, names, "here"))
+        names = [image.name for image in images]
+        raise RequestError(f'no image is named "{only}"', remedy=suggest(only, names, "images"))
     return chosen
 
 
@@ -106,7 +106,7 @@ def show(images: list[Image], *, details: bool) -> None:
 
 
 def _show_details(console: Any, image: Image) -> None:
-    console.print(f"\nlayers of {image.tags[0]}, the first first")
+    console.print(f"\nlayers of {image.tags[0]}, from the first to the last")
     for layer in image.layers:
         console.print(f"  {megabytes(layer.size):>10}  {layer.instruction}", soft_wrap=True)
     console.print("\nlabels")
@@ -115,7 +115,7 @@ def _show_details(console: Any, image: Image) -> None:
 
 
 def _inspect(image: Any, tag: str) -> Image:
-    """Return an image by the tag that it was found by, which comes before its others."""
+    """Return an image; the tag comes first in its tags."""
     layers = tuple(
         Layer(entry["Size"], instruction(entry["CreatedBy"]))
         for entry in reversed(image.history())
@@ -127,7 +127,7 @@ def _inspect(image: Any, tag: str) -> Image:
 
 
 def instruction(text: str) -> str:
-    """Return an instruction of an image's history as the Dockerfile has it, shortened."""
+    """Return an instruction of an image's history as in the Dockerfile, shortened."""
     text = re.sub(r"\|\d+ \S+=\S+ ", "", text).replace("# buildkit", "")
     text = text.replace("/bin/sh -eu -c ", "").replace("/bin/sh -c ", "")
     text = " ".join(text.split()) or "the OS image"
@@ -135,5 +135,5 @@ def instruction(text: str) -> str:
 
 
 def megabytes(size: int) -> str:
-    """Return a size as a person reads it."""
+    """Return a size for people, such as ``12.3 MB``."""
     return f"{size / 1e6:.1f} MB"

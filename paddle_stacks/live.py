@@ -1,4 +1,4 @@
-"""What a running job looks like: a live view on a terminal, plain lines elsewhere."""
+"""Views of a running job: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class View(Protocol):
-    """What shows a job's events and lines to a person."""
+    """A view of a job's events and lines."""
 
     def event(self, event: Event) -> None:
         """Show one event."""
@@ -29,13 +29,13 @@ class View(Protocol):
         """Show a line that is not an event."""
 
     def tick(self) -> None:
-        """Let the clock move on; called several times a second."""
+        """Update the elapsed time; called several times a second."""
 
     def close(self, *, done: bool) -> None:
-        """Leave the terminal as a person expects it; only the first call counts.
+        """Restore the terminal; only the first call has an effect.
 
         Args:
-            done: whether the job ended well.
+            done: whether the job succeeded.
         """
 
 
@@ -54,18 +54,18 @@ class PlainView:
         print(text, file=self._stream, flush=True)
 
     def tick(self) -> None:
-        """Do nothing: plain lines have no clock."""
+        """Do nothing, because plain lines show no elapsed time."""
 
     def close(self, *, done: bool) -> None:
-        """Do nothing: plain lines leave nothing to tidy."""
+        """Do nothing, because plain lines leave the terminal as it is."""
 
 
 class LiveView:
-    """A few lines at the foot of the terminal that follow the job; notes scroll above them.
+    """A few lines at the bottom of the terminal with the job's progress; notes scroll above.
 
     Args:
-        console: where to draw.
-        title: what is running.
+        console: the console.
+        title: name of the job.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -95,7 +95,7 @@ class LiveView:
         self._live.start()
 
     def event(self, event: Event) -> None:
-        """Take the event into the view; what has no place in it scrolls by above."""
+        """Show the event in the view, or else scroll it above."""
         if event.kind == "phase":
             self._end_phase(done=True)
             self._phase = str(event.fields.get("name"))
@@ -115,7 +115,7 @@ class LiveView:
         self.tick()
 
     def line(self, text: str) -> None:
-        """Let the line scroll by above the view; an access line of the server as one short line."""
+        """Scroll the line above the view; an access line of the server in its short form."""
         summary = summarize(text)
         if summary is None:
             self._above(text, "")
@@ -208,11 +208,11 @@ class LiveView:
 
 
 def view_for(title: str, stream: IO[str] | None = None) -> View:
-    """Return the view that suits the stream.
+    """Return the view for a stream.
 
     Args:
-        title: what is running.
-        stream: where to show it; standard error by default.
+        title: name of the job.
+        stream: the stream; standard error by default.
     """
     stream = stream or sys.stderr
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
@@ -224,7 +224,7 @@ def view_for(title: str, stream: IO[str] | None = None) -> View:
 
 
 def duration(seconds: float) -> str:
-    """Return a span of time as a person says it: ``3.2 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    """Return a duration for people: ``3.2 s``, ``2 min 05 s``, ``1 h 02 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -234,10 +234,10 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Return the values as a row of bars, at most ``width`` of them.
+    """Return the values as a row of at most ``width`` bars.
 
-    More values than that are averaged in groups. Values that are not finite
-    (a loss that has become NaN) show as ``·``.
+    More values are averaged in groups. Values that are not finite, such as a loss of NaN, are
+    shown as ``·``.
     """
     count = min(width, len(values))
     groups = [

@@ -1,7 +1,7 @@
-"""The locks: every dependency with its version and hashes, resolved by uv.
+"""Lock files: all dependencies with versions and hashes, resolved by uv.
 
 The images' locks are resolved from the largest image to the smallest, so that an
-image has the very versions of its parent.
+image has the same versions as its parent.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ __all__ = ["PIN", "changes", "relock", "versions"]
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
 """A line of a lock: the package and its version."""
 
-# The Python of each backend's images, and the platform its wheels are for.
+# The Python of each backend's images, and the platform of its wheels.
 _PYTHON = {
     "cpu": ("3.11", "x86_64-manylinux_2_36"),
-    # The DTK's image: a Python of its own, on Kylin's C library.
+    # The DTK image has its own Python and Kylin's C library.
     "dcu": ("3.10", "x86_64-manylinux_2_28"),
 }
-# The platform whose locks the jobs are tested with.
+# The backend whose locks are used for tests of jobs.
 _TESTED = "cpu"
-# What a platform takes from an index of its own instead; images/steps/install-lock.
+# Packages from a backend's own index; see images/steps/install-lock.
 _ELSEWHERE = {"dcu": ["--no-emit-package", "paddlepaddle"]}
-# uv itself runs in the stage that installs, which is Debian's for all backends.
+# uv runs in the build stage for installation, which is Debian for all backends.
 _UV_TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_36")
 _COMMON = ("--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", "--quiet")
 
 
 def relock(root: Path, backend: str, packages: Sequence[str] = ()) -> list[str]:
-    """Resolve all locks anew and return what changed, a line each.
+    """Resolve all locks again and return the changes, one line each.
 
     Args:
         root: the checkout.
-        backend: whose locks.
-        packages: if given, only these packages may get newer versions.
+        backend: the backend of the locks.
+        packages: the only packages to upgrade; empty for all.
 
     Raises:
-        RequestError: a backend that has no locks, or a package that no lock has.
-        BuildError: the requirements cannot be met; nothing is changed then.
+        RequestError: the backend has no locks, or no lock contains a package.
+        BuildError: the requirements cannot be resolved; nothing is changed.
     """
     if backend not in _PYTHON:
         raise RequestError(
@@ -91,7 +91,7 @@ def relock(root: Path, backend: str, packages: Sequence[str] = ()) -> list[str]:
                 *target,
             ],
         ),
-        # On a DCU the server goes on top of what upstream's predictor imports.
+        # On a DCU the server's image also has the imports of upstream's predictor.
         (
             infer / name,
             [
@@ -104,7 +104,7 @@ def relock(root: Path, backend: str, packages: Sequence[str] = ()) -> list[str]:
             ],
         ),
         (base / "uv.lock", [base / "uv.in", *_UV_TARGET]),
-        # The host's lock holds for every Python the project runs on.
+        # The host's lock is for every supported Python.
         (
             root / "requirements.lock",
             [root / "pyproject.toml", "--group", "test", "--universal", "--python-version", "3.10"],
@@ -115,17 +115,17 @@ def relock(root: Path, backend: str, packages: Sequence[str] = ()) -> list[str]:
     if unknown := [package for package in packages if package not in locked]:
         hint = did_you_mean(unknown[0], sorted(locked))
         raise RequestError(
-            f"no lock has {', '.join(unknown)}",
+            f"no lock contains {', '.join(unknown)}",
             where="--package",
-            remedy=hint or "name a package as the locks write it: small letters and hyphens",
+            remedy=hint or "write it as in the locks, in lower case and with hyphens",
         )
     upgrades = [word for package in packages for word in ("--upgrade-package", package)]
     try:
         for path, arguments in jobs:
             if not packages:
-                path.unlink(missing_ok=True)  # or uv would keep what is locked
+                path.unlink(missing_ok=True)  # otherwise uv would keep the locked versions
                 if backend != _TESTED and path.name == name:
-                    # The versions that CI tests, as far as this Python can have them.
+                    # Prefer the versions that CI tests.
                     tested = path.with_name(f"requirements.{_TESTED}.lock")
                     path.write_text(tested.read_text())
             _compile(root, path, [*upgrades, *(str(argument) for argument in arguments)])
@@ -146,14 +146,14 @@ def versions(lock: str) -> dict[str, str]:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Return what differs, a line for each package: new, gone, or from one version to another."""
+    """Return the differences, one line per package."""
     lines = []
     for name in sorted(set(before) | set(after)):
         old, new = before.get(name), after.get(name)
         if old is None:
             lines.append(f"{name} {new} is new")
         elif new is None:
-            lines.append(f"{name} {old} is gone")
+            lines.append(f"{name} {old} was removed")
         elif old != new:
             lines.append(f"{name} {old} -> {new}")
     return lines
@@ -170,7 +170,7 @@ def _compile(root: Path, output: Path, arguments: list[str]) -> None:
     )
     if done.returncode:
         raise BuildError(
-            "the requirements cannot be met: " + " ".join(done.stderr.split())[:600],
+            "the requirements cannot be resolved: " + " ".join(done.stderr.split())[:600],
             where=arguments[0],
-            remedy="loosen or change the pin it names",
+            remedy="relax or change the pin in this message",
         )

@@ -1,7 +1,7 @@
-"""Compare the operators of a device with the reference on a CPU, case by case.
+"""Comparison of a device's operators with the reference on a CPU, case by case.
 
-Both documents come from ``tests/images/ops-cpu/reference.py``, which says what is computed and
-how the tolerances are derived.
+Both inputs come from ``tests/images/ops-cpu/reference.py``, which defines the cases and the
+tolerances.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Row:
 
     Args:
         case: the case's name, with its type.
-        operator: what it calls.
+        operator: the operator that it calls.
         dtype: the type of the model.
         state: ``right``, ``wrong``, ``missing`` (no such kernel) or ``failed`` (it raised).
         error: the greatest absolute error of its outputs; None if nothing was computed.
         allowed: the tolerance of the output with that error.
-        message: which output is wrong, or what was raised.
+        message: the wrong output or the exception.
     """
 
     case: str
@@ -91,7 +91,7 @@ def _values(output: Mapping[str, Any]) -> Sequence[float]:
 
 
 def _greatest_error(expected: Sequence[float], got: Sequence[float]) -> float:
-    """Return the greatest difference; infinite where only one of two is a number."""
+    """Return the greatest difference; infinite if only one of two values is a number."""
     greatest = 0.0
     for a, b in zip(expected, got, strict=True):
         if a == b or (math.isnan(a) and math.isnan(b)):
@@ -102,7 +102,7 @@ def _greatest_error(expected: Sequence[float], got: Sequence[float]) -> float:
 
 
 def faults(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that are not right and not known to be so."""
+    """Return the wrong rows, except for known ones."""
     return [row for row in rows if row.state != "right" and row.operator not in KNOWN]
 
 

@@ -1,4 +1,4 @@
-"""Whose files are whose: what a job writes, and what is written for it, is the caller's."""
+"""Owners of files: what jobs write belongs to the calling user."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["hand_over", "may_write", "run_as"]
 
 
 def run_as(workspace: Path) -> str:
-    """Return the ``uid:gid`` that a container runs as: the caller's.
+    """Return the ``uid:gid`` that containers run as: the caller's.
 
-    For root it is the owner of the workspace. Without capabilities root could not
-    write to somebody else's folder, and files of root's there would be a nuisance.
+    For root it is the owner of the workspace, because root without capabilities cannot write
+    to another user's folder.
     """
     if os.geteuid() != 0:
         return f"{os.geteuid()}:{os.getegid()}"
@@ -21,20 +21,20 @@ def run_as(workspace: Path) -> str:
 
 
 def may_write(folder: Path, user: str) -> bool:
-    """Whether ``uid:gid`` may make files in a folder; root is taken without capabilities."""
+    """Return whether ``uid:gid`` can create files in a folder; root has no capabilities."""
     uid, gid = map(int, user.split(":"))
     if uid == os.geteuid() and uid != 0:
         return os.access(folder, os.W_OK | os.X_OK)
-    found = folder.stat()
-    shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
-    return (found.st_mode >> shift) & 0o3 == 0o3
+    state = folder.stat()
+    shift = 6 if state.st_uid == uid else 3 if state.st_gid == gid else 0
+    return (state.st_mode >> shift) & 0o3 == 0o3
 
 
 def hand_over(file: Path | int, user: str) -> None:
-    """Give a file that this process made to ``uid:gid``, as far as it may: root only may.
+    """Change the owner of a file to ``uid:gid`` if this process is root.
 
     Args:
-        file: its path, or its descriptor where somebody else could put a link in its place.
+        file: its path, or its descriptor if another user could replace it by a link.
         user: ``uid:gid``.
     """
     if os.geteuid() == 0:

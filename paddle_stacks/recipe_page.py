@@ -13,7 +13,7 @@ __all__ = ["as_markdown", "show"]
 
 def as_markdown(
     introduction: str,
-    known: Mapping[str, Recipe],
+    recipes: Mapping[str, Recipe],
     lines: Sequence[Line],
     backend: str,
     needs: Mapping[str, Needs] = MappingProxyType({}),
@@ -22,7 +22,7 @@ def as_markdown(
 
     Args:
         introduction: Markdown above the recipes.
-        known: the recipes, by name.
+        recipes: the recipes, by name.
         lines: commands of the instructions that are not jobs.
         backend: the backend's name.
         needs: the recipes' needs, by name.
@@ -35,14 +35,14 @@ def as_markdown(
         "`./inv recipes --backend dcu --markdown`.",
         "",
     ]
-    for recipe in known.values():
+    for recipe in recipes.values():
         if not recipe.name.endswith(BENCHMARK):
             text += [*_section(recipe, backend, needs.get(recipe.name)), ""]
     text += ["## Other commands", ""]
     for line in lines:
         ours = line.ours if line.ours.startswith("the same") else _code(line.ours)
         text += [f"* {_code(line.documented)}", f"    * here: {ours}"]
-        text += [f"    * {line.differs}"] if line.differs else []
+        text += [f"    * {line.deviations}"] if line.deviations else []
     return "\n".join(text) + "\n"
 
 
@@ -55,8 +55,8 @@ def _section(recipe: Recipe, backend: str, needs: Needs | None) -> list[str]:
         text += [f"* needs: {needs.disk_text} GB of disk, {memory}; time: {needs.time}"]
     text += [f"* documented: {_code(each)}" for each in recipe.documented]
     text += [f"* here: {_code(command)}"]
-    if recipe.differs:
-        text += ["", "Differences:", "", *(f"* {each}" for each in recipe.differs)]
+    if recipe.deviations:
+        text += ["", "Differences:", "", *(f"* {each}" for each in recipe.deviations)]
     return text
 
 
@@ -65,7 +65,7 @@ def _sentence(text: str) -> str:
 
 
 def show(
-    known: Mapping[str, Recipe],
+    recipes: Mapping[str, Recipe],
     backend: str,
     backends: Sequence[str],
     needs: Mapping[str, Needs] = MappingProxyType({}),
@@ -73,7 +73,7 @@ def show(
     """Print the recipes as a table on standard output.
 
     Args:
-        known: the recipes, by name.
+        recipes: the recipes, by name.
         backend: the one that they are for.
         backends: all that have recipes.
         needs: the recipes' needs, by name.
@@ -89,11 +89,11 @@ def show(
             table.add_column(title, no_wrap=True, justify="right")
         table.add_column("time", no_wrap=True)
     table.add_column("what it does, and when to take it", overflow="fold")
-    for recipe in known.values():
+    for recipe in recipes.values():
         if recipe.name.endswith(BENCHMARK):
             continue
         cards = str(recipe.cards) if recipe.nodes == 1 else f"{recipe.nodes}x{recipe.cards}"
-        before = f" (after {', '.join(recipe.before)})" if recipe.before else ""
+        before = f" (after {', '.join(recipe.depends_on)})" if recipe.depends_on else ""
         about = recipe.summary + before + (f"; {recipe.advice}" if recipe.advice else "")
         amounts: tuple[str, ...] = ()
         if needs:
@@ -112,7 +112,7 @@ def show(
             "(BW1000); fetching a model takes as long as your network.",
             soft_wrap=True,
         )
-    measured = [name for name in known if name.endswith(BENCHMARK)]
+    measured = [name for name in recipes if name.endswith(BENCHMARK)]
     if measured:
         console.print(f"\n{len(measured)} recipes have a variant NAME{BENCHMARK}.")
     console.print(f"Run one: ./inv run NAME --backend {backend}", soft_wrap=True)

@@ -1,6 +1,6 @@
-"""Recipes: the commands of a platform's instructions, each as a job with everything decided.
+"""Recipes: jobs with all options set, most of them commands of a vendor's instructions.
 
-A platform's recipes are in ``configs/recipes/<backend>.toml``.
+Those of a backend are in ``configs/recipes/<backend>.toml``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from paddle_stacks.toml import STRING, STRINGS, Kind
 
 __all__ = [
     "BENCHMARK",
-    "DISTRIBUTED",
     "FOLDER",
     "Line",
     "Recipe",
@@ -42,47 +41,45 @@ _BENCHMARK_ARGUMENTS: Mapping[str, Any] = {
     "max_length": 1024,
     "benchmark": True,
 }
-DISTRIBUTED = ("ranks", "nnodes", "master", "rank", "wait", "allow_bf16")
-"""The options that say where a training runs, which a recipe leaves to the caller."""
 
-# The jobs that a recipe can be of; the last four can be a script of upstream's.
+# The jobs that can have recipes; the last four can run one of upstream's scripts.
 _JOBS = ("prepare", "finetune", "pretrain", "quantize", "export", "infer")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A job with everything decided.
+    """A job with all options set.
 
     Args:
-        name: the recipe's name; also of its folder in ``runs/``.
-        job: the job's name.
+        name: name of the recipe and of its folder in ``runs/``.
+        job: name of the job.
         summary: one line about it.
-        documented: the lines of the instructions that it stands for.
-        differs: what is different from them, and why.
-        config: a JSON with upstream's keys; empty without one.
-        script: upstream's program; empty where the job's own program runs.
+        documented: the commands of the instructions that it replaces.
+        deviations: differences from these commands, with reasons.
+        config: a JSON configuration with upstream's keys; empty for none.
+        script: upstream's program; empty for the job's own program.
         arguments: options of the script, or of ``prepare``, by name.
-        before: recipes that are run first, unless what they make is there.
-        produces: the folder, or the prefix of a corpus, that it makes in the workspace; empty
-            where nothing needs it.
-        cards: how many it takes, on each node.
-        nodes: how many machines.
-        model: the model's name in ``models/``; fetched first where it is not there.
-        dtype: what is computed in.
-        advice: when to take this recipe, or the one to take in its place; empty if none.
-        benchmark: whether there is a variant ``NAME-benchmark`` that measures.
-        instead: the recipe to use where this one cannot work; empty if none.
+        depends_on: recipes that run first, unless their output exists.
+        produces: the folder, or the prefix of a corpus, that it writes in the workspace; empty
+            if no other recipe needs it.
+        cards: number of devices on each node.
+        nodes: number of nodes.
+        model: name of the model in ``models/``, which is fetched first if it is missing.
+        dtype: type of computation.
+        advice: when to use this recipe, or which one to use instead; empty for none.
+        benchmark: whether a variant ``NAME-benchmark`` measures speed.
+        fallback: the recipe to use if this one is rejected; empty for none.
     """
 
     name: str
     job: str
     summary: str
     documented: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
     config: str = ""
     script: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    before: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
     produces: str = ""
     cards: int = 1
     nodes: int = 1
@@ -90,48 +87,48 @@ class Recipe:
     dtype: str = ""
     advice: str = ""
     benchmark: bool = False
-    instead: str = ""
+    fallback: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a value that JSON can hold."""
+        """Return the recipe as JSON-serializable values."""
         return {
             **{key: getattr(self, key) for key in self.__dataclass_fields__},
             "documented": list(self.documented),
-            "differs": list(self.differs),
+            "deviations": list(self.deviations),
             "arguments": dict(self.arguments),
-            "before": list(self.before),
+            "depends_on": list(self.depends_on),
         }
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the instructions that is no job.
+    """A command of the instructions that is not a job.
 
     Args:
-        documented: the line.
-        ours: what does the same here.
-        differs: what is different, and why; may be empty.
+        documented: the command.
+        ours: the corresponding command of this project.
+        deviations: differences, with reasons; may be empty.
     """
 
     documented: str
     ours: str
-    differs: str = ""
+    deviations: str = ""
 
 
 def load(root: Path, backend: str) -> dict[str, Recipe]:
-    """Return a platform's recipes by name, the benchmarks among them.
+    """Return a backend's recipes by name, including the benchmarks.
 
     Args:
         root: the repository's root.
-        backend: the platform.
+        backend: name of the backend.
 
     Raises:
-        RequestError: the file is wrong (every fault, with its line), or the
-            platform has no recipes.
+        RequestError: the backend has no recipes, or their file is wrong. Reports every fault
+            with its line.
     """
     path, table = _read(root, backend)
     problems: list[Problem] = []
-    found: dict[str, Recipe] = {}
+    recipes: dict[str, Recipe] = {}
     for name, entry in table.items():
         if name in _TABLES:
             continue
@@ -141,33 +138,33 @@ def load(root: Path, backend: str) -> dict[str, Recipe]:
             values: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
             }
-            found[name] = Recipe(name=name, **values)
-    problems += _wrong_references(path, table, found)
+            recipes[name] = Recipe(name=name, **values)
+    problems += _reference_faults(path, table, recipes)
     problems += [fault for entry in table.get("line", []) for fault in _line_faults(path, entry)]
     problems += _include_faults(path, table)
     if problems:
         raise RequestError(problems)
-    recipes = {each.name: each for recipe in found.values() for each in _with_benchmark(recipe)}
+    recipes = {each.name: each for recipe in recipes.values() for each in _with_benchmark(recipe)}
     if include := table.get("include"):
-        included = _included(root, **include)
-        recipes |= {name: recipe for name, recipe in included.items() if name not in recipes}
+        # The backend's own come first, and replace those of the same name.
+        return recipes | _included(root, **include) | recipes
     return recipes
 
 
 def _included(root: Path, backend: str, jobs: list[str], model: str) -> dict[str, Recipe]:
-    """Return another backend's recipes of these jobs, with a model that this one can hold."""
+    """Return another backend's recipes of these jobs, with another model."""
     return {
-        name: with_model(replace(recipe, instead=""), model, root)
+        name: with_model(replace(recipe, fallback=""), model, root)
         for name, recipe in load(root, backend).items()
         if recipe.job in jobs
     }
 
 
 def with_model(recipe: Recipe, model: str, root: Path) -> Recipe:
-    """Return the recipe with another model in the place of its own.
+    """Return the recipe with another model.
 
-    What it reads and produces is named after the model, so that is replaced too. A
-    configuration stays as it is: its values are overridden by options.
+    Its inputs and outputs are named after the model and change too. The values of its
+    configuration are overridden by options.
 
     Args:
         recipe: of any job.
@@ -189,7 +186,7 @@ def with_model(recipe: Recipe, model: str, root: Path) -> Recipe:
 
 
 def lines(root: Path, backend: str) -> tuple[Line, ...]:
-    """Return the lines of the platform's instructions that are no jobs."""
+    """Return the commands of the backend's instructions that are not jobs."""
     load(root, backend)
     return tuple(Line(**entry) for entry in _read(root, backend)[1].get("line", []))
 
@@ -198,18 +195,18 @@ def find(name: str, root: Path, backend: str, job: str = "") -> Recipe:
     """Return the recipe of that name.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         root: the repository's root.
-        backend: the platform.
-        job: the job that it has to be of; empty for any.
+        backend: name of the backend.
+        job: name of the job that it must belong to; empty for any.
 
     Raises:
-        RequestError: there is none, or it is another job's.
+        RequestError: the recipe does not exist or belongs to another job.
     """
-    known = load(root, backend)
-    if name not in known:
-        own = [recipe.name for recipe in known.values() if job in ("", recipe.job)]
-        hint = did_you_mean(name, own) or did_you_mean(name, known)
+    recipes = load(root, backend)
+    if name not in recipes:
+        own = [recipe.name for recipe in recipes.values() if job in ("", recipe.job)]
+        hint = did_you_mean(name, own) or did_you_mean(name, recipes)
         listed = f"recipes of {job}: {', '.join(own)}" if job and own else ""
         listed = listed or f"./inv recipes --backend {backend} lists them"
         for other in backends(root):
@@ -218,14 +215,14 @@ def find(name: str, root: Path, backend: str, job: str = "") -> Recipe:
         raise RequestError(
             f'{backend} has no recipe "{name}"', where="--recipe", remedy=f"{hint} {listed}".strip()
         )
-    found = known[name]
-    if job and found.job != job:
+    recipe = recipes[name]
+    if job and recipe.job != job:
         raise RequestError(
-            f'"{name}" is a recipe of {found.job}, not of {job}',
+            f'"{name}" is a recipe of {recipe.job}, not of {job}',
             where="--recipe",
-            remedy=f"./inv {found.job} --backend {backend} --recipe {name}",
+            remedy=f"./inv {recipe.job} --backend {backend} --recipe {name}",
         )
-    return found
+    return recipe
 
 
 def backends(root: Path) -> list[str]:
@@ -233,20 +230,20 @@ def backends(root: Path) -> list[str]:
     return sorted(file.stem for file in (root / FOLDER).glob("*.toml"))
 
 
-def steps(recipe: Recipe, known: Mapping[str, Recipe]) -> list[Recipe]:
-    """Return the recipes to run before one, in order, each once."""
-    found: dict[str, Recipe] = {}
-    for name in recipe.before:
-        for each in (*steps(known[name], known), known[name]):
-            found.setdefault(each.name, each)
-    return list(found.values())
+def steps(recipe: Recipe, recipes: Mapping[str, Recipe]) -> list[Recipe]:
+    """Return the recipes that one depends on, in order, each once."""
+    by_name: dict[str, Recipe] = {}
+    for name in recipe.depends_on:
+        for each in (*steps(recipes[name], recipes), recipes[name]):
+            by_name.setdefault(each.name, each)
+    return list(by_name.values())
 
 
 def is_whole(recipe: Recipe, workspace: Path) -> bool:
-    """Whether what a recipe makes is there, and not left by a run that was cut off.
+    """Return whether a recipe's output exists and was not left by an interrupted run.
 
-    A folder that no run of ours has made is taken for whole if it has a model in it. What
-    ``prepare`` makes never is: the job keeps a corpus that is whole, and only it can tell
+    A folder without a run counts as complete if it contains a model. The output of
+    ``prepare`` never does: the job itself keeps a complete corpus, and only it can tell
     whether that is of the same text and tokenizer.
     """
     folder = workspace / recipe.produces
@@ -274,23 +271,23 @@ def _read(root: Path, backend: str) -> tuple[Path, dict[str, Any]]:
 def _with_benchmark(recipe: Recipe) -> list[Recipe]:
     if not recipe.benchmark:
         return [recipe]
-    measured = replace(
+    benchmark = replace(
         recipe,
         name=recipe.name + BENCHMARK,
         summary=f"{recipe.summary}, measured: batch 1, 3072 tokens in, 1024 out",
         arguments={**recipe.arguments, **_BENCHMARK_ARGUMENTS},
         benchmark=False,
-        instead=recipe.instead + BENCHMARK if recipe.instead else "",
+        fallback=recipe.fallback + BENCHMARK if recipe.fallback else "",
         documented=(),
-        differs=(),
+        deviations=(),
     )
-    return [recipe, measured]
+    return [recipe, benchmark]
 
 
 # Tables of a file that are not recipes.
 _TABLES = ("include", "line")
 
-_REMEDY = "configs/recipes/ has whole ones to copy"
+_REMEDY = "copy a complete one from configs/recipes/"
 _KEYS = toml.kinds_of(Recipe, without=("name",)) | dict.fromkeys(
     ("cards", "nodes"), Kind("a whole number above 0", int, least=1)
 )
@@ -298,11 +295,11 @@ _KEYS = toml.kinds_of(Recipe, without=("name",)) | dict.fromkeys(
 
 def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
     if not isinstance(entry, dict):
-        return [Problem(f'"{name}" is no recipe', toml.line_of(path, name), f"write [{name}]")]
+        return [Problem(f'"{name}" is not a recipe', toml.line_of(path, name), f"write [{name}]")]
     place = toml.heading_of(path, name)
     problems = toml.faults(path, entry, _KEYS, _REMEDY, name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        remedy = "small letters, digits and -: it names a folder in runs/"
+        remedy = "use lower-case letters, digits and -, because it names a folder in runs/"
         problems.append(Problem(f'"{name}" cannot name a recipe', place, remedy))
     problems += [
         Problem(f'[{name}] "{key}" is missing', place, _REMEDY)
@@ -311,11 +308,11 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
     job = entry.get("job")
     if isinstance(job, str) and job not in _JOBS:
         hint = did_you_mean(job, _JOBS) or f"jobs: {', '.join(_JOBS)}"
-        what = f'[{name}] there are no recipes of a job "{job}"'
-        problems.append(Problem(what, toml.line_of(path, "job", name), hint))
+        message = f'[{name}] "{job}" cannot have recipes'
+        problems.append(Problem(message, toml.line_of(path, "job", name), hint))
     if job == "prepare":
         problems += [
-            Problem(f'[{name}] "{key}" is missing', place, "prepare cannot do without it")
+            Problem(f'[{name}] "{key}" is missing', place, "prepare requires it")
             for key in ("arguments", "model", "produces")
             if not entry.get(key)
         ]
@@ -330,69 +327,60 @@ def _faults(path: Path, name: str, entry: Any) -> list[Problem]:
     return problems
 
 
-def _wrong_references(
-    path: Path, table: Mapping[str, Any], found: Mapping[str, Recipe]
+def _reference_faults(
+    path: Path, table: Mapping[str, Any], recipes: Mapping[str, Recipe]
 ) -> list[Problem]:
     problems = []
-    for recipe in found.values():
-        named = [("before", name) for name in recipe.before]
-        named += [("instead", recipe.instead)] if recipe.instead else []
-        for key, name in named:
+    for recipe in recipes.values():
+        references = [("depends_on", name) for name in recipe.depends_on]
+        references += [("fallback", recipe.fallback)] if recipe.fallback else []
+        for key, name in references:
             where = toml.line_of(path, key, recipe.name)
             if name not in table:
-                hint = did_you_mean(name, found)
-                what = f'[{recipe.name}] "{key}" names no recipe: "{name}"'
-                problems.append(Problem(what, where, hint or "./inv recipes lists them"))
-            elif key == "before" and name in found and not found[name].produces:
-                what = f'[{recipe.name}] "{name}" goes before it and says not what it makes'
-                problems.append(Problem(what, where, f'add "produces" to [{name}]'))
-        problems += _instead_faults(path, recipe, found)
-        if not problems and _is_circle(recipe.name, found):
-            what = f"[{recipe.name}] would have to be run before itself"
-            problems.append(
-                Problem(
-                    what,
-                    toml.line_of(path, "before", recipe.name),
-                    'take it out of the "before" of one of them',
-                )
-            )
+                hint = did_you_mean(name, recipes) or "./inv recipes lists them"
+                message = f'[{recipe.name}] "{key}" has an unknown recipe: "{name}"'
+                problems.append(Problem(message, where, hint))
+            elif key == "depends_on" and name in recipes and not recipes[name].produces:
+                message = f'[{recipe.name}] depends on "{name}", which has no "produces"'
+                problems.append(Problem(message, where, f'add "produces" to [{name}]'))
+        problems += _fallback_faults(path, recipe, recipes)
+        if not problems and _depends_on_itself(recipe.name, recipes):
+            where = toml.line_of(path, "depends_on", recipe.name)
+            remedy = 'remove it from the "depends_on" of one of them'
+            problems.append(Problem(f"[{recipe.name}] depends on itself", where, remedy))
         config = path.parents[2] / recipe.config
         if recipe.config and not config.is_file():
-            what = f"[{recipe.name}] there is no {recipe.config}"
-            problems.append(
-                Problem(
-                    what,
-                    toml.line_of(path, "config", recipe.name),
-                    "name a file of this checkout, from its root",
-                )
-            )
+            message = f"[{recipe.name}] {recipe.config} does not exist"
+            where = toml.line_of(path, "config", recipe.name)
+            remedy = "name a file of this checkout, relative to its root"
+            problems.append(Problem(message, where, remedy))
     return problems
 
 
-def _instead_faults(path: Path, recipe: Recipe, found: Mapping[str, Recipe]) -> list[Problem]:
-    other = found.get(recipe.instead)
-    if other and recipe.benchmark and not other.benchmark:
-        what = f'[{recipe.name}] has a benchmark, but "{other.name}", its replacement, has none'
-        where = toml.line_of(path, "instead", recipe.name)
-        return [Problem(what, where, f'"benchmark = true" in [{other.name}]')]
+def _fallback_faults(path: Path, recipe: Recipe, recipes: Mapping[str, Recipe]) -> list[Problem]:
+    fallback = recipes.get(recipe.fallback)
+    if fallback and recipe.benchmark and not fallback.benchmark:
+        message = f'[{recipe.name}] has a benchmark, but its fallback "{fallback.name}" has none'
+        where = toml.line_of(path, "fallback", recipe.name)
+        return [Problem(message, where, f'"benchmark = true" in [{fallback.name}]')]
     return []
 
 
-def _is_circle(name: str, found: Mapping[str, Recipe]) -> bool:
+def _depends_on_itself(name: str, recipes: Mapping[str, Recipe]) -> bool:
     seen: set[str] = set()
-    left = list(found[name].before)
-    while left:
-        each = left.pop()
+    pending = list(recipes[name].depends_on)
+    while pending:
+        each = pending.pop()
         if each == name:
             return True
-        if each not in seen and each in found:
+        if each not in seen and each in recipes:
             seen.add(each)
-            left += found[each].before
+            pending += recipes[each].depends_on
     return False
 
 
 def _include_faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with ``[include]``: recipes taken over from another backend."""
+    """Return the faults of ``[include]``, which adds recipes of another backend."""
     if "include" not in table:
         return []
     where = toml.heading_of(path, "include")
@@ -401,7 +389,7 @@ def _include_faults(path: Path, table: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(include, dict):
         return [Problem('"include" must be a table', where, "write [include]")]
     remedy = "configs/recipes/cpu.toml has a complete one"
-    # A key that is left out is faulty too.
+    # A missing key is a fault too.
     return toml.faults(path, {**dict.fromkeys(kinds), **include}, kinds, remedy, "include")
 
 
@@ -409,9 +397,9 @@ def _line_faults(path: Path, entry: Any) -> list[Problem]:
     where = toml.heading_of(path, "line")
     if not isinstance(entry, dict):
         return [Problem('"line" must be a list of tables', where, "write [[line]]")]
-    problems = toml.unknown_keys(path, entry, ("documented", "ours", "differs"))
+    problems = toml.unknown_keys(path, entry, ("documented", "ours", "deviations"))
     for key in ("documented", "ours"):
         if not isinstance(entry.get(key), str):
-            said = f'a [[line]] needs "{key}", a string'
-            problems.append(Problem(said, where, _REMEDY))
+            message = f'a [[line]] needs "{key}", a string'
+            problems.append(Problem(message, where, _REMEDY))
     return problems

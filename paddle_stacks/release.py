@@ -1,8 +1,7 @@
-"""A release: the checks before it, images built and verified, notes, and at the very end the tag.
+"""A release: checks, building and verifying images, notes, and finally the tag.
 
-Nothing is pushed, and nothing is half done: the tag, which is what makes a release, is set
-when all else has succeeded, on the commit that all of it was about. Whatever goes wrong
-before, there is no tag and there are no notes.
+Nothing is pushed. The tag is created last, on the commit that was checked, built and verified.
+If anything fails before, there is neither a tag nor notes.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from paddle_stacks.jobs.files import replacing_file
 __all__ = ["BRANCH", "Release", "carry_out", "check", "notes"]
 
 BRANCH = "main"
-"""The branch that releases are made of."""
+"""The branch of releases."""
 
 _FOLDER = Path(".cache", "release")
 _VERSION_FILE = Path("paddle_stacks", "__init__.py")
 
 Build = Callable[[str], None]
-"""Builds all images of a platform; raises a BuildError."""
+"""Builds all images of a backend; raises a BuildError."""
 
 Verify = Callable[[str], Mapping[str, Any]]
-"""Tests the images of a platform; returns the report, as :func:`verify.report` makes it."""
+"""Tests the images of a backend; returns the report of :func:`verify.report`."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release that may be made.
+    """A release that passed its checks.
 
     Args:
         version: ``1.2.0``.
-        commit: the 40 digits of the commit that it is of.
-        changes: what changed, from the changelog.
-        tests: what the tests of this commit found, a line for each folder of them.
+        commit: the commit's 40 digits.
+        changes: its section of the changelog.
+        tests: the results of the tests of this commit, one line per folder.
     """
 
     version: str
@@ -54,24 +53,24 @@ class Release:
 
     @property
     def tag(self) -> str:
-        """The tag's name."""
+        """Name of the tag."""
         return f"v{self.version}"
 
 
 def check(
     root: Path, version: str, version_here: str, suites: Mapping[str, Sequence[str]]
 ) -> Release:
-    """Return the release, if everything that it needs is there.
+    """Return the release, after all checks.
 
     Args:
         root: the repository's root.
-        version: what is to be released.
-        version_here: the version that the checkout says it has.
-        suites: the folders of tests that must have passed, for each platform.
+        version: the version to release.
+        version_here: the version of the checkout.
+        suites: the folders of tests that must have passed, by backend.
 
     Raises:
-        RequestError: something is missing or wrong; all of it at once.
-        MachineError: there is no git.
+        RequestError: something is missing or wrong. Reports all faults.
+        MachineError: git is not installed.
     """
     problems = _version_problems(root, version, version_here)
     problems += _checkout_problems(root)
@@ -97,14 +96,14 @@ def carry_out(
     Args:
         release: as :func:`check` returned it.
         root: the repository's root.
-        backends: the platforms whose images are part of it.
-        build: builds those of one.
-        verified: tests those of one.
+        backends: the backends of its images.
+        build: builds the images of a backend.
+        verified: tests the images of a backend.
 
     Raises:
         BuildError: an image cannot be built.
-        JobError: an image is not what was released, or failed its tests.
-        RequestError: the checkout was changed in the meantime, or the tag cannot be set.
+        JobError: an image is of another commit, or failed its tests.
+        RequestError: the checkout changed in the meantime, or the tag cannot be created.
     """
     reports = []
     for backend in backends:
@@ -114,7 +113,7 @@ def carry_out(
         reports.append(report)
     problems = _checkout_problems(root)
     if _git(root, "rev-parse", "HEAD") != release.commit:
-        remedy = "release again, and leave the checkout alone until it is done"
+        remedy = "release again, and do not change the checkout meanwhile"
         problems.append(Problem("another commit is checked out now", str(root), remedy))
     if problems:
         raise RequestError(problems)
@@ -130,7 +129,7 @@ def carry_out(
 
 
 def notes(release: Release, reports: Sequence[Mapping[str, Any]]) -> str:
-    """Return the notes: what changed, the images by their ids, and what the tests found."""
+    """Return the notes: changes, images with their ids, and test results."""
     lines = [f"# paddle-stacks {release.version}", "", release.changes, "", "## Images", ""]
     lines += ["| image | id | tests of the image |", "|---|---|---|"]
     for report in reports:
@@ -152,21 +151,23 @@ def _version_problems(root: Path, version: str, version_here: str) -> list[Probl
     except InvalidVersion:
         parsed = None
     if parsed is None or str(parsed) != version or len(parsed.release) != 3:
-        remedy = "for instance 0.2.0, or 0.2.0rc1"
-        return [Problem(f'"{version}" is no version', where, remedy)]
+        remedy = "such as 0.2.0 or 0.2.0rc1"
+        return [Problem(f'"{version}" is not a version', where, remedy)]
     problems = []
     if version != version_here:
-        remedy = f'__version__ = "{version}", in the commit that is to be released'
-        what = f"this checkout says that it is {version_here}"
-        problems.append(Problem(what, str(_VERSION_FILE), remedy))
+        remedy = f'commit __version__ = "{version}"'
+        message = f"the checkout has version {version_here}"
+        problems.append(Problem(message, str(_VERSION_FILE), remedy))
     tags = _git(root, "tag", "--list", "v*").split()
     if f"v{version}" in tags:
-        remedy = "choose the next version: what is released is not changed"
+        remedy = "choose the next version, because releases do not change"
         problems.append(Problem(f"{version} is released already", f"tag v{version}", remedy))
     newer = [tag for tag in tags if _is_newer(tag, parsed)]
     if newer:
-        remedy = "choose a version above it"
-        problems.append(Problem(f"{newer[-1]} is released, which is newer", where, remedy))
+        remedy = "choose a greater version"
+        problems.append(
+            Problem(f"{newer[-1]}, a newer version, is released already", where, remedy)
+        )
     return problems
 
 
@@ -181,15 +182,11 @@ def _checkout_problems(root: Path) -> list[Problem]:
     problems = []
     branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD")
     if branch != BRANCH:
-        problems.append(
-            Problem(
-                f"the branch is {branch}", "git", f"git switch {BRANCH}, and release from there"
-            )
-        )
+        problems.append(Problem(f"the branch is {branch}", "git", f"git switch {BRANCH}"))
     if changed := _git(root, "status", "--porcelain"):
         first = changed.splitlines()[0].split()[-1]
-        what = "there are changes that are not committed"
-        problems.append(Problem(what, first, "commit them, or git stash"))
+        message = "the checkout has uncommitted changes"
+        problems.append(Problem(message, first, "commit them, or git stash"))
     return problems
 
 
@@ -199,19 +196,19 @@ def _section(root: Path, version: str) -> tuple[str, list[Problem]]:
     heading = f"## [{version}] - {datetime.date.today().isoformat()}"
     section = sections.get(version)
     if section is None:
-        remedy = f"put what is under [{changelog.UNRELEASED}] below a heading {heading}"
+        remedy = f"move the entries of [{changelog.UNRELEASED}] below a heading {heading}"
         return "", [Problem(f"the changelog has no section for {version}", where, remedy)]
     problems = []
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", section.date):
         problems.append(Problem(f"the section of {version} has no date", where, heading))
     if not section.body:
         problems.append(
-            Problem(f"the section of {version} is empty", where, "say what changed for users")
+            Problem(f"the section of {version} is empty", where, "list the changes for users")
         )
-    waiting = sections.get(changelog.UNRELEASED)
-    if waiting and waiting.body:
-        what = f"changes are waiting under [{changelog.UNRELEASED}]"
-        problems.append(Problem(what, where, f"move them to the section of {version}"))
+    unreleased = sections.get(changelog.UNRELEASED)
+    if unreleased and unreleased.body:
+        message = f"[{changelog.UNRELEASED}] has entries"
+        problems.append(Problem(message, where, f"move them to the section of {version}"))
     return section.body, problems
 
 
@@ -240,12 +237,12 @@ def _check_report(report: Mapping[str, Any], release: Release) -> None:
             remedy="fix it on main, run ./inv test --all, and release again; nothing was tagged",
         )
     for image in report["images"]:
-        found = image["labels"].get("org.opencontainers.image.revision", "unknown")
-        if found != release.commit:
+        commit = image["labels"].get("org.opencontainers.image.revision", "unknown")
+        if commit != release.commit:
             raise JobError(
-                f"{image['name']} is of the revision {found}, and not of {release.commit}",
+                f"{image['name']} is of commit {commit}, expected {release.commit}",
                 where=f"./inv build --backend {backend}",
-                remedy="build it anew and release again; nothing was tagged",
+                remedy="build it again and release again; nothing was tagged",
             )
 
 
@@ -253,28 +250,28 @@ def _check_report(report: Mapping[str, Any], release: Release) -> None:
 
 
 def _tag(root: Path, release: Release, path: Path) -> None:
-    # Verbatim: git would take headings, which begin with #, for comments.
+    # Verbatim, because git would remove headings, which begin with #, as comments.
     how = ("--annotate", "--cleanup=verbatim", "--file", str(path))
     done = _run(root, "tag", *how, release.tag, release.commit)
     if done.returncode:
         raise RequestError(
-            f"the tag cannot be set: {done.stderr.strip()}",
+            f"the tag cannot be created: {done.stderr.strip()}",
             where=release.tag,
-            remedy="mend what git says (git config user.name, user.email), and release again",
+            remedy="fix git's error (git config user.name, user.email), and release again",
         )
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """Return what git says.
+    """Return the output of git.
 
     Raises:
-        MachineError: there is no git.
-        RequestError: this is no checkout.
+        MachineError: git is not installed.
+        RequestError: the folder is not a checkout.
     """
     done = _run(root, *arguments)
     if done.returncode:
         raise RequestError(
-            f"this is no checkout of git: {done.stderr.strip()}",
+            f"this is not a git checkout: {done.stderr.strip()}",
             where=str(root),
             remedy="release from a clone of the repository",
         )
@@ -286,4 +283,4 @@ def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise MachineError("there is no git", where="git", remedy="install git") from error
+        raise MachineError("git is not installed", where="git", remedy="install git") from error

@@ -1,6 +1,6 @@
-"""Which revision of the project this is, in a checkout and in a copy that has no history.
+"""The revision of the project, in a checkout or in a copy without history.
 
-Standard library only: what loads a bundle imports this module too.
+Standard library only, because the loader of bundles imports this module.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from pathlib import Path
 __all__ = ["ARCHIVAL", "commit_seconds", "git", "revision"]
 
 ARCHIVAL = ".git_archival.txt"
-"""What ``git archive`` fills in (``export-subst`` in ``.gitattributes``), and a bundle too."""
+"""The file that ``git archive`` (``export-subst``) and bundles fill with the revision."""
 
 
 def revision(root: Path) -> str:
-    """Return the commit, with ``-dirty`` where files differ from it; ``unknown`` if none is."""
-    found = git(root, "rev-parse", "HEAD")
-    if not found:
+    """Return the commit, with ``-dirty`` if files differ from it; ``unknown`` if it is."""
+    commit = git(root, "rev-parse", "HEAD")
+    if not commit:
         return _archived(root, "node") or "unknown"
-    return found + ("-dirty" if git(root, "status", "--porcelain") else "")
+    return commit + ("-dirty" if git(root, "status", "--porcelain") else "")
 
 
 def commit_seconds(root: Path) -> int:
-    """Return when the commit was made, in seconds since 1970; 0 if nobody knows."""
-    found = git(root, "log", "-1", "--format=%ct") or _archived(root, "node-date")
-    return int(found) if found.isdigit() else 0
+    """Return the time of the commit in seconds since 1970; 0 if it is unknown."""
+    seconds = git(root, "log", "-1", "--format=%ct") or _archived(root, "node-date")
+    return int(seconds) if seconds.isdigit() else 0
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Return what git says, or an empty string where ``root`` is no checkout or git is not here."""
+    """Return git's output; empty if ``root`` is not a checkout or git is not installed."""
     if not (root / ".git").exists():
-        return ""  # or git would tell of a repository that this folder lies in
+        return ""  # otherwise git would use a repository around this folder
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
@@ -47,5 +47,5 @@ def _archived(root: Path, key: str) -> str:
         text = (root / ARCHIVAL).read_text(encoding="utf-8")
     except OSError:
         return ""
-    found = re.search(rf"^{key}: ([0-9a-z-]+)$", text, re.MULTILINE)
-    return found.group(1) if found else ""
+    match = re.search(rf"^{key}: ([0-9a-z-]+)$", text, re.MULTILINE)
+    return match.group(1) if match else ""

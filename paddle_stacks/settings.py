@@ -1,8 +1,8 @@
-"""What is the same for every command on this machine: the backend, mirrors, proxies, secrets.
+"""Settings of all commands on this machine: the backend, mirrors, proxies, secrets.
 
-A setting comes from, later wins: its default, what the machine's usual variables
-say (``SSL_CERT_FILE``, ``HTTPS_PROXY``, …), ``paddle-stacks.toml`` at the root of
-the repository, ``PADDLE_STACKS_<KEY>`` in the environment, a flag.
+The value of a setting is the last of: its default, common environment variables
+(``SSL_CERT_FILE``, ``HTTPS_PROXY``, …), ``paddle-stacks.toml`` at the repository's root,
+``PADDLE_STACKS_<KEY>`` in the environment, a flag.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from paddle_stacks.errors import Problem, RequestError, did_you_mean, without_lo
 
 __all__ = [
     "DEBUG_SWITCH",
+    "ENV_FALLBACKS",
+    "ENV_FLAGS",
     "FILE_NAME",
     "PREFIX",
-    "SWITCHES",
-    "USUAL",
     "Settings",
     "load",
     "without_password",
@@ -31,29 +31,29 @@ FILE_NAME = "paddle-stacks.toml"
 PREFIX = "PADDLE_STACKS_"
 DEBUG_SWITCH = PREFIX + "DEBUG"
 
-SWITCHES = {
+ENV_FLAGS = {
     "DEBUG": "1 shows the traceback of an error, as --debug does.",
-    "EVENTS": "1 makes a job tell of itself in events, which the host draws its view from.",
-    "PYTHON": "The Python that makes .venv, instead of the first python3 that is new enough.",
-    "FAULTS_SEED": "The tests': the number from which the moments of all kills follow.",
-    "PARITY_PYTHON": "The tests': a Python that has transformers, to compare with.",
-    "TEST_PYTHON": "The tests': a Python that has what the images have, to run jobs without them.",
+    "EVENTS": "1 makes a job report its progress as events, for the host's live view.",
+    "PYTHON": "The Python for .venv; by default the first python3 that is new enough.",
+    "FAULTS_SEED": "Tests: the seed of the times at which processes are killed.",
+    "PARITY_PYTHON": "Tests: a Python with transformers, to compare with.",
+    "TEST_PYTHON": "Tests: a Python with the packages of the images, to run jobs without them.",
 }
-"""The variables with our prefix that are no settings, and what each is for."""
+"""Variables with our prefix that are not settings, with their purposes."""
 
 # The lower-case names come first because curl, apt and pip read those first.
-USUAL: dict[str, tuple[str, ...]] = {
+ENV_FALLBACKS: dict[str, tuple[str, ...]] = {
     "ca_bundle": ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     "index_url": ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
     "http_proxy": ("http_proxy", "HTTP_PROXY"),
     "https_proxy": ("https_proxy", "HTTPS_PROXY"),
     "no_proxy": ("no_proxy", "NO_PROXY"),
 }
-"""Where the machine itself says a setting: the first that is set wins."""
+"""Common environment variables of a setting; the first one that is set applies."""
 
 _FOLDERS = {"workspace", "host_root", "packages", "wheels", "headers", "attestations"}
 _PATHS = {*_FOLDERS, "ca_bundle", "hub_token_file"}
-# The settings that are on or off: true and false in the file, those words elsewhere.
+# Boolean settings: true and false in the file, these words elsewhere.
 _ON_OR_OFF = {"require_verified": {"true": True, "false": False, "": False}}
 
 
@@ -61,38 +61,38 @@ _ON_OR_OFF = {"require_verified": {"true": True, "false": False, "": False}}
 class Settings:
     """The settings of one command.
 
-    What may hold a password is left out of the representation.
+    Values that may contain a password are not part of its representation.
 
     Args:
         root: the repository's root, where ``configs/`` and the Dockerfile are.
-        workspace: what is mounted as ``/workspace``; the root by default.
-        backend: the platform, a file in ``configs/backends/``.
+        workspace: the folder that is mounted as ``/workspace``; the root by default.
+        backend: the backend, a file in ``configs/backends/``.
         registry: where prebuilt images and the OS image are pulled from; empty:
             the engine's default.
         os_image: the OS image to build on; empty: the Dockerfile's default.
-        dtk_image: the DTK's image that a DCU's images are built on; empty: the
+        dtk_image: the DTK image that the images for a DCU are built on; empty: the
             Dockerfile's default.
         paddlenlp_src: the source of PaddleNLP for a DCU's operators and programs, a
             folder or a git URL with a commit; empty: the backend's.
-        gfx_archs: what a DCU's operators are compiled for, as ``gfx928;gfx936``; empty:
+        gfx_archs: architectures of a DCU's operators, such as ``gfx928;gfx936``; empty:
             the backend's.
-        packages: a folder with all that a build takes from mirrors and indexes otherwise,
-            as a bundle has it (docs/bundle.md); empty: none.
-        wheels: a folder of wheels for a build that can reach no index; empty: none.
-        headers: a folder with ``nlohmann/json.hpp``, likewise; empty: downloaded.
-        dcu_index_url: the index of paddlepaddle-dcu; empty: its maker's.
-        ca_bundle: the certificates to trust, instead of the distribution's own.
+        packages: a folder with all packages of a build, as in a bundle (docs/bundle.md);
+            empty: mirrors and indexes.
+        wheels: a folder of wheels for a build without an index; empty: none.
+        headers: a folder with ``nlohmann/json.hpp``; empty: downloaded.
+        dcu_index_url: the index of paddlepaddle-dcu; empty: the vendor's.
+        ca_bundle: trusted certificates, instead of the distribution's.
         index_url: the Python package index; empty: the installer's default.
         apt_mirror: the mirror of the distribution's packages; empty: the default.
         http_proxy: proxy for http; empty: none.
         https_proxy: proxy for https; empty: none.
-        no_proxy: hosts that are reached without a proxy, separated by commas.
-        host_root: where the host's devices, drivers and ``/opt/hyhal`` are looked for;
-            another folder than ``/`` is a simulated host.
-        hub_token_file: a file that holds a model hub's access token.
-        attestations: the folder with what the tests found of images; None:
+        no_proxy: hosts without a proxy, separated by commas.
+        host_root: the folder of the host's devices, drivers and ``/opt/hyhal``; another
+            folder than ``/`` is a simulated host.
+        hub_token_file: a file with a model hub's access token.
+        attestations: the folder of the images' attestations; None:
             ``.cache/attestations`` below the root.
-        require_verified: run no job in an image whose tests have not passed.
+        require_verified: run jobs only in images that passed their tests.
     """
 
     root: Path
@@ -130,31 +130,31 @@ def load(
     """Return the settings for the repository at ``root``.
 
     Args:
-        root: the folder that may hold ``paddle-stacks.toml``.
-        flags: keys given on the command line; None as a value means not given.
-        environ: the environment; the process's own by default.
+        root: the folder with ``paddle-stacks.toml``, if there is one.
+        flags: values of the command line by key; None if omitted.
+        environ: the environment; this process's by default.
 
     Raises:
-        RequestError: an unknown key, a value that is not a string, or a path
-            that leads nowhere; all of them at once.
+        RequestError: a key is unknown, a value has the wrong type, or a path does not exist.
+            Reports all faults.
     """
     environ = os.environ if environ is None else environ
     root = root.resolve()
     values: dict[str, str | Path | bool] = dict(_from_machine(environ))
     problems: list[Problem] = []
-    for source, found in (
+    for source, entries in (
         (FILE_NAME, _from_file(root / FILE_NAME, problems)),
         ("environment", _from_environment(environ, problems)),
         ("flag", {key: value for key, value in (flags or {}).items() if value is not None}),
     ):
         base = root if source == FILE_NAME else Path.cwd()
-        for key, value in found.items():
+        for key, value in entries.items():
             values[key] = _checked(key, value, base, source, problems)
     if problems:
         raise RequestError(problems)
-    # A path set to an empty string means none, whatever said otherwise before.
-    given: dict[str, Any] = {k: v for k, v in values.items() if v != "" or k not in _PATHS}
-    return Settings(root=root, **{"workspace": root, **given})
+    # A path that is set to an empty string overrides others with none.
+    resolved: dict[str, Any] = {k: v for k, v in values.items() if v != "" or k not in _PATHS}
+    return Settings(root=root, **{"workspace": root, **resolved})
 
 
 def without_password(url: str) -> str:
@@ -163,15 +163,17 @@ def without_password(url: str) -> str:
 
 
 def _from_machine(environ: Mapping[str, str]) -> dict[str, str | Path]:
-    found: dict[str, str | Path] = {}
-    for key, names in USUAL.items():
-        given = [environ[name] for name in names if environ.get(name)]
+    settings: dict[str, str | Path] = {}
+    for key, names in ENV_FALLBACKS.items():
+        candidates = [environ[name] for name in names if environ.get(name)]
         if key in _PATHS:
-            # Some machines name a bundle that is not there: not a reason to stop.
-            given = [str(Path(value).absolute()) for value in given if Path(value).is_file()]
-        if given:
-            found[key] = Path(given[0]) if key in _PATHS else given[0]
-    return found
+            # Some machines set a bundle that does not exist, which is no reason to stop.
+            candidates = [
+                str(Path(value).absolute()) for value in candidates if Path(value).is_file()
+            ]
+        if candidates:
+            settings[key] = Path(candidates[0]) if key in _PATHS else candidates[0]
+    return settings
 
 
 def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
@@ -179,10 +181,10 @@ def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
         return {}
     table = toml.read(path)
     problems += toml.unknown_keys(path, table, _KEYS)
-    found = {key: value for key, value in table.items() if key in _KEYS}
-    for key, value in list(found.items()):
+    settings = {key: value for key, value in table.items() if key in _KEYS}
+    for key, value in list(settings.items()):
         if key in _ON_OR_OFF and isinstance(value, bool):
-            found[key] = str(value).lower()
+            settings[key] = str(value).lower()
         elif not isinstance(value, str):
             problems.append(
                 Problem(
@@ -191,20 +193,20 @@ def _from_file(path: Path, problems: list[Problem]) -> dict[str, str]:
                     f'{key} = "…"',
                 )
             )
-            del found[key]
-    return found
+            del settings[key]
+    return settings
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     names = {PREFIX + key.upper(): key for key in _KEYS}
     for name, value in environ.items():
         if name in names:
-            found[names[name]] = value
-        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in SWITCHES:
-            hint = did_you_mean(name, names) or f"known: {', '.join(names)}"
+            settings[names[name]] = value
+        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in ENV_FLAGS:
+            hint = did_you_mean(name, names) or f"variables: {', '.join(names)}"
             problems.append(Problem(f"unknown variable {name}", "environment", hint))
-    return found
+    return settings
 
 
 def _checked(
@@ -214,7 +216,11 @@ def _checked(
     if key in _ON_OR_OFF:
         if value not in _ON_OR_OFF[key]:
             problems.append(
-                Problem(f'"{key}" is "{value}"', f"{key} from {source}", "true or false")
+                Problem(
+                    f'"{key}" must be true or false, got "{value}"',
+                    f"{key} from {source}",
+                    f"{key} = true",
+                )
             )
         return _ON_OR_OFF[key].get(value, False)
     if key not in _PATHS or not value:
@@ -226,7 +232,7 @@ def _checked(
             Problem(
                 f'"{key}" names a {kind} that does not exist: {path}',
                 f"{key} from {source}",
-                "make it, or change or unset the setting",
+                "create it, or change or unset the setting",
             )
         )
     return path

@@ -1,4 +1,4 @@
-"""The documents as a site, by mkdocs: built strictly, and served to this machine only."""
+"""The documentation as a site, built by MkDocs and served to this machine only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paddle_stacks.errors import BuildError, Problem, RequestError
 __all__ = ["ADDRESS", "FOLDER", "build", "serve"]
 
 FOLDER = Path(".cache", "site")
-"""Where the site is built, in the repository."""
+"""The folder of the site, in the repository."""
 
 ADDRESS = "127.0.0.1"
 
@@ -22,14 +22,14 @@ _FAULTS = ("WARNING", "ERROR")
 def build(root: Path, output: Path | None = None) -> Path:
     """Build the site and return its folder.
 
-    A page that is in no menu and a link or an anchor that leads nowhere are errors.
+    Pages outside of the menu and broken links or anchors are errors.
 
     Args:
         root: the repository's root, with ``mkdocs.yml``.
         output: the site's folder, whose content is replaced; ``.cache/site`` by default.
 
     Raises:
-        BuildError: the documents are not in order; every fault is told.
+        BuildError: the documents have errors. Reports all of them.
     """
     folder = (output or root / FOLDER).absolute()
     command = [*_MKDOCS, "build", "--strict", "--clean", "--site-dir", str(folder)]
@@ -43,18 +43,19 @@ def build(root: Path, output: Path | None = None) -> Path:
 
 
 def serve(root: Path, port: int) -> None:
-    """Serve the site on the loopback address, built anew whenever a page is saved.
+    """Serve the site on the loopback address; it is rebuilt when a page changes.
 
     Args:
         root: the repository's root.
-        port: of this machine.
+        port: the port.
 
     Raises:
-        RequestError: the port is none, or taken.
+        RequestError: the port is invalid or in use.
     """
     if not 0 < port < 65536:
-        raise RequestError(f"{port} is no port", where="--port", remedy="1024 to 65535")
+        message = f"--port must be in 1 … 65535, got {port}"
+        raise RequestError(message, where="--port", remedy="--port 8000")
     command = [*_MKDOCS, "serve", "--no-strict", "--dev-addr", f"{ADDRESS}:{port}"]
     if subprocess.run(command, cwd=root, check=False).returncode:
-        remedy = "--port with another one, if the port is taken"
-        raise RequestError("the site is not served: see above", where="--port", remedy=remedy)
+        remedy = "if the port is in use, choose another one: --port N"
+        raise RequestError("the site cannot be served, see above", where="--port", remedy=remedy)

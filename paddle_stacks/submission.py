@@ -13,8 +13,8 @@ from paddle_stacks import launch, recipes
 from paddle_stacks.errors import MachineError, Problem, RequestError, suggest
 from paddle_stacks.executors import cluster as records
 from paddle_stacks.executors.cluster import Cluster, JobSpec, JobStatus, SubmittedJob
-from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import find
+from paddle_stacks.jobs.options import OPTIONS, NodeOptions
 from paddle_stacks.launch import Choices, Step, Steps
 from paddle_stacks.plan import backend
 from paddle_stacks.plan.cluster import HOURS
@@ -22,7 +22,7 @@ from paddle_stacks.settings import Settings
 
 __all__ = [
     "ENGINES",
-    "JobRequest",
+    "Submission",
     "cancel",
     "logs",
     "make_request",
@@ -38,16 +38,16 @@ ENGINES = ("slurm", "kubernetes")
 
 _PLACEMENT = ("claim", "namespace", "queue", "priority", "resources", "operator", "user")
 # The rendezvous options in a plan for several nodes; empty: the number of nodes.
-_MEETING = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
+_RENDEZVOUS = {"nnodes": "", "master": "0.0.0.0:1", "rank": "0"}
 
 
 @dataclass(frozen=True)
-class JobRequest:
+class Submission:
     """A job for a scheduler.
 
     Args:
         spec: the job.
-        scheduler: who is to run it.
+        scheduler: the scheduler that runs it.
         steps: the job's plan, and the steps before it.
     """
 
@@ -57,12 +57,12 @@ class JobRequest:
 
     @property
     def missing(self) -> tuple[Step, ...]:
-        """The steps before the job that are not done."""
+        """The steps before the job whose output is missing."""
         return tuple(step for step in self.steps.before if not step.whole)
 
     @property
     def sees_workspace(self) -> bool:
-        """Whether the job's workspace is this one: in Kubernetes it is a claim."""
+        """Whether the job uses this workspace, and not a claim in Kubernetes."""
         from paddle_stacks.executors.slurm import Slurm
 
         return isinstance(self.scheduler, Slurm)
@@ -75,19 +75,19 @@ def make_request(
     choices: Choices,
     options: Mapping[str, str | None],
     sbatch: Sequence[str] = (),
-) -> JobRequest:
-    """Return the request of a command line, after a check of all that can be known here.
+) -> Submission:
+    """Return the submission of a command line, after all checks that are possible here.
 
     Args:
-        job: its name.
+        job: name of the job.
         words: its arguments.
         settings: the backend, the workspace and so on.
-        choices: profile, cards and recipe.
-        options: the scheduler's, by name; None for those that were left out.
+        choices: profile, devices and recipe.
+        options: options of the scheduler by name; None if omitted.
         sbatch: options of ``sbatch``, as ``KEY=VALUE``.
 
     Raises:
-        RequestError: an option is wrong, or the job is.
+        RequestError: an option or the job is wrong.
     """
     find(job)
     engine = options.get("engine")
@@ -97,13 +97,13 @@ def make_request(
             message, where="--engine", remedy=suggest(engine or "", ENGINES, "engines")
         )
     if settings.require_verified:
-        note = "note: require_verified is about this machine's engine; a cluster's are not asked"
+        note = "note: require_verified checks this machine's images only, not the cluster's"
         print(note, file=sys.stderr)
     platform = backend.load(settings.backend, settings.root, choices.profile)
-    usual = 1
+    default = 1
     if choices.recipe:
-        usual = recipes.find(choices.recipe, settings.root, settings.backend, job).nodes
-    nodes = read_number("nodes", options.get("nodes"), usual)
+        default = recipes.find(choices.recipe, settings.root, settings.backend, job).nodes
+    nodes = read_number("nodes", options.get("nodes"), default)
     hours = read_number("hours", options.get("hours"), HOURS)
     steps = launch.make_steps(job, _for_nodes(job, words, nodes), settings, choices)
     plan = steps.plan
@@ -113,20 +113,20 @@ def make_request(
         plan = replace(plan, groups=tuple(groups.split(",")))
     run = launch.run_folder(plan)
     spec = JobSpec(plan, platform, nodes, hours, run and run.relative_to(plan.workspace))
-    return JobRequest(spec, scheduler_of(engine, settings, options, sbatch), steps)
+    return Submission(spec, scheduler_of(engine, settings, options, sbatch), steps)
 
 
 def _for_nodes(job: str, words: Sequence[str], nodes: int) -> list[str]:
-    """Return the arguments of one node's part of a job."""
-    # What follows the first other word is a script's own.
+    """Return a job's arguments for one node."""
+    # The words after the first other word are a script's own.
     options = takewhile(lambda word: word.startswith("--"), words)
     names = {word.partition("=")[0] for word in options}
-    if conflicts := [f"--{name}" for name in _MEETING if f"--{name}" in names]:
+    if conflicts := [f"--{name}" for name in _RENDEZVOUS if f"--{name}" in names]:
         message = f"the scheduler sets {', '.join(conflicts)}"
         raise RequestError(message, where=job, remedy="--nodes N sets the number of nodes")
-    if nodes > 1 and _MEETING.keys() <= {action.dest for action in parser(job)._actions}:
-        # What is checked is checked for all nodes. The values are replaced by the scheduler's.
-        return [*(f"--{name}={value or nodes}" for name, value in _MEETING.items()), *words]
+    if nodes > 1 and issubclass(OPTIONS[job], NodeOptions):
+        # For checks of all nodes; the scheduler replaces the values.
+        return [*(f"--{name}={value or nodes}" for name, value in _RENDEZVOUS.items()), *words]
     return [*words]
 
 
@@ -136,13 +136,13 @@ def scheduler_of(
     options: Mapping[str, str | None] | None = None,
     sbatch: Sequence[str] = (),
 ) -> Cluster:
-    """Return the executor of an engine.
+    """Return the executor of a scheduler.
 
     Args:
-        engine: its name.
+        engine: name of the scheduler.
         settings: the workspace.
-        options: the scheduler's, by name; for a job that is submitted.
-        sbatch: those of ``sbatch``, likewise.
+        options: its options by name, for a job to submit.
+        sbatch: options of ``sbatch``, for a job to submit.
     """
     options = options or {}
     if engine == "kubernetes":
@@ -154,7 +154,7 @@ def scheduler_of(
     from paddle_stacks.executors.slurm import Slurm
     from paddle_stacks.plan.slurm import Container
 
-    # Relative to where the command is given, which is not where the job runs.
+    # Relative to the current folder, which is not the job's.
     file = options.get("image-file")
     container = Container(
         options.get("container") or "docker", Path(file).absolute() if file else None
@@ -162,11 +162,11 @@ def scheduler_of(
     return Slurm(settings.workspace, container, tuple(sbatch))
 
 
-def submit(request: JobRequest, settings: Settings) -> SubmittedJob:
+def submit(request: Submission, settings: Settings) -> SubmittedJob:
     """Submit a job, and record it in its run's folder.
 
     Raises:
-        RequestError: a step before it is missing, or a job of the same run has not ended.
+        RequestError: a step before it is not done, or a job of the same run has not ended.
         MachineError: the scheduler does not respond, or the job cannot be recorded.
     """
     problems = [
@@ -176,7 +176,7 @@ def submit(request: JobRequest, settings: Settings) -> SubmittedJob:
     if problems and request.sees_workspace:
         raise RequestError(problems)
     for problem in problems:
-        print(f"not looked for in the claim, and {problem.what}", file=sys.stderr)
+        print(f"not checked in the claim: {problem.what}", file=sys.stderr)
     request.scheduler.text(request.spec)  # a plan that no scheduler can run fails first
     if request.sees_workspace:
         launch.check_files(request.spec.plan)
@@ -189,7 +189,7 @@ def submit(request: JobRequest, settings: Settings) -> SubmittedJob:
             f"{submitted.id} was submitted to {submitted.engine}, but could not be recorded: "
             f"{error.strerror}",
             where=str(request.spec.plan.workspace / submitted.folder),
-            remedy="end it with the scheduler's own command, free the disk, submit it again",
+            remedy="cancel it with the scheduler's own command, free disk space, submit it again",
         ) from error
     return submitted
 
@@ -201,8 +201,8 @@ def _command(step: Step) -> str:
     return f"./inv {shlex.join(step.plan.argv)}"
 
 
-def _refuse_second(request: JobRequest, settings: Settings) -> None:
-    """Refuse a job that would write where another one is going to."""
+def _refuse_second(request: Submission, settings: Settings) -> None:
+    """Reject a job if another one of the same run has not ended."""
     run = str(request.spec.run or "")
     others = [
         job for job in records.submitted_jobs(request.spec.plan.workspace) if run and job.run == run
@@ -213,7 +213,7 @@ def _refuse_second(request: JobRequest, settings: Settings) -> None:
             raise RequestError(
                 f"job {other.id} of this run is {row.state}",
                 where=run,
-                remedy=f"./inv cluster.cancel {other.id}, or --name for a run of its own",
+                remedy=f"./inv cluster.cancel {other.id}, or another run: --name NAME",
             )
 
 
@@ -221,7 +221,7 @@ def status(id: str | None, settings: Settings) -> list[tuple[SubmittedJob, JobSt
     """Return the submitted jobs with their states, the oldest first.
 
     Args:
-        id: of one job; None for all.
+        id: id of one job; None for all.
         settings: the workspace.
     """
     workspace = settings.workspace
@@ -237,8 +237,8 @@ def table(rows: Sequence[tuple[SubmittedJob, JobStatus]]) -> list[str]:
     """Return the jobs as lines of a table, with a heading."""
     lines = [("ID", "ENGINE", "JOB", "RUN", "STATE", "TIME", "NODES", "")]
     for job, row in rows:
-        again = f"started again {row.restarts} times" if row.restarts else ""
-        why = ", ".join(filter(None, [row.why, again]))
+        restarts = f"restarts: {row.restarts}" if row.restarts else ""
+        why = ", ".join(filter(None, [row.why, restarts]))
         nodes = row.nodes or str(job.nodes)
         lines.append(
             (job.id, job.engine, job.job, job.run or "-", row.state, row.elapsed or "-", nodes, why)
@@ -253,7 +253,7 @@ def table(rows: Sequence[tuple[SubmittedJob, JobStatus]]) -> list[str]:
 def logs(
     id: str, settings: Settings, rank: int | None = None, *, follow: bool = False
 ) -> Iterator[str]:
-    """Yield the lines that a submitted job has written; arguments as :meth:`Cluster.logs`."""
+    """Yield the output of a submitted job; arguments as :meth:`Cluster.logs`."""
     job = records.find(id, settings.workspace)
     return scheduler_of(job.engine, settings).logs(job, rank, follow=follow)
 
@@ -265,9 +265,10 @@ def cancel(id: str, settings: Settings) -> None:
 
 
 def read_number(option: str, text: str | None, default: int) -> int:
-    """Return the value of an option that is a whole number."""
+    """Return the value of an integer option."""
     if text is None:
         return default
     if not text.isdecimal():
-        raise RequestError(f'"{text}" is not a number', where=f"--{option}", remedy="1 or more")
+        message = f'--{option} must be an integer, got "{text}"'
+        raise RequestError(message, where=f"--{option}", remedy=f"--{option} 1")
     return int(text)

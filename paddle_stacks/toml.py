@@ -1,4 +1,4 @@
-"""Reading the project's TOML files, with the line number of whatever is wrong in them."""
+"""Reading of the project's TOML files, with the line numbers of faults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Kind:
     least: int | None = None
 
     def fits(self, value: object) -> bool:
-        """Return whether a value has this type; true and false are no numbers."""
+        """Return whether a value has this type; true and false are not numbers."""
         if not isinstance(value, self.base) or (isinstance(value, bool) and self.base is not bool):
             return False
         if isinstance(value, int) and self.least is not None and value < self.least:
@@ -75,11 +75,11 @@ _KINDS = {
 
 
 def kinds_of(cls: type[DataclassInstance], without: Collection[str] = ()) -> dict[str, Kind]:
-    """Return the types of the keys that a dataclass is made from.
+    """Return the types of a dataclass's fields as keys.
 
     Args:
         cls: the dataclass.
-        without: its fields that are no keys.
+        without: fields that are not keys.
     """
     return {each.name: _KINDS[str(each.type)] for each in fields(cls) if each.name not in without}
 
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"cannot read {path.name}: {error.strerror}",
             where=str(path),
-            remedy="see whether it is there, and this user may read it",
+            remedy=f"ls -l {path}",
         ) from error
     except UnicodeDecodeError as error:
         raise RequestError(
@@ -109,10 +109,10 @@ def read(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"{path.name} is not TOML: {message}",
             where=where,
-            remedy="mend that line: https://toml.io says how it is written",
+            remedy="correct that line; https://toml.io describes the syntax",
         ) from error
     except (RecursionError, ValueError) as error:
-        fault = "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+        fault = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
         raise RequestError(
             f"{path.name} is not TOML: {fault}", where=str(path), remedy="shorten that value"
         ) from error
@@ -127,12 +127,12 @@ def heading_of(path: Path, name: str) -> str:
 
 
 def line_of(path: Path, key: str, table: str = "") -> str:
-    """Return ``path:line`` for the line that sets ``key``, or of the table's heading.
+    """Return ``path:line`` of the line that sets ``key``, or of the table's heading.
 
     Args:
-        path: of the file.
+        path: the file.
         key: a key, or a table below ``table``.
-        table: the name of the table that has it; empty: any.
+        table: name of its table; empty for any.
     """
     setting = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     current = ""
@@ -151,12 +151,12 @@ def _name_in(heading: str) -> str:
 def unknown_keys(
     path: Path, entry: Collection[str], names: Collection[str], table: str = ""
 ) -> list[Problem]:
-    """Return one problem for each key of a table that is not known.
+    """Return one problem for each unknown key of a table.
 
     Args:
-        path: of the file.
+        path: the file.
         entry: the table.
-        names: the keys that it may have.
+        names: its valid keys.
         table: its name; empty for the file itself.
     """
     title = f"[{table}] " if table else ""
@@ -177,7 +177,7 @@ def faults(
     """Return one problem for each key of a table that is unknown or has a wrong type.
 
     Args:
-        path: of the file.
+        path: the file.
         entry: the table.
         kinds: the type of each key.
         remedy: how to fix a wrong type.

@@ -1,7 +1,7 @@
-"""Run the checks of the built images and keep what they found, for whoever was not there.
+"""Tests of built images, and reports of their results.
 
-The report is one JSON document, and the same as Markdown to attach to an issue: the
-images and what their labels say, the doctor's findings, and every test with its outcome.
+A report is a JSON document, and the same as Markdown to attach to an issue: the images with
+their labels, the doctor's findings, and the outcomes of all tests.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 RECORDS = Path(".cache", "test")
-"""The folder, below the checkout, of what tests write about themselves."""
+"""The folder of the tests' records, in the checkout."""
 BUILDING = ("tests/images/test_three_ways.py", "tests/images/test_repeatable.py")
-"""The tests that build: it is not what a verification is asked for, needs a network, and
-would make other images than those that are here."""
+"""The tests that build images. A verification excludes them, because they need a network and
+do not test the existing images."""
 
 _REPORTS = Path(".cache", "verify")
 _INTERRUPTED = 2  # of pytest's exit statuses
@@ -71,14 +71,14 @@ _LABELS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one test ended.
+    """The outcome of a test.
 
     Args:
         test: its file and name.
         result: ``passed``, ``failed``, ``error`` or ``skipped``.
-        why: the reason or the first line of the fault; empty where it passed.
-        image: the image that it looked into; empty where it looked at all of them.
-        table: a table in Markdown that it recorded for the report.
+        why: the reason or the first line of the error; empty if it passed.
+        image: the image that it tested; empty for all of them.
+        table: a Markdown table that it recorded for the report.
     """
 
     test: str
@@ -90,12 +90,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """That a folder of tests was run for a platform, and how it ended.
+    """The result of a folder of tests for a backend.
 
     Args:
-        revision: the commit; ends in ``-dirty`` where the checkout was edited.
-        passed: whether all of them ran, and none failed.
-        result: the outcomes in a line.
+        revision: the commit; ends in ``-dirty`` if the checkout was modified.
+        passed: whether all of them ran and none failed.
+        result: the outcomes in one line.
         when: the end of the tests, in UTC, as ``2025-01-02T03:04:05Z``.
     """
 
@@ -106,30 +106,31 @@ class Record:
 
 
 def write_records(
-    root: Path, backend: str, folders: Sequence[str], status: int, found: Sequence[Outcome]
+    root: Path, backend: str, folders: Sequence[str], status: int, outcomes: Sequence[Outcome]
 ) -> None:
-    """Keep that folders of tests were run, a record for each, so that one can be run again.
+    """Write a record for each folder of tests, so that one can be run again.
 
     Args:
         root: the repository's root.
-        backend: the platform that they were run for.
-        folders: all that was run, as ``tests/unit``.
-        status: pytest's: 0 if all passed, 1 if some failed, more if it was cut off.
-        found: how the tests ended.
+        backend: name of the backend.
+        folders: the folders of tests, such as ``tests/unit``.
+        status: pytest's exit status: 0 if all passed, 1 if some failed, more if it was
+            interrupted.
+        outcomes: the outcomes of the tests.
     """
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     commit = revision(root)
     for folder in folders:
-        here = [o for o in found if o.test.startswith(folder.replace("/", ".") + ".")]
+        here = [o for o in outcomes if o.test.startswith(folder.replace("/", ".") + ".")]
         failed = any(o.result in ("failed", "error") for o in here)
-        # Skipped alone proves nothing.
+        # Skipped tests alone prove nothing.
         passed = status in (0, 1) and any(o.result == "passed" for o in here) and not failed
         with replacing_file(_record_path(root, backend, folder)) as stream:
             json.dump(asdict(Record(commit, passed, tally(here), when)), stream, indent=1)
 
 
 def read_record(root: Path, backend: str, folder: str) -> Record | None:
-    """Return what was kept last of a folder of tests; None where there is nothing whole."""
+    """Return the last record of a folder of tests; None if there is none."""
     try:
         path = _record_path(root, backend, folder)
         return Record(**json.loads(path.read_text(encoding="utf-8")))
@@ -144,19 +145,19 @@ def _record_path(root: Path, backend: str, folder: str) -> Path:
 def run_tests(
     root: Path, backend: str, arguments: Sequence[str], record: Path, log: Path | None = None
 ) -> tuple[int, list[Outcome]]:
-    """Run pytest for a backend; return its exit status and how each test ended.
+    """Run pytest for a backend; return its exit status and the outcomes.
 
     Args:
         root: the repository's root.
-        backend: the platform whose images are looked into.
+        backend: name of the backend whose images are tested.
         arguments: folders and options of pytest.
-        record: the file that pytest writes its outcomes to.
-        log: the file that it speaks into, instead of this program's output.
+        record: the file for pytest's outcomes.
+        log: the file for pytest's output; None for this program's output.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", *arguments, f"--junitxml={record}"]
-    # Unbuffered, so that who waits can follow a log.
+    # Unbuffered, so that a log can be followed.
     environment = {**os.environ, f"{PREFIX}BACKEND": backend, "PYTHONUNBUFFERED": "1"}
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else None
@@ -167,10 +168,10 @@ def run_tests(
 
 
 def outcomes(record: Path) -> list[Outcome]:
-    """Return what a JUnit file of pytest's tells.
+    """Return the outcomes in a JUnit file.
 
     Raises:
-        JobError: it is no such file: pytest was ended while it wrote.
+        JobError: the file is damaged, because pytest was killed while writing it.
     """
     try:
         cases = list(ElementTree.parse(record).getroot().iter("testcase"))
@@ -178,7 +179,7 @@ def outcomes(record: Path) -> list[Outcome]:
         raise JobError(
             f"the tests' outcomes cannot be read: {error}",
             where=str(record),
-            remedy="run it again; what pytest says above is the reason",
+            remedy="run it again; pytest's output above has the reason",
         ) from error
     return [_outcome(case) for case in cases]
 
@@ -187,9 +188,9 @@ def _outcome(case: ElementTree.Element) -> Outcome:
     name = f"{case.get('classname', '')}::{case.get('name', '')}"
     image, table = _property(case, "image"), _property(case, "table")
     for kind, result in (("failure", "failed"), ("error", "error"), ("skipped", "skipped")):
-        found = case.find(kind)
-        if found is not None:
-            why = (found.get("message") or "").strip().splitlines()
+        element = case.find(kind)
+        if element is not None:
+            why = (element.get("message") or "").strip().splitlines()
             return Outcome(name, result, why[0] if why else "", image, table)
     return Outcome(name, "passed", image=image, table=table)
 
@@ -200,17 +201,17 @@ def _property(case: ElementTree.Element, name: str) -> str:
 
 
 def attest(
-    found: Sequence[Outcome], before: Sequence[Image], after: Sequence[Image], settings: Settings
+    outcomes: Sequence[Outcome], before: Sequence[Image], after: Sequence[Image], settings: Settings
 ) -> list[str]:
-    """Keep an attestation for each image that was looked into; return a line for each.
+    """Write an attestation for each image that was tested; return a line for each.
 
-    A test that looks at all images counts for each of them.
+    A test of all images counts for each of them.
 
     Args:
-        found: how the tests ended.
-        before: the images as they were when the tests began.
-        after: as they were when these had ended.
-        settings: where attestations are kept, and whose checkout the tests are of.
+        outcomes: the outcomes of the tests.
+        before: the images before the tests.
+        after: the images after the tests.
+        settings: the folder of attestations, and the checkout.
     """
     folder = attestation.folder(settings)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -218,17 +219,17 @@ def attest(
     commit = revision(settings.root)
     lines = []
     for image in before:
-        if not any(outcome.image == image.name for outcome in found):
+        if not any(outcome.image == image.name for outcome in outcomes):
             continue
         if ids.get(image.name) != image.id:
-            lines.append(f"{image.name}: built anew while its tests ran: ./inv verify again")
+            lines.append(f"{image.name}: rebuilt while its tests ran; run ./inv verify again")
             continue
-        of_image = [outcome for outcome in found if outcome.image in ("", image.name)]
+        of_image = [outcome for outcome in outcomes if outcome.image in ("", image.name)]
         names = {
             result: tuple(o.test for o in of_image if o.result == result)
             for result in ("passed", "failed", "error", "skipped")
         }
-        made = attestation.Attestation(
+        record = attestation.Attestation(
             image.id,
             image.tags[0],
             when,
@@ -237,57 +238,57 @@ def attest(
             (*names["failed"], *names["error"]),
             names["skipped"],
         )
-        path = attestation.write(folder, made)
-        state = "verified" if made.verified else "not verified"
+        path = attestation.write(folder, record)
+        state = "verified" if record.verified else "not verified"
         lines.append(f"{image.name}: {state}, {tally(of_image)}: {path}")
     return lines
 
 
-def tally(found: Sequence[Outcome]) -> str:
-    """Return the outcomes in a line, as pytest does: ``212 passed, 3 skipped``."""
-    return tally_counts(Counter(outcome.result for outcome in found))
+def tally(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes in one line, like pytest: ``212 passed, 3 skipped``."""
+    return tally_counts(Counter(outcome.result for outcome in outcomes))
 
 
 def tally_counts(counts: Mapping[str, int]) -> str:
-    """Return how many tests ended with each outcome, as :func:`tally` does."""
+    """Return the number of tests with each outcome in one line, as :func:`tally`."""
     order = ("failed", "error", "passed", "skipped")
     return ", ".join(f"{counts[name]} {name}" for name in order if counts.get(name)) or "no tests"
 
 
 def check_images(settings: Settings, only: str | None = None) -> tuple[int, dict[str, Any]]:
-    """Test the built images, keep attestations of them, and return exit status and report.
+    """Test the built images, write attestations, and return exit status and report.
 
     Args:
-        settings: the backend whose images, and where things are kept.
-        only: one image; None for all that are built.
+        settings: the backend and the folders.
+        only: one image; None for all built ones.
 
     Raises:
-        RequestError: ``only`` is none of them.
-        MachineError: no image is built, or no engine answers.
+        RequestError: the image ``only`` does not exist.
+        MachineError: no image is built, or the engine does not respond.
     """
     from paddle_stacks import engine, images
 
-    # First, since without any image every test would say the same.
+    # First, because without images every test would fail with the same message.
     client = engine.connect()
     built = images.inspect_all(client, settings.backend)
     if only:
-        images.inspect_all(client, settings.backend, only)  # says which there are
+        images.inspect_all(client, settings.backend, only)  # raises if it does not exist
     selected = [f"--image={only}"] if only else []
     selected += [f"--ignore={path}" for path in BUILDING]
     record = settings.root / RECORDS / f"verify-{settings.backend}.xml"
     arguments = ["tests/images", *selected]
-    status, found = run_tests(settings.root, settings.backend, arguments, record)
-    for line in attest(found, built, images.inspect_all(client, settings.backend), settings):
+    status, outcomes = run_tests(settings.root, settings.backend, arguments, record)
+    for line in attest(outcomes, built, images.inspect_all(client, settings.backend), settings):
         print(line, file=sys.stderr)
-    return exit_status(status), report(found, built, settings)
+    return exit_status(status), report(outcomes, built, settings)
 
 
 def exit_status(status: int) -> int:
     """Return the exit status of the project for one of pytest's.
 
     Args:
-        status: pytest's: 0 if all passed, 2 if it was interrupted, -n if signal n ended it,
-            and another one if tests failed or could not be run.
+        status: pytest's: 0 if all passed, 2 if it was interrupted, -n if it was killed by
+            signal n, another one if tests failed or could not be run.
     """
     if status == 0:
         return 0
@@ -296,19 +297,21 @@ def exit_status(status: int) -> int:
     return 128 + signal.SIGINT if status == _INTERRUPTED else JobError.status
 
 
-def report(found: Sequence[Outcome], images: Sequence[Image], settings: Settings) -> dict[str, Any]:
-    """Return the report as a value that JSON can hold.
+def report(
+    outcomes: Sequence[Outcome], images: Sequence[Image], settings: Settings
+) -> dict[str, Any]:
+    """Return the report as JSON-serializable values.
 
     Args:
-        found: how the tests ended.
-        images: those that they looked into.
-        settings: the backend, and where the host is looked at.
+        outcomes: the outcomes of the tests.
+        images: the tested images.
+        settings: the backend and the host's root.
     """
     return {
         "backend": settings.backend,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "result": tally(found),
-        "verified": bool(found) and all(o.result in ("passed", "skipped") for o in found),
+        "result": tally(outcomes),
+        "verified": bool(outcomes) and all(o.result in ("passed", "skipped") for o in outcomes),
         "images": [
             {
                 "name": image.tags[0],
@@ -318,68 +321,68 @@ def report(found: Sequence[Outcome], images: Sequence[Image], settings: Settings
             for image in images
         ],
         "doctor": _doctor(settings),
-        "tests": [vars(outcome) for outcome in found],
+        "tests": [vars(outcome) for outcome in outcomes],
     }
 
 
-def _doctor(found: Settings) -> Any:
-    """Return the doctor's own document: it looks at the machine, not at the images."""
+def _doctor(settings: Settings) -> Any:
+    """Return the doctor's report on the machine."""
     from paddle_stacks import doctor
     from paddle_stacks.doctor import show
     from paddle_stacks.plan import backend
 
-    platform = backend.load(found.backend, found.root)
+    platform = backend.load(settings.backend, settings.root)
     try:
         checks = doctor.checks_for(platform.name)
         return show.as_json(
-            platform.name, list(doctor.examine(doctor.Machine(found, platform), checks))
+            platform.name, list(doctor.examine(doctor.Machine(settings, platform), checks))
         )
     except StackError as error:
         return {"error": str(error)}
 
 
-def as_markdown(found: dict[str, Any]) -> str:
-    """Return the report for a person: what failed first."""
+def as_markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown, failures first."""
     lines = [
-        f"# Verification of {found['backend']}, {found['when']}",
+        f"# Verification of {report['backend']}, {report['when']}",
         "",
-        f"**{found['result']}**: the images are {'' if found['verified'] else 'not '}verified.",
+        f"**{report['result']}**: the images are {'' if report['verified'] else 'not '}verified.",
         "",
         "| image | id | revision | operators for |",
         "|---|---|---|---|",
     ]
-    for image in found["images"]:
+    for image in report["images"]:
         labels = image["labels"]
         revision = labels.get("org.opencontainers.image.revision", "unknown")
         archs = labels.get("paddle-stacks.ops.archs", "")
         short = image["id"].removeprefix("sha256:")[:12]
         lines.append(f"| {image['name']} | {short} | {revision} | {archs} |")
     lines += ["", "## This machine", ""]
-    findings = found["doctor"].get("findings")
+    findings = report["doctor"].get("findings")
     if findings is None:
-        lines.append(f"The doctor could not look: {found['doctor'].get('error', '')}")
+        lines.append(f"The doctor failed: {report['doctor'].get('error', '')}")
     for finding in findings or ():
         lines.append(f"* {finding['severity']}: {finding['check']}: {finding['saw']}")
     for result, heading in (("failed", "Failed"), ("error", "Errors"), ("skipped", "Skipped")):
-        rows = [test for test in found["tests"] if test["result"] == result]
+        rows = [test for test in report["tests"] if test["result"] == result]
         if rows:
             lines += ["", f"## {heading}", ""]
             lines += [f"* `{row['test']}`: {row['why']}" for row in rows]
-    for test in found["tests"]:
+    for test in report["tests"]:
         if test.get("table"):
             lines += ["", f"## {test['test']}", "", test["table"]]
-    passed = [test["test"] for test in found["tests"] if test["result"] == "passed"]
+    passed = [test["test"] for test in report["tests"] if test["result"] == "passed"]
     lines += ["", "## Passed", "", *(f"* `{name}`" for name in passed), ""]
     return "\n".join(lines)
 
 
-def write(root: Path, found: dict[str, Any]) -> Path:
-    """Write the report beside its JSON; return the Markdown file."""
-    stamp = found["when"].replace(":", "").replace("-", "")
-    path = root / _REPORTS / f"{found['backend']}-{stamp}.md"
+def write(root: Path, report: dict[str, Any]) -> Path:
+    """Write the report as JSON and Markdown; return the Markdown file."""
+    stamp = report["when"].replace(":", "").replace("-", "")
+    path = root / _REPORTS / f"{report['backend']}-{stamp}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path.with_suffix(".json")) as stream:
-        json.dump(found, stream, indent=1, ensure_ascii=False)
+        json.dump(report, stream, indent=1, ensure_ascii=False)
     with replacing_file(path) as stream:
-        stream.write(as_markdown(found))
+        stream.write(as_markdown(report))
     return path

@@ -17,7 +17,7 @@ def check_architecture(folder: Path) -> None:
         RequestError: it is no Llama, or one whose activations are in eight bits.
     """
     path = folder / "config.json"
-    config = json_files.read_object(path, what="not a model's configuration")
+    config = json_files.read_object(path, message="not a model's configuration")
     names, quantization = config.get("architectures"), config.get("quantization_config") or {}
     if not isinstance(quantization, dict):
         message = f"quantization_config is {quantization!r:.40}, and no object"

@@ -32,10 +32,10 @@ def prepare() -> None:
     phase("start PaddlePaddle")
     from entrypoints.runtime.logging import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
-    from paddle_stacks.jobs import platforms
+    from paddle_stacks.jobs import backends
 
     libraries_log_to(None)
-    backend = platforms.current()
+    backend = backends.current()
     hook.install(patch for patch in PATCHES if backend in patch.backends)
 
 

@@ -43,7 +43,9 @@ def check_base(folder: Path, model: Path) -> None:
     if not path.is_file():
         return
     try:
-        base = json_files.read_object(path, what="it does not say what the adapter was trained on")
+        base = json_files.read_object(
+            path, message="it does not say what the adapter was trained on"
+        )
         name, expected = Path(base["model"]).name, base["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
@@ -123,7 +125,7 @@ class Adapter:
 
 def _scaling(folder: Path) -> np.float32:
     path = folder / _CONFIG
-    config = json_files.read_object(path, what="not an adapter's configuration")
+    config = json_files.read_object(path, message="not an adapter's configuration")
     try:
         rank, alpha = int(config["r"]), float(config.get("lora_alpha", config["r"]))
         parts = int(config.get("tensor_parallel_degree", -1))

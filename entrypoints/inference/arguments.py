@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 
 from entrypoints.inference.sampling import Sampling
 from entrypoints.runtime.arguments import parse as parse_arguments
-from paddle_stacks.jobs import platforms
-from paddle_stacks.jobs.validation import sampling_options
+from paddle_stacks.jobs import backends
+from paddle_stacks.jobs.options import InferOptions
 
 __all__ = ["STANDARD_STREAM", "Options", "parse"]
 
@@ -82,7 +81,7 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    arguments = parse_arguments("infer", argv)
+    arguments = parse_arguments(InferOptions, argv)
     return Options(
         engine=arguments.engine,
         model=arguments.model,
@@ -97,18 +96,18 @@ def parse(argv: list[str]) -> Options:
         system=arguments.system,
         raw=arguments.raw,
         sampling=_sampling(arguments),
-        stops=tuple(arguments.stop),
+        stops=arguments.stop,
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size,
         logprobs=arguments.logprobs,
-        dtype=arguments.dtype or platforms.usual_dtype(),
+        dtype=arguments.dtype or backends.default_dtype(),
         precision=arguments.precision,
         force=arguments.force,
         own_repetition_penalty=arguments.repetition_penalty is not None,
     )
 
 
-def _sampling(arguments: argparse.Namespace) -> Sampling:
+def _sampling(arguments: InferOptions) -> Sampling:
     return Sampling(
         greedy=(arguments.decode or _implied(arguments)) == "greedy",
         temperature=1.0 if arguments.temperature is None else arguments.temperature,
@@ -121,5 +120,5 @@ def _sampling(arguments: argparse.Namespace) -> Sampling:
     )
 
 
-def _implied(arguments: argparse.Namespace) -> str:
-    return "sampling" if sampling_options(arguments) else "greedy"
+def _implied(arguments: InferOptions) -> str:
+    return "sampling" if arguments.sampling_flags else "greedy"

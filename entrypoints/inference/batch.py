@@ -85,8 +85,8 @@ def _answer_batch(
     tokens: Mapping[int, Sequence[int]],
     batch: Sequence[int],
 ) -> None:
-    wishes = [prompts[number].wishes for number in batch]
-    answers = session.answer([tokens[number] for number in batch], batch, wishes=wishes)
+    params = [prompts[number].sampling for number in batch]
+    answers = session.answer([tokens[number] for number in batch], batch, params=params)
     for number, answer in sorted(zip(batch, answers, strict=True), key=lambda pair: pair[0]):
         line: dict[str, Any] = {
             "id": prompts[number].id,

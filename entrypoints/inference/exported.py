@@ -33,7 +33,7 @@ def check(folder: Path) -> None:
             remedy=f"./inv export --model {folder.name} --static --output exported/{folder.name},"
             " then --model with that folder",
         )
-    manifest = json_files.read_object(path, what="not an export's manifest", remedy=again)
+    manifest = json_files.read_object(path, message="not an export's manifest", remedy=again)
     try:
         version, files = manifest["format"], dict(manifest["files"])
         sums = {name: (int(about["size"]), str(about["sha256"])) for name, about in files.items()}

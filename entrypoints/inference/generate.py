@@ -10,7 +10,7 @@ from entrypoints.inference.protocols import Decoding, LanguageModel
 from entrypoints.inference.sampling import Choice, Chooser, Logits, Sampling, choice
 from entrypoints.inference.stream import TextStream
 from entrypoints.inference.text import Text
-from paddle_stacks.jobs.prompts import Wishes
+from paddle_stacks.jobs.prompts import SamplingParams
 
 __all__ = ["Answer", "Asked", "Limits", "Row", "Speed", "answer_all", "wished"]
 
@@ -56,23 +56,23 @@ class Asked:
     likeliest: int | None = None
 
 
-def wished(usual: Asked, wishes: Wishes) -> Asked:
+def wished(usual: Asked, params: SamplingParams) -> Asked:
     """Return what is wanted of an answer: what its prompt says, else what is usual."""
     given = {
         name: value
         for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
-        if (value := getattr(wishes, name)) is not None
+        if (value := getattr(params, name)) is not None
     }
     greedy = usual.sampling.greedy
-    if wishes.decode is not None:
-        greedy = wishes.decode == "greedy"
+    if params.decode is not None:
+        greedy = params.decode == "greedy"
     elif given.keys() & {"temperature", "top_k", "top_p"}:
         greedy = False
     limits = usual.limits
-    if wishes.max_new_tokens is not None:
-        limits = replace(limits, max_new_tokens=wishes.max_new_tokens)
-    if wishes.stop is not None:
-        limits = replace(limits, stops=wishes.stop)
+    if params.max_new_tokens is not None:
+        limits = replace(limits, max_new_tokens=params.max_new_tokens)
+    if params.stop is not None:
+        limits = replace(limits, stops=params.stop)
     sampling = replace(usual.sampling, greedy=greedy, **given)
     return replace(usual, sampling=sampling, limits=limits)
 

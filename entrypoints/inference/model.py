@@ -15,7 +15,7 @@ from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
 from entrypoints.models.llama import paddle_weight_shapes
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import json_files, platforms, workspace
+from paddle_stacks.jobs import backends, json_files, workspace
 
 __all__ = [
     "check_complete",
@@ -69,7 +69,7 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
             remedy="merge the adapter first (export --merge), then quantize what it makes",
         )
     weights = Weights(folder)
-    device = platforms.device(platforms.current())
+    device = backends.device(backends.current())
     paddle.set_device(device)
     config = read_config(folder)
     if device == "cpu" and config.architectures[0] == "LlamaForCausalLM":
@@ -132,7 +132,7 @@ def vocabulary_size(folder: Path) -> int:
 def _configured(folder: Path, key: str) -> int:
     """Return a positive number that a model's configuration has to say."""
     path = folder / "config.json"
-    number = json_files.read_object(path, what="not a model's configuration").get(key)
+    number = json_files.read_object(path, message="not a model's configuration").get(key)
     if type(number) is not int or not 0 < number < 2**31:
         raise RequestError(
             f"{key} is {number!r:.40}, not a number from 1",

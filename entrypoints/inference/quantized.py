@@ -172,7 +172,7 @@ class Rounding:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json_files.read_object(path, what="the scales cannot be read", remedy=_AGAIN)
+    return json_files.read_object(path, message="the scales cannot be read", remedy=_AGAIN)
 
 
 def _positive(value: Any) -> Floats | None:

@@ -14,7 +14,7 @@ from entrypoints.inference.model import context_length, load
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.runtime.console import note, phase, report
-from paddle_stacks.jobs.prompts import NO_WISHES, Wishes
+from paddle_stacks.jobs.prompts import DEFAULT_SAMPLING, SamplingParams
 
 __all__ = ["Session", "load_model", "open_text"]
 
@@ -59,7 +59,7 @@ class Session:
         prompts: Sequence[Sequence[int]],
         numbers: Sequence[int],
         listen: Callable[[str], bool] = lambda _: True,
-        wishes: Sequence[Wishes] = (),
+        params: Sequence[SamplingParams] = (),
     ) -> list[Answer]:
         """Answer prompts together; see :func:`entrypoints.inference.generate.answer_all`.
 
@@ -67,10 +67,10 @@ class Session:
             prompts: their tokens.
             numbers: of each in the run.
             listen: to the text as it comes.
-            wishes: what each prompt says of its answer; none: what the options say.
+            params: the sampling parameters of each prompt; empty for those of the options.
         """
         usual = Asked(self.options.sampling, self.limits, self.options.logprobs)
-        asked = [wished(usual, wish) for wish in wishes or [NO_WISHES] * len(prompts)]
+        asked = [wished(usual, each) for each in params or [DEFAULT_SAMPLING] * len(prompts)]
         return answer_all(self.model, self.text, prompts, numbers, asked, listen, self.speed)
 
     def report(self) -> None:

@@ -123,7 +123,7 @@ def read_settings(folder: Path) -> LoraSettings:
         RequestError: it is not a plain LoRA adapter.
     """
     path = folder / PEFT_CONFIG
-    config = json_files.read_object(path, what="not an adapter's configuration", remedy=_REMEDY)
+    config = json_files.read_object(path, message="not an adapter's configuration", remedy=_REMEDY)
     problems = [
         Problem(problem.what, problem.where, _REMEDY)
         for problem in unsupported_values(config, KEYS, str(path))

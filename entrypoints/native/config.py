@@ -78,7 +78,7 @@ class NativeConfig:
                 implement; everything is named at once.
         """
         path = folder / "config.json"
-        return cls.parse(json_files.read_object(path, what="not a model's configuration"), path)
+        return cls.parse(json_files.read_object(path, message="not a model's configuration"), path)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], path: Path) -> NativeConfig:

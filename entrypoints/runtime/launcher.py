@@ -23,7 +23,7 @@ from entrypoints.runtime.console import note, warn
 from entrypoints.runtime.nodes import Nodes
 from entrypoints.runtime.rendezvous import PORTS, Loss, RendezvousGroup, join
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
-from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs import backends
 
 __all__ = [
     "AS_MODULE",
@@ -81,7 +81,7 @@ def check_devices(ranks: int, environ: Mapping[str, str]) -> None:
     Raises:
         RequestError: too few devices are visible.
     """
-    if platforms.device(platforms.current()) != "gpu":
+    if backends.device(backends.current()) != "gpu":
         return
     if environ.get("CUDA_VISIBLE_DEVICES", "0").strip() == "":
         # HIP reads it beside its own variable.
@@ -143,7 +143,7 @@ def launcher(ranks: int, nodes: Nodes, logs: Path, job: str) -> list[str]:
     """
     line = [sys.executable, "-u", "-m", "paddle.distributed.launch"]
     line += ["--log_dir", str(logs), "--job_id", job]
-    if platforms.device(platforms.current()) == "gpu":
+    if backends.device(backends.current()) == "gpu":
         line += ["--devices", ",".join(str(index) for index in range(ranks))]
     else:
         line += ["--nproc_per_node", str(ranks)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import re
 import socket
@@ -10,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paddle_stacks.errors import MachineError, RequestError
-from paddle_stacks.jobs.arguments import WAIT_SECONDS
-from paddle_stacks.jobs.validation import node_problems
+from paddle_stacks.jobs.options import WAIT_SECONDS, NodeOptions, node_problems
 
 __all__ = ["ETCD", "Nodes", "address_of", "check_own_address", "is_local", "own_address"]
 
@@ -44,7 +42,7 @@ class Nodes:
         return f"-{socket.gethostname() if self.rank is None else self.rank}"
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Nodes:
+    def of(cls, arguments: NodeOptions, environ: Mapping[str, str]) -> Nodes:
         """Return the nodes from the arguments, or else from a cluster's environment variables.
 
         Args:

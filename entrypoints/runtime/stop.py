@@ -9,7 +9,7 @@ from typing import Any
 
 from entrypoints.runtime.console import note
 from paddle_stacks.errors import Stopped
-from paddle_stacks.jobs.arguments import GRACE_SECONDS
+from paddle_stacks.jobs.options import GRACE_SECONDS
 
 __all__ = ["StopSignal"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from entrypoints.runtime.arguments import parse as parse_arguments
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import platforms, serving
+from paddle_stacks.jobs import backends, serving
+from paddle_stacks.jobs.options import ServeOptions
 from paddle_stacks.jobs.serving import Keys
 
 __all__ = ["MOUNTED_KEYS", "Options", "parse"]
@@ -71,14 +71,14 @@ def parse(argv: list[str]) -> Options:
     Raises:
         RequestError: they are wrong; all that is out of range is named at once.
     """
-    arguments = parse_arguments("serve", argv)
+    arguments = parse_arguments(ServeOptions, argv)
     keys = _keys(arguments.api_keys)
     _check_host(arguments, keys)
     return Options(
         model=arguments.model,
         adapter=arguments.adapter,
         name=arguments.served_model_name or "",
-        dtype=arguments.dtype or platforms.usual_dtype(),
+        dtype=arguments.dtype or backends.default_dtype(),
         host="0.0.0.0" if arguments.published else arguments.host,
         port=arguments.port,
         published=arguments.published,
@@ -103,7 +103,7 @@ def _keys(named: str | None) -> Keys:
     return Keys(serving.load(MOUNTED_KEYS) if MOUNTED_KEYS.exists() else {})
 
 
-def _check_host(arguments: argparse.Namespace, keys: Keys) -> None:
+def _check_host(arguments: ServeOptions, keys: Keys) -> None:
     """Check that keys are given where other machines reach the server.
 
     A container does not see where its port is published, and its engine's proxy hides where a

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from entrypoints.training import checkpoints
 from entrypoints.training.checkpoints import Checkpoint
-from paddle_stacks.jobs import platforms, schema
+from paddle_stacks.jobs import backends, schema
 
 __all__ = [
     "CONFIG",
@@ -71,7 +71,7 @@ class Training:
             Path(values["config"]),
             values["changes"],
             job=values.pop("job"),
-            backend=platforms.current(),
+            backend=backends.current(),
             world=values["world"],
         )
         if values["resume"]:

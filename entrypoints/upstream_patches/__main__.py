@@ -20,11 +20,11 @@ def main(argv: Sequence[str]) -> None:
     sys.path[:] = [own, *[path for path in sys.path[1:] if path != own]]
     from entrypoints.upstream_patches import PATCHES, hook
     from paddle_stacks.errors import StackError, render
-    from paddle_stacks.jobs import platforms
+    from paddle_stacks.jobs import backends
 
     sys.path.remove(own)
     program = argv[0]
-    backend = platforms.current()
+    backend = backends.current()
     patches = [patch for patch in PATCHES if backend in patch.backends]
     hook.install(patches)
     sys.argv[:] = list(argv)

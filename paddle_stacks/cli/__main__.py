@@ -17,7 +17,7 @@ from invoke.program import Program
 from paddle_stacks import __version__, completion
 from paddle_stacks.cli import NOBODY_READS, ROOT, aliases, colour, listing, nobody_reads, summary
 from paddle_stacks.errors import STATUSES, RequestError, did_you_mean, render
-from paddle_stacks.jobs import documented
+from paddle_stacks.jobs import deprecated_flags
 from paddle_stacks.jobs.catalog import JOBS
 
 
@@ -139,7 +139,7 @@ def _meant(context: Any, unknown: str) -> str:
     argv = sys.argv[1:]
     if unknown.startswith("--"):
         job = _job(context)
-        return aliases.corrected_option(job, unknown, argv) or documented.ours(job, unknown)
+        return aliases.corrected_option(job, unknown, argv) or deprecated_flags.ours(job, unknown)
     if unknown and unknown in argv:
         return aliases.task_command(unknown, argv[argv.index(unknown) + 1 :])
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from paddle_stacks.jobs import documented
+from paddle_stacks.jobs import deprecated_flags
 
 __all__ = ["corrected_option", "task_command"]
 
@@ -63,7 +63,7 @@ def corrected_option(job: str, option: str, argv: Sequence[str]) -> str:
         option: as it was written, with its dashes.
         argv: the command line, without the program.
     """
-    right = documented.replacement(job, option)
+    right = deprecated_flags.replacement(job, option)
     at = next((i for i, word in enumerate(argv) if word.partition("=")[0] == option), None)
     if not right or at is None:
         return ""

@@ -15,11 +15,10 @@ from paddle_stacks import settings
 from paddle_stacks.cli import ROOT, task
 from paddle_stacks.cli.jobs import PlanTask, choices_of, verbatim_words, words_of
 from paddle_stacks.errors import printable
-from paddle_stacks.jobs.arguments import PARSERS
-from paddle_stacks.jobs.catalog import find
+from paddle_stacks.jobs.catalog import JOBS, find
 
 if TYPE_CHECKING:
-    from paddle_stacks.submission import JobRequest
+    from paddle_stacks.submission import Submission
 
 __all__ = ["collection"]
 
@@ -141,7 +140,7 @@ def _settings(options: dict[str, Any]) -> settings.Settings:
 
 def _request(
     context: Context, job: str, options: dict[str, Any], loaded: settings.Settings
-) -> JobRequest:
+) -> Submission:
     """Return the request of a command line."""
     from paddle_stacks import submission
 
@@ -160,8 +159,8 @@ def _request(
 def collection() -> Collection:
     """Return the tasks, as ``cluster.NAME``."""
     group = Collection("cluster")
-    group.add_task(ClusterTask(_render, PARSERS, name="render"))
-    group.add_task(ClusterTask(_submit, PARSERS, name="submit"))
+    group.add_task(ClusterTask(_render, JOBS, name="render"))
+    group.add_task(ClusterTask(_submit, JOBS, name="submit"))
     for name, each in (("status", _status), ("logs", _logs), ("cancel", _cancel)):
         group.add_task(each, name=name)
     return group

@@ -72,7 +72,7 @@ def keys(context: Any, json: bool = False, markdown: bool = False) -> None:
     """List the keys of a configuration with their meaning."""
     from paddle_stacks.explain import configuration, page
 
-    rows = list(configuration.key_rows(ROOT))
+    rows = list(configuration.key_rows())
     if json:
         print(jsons.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
     elif markdown:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
@@ -16,9 +16,8 @@ from paddle_stacks import settings
 from paddle_stacks.cli import ROOT, StackTask, finish
 from paddle_stacks.dcu.cards import parse_devices
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.arguments import PARSERS, parser
 from paddle_stacks.jobs.catalog import JOBS, find
-from paddle_stacks.recipes import DISTRIBUTED
+from paddle_stacks.jobs.options import OPTIONS, RecipeOptions, Spec, specs
 from paddle_stacks.recipes import find as find_recipe
 
 if TYPE_CHECKING:
@@ -41,7 +40,9 @@ class JobTask(StackTask):
 
     def __init__(self, body: Callable[..., Any], jobs: Iterable[str], **options: Any) -> None:
         self.jobs = tuple(jobs)
-        forms = {name: form for job in self.jobs for name, form in _forms(job)}
+        forms = {
+            _name(spec): form for job in self.jobs for spec in _specs(job) if (form := _form(spec))
+        }
         super().__init__(body, forms=forms, positional=(), **options)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
@@ -54,10 +55,10 @@ class JobTask(StackTask):
         taken = {argument.name for argument in own}
         by_name: dict[str, Argument] = {}
         for job in self.jobs:
-            for action in _actions(job):
-                new = _argument(action, positional=len(self.jobs) == 1)
+            for spec in _specs(job):
+                new = _argument(spec, positional=len(self.jobs) == 1)
                 if new.name in taken:
-                    new = _argument(action, positional=False, before=f"{job}-")
+                    new = _argument(spec, positional=False, before=f"{job}-")
                 first = by_name.setdefault(str(new.name), new)
                 if new.kind is list and first.kind is str:
                     by_name[str(new.name)] = new  # repeatable in one of the jobs
@@ -83,11 +84,7 @@ class RunTask(JobTask):
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the recipe's name, the options that a recipe leaves open, and the host's."""
         about = "One of those that ./inv recipes lists."
-        left_open = [
-            _argument(action, positional=False)
-            for action in _actions("quantize")
-            if action.dest in ("name", "model", *DISTRIBUTED)
-        ]
+        left_open = [_argument(spec, positional=False) for spec in specs(RecipeOptions)]
         host = [argument for argument in _host_arguments() if argument.name != "recipe"]
         return [Argument("recipe", positional=True, help=about), *left_open, *host]
 
@@ -183,84 +180,69 @@ def choices_of(options: dict[str, Any]) -> Choices:
 
 
 def words_of(job: str, options: dict[str, Any], verbatim: Sequence[str] = ()) -> list[str]:
-    """Return the job's command line for the options that were given."""
+    """Return the job's command line for the options that are set."""
     line: list[str] = []
     last: list[str] = []
-    actions = {action.dest: action for action in _actions(job)}
-    actions |= {a.option_strings[-1].lstrip("-"): a for a in _actions(job) if a.option_strings}
+    by_name = {name: spec for spec in _specs(job) for name in (spec.name, _name(spec))}
     for name, value in options.items():
         if value in (None, False, []):
             continue
-        if name not in actions:
+        if name not in by_name:
             raise RequestError(
                 f"{job} has no --{name.replace('_', '-')}", where=job, remedy=f"./inv --help {job}"
             )
-        option = actions[name].option_strings[-1:]
-        if not option:
+        flag = by_name[name].flag
+        if not flag:
             last.append(value)
         elif value is True:
-            line += option
+            line.append(flag)
         else:
-            line += [f"{option[0]}={v}" for v in (value if isinstance(value, list) else [value])]
+            line += [f"{flag}={v}" for v in (value if isinstance(value, list) else [value])]
     if verbatim and job != "upstream":
         remedy = "./inv upstream SCRIPT -- ARGUMENT …"
-        raise RequestError(f"{job} takes nothing behind --", where=job, remedy=remedy)
+        raise RequestError(f"{job} takes no arguments after --", where=job, remedy=remedy)
     return [*line, *last, *verbatim]
 
 
-def _actions(job: str) -> list[argparse.Action]:
-    # What a script gets stands behind --, and is no option of invoke's.
-    return [
-        action
-        for action in parser(job)._actions
-        if action.dest != "help" and action.nargs != argparse.REMAINDER
-    ]
+def _specs(job: str) -> list[Spec]:
+    """Return the declarations of a job's options, but for the arguments after ``--``."""
+    return [spec for spec in specs(OPTIONS[job]) if spec.flag or not spec.repeatable]
 
 
-def _forms(job: str) -> Iterator[tuple[str, str]]:
-    """Yield the form of each option's value, by the option's name."""
-    for action in _actions(job):
-        name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
-        if form := _form(action):
-            yield name, form
+def _name(spec: Spec) -> str:
+    return spec.flag.lstrip("-") or spec.name
 
 
-def _form(action: argparse.Action) -> str:
-    """Return what a value looks like: its choices, a pattern such as KEY=VALUE, or its type."""
-    metavar = str(action.metavar or "")
-    if action.choices:
-        return "|".join(map(str, action.choices))
-    if re.search("[=|:]", metavar):
-        return metavar
-    if metavar in ("FILE", "FOLDER", "PATH", "PREFIX"):
+def _form(spec: Spec) -> str:
+    """Return the form of a value: its choices, a pattern such as KEY=VALUE, or its type."""
+    if spec.choices:
+        return "|".join(spec.choices)
+    if re.search("[=|:]", spec.metavar):
+        return spec.metavar
+    if spec.metavar in ("FILE", "FOLDER", "PATH", "PREFIX"):
         return "PATH"
-    kind: Any = action.type
-    # A function that checks a number says by its annotation which kind it returns.
-    name = getattr(kind, "__annotations__", {}).get("return") or getattr(kind, "__name__", "")
-    return {"int": "INT", "float": "FLOAT", "Path": "PATH"}.get(str(name), "")
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(spec.type, "")
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else text
 
 
-def _argument(action: argparse.Action, *, positional: bool, before: str = "") -> Argument:
+def _argument(spec: Spec, *, positional: bool, before: str = "") -> Argument:
+    name, help = f"{before}{_name(spec)}", _sentence(spec.full_help)
     if before:
-        name = before + action.option_strings[-1].lstrip("-")
-        about = _sentence(action.help or "")
-        return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=about)
-    name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
-    kind = bool if action.nargs == 0 else list if isinstance(action.default, list) else str
+        return Argument(name, attr_name=name.replace("-", "_"), kind=str, help=help)
+    kind = bool if spec.type is bool else list if spec.repeatable else str
     return Argument(
         name,
         # Invoke's help looks an option up by its attribute, with dashes: --from, whose
-        # attribute is "source", would not be found. And a name that is its own alias is a loop.
-        attr_name=action.dest if action.dest != name == action.dest.replace("_", "-") else None,
+        # attribute is "source", would be missing. And a name that is its own alias is a loop.
+        attr_name=spec.name if spec.name != name == spec.name.replace("_", "-") else None,
         kind=kind,
-        # Left to the job's own parser, so that a plan shows what was asked for and no more.
+        # The job's own parser sets the default, so that a plan shows only what was set.
         default=False if kind is bool else None,
-        help=_sentence(action.help or ""),
-        positional=positional and not action.option_strings,
+        help=help,
+        positional=positional and not spec.flag,
     )
 
 
@@ -287,9 +269,9 @@ def _host_arguments() -> list[Argument]:
 def collection() -> Collection:
     """Return the tasks: one for each job, ``plan``, ``run`` and ``shell``."""
     group = Collection()
-    for name in PARSERS:
+    for name in JOBS:
         group.add_task(_job_task(name))
-    group.add_task(PlanTask(_plan, PARSERS, name="plan"))
+    group.add_task(PlanTask(_plan, JOBS, name="plan"))
     group.add_task(RunTask(_run, ["quantize"], name="run"))
     about = {
         "job": f"One of: {', '.join(JOBS)} (default: finetune).",

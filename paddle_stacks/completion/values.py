@@ -8,8 +8,8 @@ from pathlib import Path
 from paddle_stacks import recipes
 from paddle_stacks.errors import StackError
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.arguments import PARSERS
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.jobs.options import OPTIONS, specs
 from paddle_stacks.plan import backend
 
 __all__ = ["of_options"]
@@ -42,11 +42,10 @@ def _always(choices: Iterable[str]) -> Values:
 def _choices() -> dict[str, set[str]]:
     """Return the choices of the jobs' options."""
     choices: dict[str, set[str]] = {}
-    for make in PARSERS.values():
-        for action in make()._actions:
-            if action.choices and action.option_strings:
-                values = choices.setdefault(action.option_strings[-1], set())
-                values.update(map(str, action.choices))
+    for options in OPTIONS.values():
+        for spec in specs(options):
+            if spec.choices and spec.flag:
+                choices.setdefault(spec.flag, set()).update(spec.choices)
     return choices
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import signal
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,8 +13,8 @@ from paddle_stacks.doctor import CHECKS, logs
 from paddle_stacks.errors import STATUSES
 from paddle_stacks.explain.topics import Topic
 from paddle_stacks.jobs import models
-from paddle_stacks.jobs.arguments import PARSERS
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.jobs.options import OPTIONS, specs
 
 __all__ = ["Option", "of_status", "topics"]
 
@@ -82,14 +81,13 @@ def _options(others: Iterable[Option]) -> Iterator[Topic]:
     """Yield the options, once for each thing that one is for."""
     uses: dict[tuple[str, str, str], list[str]] = {}
     own: set[tuple[str, str]] = set()
-    for job in PARSERS:
-        for action in PARSERS[job]()._actions:
-            if action.dest == "help":
-                continue
-            name = action.option_strings[-1] if action.option_strings else action.dest
+    for job, options in OPTIONS.items():
+        for spec in specs(options):
+            name = spec.flag or spec.name
             own.add((job, name))
-            key = (name, str(action.help or ""), _default(action))
-            uses.setdefault(key, []).append(job)
+            unset = spec.default in (None, False, (), ...)
+            default = "" if unset else str(spec.default)
+            uses.setdefault((name, spec.full_help, default), []).append(job)
     for option in others:
         if (option.task, option.name) not in own:
             uses.setdefault((option.name, option.help, ""), []).append(option.task)
@@ -99,17 +97,13 @@ def _options(others: Iterable[Option]) -> Iterator[Topic]:
         yield Topic("option", name, about, tuple(facts))
 
 
-def _default(action: argparse.Action) -> str:
-    return "" if action.default in (None, False, [], argparse.SUPPRESS) else str(action.default)
-
-
 def _recipes(root: Path) -> Iterator[Topic]:
     for path in sorted((root / recipes.FOLDER).glob("*.toml")):
         for recipe in recipes.load(root, path.stem).values():
             run = f"./inv {recipe.job} --backend {path.stem} --recipe {recipe.name}"
             facts = [("run", run), ("model", recipe.model)]
             facts += [("instead of", line) for line in recipe.documented]
-            facts += [("differs", text) for text in recipe.differs]
+            facts += [("deviation", text) for text in recipe.deviations]
             yield Topic("recipe", recipe.name, recipe.summary, tuple(facts))
 
 

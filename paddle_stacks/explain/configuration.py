@@ -5,23 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from paddle_stacks import settings, toml
 from paddle_stacks.explain.comments import lines
 from paddle_stacks.explain.topics import Topic
-from paddle_stacks.jobs.schema.keys import OURS, SCHEMAS, Key
+from paddle_stacks.jobs.schema.keys import GROUPS, OURS, SCHEMAS, Key
 from paddle_stacks.plan import backend
 from paddle_stacks.plan.backend import Backend
 
-__all__ = ["MEANINGS", "KeyRow", "key_rows", "topics"]
-
-MEANINGS = "configs/keys.toml"
-"""What keys mean, by their names."""
-
-_LIMITS = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
+__all__ = ["KeyRow", "key_rows", "topics"]
 
 
 @dataclass(frozen=True)
@@ -45,30 +40,29 @@ class KeyRow:
     default: str
 
 
-def key_rows(root: Path) -> Iterator[KeyRow]:
-    """Yield the keys in the order of ``configs/keys.toml``."""
-    meanings = toml.read(root / MEANINGS)
-    for line in lines(root / MEANINGS, groups=True):
-        name = line.code.partition(" =")[0]
-        acting = {
-            job: key
-            for job, schema in SCHEMAS.items()
-            if (key := schema.keys.get(name)) and key.acts
-        }
-        key = next(iter(acting.values()))
-        default = json.dumps(key.default, ensure_ascii=False)
-        yield KeyRow(line.why, name, meanings[name], tuple(acting), _kind(key), default)
+def key_rows() -> Iterator[KeyRow]:
+    """Yield the keys that have an effect, by topic."""
+    for group, keys in GROUPS.items():
+        for name, help in ((key.name, key.help) for key in keys):
+            acting = {
+                job: key
+                for job, schema in SCHEMAS.items()
+                if (key := schema.keys.get(name)) and key.acts
+            }
+            key = next(iter(acting.values()))
+            default = json.dumps(key.default, ensure_ascii=False)
+            yield KeyRow(group, name, help, tuple(acting), _kind(key), default)
 
 
 def topics(root: Path) -> Iterator[Topic]:
     """Yield the keys of configurations, the settings, the platforms, and the variables."""
-    yield from _keys(toml.read(root / MEANINGS))
+    yield from _keys()
     yield from _settings()
     yield from _backends(root)
     yield from _variables(root)
 
 
-def _keys(meanings: Mapping[str, str]) -> Iterator[Topic]:
+def _keys() -> Iterator[Topic]:
     by_name: dict[str, dict[str, Key]] = {}
     old: dict[str, set[str]] = {}
     for job, schema in SCHEMAS.items():
@@ -78,7 +72,7 @@ def _keys(meanings: Mapping[str, str]) -> Iterator[Topic]:
             old.setdefault(right, set()).add(wrong)
     for name, jobs in by_name.items():
         key = next(iter(jobs.values()))
-        says = [meanings[name]] if name in meanings else []
+        says = list(dict.fromkeys(one.help for one in jobs.values() if one.help))[:1]
         says.append("A key of the JSON that --config names" + _whose(name))
         says += dict.fromkeys(
             f"In {job}: {reason}."
@@ -99,11 +93,7 @@ def _whose(name: str) -> str:
 def _kind(key: Key) -> str:
     names = {object: "any value", str: "text", int: "a whole number", float: "a number"}
     names |= {bool: "true or false", list: "a list", dict: "an object"}
-    limits = [
-        f"{phrase} {getattr(key, name):g}"
-        for name, phrase in _LIMITS.items()
-        if getattr(key, name) is not None
-    ]
+    limits = [str(key.range)] if key.range else []
     choices = [f"one of {', '.join(map(str, key.choices))}"] if key.choices else []
     return ", ".join([names[key.kind], *limits, *choices])
 
@@ -114,7 +104,7 @@ def _settings() -> Iterator[Topic]:
         if item.name == "root":
             continue
         default = "" if item.default is MISSING else str(item.default)
-        usual = settings.USUAL.get(item.name, ())
+        usual = settings.ENV_FALLBACKS.get(item.name, ())
         facts = [("default", default if default not in ("", "None") else "none")]
         facts += [("in", f"{settings.FILE_NAME}, as {item.name} = …")]
         facts += [("or", f"the variable {settings.PREFIX}{item.name.upper()}")]
@@ -158,9 +148,9 @@ def _because(why: str) -> str:
 
 
 def _variables(root: Path) -> Iterator[Topic]:
-    for name, about in settings.SWITCHES.items():
+    for name, about in settings.ENV_FLAGS.items():
         yield Topic("variable", f"{settings.PREFIX}{name}", about)
-    for key, names in settings.USUAL.items():
+    for key, names in settings.ENV_FALLBACKS.items():
         for name in names:
             says = f"The machine's own variable for the setting {key}."
             yield Topic("variable", name, says, (("setting", key),))

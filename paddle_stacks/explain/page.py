@@ -27,7 +27,7 @@ _INTRODUCTION = (
     "* Other keys of upstream are accepted if they have no effect, and rejected with a reason "
     "otherwise.",
     "",
-    "This page is generated from the sources and `configs/keys.toml` by `./inv keys --markdown`; "
+    "This page is generated from `paddle_stacks/jobs/schema/keys.py` by `./inv keys --markdown`; "
     "do not edit it here.",
 )
 

@@ -1,4 +1,4 @@
-"""What a job is: its name, its configuration, its data and what it reports.
+"""Jobs: their names, options, configurations, data and events.
 
 The host checks a request with these modules before a container starts, and the
 container checks the same request with the same modules again. They are copied

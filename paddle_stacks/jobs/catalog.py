@@ -1,4 +1,4 @@
-"""The jobs there are, and the image that runs each of them."""
+"""All jobs, and the image that runs each of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["JOBS", "Job", "find"]
 
 @dataclass(frozen=True)
 class Job:
-    """Something a container does.
+    """A program that runs in a container.
 
     Args:
-        name: the word on the command line; the module ``entrypoints.<name>`` runs it,
-            with underscores for dashes.
+        name: its name on the command line; the module ``entrypoints.<name>`` runs it, with
+            underscores for dashes.
         image: the smallest image that can run it.
-        summary: one line for the list of jobs.
-        computes: whether it needs what the platform computes on.
-        writes: the folders of the workspace that it writes to, whatever its arguments are.
+        summary: one line for the list of jobs and for its help.
+        computes: whether it needs the backend's devices.
+        writes: the folders of the workspace that it always writes to.
     """
 
     name: str
@@ -92,7 +92,7 @@ def find(name: str) -> Job:
     """Return the job of that name.
 
     Raises:
-        RequestError: there is none; the message lists the known ones.
+        RequestError: it does not exist. The message lists all jobs.
     """
     try:
         return JOBS[name]

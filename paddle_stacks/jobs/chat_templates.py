@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 JINJA = "chat_template.jinja"
-"""The template alone, in Jinja's language."""
+"""A template in Jinja's language."""
 
 PADDLE = "chat_template.json"
-"""A template of PaddleNLP's own kind; it wins over the others, as in PaddleNLP."""
+"""A template in PaddleNLP's format; it overrides the others, as in PaddleNLP."""
 
 NO_TEMPLATE = "none"
 """The ``chat_template`` of a configuration that wants none."""
@@ -40,10 +40,10 @@ _LARGEST = 2**20  # bytes; the templates of models with tools have some 20 kB
 
 @dataclass(frozen=True)
 class TemplateFile:
-    """A chat template and the file that it is in.
+    """A chat template and its file.
 
     Args:
-        source: in Jinja's language.
+        source: the template, in Jinja's language.
         path: the file.
     """
 
@@ -52,9 +52,9 @@ class TemplateFile:
 
 
 def find(folder: Path) -> TemplateFile | None:
-    """Return the Jinja template of a model's folder, or None if it has none.
+    """Return the Jinja template in a model's folder; None if there is none.
 
-    A ``chat_template.jinja`` wins over the key in ``tokenizer_config.json``.
+    ``chat_template.jinja`` overrides the key in ``tokenizer_config.json``.
 
     Raises:
         RequestError: a file cannot be read.
@@ -98,10 +98,10 @@ def named(config: Config) -> Path | None:
 
 
 def missing_note(config: Config, here: Path = Path()) -> str:
-    """Return what to say before a fine-tuning without a chat template; empty if it has one.
+    """Return a note on a fine-tuning without a chat template; empty if it has one.
 
     Args:
-        config: of the fine-tuning.
+        config: the fine-tuning's configuration.
         here: the workspace.
 
     Raises:
@@ -113,21 +113,21 @@ def missing_note(config: Config, here: Path = Path()) -> str:
     try:
         folder = workspace.find_model(name, here)
     except RequestError:
-        return ""  # a fault of its own, which the checks before the start name
+        return ""  # other checks report it
     if exists(folder):
         return ""
-    return f"{name} has no chat template: it learns src and tgt as they are, and cannot chat"
+    return f"{name} has no chat template: it is trained on plain src and tgt, and cannot chat"
 
 
 def default_template(value: Any, path: Path) -> str | None:
-    """Return the template that is used if no other is asked for by name.
+    """Return the default template.
 
     Args:
-        value: of the key ``chat_template``: a template, or named ones as an object or a list.
+        value: value of the key ``chat_template``: a template, or an object or a list of named ones.
         path: its file.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: the value is something else.
     """
     if isinstance(value, list):
         try:

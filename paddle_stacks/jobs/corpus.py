@@ -1,7 +1,7 @@
-"""Text for pretraining: what ``prepare`` reads, what it leaves, and how training divides it.
+"""Text for pretraining: the inputs of ``prepare``, its output, and the splits of training.
 
-A corpus is a pair of files with one prefix: ``.bin``, the tokens of all documents one
-after another, and ``.idx``, how long each is. The layout is upstream's
+A corpus is a pair of files with one prefix: ``.bin`` with the concatenated tokens of all
+documents, and ``.idx`` with their lengths. The layout is upstream's
 (``paddlenlp.data.indexed_dataset.MMapIndexedDataset``, itself Megatron's).
 """
 
@@ -53,7 +53,7 @@ _FORMATS = {
     ".txt": "text",
     ".text": "text",
 }
-_KNOWN = ", ".join(_FORMATS) + ", each also with .gz or .zst"
+_FORMS = f"file names end in {', '.join(_FORMATS)}, also with .gz or .zst"
 _WHERE = "; paths start in the workspace"
 
 
@@ -62,8 +62,8 @@ class Source:
     """A file of text.
 
     Args:
-        path: as it was named; ``-`` for standard input.
-        format: ``jsonl``, ``text``, or ``document``: text that is one document.
+        path: the path, as on the command line; ``-`` for standard input.
+        format: ``jsonl``, ``text``, or ``document`` for text that is one document.
         size: bytes, as stored; 0 for standard input.
         modified: nanoseconds since 1970; 0 for standard input.
     """
@@ -81,8 +81,8 @@ class Pair:
     Args:
         prefix: the path without ``.bin`` and ``.idx``.
         code: the type of a token, a key of :data:`ITEMS`.
-        documents: how many.
-        tokens: in all of them.
+        documents: number of documents.
+        tokens: number of tokens.
     """
 
     prefix: Path
@@ -96,7 +96,7 @@ class Part:
     """A corpus and its share of a blend.
 
     Args:
-        weight: the share, all of them being 1.
+        weight: the share; all shares add up to 1.
         pair: the corpus.
     """
 
@@ -105,41 +105,41 @@ class Part:
 
 
 def tokens_path(prefix: Path) -> Path:
-    """Return the name of a corpus's tokens."""
+    """Return the file of a corpus's tokens."""
     return prefix.with_name(prefix.name + ".bin")
 
 
 def index_path(prefix: Path) -> Path:
-    """Return the name of a corpus's index; who sees it sees a whole pair."""
+    """Return the file of a corpus's index, which exists only if the corpus is complete."""
     return prefix.with_name(prefix.name + ".idx")
 
 
 def manifest_path(prefix: Path) -> Path:
-    """Return the name of the file that says what a corpus was made of, and how."""
+    """Return the file that records a corpus's inputs and options."""
     return prefix.with_name(prefix.name + ".manifest.json")
 
 
 def partial_folder(prefix: Path) -> Path:
-    """Return the folder in which a corpus grows before it has its name."""
+    """Return the folder of an unfinished corpus."""
     return prefix.with_name(f".{prefix.name}.partial")
 
 
 def prefix_of(output: str) -> Path:
-    """Return the prefix that ``--output`` names.
+    """Return the prefix of ``--output``.
 
     Raises:
-        RequestError: it cannot be one.
+        RequestError: it cannot be a prefix.
     """
     prefix = Path(output)
     if not prefix.name or output.endswith("/") or prefix.is_dir():
         raise RequestError(
-            "the output is a folder, and has to be the beginning of names",
+            "the output is a folder; expected a prefix of file names",
             where=output,
-            remedy="--output data/corpus makes data/corpus.bin and data/corpus.idx",
+            remedy="--output data/corpus writes data/corpus.bin and data/corpus.idx",
         )
     if prefix.suffix in (".bin", ".idx"):
         raise RequestError(
-            f"the output is named without {prefix.suffix}",
+            f"the output must not end in {prefix.suffix}",
             where=output,
             remedy=f"--output {prefix.with_suffix('')}",
         )
@@ -149,58 +149,58 @@ def prefix_of(output: str) -> Path:
 def sources(
     inputs: Sequence[str], form: str = "auto", here: Path = Path(), *, texts_here: bool = True
 ) -> tuple[Source, ...]:
-    """Return the files that the inputs name, in the order in which they are read.
+    """Return the files of the inputs, in the order in which they are read.
 
-    Inputs keep their order; what a folder or a pattern holds is sorted by its path, as
-    upstream sorts.
+    Inputs keep their order. The files of a folder or a pattern are sorted by path, as upstream
+    does.
 
     Args:
         inputs: files, folders, patterns, named texts, or ``-`` for standard input.
-        form: ``jsonl`` or ``text`` for all files of the workspace, or ``auto``: by their names.
-        here: what relative paths start from.
-        texts_here: whether this is an image, which has the named texts. On the host their
-            names are checked, and none of their files are returned.
+        form: ``jsonl`` or ``text`` for all files of the workspace, or ``auto`` for their names.
+        here: the folder that relative paths start from.
+        texts_here: whether the named texts exist, as in an image. On the host only their names
+            are checked, and their files are not returned.
 
     Raises:
         RequestError: with a problem for each input that cannot be read.
     """
     problems: list[Problem] = []
-    found: list[Source] = []
+    files: list[Source] = []
     for number, text in enumerate(inputs):
         if text == STDIN:
-            found.append(Source(STDIN, "jsonl" if form == "auto" else form))
+            files.append(Source(STDIN, "jsonl" if form == "auto" else form))
             continue
         try:
             if text.startswith(texts.PREFIX):
                 named = texts.find(text)
                 if text in inputs[:number]:
-                    problems.append(Problem("the same text is named twice", text, "name it once"))
+                    problems.append(Problem("the text is an input twice", text, "name it once"))
                 elif texts_here:
-                    found += _documents(named)
+                    files += _documents(named)
                 continue
-            found += [_source(path, form, here) for path in _files(text, form, here)]
+            files += [_source(path, form, here) for path in _files(text, form, here)]
         except RequestError as error:
             problems += error.problems
     if STDIN in inputs and len(inputs) > 1:
-        what = "standard input cannot be read beside other inputs"
-        problems.append(Problem(what, "--input", "prepare it first, as a corpus of its own"))
-    names = [os.path.realpath(here / source.path) for source in found if source.path != STDIN]
+        message = "standard input cannot be combined with other inputs"
+        problems.append(Problem(message, "--input", "prepare it as a separate corpus"))
+    names = [os.path.realpath(here / source.path) for source in files if source.path != STDIN]
     problems += [
-        Problem("the same file is named twice", os.path.relpath(name, here), "name it once")
+        Problem("the file is an input twice", os.path.relpath(name, here), "name it once")
         for name, times in Counter(names).items()
         if times > 1
     ]
     if problems or not inputs:
         raise RequestError(
-            problems or [Problem("there is no input", "--input", "--input data/raw")]
+            problems or [Problem("--input is required", "--input", "--input data/raw")]
         )
-    return tuple(found)
+    return tuple(files)
 
 
 def _documents(text: texts.Text) -> list[Source]:
-    found = [(path, path.stat()) for path in text.files()]
+    files = [(path, path.stat()) for path in text.files()]
     return [
-        Source(str(path), "document", state.st_size, state.st_mtime_ns) for path, state in found
+        Source(str(path), "document", state.st_size, state.st_mtime_ns) for path, state in files
     ]
 
 
@@ -208,32 +208,32 @@ def _files(text: str, form: str, here: Path) -> list[str]:
     path = here / text
     if path.is_dir():
         # os.walk and not rglob: upstream's order is that of the paths as strings.
-        found = [
+        paths = [
             f"{root}/{name}"
             for root, _, names in os.walk(path)
             for name in names
             if not name.startswith(".") and (form != "auto" or _format(name))
         ]
-        if not found:
-            raise RequestError("the folder has no text", where=text, remedy=f"known: {_KNOWN}")
+        if not paths:
+            raise RequestError("the folder has no text files", where=text, remedy=_FORMS)
         return sorted(
-            name if Path(text).is_absolute() else os.path.relpath(name, here) for name in found
+            name if Path(text).is_absolute() else os.path.relpath(name, here) for name in paths
         )
     if path.exists():
         return [text]
     if glob.has_magic(text):
         matched = glob.glob(text, root_dir=here, recursive=True)  # noqa: PTH207 (takes absolute ones)
-        found = sorted(name for name in matched if (here / name).is_file())
-        if not found:
+        paths = sorted(name for name in matched if (here / name).is_file())
+        if not paths:
             raise RequestError(
-                "no file fits the pattern",
+                "no file matches the pattern",
                 where=text,
-                remedy='quote it, as --input "data/*.jsonl"; ** goes into folders' + _WHERE,
+                remedy='quote it, as in --input "data/*.jsonl"; ** matches folders' + _WHERE,
             )
-        return found
+        return paths
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise RequestError(
-        "there is no such file or folder",
+        "no such file or folder",
         where=text,
         remedy=did_you_mean(path.name, beside) or f"copy it there{_WHERE}",
     )
@@ -242,19 +242,19 @@ def _files(text: str, form: str, here: Path) -> list[str]:
 def _source(name: str, form: str, here: Path) -> Source:
     path = here / name
     if not path.is_file():
-        remedy = f"--input - < {name} reads what comes through it"
+        remedy = f"read it from standard input: --input - < {name}"
         raise RequestError("neither a file nor a folder", where=name, remedy=remedy)
-    known = _format(name) if form == "auto" else form
-    if not known:
+    kind = _format(name) if form == "auto" else form
+    if not kind:
         raise RequestError(
-            "its name does not say what is in it",
+            "the file's format is unknown",
             where=name,
-            remedy=f"known: {_KNOWN}; or --format jsonl, --format text",
+            remedy=f"{_FORMS}; or --format jsonl, --format text",
         )
     if not os.access(path, os.R_OK):
-        raise RequestError("it may not be read", where=name, remedy=f"chmod +r {name}")
-    found = path.stat()
-    return Source(name, known, found.st_size, found.st_mtime_ns)
+        raise RequestError("the file cannot be read", where=name, remedy=f"chmod +r {name}")
+    state = path.stat()
+    return Source(name, kind, state.st_size, state.st_mtime_ns)
 
 
 def _format(name: str) -> str:
@@ -264,20 +264,20 @@ def _format(name: str) -> str:
 
 
 def shares(text: str) -> tuple[float, float, float]:
-    """Return the shares of training, evaluation and test, as upstream's ``split`` names them.
+    """Return the shares of training, evaluation and test in upstream's ``split``.
 
     Raises:
-        RequestError: it is not one to three numbers, or they are no shares.
+        RequestError: it does not consist of one to three numbers, or their sum is 0.
     """
     words = text.split("," if "," in text else "/")
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
-    right = 1 <= len(numbers) <= 3 and all(0 <= number < float("inf") for number in numbers)
-    if not right or sum(numbers) <= 0:
+    is_valid = 1 <= len(numbers) <= 3 and all(0 <= number < float("inf") for number in numbers)
+    if not is_valid or sum(numbers) <= 0:
         raise RequestError(
-            f'"{text}" is no split',
+            f'"{text}" is not a split',
             where="--split",
             remedy="shares of training, evaluation and test: --split 949,50,1",
         )
@@ -287,10 +287,10 @@ def shares(text: str) -> tuple[float, float, float]:
 
 
 def bounds(text: str, documents: int) -> tuple[int, int, int, int]:
-    """Return where training, evaluation and test begin, and where test ends.
+    """Return the first document of training, evaluation and test, and the end of test.
 
-    The arithmetic is upstream's (``causal_dataset.get_train_valid_test_split_``), rounding
-    included, so that what is shown is what training takes.
+    The arithmetic and its rounding are upstream's
+    (``causal_dataset.get_train_valid_test_split_``), as in training.
 
     Raises:
         RequestError: as :func:`shares`.
@@ -304,10 +304,10 @@ def bounds(text: str, documents: int) -> tuple[int, int, int, int]:
 
 
 def parts(text: str, here: Path = Path()) -> tuple[Part, ...]:
-    """Return the corpora that upstream's ``input_dir`` names, with their shares.
+    """Return the corpora of upstream's ``input_dir``, with their shares.
 
-    One word is a folder, whose corpora count alike, or a corpus's prefix; several are
-    weights and prefixes in turn, as ``0.3 data/a 0.7 data/b``.
+    One word is a folder, whose corpora have equal shares, or the prefix of a corpus. Several
+    words alternate weights and prefixes: ``0.3 data/a 0.7 data/b``.
 
     Raises:
         RequestError: with a problem for each fault.
@@ -317,20 +317,20 @@ def parts(text: str, here: Path = Path()) -> tuple[Part, ...]:
         return _alike(text.strip(), here)
     if len(words) % 2:
         raise RequestError(
-            f'"{text}" is not weights and corpora in turn',
+            f'"{text}" must alternate weights and prefixes',
             where="PATH",
-            remedy='for instance "0.3 data/a 0.7 data/b"; no path may hold a space',
+            remedy='such as "0.3 data/a 0.7 data/b"; paths cannot contain spaces',
         )
     problems: list[Problem] = []
-    found: list[tuple[float, Pair]] = []
+    weighted: list[tuple[float, Pair]] = []
     for word, name in zip(words[::2], words[1::2], strict=True):
         try:
-            found.append((_weight(word), look(here / name)))
+            weighted.append((_weight(word), look(here / name)))
         except RequestError as error:
             problems += error.problems
     if problems:
         raise RequestError(problems)
-    return _shared(found)
+    return _shared(weighted)
 
 
 def _alike(name: str, here: Path) -> tuple[Part, ...]:
@@ -342,14 +342,14 @@ def _alike(name: str, here: Path) -> tuple[Part, ...]:
             raise RequestError(
                 "the folder has no corpus (*.idx, *.bin)",
                 where=str(folder),
-                remedy="./inv prepare --input TEXT --output PREFIX --model NAME makes one",
+                remedy="create one: ./inv prepare --input TEXT --output PREFIX --model NAME",
             )
     return _shared([(1.0, look(prefix)) for prefix in prefixes])
 
 
-def _shared(found: Sequence[tuple[float, Pair]]) -> tuple[Part, ...]:
-    total = sum(weight for weight, _ in found)
-    return tuple(Part(weight / total, pair) for weight, pair in found)
+def _shared(weighted: Sequence[tuple[float, Pair]]) -> tuple[Part, ...]:
+    total = sum(weight for weight, _ in weighted)
+    return tuple(Part(weight / total, pair) for weight, pair in weighted)
 
 
 def _weight(word: str) -> float:
@@ -358,47 +358,49 @@ def _weight(word: str) -> float:
     except ValueError:
         weight = -1.0
     if not 0 < weight < float("inf"):
-        raise RequestError(f'"{word}" is no weight', where="PATH", remedy="a number above 0")
+        raise RequestError(
+            f'a weight must be greater than 0, got "{word}"', where="PATH", remedy="such as 0.5"
+        )
     return weight
 
 
 def look(prefix: Path) -> Pair:
-    """Return what a corpus holds, after a check that its two files belong together.
+    """Return the contents of a corpus, after a check that its two files belong together.
 
     Raises:
-        RequestError: a file is missing, is something else, or is cut off.
+        RequestError: a file is missing, is not a corpus, or is truncated.
     """
     index, tokens = index_path(prefix), tokens_path(prefix)
     for path in (index, tokens):
         if not path.is_file():
             beside = [p.stem for p in prefix.parent.glob("*.idx")]
             raise RequestError(
-                f"there is no {path.name}",
+                f"{path.name} does not exist",
                 where=str(prefix.parent),
                 remedy=did_you_mean(prefix.name, beside)
-                or "./inv prepare --input TEXT --output PREFIX --model NAME makes one",
+                or "create one: ./inv prepare --input TEXT --output PREFIX --model NAME",
             )
     with index.open("rb") as stream:
         head = stream.read(HEADER.size)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
             raise RequestError(
-                "it is no index of a corpus",
+                "the file is not the index of a corpus",
                 where=str(index),
-                remedy="name PREFIX of a corpus that prepare made: PREFIX.idx and PREFIX.bin",
+                remedy="use the PREFIX of a corpus that prepare wrote: PREFIX.idx and PREFIX.bin",
             )
         _, version, code, sequences, ends = HEADER.unpack(head)
         if version != 1 or code not in ITEMS:
             raise RequestError(
-                f"an index of version {version}, type {code}",
+                f"unsupported index: version {version}, type {code}",
                 where=str(index),
-                remedy="prepare the corpus again: this one is another program's",
+                remedy="prepare the corpus again; another program wrote this one",
             )
-        wanted = HEADER.size + 12 * sequences + 8 * ends
-        if index.stat().st_size != wanted or not ends:
+        size = HEADER.size + 12 * sequences + 8 * ends
+        if index.stat().st_size != size or not ends:
             raise RequestError(
-                f"cut off: {index.stat().st_size} bytes, and {wanted} are to be there",
+                f"truncated: expected {size} bytes, got {index.stat().st_size}",
                 where=str(index),
-                remedy="copy it whole, or prepare the corpus again",
+                remedy="copy it again, or prepare the corpus again",
             )
         last = 0
         if sequences:
@@ -409,15 +411,15 @@ def look(prefix: Path) -> Pair:
             last = place + length * ITEMS[code]
     if tokens.stat().st_size != last:
         raise RequestError(
-            f"{tokens.stat().st_size} bytes, and the index speaks of {last}",
+            f"expected {last} bytes, as in the index, got {tokens.stat().st_size}",
             where=str(tokens),
-            remedy="copy both files whole, or prepare the corpus again",
+            remedy="copy both files again, or prepare the corpus again",
         )
     return Pair(prefix, code, ends - 1, last // ITEMS[code])
 
 
 def lengths(pair: Pair) -> Sequence[int]:
-    """Return the tokens of each document."""
+    """Return the number of tokens of each document."""
     with index_path(pair.prefix).open("rb") as stream:
         stream.seek(HEADER.size)
         return array("i", stream.read(4 * pair.documents))

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import records, schema, workspace
 from paddle_stacks.jobs.datasets import Dataset
+from paddle_stacks.jobs.options import DataOptions
 
 __all__ = ["check", "config_of"]
 
 
-def config_of(arguments: argparse.Namespace) -> schema.Config:
+def config_of(options: DataOptions) -> schema.Config:
     """Return the configuration of a fine-tuning on the data set.
 
     Args:
-        arguments: of ``data``; ``--set`` may have any key of ``finetune``.
+        options: of ``data``; ``--set`` may have any key of ``finetune``.
 
     Raises:
         RequestError: with one problem for each fault.
     """
     changes = [
-        f"model_name_or_path={json.dumps(arguments.model or 'none')}",
+        f"model_name_or_path={json.dumps(options.model or 'none')}",
         "evaluation_strategy=epoch",
-        *arguments.set,
-        f"dataset_name_or_path={json.dumps(arguments.dataset)}",
+        *options.set,
+        f"dataset_name_or_path={json.dumps(options.dataset)}",
     ]
     return schema.load(None, changes, job="finetune")
 
 
-def check(arguments: argparse.Namespace, here: Path) -> None:
+def check(options: DataOptions, here: Path) -> None:
     """Check a request of ``data``.
 
     Args:
-        arguments: the job's.
+        options: the job's.
         here: the workspace.
 
     Raises:
         RequestError: with one problem for each fault.
     """
-    config = config_of(arguments)
+    config = config_of(options)
     dataset = Dataset.from_config(config, here)
     problems: list[Problem] = []
     try:
@@ -49,14 +49,14 @@ def check(arguments: argparse.Namespace, here: Path) -> None:
     except RequestError as error:
         problems += error.problems
     try:
-        if arguments.model:
-            workspace.find_model(arguments.model, here)
+        if options.model:
+            workspace.find_model(options.model, here)
     except RequestError as error:
         problems += error.problems
     try:
-        if arguments.convert:
+        if options.convert:
             sources = [source.path for source in dataset.sources]
-            workspace.check_output(here / arguments.convert, sources, force=arguments.force)
+            workspace.check_output(here / options.convert, sources, force=options.force)
     except RequestError as error:
         problems += error.problems
     if problems:

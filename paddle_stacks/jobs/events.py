@@ -1,10 +1,9 @@
-"""What a running job says about itself, for people and for the host's live view.
+"""Progress reports of a running job, for people and for the host's live view.
 
-A job reports with :func:`Event`. On its own it prints the event as a plain line;
-where ``PADDLE_STACKS_EVENTS=1`` (the host sets it) it prints one line of
-``@event {json}`` instead, and the host turns that into the same plain line for
-``run.log`` and into its live view. Everything goes to standard error: standard
-output belongs to the job's result.
+A job reports with :func:`Event`. By default it prints the event as a plain line. With
+``PADDLE_STACKS_EVENTS=1``, which the host sets, it prints one line of ``@event {json}``, from
+which the host makes the same plain line for ``run.log`` and its live view. All events go to
+standard error; standard output is for the job's result.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def parse(line: str) -> Event | None:
 
 
 def _printable(value: Any) -> Any:
-    """Return a value whose texts change nothing on a terminal; a list or an object as text."""
+    """Return a value that is safe to print on a terminal; lists and objects as text."""
     if isinstance(value, str):
         return printable(value, _MAX_FIELD).replace("\n", " ")
     if isinstance(value, (list, dict)):

@@ -10,7 +10,7 @@ from paddle_stacks.errors import Problem
 __all__ = ["SHOWN", "FaultReport"]
 
 SHOWN = 20
-"""Different faults that are shown; the rest is counted."""
+"""Maximum number of different faults that are shown; the others are counted."""
 
 _PLACES = 5  # further places of an equal fault that are listed
 
@@ -45,7 +45,7 @@ class FaultReport:
         """Add a fault.
 
         Args:
-            problem: the fault, and the file; faults that differ in their numbers only are equal.
+            problem: the fault and its file; faults that differ only in numbers are equal.
             place: the line, or another place in the file.
         """
         self.count += 1

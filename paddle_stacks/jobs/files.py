@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there, and their SHA-256."""
+"""Atomic replacement of files and folders, and SHA-256 sums."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 CHUNK = 2**20
-"""How many bytes are read at once."""
+"""Bytes per read."""
 
 _PART, _OLD = ".part", ".old"
-_RANDOM = "?" * 8  # what tempfile puts between a name's beginning and its end
+_RANDOM = "?" * 8  # the random part of tempfile's names
 
 # Of linux/fs.h and fcntl.h; renameat2(2) is in Linux since 3.15, and in glibc since 2.28.
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
@@ -87,10 +87,10 @@ def _feed(
 
 @contextmanager
 def replacing_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Yield a file that takes the name ``path`` when the block ends well.
+    """Yield a file that replaces ``path`` when the block ends without an error.
 
-    It is written under a temporary name beside it, flushed to the disk, then
-    renamed. If the block raises, nothing is left and ``path`` is as it was.
+    It is written under a temporary name in the same folder, flushed to the disk, then
+    renamed. If the block raises, it is removed and ``path`` does not change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     encoding = None if "b" in mode else "utf-8"
@@ -110,11 +110,11 @@ def replacing_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the name ``path`` when the block ends well.
+    """Yield an empty folder that replaces ``path`` when the block ends without an error.
 
-    An existing folder of that name changes places with it, and is removed afterwards:
-    whoever looks sees the one or the other. A file system that cannot do that (NFS) has
-    neither for the moment between two renames. If the block raises, ``path`` is as it was.
+    An existing folder is exchanged with it atomically and removed afterwards. On a file
+    system that cannot exchange (NFS), ``path`` is missing between two renames. If the block
+    raises, ``path`` does not change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
@@ -139,25 +139,25 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what those who were writing ``path`` when they were killed have left beside it.
+    """Remove temporary files and folders that killed processes left beside ``path``.
 
-    A folder that was moved aside, and never replaced, gets its name back.
+    A folder that was moved aside and not replaced gets its name back.
 
     Args:
-        path: what was written; nobody else is writing it now.
+        path: the file or folder; no other process may be writing it.
     """
-    begun = f".{glob.escape(path.name)}.{_RANDOM}"
-    for old in path.parent.glob(begun + _OLD):
+    pattern = f".{glob.escape(path.name)}.{_RANDOM}"
+    for old in path.parent.glob(pattern + _OLD):
         if path.exists():
             _remove(old)
         else:
             old.rename(path)
-    for part in path.parent.glob(begun + _PART):
+    for part in path.parent.glob(pattern + _PART):
         _remove(part)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to the disk: which names are in it."""
+    """Flush a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,7 +166,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def exchange(part: Path, path: Path) -> None:
-    """Give the folder ``part`` the name ``path``, and remove the folder that had it."""
+    """Rename the folder ``part`` to ``path``, and remove the folder of that name."""
     if not path.exists():
         os.rename(part, path)
         return
@@ -184,7 +184,7 @@ def exchange(part: Path, path: Path) -> None:
 
 
 def _remove(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a file, a link or a folder; of a link not what it leads to."""
+    """Remove a file, a link or a folder; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
         return

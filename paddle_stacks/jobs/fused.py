@@ -1,4 +1,4 @@
-"""What speaks against a run of upstream's inference programs, by public facts and by its model.
+"""Reasons why upstream's inference programs cannot run, from public issues and from the model.
 
 PaddleNLP's fused models (``--inference_model``) depend on operators that a ROCm build of
 Paddle 3.0.0b2 does not have in full:
@@ -8,7 +8,7 @@ Paddle 3.0.0b2 does not have in full:
   whose kernel has an empty body on ROCm. Before that, the import of ``paddlenlp_ops`` in
   ``fused_transformer_layers.py`` fails at ``gemm_dequant``, which ``csrc/setup_hip.py`` has not
   built since PaddleNLP#8909, and leaves the names after it undefined. Our patches compose both
-  (``entrypoints/upstream_patches``); ``--unpatched`` programs are refused.
+  (``entrypoints/upstream_patches``); ``--unpatched`` programs are rejected.
 * Block attention was ported (Paddle#65398, Paddle#66423): float16, without the products that
   ``weight_only_int8`` needs.
 
@@ -28,7 +28,7 @@ from paddle_stacks.jobs.upstream import PREDICT, Options
 
 __all__ = ["fitting_lengths", "problems"]
 
-# What create_predictor looks for in config.json, in this order.
+# The keys of config.json that create_predictor reads, in this order.
 _POSITIONS = ("max_position_embeddings", "max_sequence_length", "seq_length")
 # Upstream's defaults of --src_length and --max_length, in tokens.
 _LENGTH = 1024
@@ -53,7 +53,7 @@ def problems(
         workspace: where models are.
         on_dcu: whether it runs on a DCU or a simulated one.
         gpu: whether a DCU computes, and not the CPU of a simulated one.
-        instead: the command that does the same and works; empty if the caller knows none.
+        instead: the command of a recipe that works; empty if there is none.
         patched: whether the program runs with our patches.
     """
     if not options.script.endswith(PREDICT):
@@ -70,7 +70,7 @@ def problems(
 
 
 def fitting_lengths(options: Options, workspace: Path) -> list[str]:
-    """Return words for the lengths that are not given, where upstream's do not fit the model.
+    """Return options for omitted lengths if upstream's defaults do not fit into the model.
 
     Args:
         options: the options.
@@ -78,8 +78,8 @@ def fitting_lengths(options: Options, workspace: Path) -> list[str]:
     """
     missing = [key for key in _LENGTHS if key not in options.values]
     positions = _positions(options, _config(options, workspace), workspace)
-    given = sum(options.number(key, _LENGTH) for key in _LENGTHS if key not in missing)
-    left = positions - given
+    total = sum(options.number(key, _LENGTH) for key in _LENGTHS if key not in missing)
+    left = positions - total
     if not missing or left < len(missing) or left >= len(missing) * _LENGTH:
         return []
     share = left // len(missing)
@@ -103,7 +103,7 @@ def _missing_kernels(
             "ROCm kernel for variable_length_memory_efficient_attention, and its "
             "masked_multihead_attention computes nothing there"
         )
-        remedy = instead or f"leave out --unpatched, or add --block_attn, as {_BLOCK_RECIPE} does"
+        remedy = instead or f"remove --unpatched, or add --block_attn, as {_BLOCK_RECIPE} does"
         return [*faults, Problem(message, options.where("inference_model"), remedy)]
     if gpu and options.text("dtype") == "float32":
         message = "--block_attn with float32 cannot run on a DCU: its kernels are for float16"
@@ -114,7 +114,7 @@ def _missing_kernels(
 def _too_long(
     options: Options, config: Mapping[str, Any], workspace: Path, *, patched: bool
 ) -> list[Problem]:
-    given = [key for key in _LENGTHS if key in options.values]
+    keys = [key for key in _LENGTHS if key in options.values]
     if patched and fitting_lengths(options, workspace):
         return []
     source, target = (options.number(key, _LENGTH) for key in _LENGTHS)
@@ -122,17 +122,17 @@ def _too_long(
     if not positions or source + target <= positions:
         return []
     message = (
-        f"--src_length {source} plus --max_length {target} is {source + target} tokens, and the "
+        f"--src_length {source} plus --max_length {target} is {source + target} tokens; the "
         f"model has {positions} positions"
     )
     half = positions // 2
-    key = given[0] if given else "max_length"
-    remedy = f"for instance --src_length {positions - half} --max_length {half}"
+    key = keys[0] if keys else "max_length"
+    remedy = f"--src_length {positions - half} --max_length {half}"
     return [Problem(message, options.where(key), remedy)]
 
 
 def _positions(options: Options, config: Mapping[str, Any], workspace: Path) -> int:
-    """Return how many positions the model has; 0 if that is not known."""
+    """Return the number of positions of the model; 0 if it is unknown."""
     for key in _POSITIONS:
         if (value := config.get(key)) is not None:
             return value if type(value) is int and value > 0 else 0

@@ -1,8 +1,7 @@
-"""JSON that somebody else may have written: read with one kind of error, whatever is wrong.
+"""JSON files from other programs, read with one kind of error.
 
-Python's own reader has four: what is no JSON, no UTF-8, nested too deeply, and a number of
-more digits than it likes. Standard library only: the host and the containers both import
-this module.
+Python raises four kinds: for invalid JSON, invalid UTF-8, deep nesting, and numbers with too
+many digits. Standard library only, because the host and the containers import this module.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from paddle_stacks.errors import RequestError
 
 __all__ = ["LARGEST", "is_below", "parse", "read_object", "shards"]
 
-_AGAIN = "get the file again from where it came; a model: ./inv fetch NAME --force"
+_AGAIN = "get the file again from its source; for a model: ./inv fetch NAME --force"
 
 LARGEST = 256 * 2**20
-"""Bytes of a file that is read as a whole; the tokenizers of large vocabularies have 30 MB."""
+"""Maximum bytes of a file; tokenizers with large vocabularies have 30 MB."""
 
 
 def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is none, for whatever reason.
+        ValueError: it is not valid JSON.
     """
     try:
         return json.loads(text)
@@ -34,17 +33,17 @@ def parse(text: str | bytes) -> Any:
 
 
 def read_object(
-    path: Path, *, what: str = "it is not JSON", remedy: str = _AGAIN
+    path: Path, *, message: str = "the file is not JSON", remedy: str = _AGAIN
 ) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Args:
         path: the file.
-        what: the fault, if it is none; the reason is added.
-        remedy: what to do about it.
+        message: the error if it is not; a reason is added.
+        remedy: how to repair it.
 
     Raises:
-        RequestError: it is missing, cannot be read, or is no object.
+        RequestError: the file is missing, cannot be read, or is not an object.
     """
     where = str(path)
     try:
@@ -58,47 +57,47 @@ def read_object(
     except FileNotFoundError:
         raise RequestError("the file is missing", where=where, remedy=remedy) from None
     except OSError as error:
-        fault = f"it cannot be read: {error.strerror}"
+        fault = f"the file cannot be read: {error.strerror}"
         raise RequestError(fault, where=where, remedy=remedy) from None
     except ValueError as error:
-        raise RequestError(f"{what}: {error}", where=where, remedy=remedy) from None
+        raise RequestError(f"{message}: {error}", where=where, remedy=remedy) from None
     if not isinstance(value, dict):
-        raise RequestError(f"{what}: it is no object", where=where, remedy=remedy)
+        raise RequestError(f"{message}: it is not an object", where=where, remedy=remedy)
     return value
 
 
 def shards(index: Path, *, remedy: str = _AGAIN) -> dict[str, str]:
-    """Return the file of each weight from the index of a model that is in several files.
+    """Return the file of each weight from the index of a model in several files.
 
     Args:
         index: a ``….index.json``.
-        remedy: what to do if it is damaged.
+        remedy: how to repair it.
 
     Raises:
-        RequestError: it is no index, or names files outside of its folder.
+        RequestError: it is not an index, or names files outside of its folder.
     """
-    what = "the index of the shards is damaged"
-    found = read_object(index, what=what, remedy=remedy).get("weight_map")
-    if not isinstance(found, dict) or not found:
-        raise RequestError(f"{what}: it names no files", where=str(index), remedy=remedy)
-    odd = sorted({name for name in map(str, found.values()) if not _is_plain(name)})
-    if odd or not all(isinstance(name, str) for name in found.values()):
-        shown = ", ".join(name[:80] for name in odd[:5]) or "what is no name"
+    message = "the index of the shards is damaged"
+    files = read_object(index, message=message, remedy=remedy).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise RequestError(f"{message}: it names no files", where=str(index), remedy=remedy)
+    odd = sorted({name for name in map(str, files.values()) if not _is_plain(name)})
+    if odd or not all(isinstance(name, str) for name in files.values()):
+        shown = ", ".join(name[:80] for name in odd[:5]) or "a value that is not a name"
         raise RequestError(
             f"the index of the shards names files outside of its folder: {shown}",
             where=str(index),
             remedy=remedy,
         )
-    return found
+    return files
 
 
 def is_below(name: str) -> bool:
-    """Return whether a path of a manifest is that of a file in its folder or below."""
+    """Return whether a path of a manifest stays below its folder."""
     return all(map(_is_plain, name.split("/"))) and len(name) < 4096
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether a name is that of a file in this very folder."""
+    """Return whether a name is a file name without a folder."""
     return (
         0 < len(name.encode("utf-8", "replace")) <= 255
         and name not in (".", "..")

@@ -1,4 +1,4 @@
-"""How a model is spread over processes, and which layouts it can be divided into."""
+"""Parallel layouts of a model: degrees of parallelism, and whether they divide the model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ NAMES = {
     "stage": "stage",
     "sp": "sequence_parallel",
 }
-"""What a layout's degrees are called for short, and its fields."""
+"""Short names of a layout's degrees, and its fields."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is spread over processes, one on each card.
+    """Degrees of parallelism; each process has one device.
 
     Args:
-        data: copies of the model whose gradients are averaged.
-        tensor: parts of every matrix.
-        pipeline: stages of the layers.
-        virtual: chunks of layers on each stage (interleaved schedule).
-        sharding: processes that the optimizer's state is spread over.
-        stage: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too.
-        sequence_parallel: 1 where what is outside the matrices is split by ``tensor`` too.
-        other: sequence and context parallelism together, upstream's ``sep`` and ``context``.
+        data: data parallelism: copies of the model whose gradients are averaged.
+        tensor: tensor parallelism: parts of every matrix.
+        pipeline: pipeline stages.
+        virtual: chunks of layers per stage (interleaved schedule).
+        sharding: processes that share the optimizer state.
+        stage: sharding stage: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.
+        sequence_parallel: 1 to split activations between the matrices by ``tensor`` too.
+        other: product of upstream's ``sep`` and ``context`` degrees.
     """
 
     data: int = 1
@@ -50,38 +50,38 @@ class Layout:
     other: int = 1
 
     @classmethod
-    def of(cls, found: Options, world: int) -> Layout:
-        """Return the layout that upstream's options make of so many processes.
+    def of(cls, options: Options, world: int) -> Layout:
+        """Return the layout of upstream's options for a number of processes.
 
-        Where they do not make up that many, ``upstream.layout_faults`` says so.
+        ``upstream.layout_faults`` reports degrees that do not divide that number.
         """
         tensor, pipeline, sep, context = (
-            max(1, found.number(f"{key}_parallel_degree", 1))
+            max(1, options.number(f"{key}_parallel_degree", 1))
             for key in ("tensor", "pipeline", "sep", "context")
         )
-        stage = next((n for n in (3, 2, 1) if f"stage{n}" in found.text("sharding")), 0)
-        sharding = found.number("sharding_parallel_degree", -1) if stage else 1
-        if sharding < 1:  # as upstream: all that is left
+        stage = next((n for n in (3, 2, 1) if f"stage{n}" in options.text("sharding")), 0)
+        sharding = options.number("sharding_parallel_degree", -1) if stage else 1
+        if sharding < 1:  # as upstream: all remaining ones
             sharding = max(1, world // (tensor * pipeline * sep * context))
-        made = cls(
+        layout = cls(
             tensor=tensor,
             pipeline=pipeline,
-            virtual=max(1, found.number("virtual_pp_degree", 1)),
+            virtual=max(1, options.number("virtual_pp_degree", 1)),
             sharding=sharding,
             stage=stage if sharding > 1 else 0,
-            sequence_parallel=int(found.on("sequence_parallel")),
+            sequence_parallel=int(options.on("sequence_parallel")),
             other=sep * context,
         )
-        return replace(made, data=max(1, world // made.least))
+        return replace(layout, data=max(1, world // layout.least))
 
     @property
     def least(self) -> int:
-        """How many processes one copy of the model takes."""
+        """Number of processes for one copy of the model."""
         return self.tensor * self.pipeline * self.sharding * self.other
 
     @property
     def world(self) -> int:
-        """How many processes it takes."""
+        """Number of processes."""
         return self.data * self.least
 
     def __str__(self) -> str:
@@ -94,45 +94,48 @@ class Layout:
 
 
 def problems(model: LlamaConfig, layout: Layout, micro_batches: int = 1) -> list[Problem]:
-    """Return why a model cannot be divided so; each entry names the values that can.
+    """Return why a layout cannot divide a model, with the degrees that can.
 
     Args:
-        model: what is divided.
-        layout: how.
-        micro_batches: of a step, for the interleaved schedule.
+        model: the model's configuration.
+        layout: the layout.
+        micro_batches: micro-batches per step, for the interleaved schedule.
     """
-    told: list[Problem] = []
+    problems: list[Problem] = []
     chunks = layout.pipeline * layout.virtual
     if model.num_hidden_layers % chunks:
         layers = model.num_hidden_layers
-        what = f"{layers} layers cannot be divided into {chunks} equal chunks (pp x vpp)"
-        told.append(Problem(what, "pp", f"pp x vpp: {_list(divisors(layers))}"))
-    for what, size in (
+        message = f"{layers} layers cannot be divided into {chunks} equal chunks (pp x vpp)"
+        problems.append(Problem(message, "pp", f"pp x vpp: {_list(divisors(layers))}"))
+    for label, size in (
         ("heads", model.num_attention_heads),
-        ("kv heads", model.num_key_value_heads),
+        ("KV heads", model.num_key_value_heads),
         ("tokens of the vocabulary", model.vocab_size),
-        ("columns of the inner layer", model.intermediate_size),
+        ("columns of the MLP (intermediate_size)", model.intermediate_size),
     ):
         if size % layout.tensor:
             small = [n for n in divisors(size) if n <= 64]
-            said = f"{size} {what} cannot be divided by tp={layout.tensor}"
-            told.append(Problem(said, "tp", f"tp: {_list(small)}"))
+            message = f"{size} {label} cannot be divided by tp={layout.tensor}"
+            problems.append(Problem(message, "tp", f"tp: {_list(small)}"))
     if layout.virtual > 1 and layout.pipeline == 1:
-        told.append(Problem("virtual stages need a pipeline", "vpp", "pp=2 or more, or vpp=1"))
+        message = "virtual stages require a pipeline"
+        problems.append(Problem(message, "vpp", "pp=2 or more, or vpp=1"))
     elif layout.virtual > 1 and micro_batches % layout.pipeline:
-        what = f"{micro_batches} micro-batches are not divided by pp={layout.pipeline}"
-        remedy = "an interleaved schedule goes in rounds: gradient_accumulation_steps"
-        told.append(Problem(what, "vpp", f"{remedy} a multiple of {layout.pipeline}"))
+        message = f"{micro_batches} micro-batches are not a multiple of pp={layout.pipeline}"
+        remedy = f"gradient_accumulation_steps must be a multiple of {layout.pipeline}"
+        problems.append(Problem(message, "vpp", remedy))
     if layout.stage == 0 and layout.sharding > 1:
-        told.append(Problem("sharding of nothing", "stage", "stage=1, 2 or 3"))
+        problems.append(Problem("sharding requires a stage", "stage", "stage=1, 2 or 3"))
     if layout.stage > 1 and layout.pipeline > 1:
-        what = f"sharding stage {layout.stage} does not go with a pipeline in PaddleNLP"
-        told.append(Problem(what, "stage", "stage=1, or pp=1"))
+        message = f"PaddleNLP cannot combine sharding stage {layout.stage} with a pipeline"
+        problems.append(Problem(message, "stage", "stage=1, or pp=1"))
     if layout.stage > 1 and layout.sharding == 1:
-        told.append(Problem("one rank cannot share with itself", "sharding", "sharding=2 or more"))
+        message = f"sharding stage {layout.stage} requires more than one rank"
+        problems.append(Problem(message, "sharding", "sharding=2 or more"))
     if layout.sequence_parallel and layout.tensor == 1:
-        told.append(Problem("sequence parallelism needs tp", "sp", "tp=2 or more, or leave sp out"))
-    return told
+        message = "sequence parallelism requires tensor parallelism"
+        problems.append(Problem(message, "sp", "tp=2 or more, or remove sp"))
+    return problems
 
 
 def divisors(number: int) -> list[int]:

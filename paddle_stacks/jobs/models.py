@@ -1,7 +1,7 @@
-"""The models that are known by name, and where a model can come from.
+"""Known models, and sources of models.
 
-A known model is a row: a file ``configs/models/<name>.toml`` of the project, or of
-the user's workspace, which wins.
+A known model is a file ``configs/models/<name>.toml`` of the workspace or of the project; the
+workspace wins.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ else:
 
 __all__ = [
     "FORMS",
+    "PATH_PREFIXES",
     "SCRATCH",
     "Model",
     "Source",
@@ -42,12 +43,15 @@ FORMS = (
     "python-package:NAME==VERSION, gguf:PATH, huggingface:ORG/NAME, paddlenlp:ORG/NAME, "
     "scratch:TEXT or a PATH"
 )
-"""What a source can be, for a person."""
+"""The forms of a source, for messages."""
+
+PATH_PREFIXES = ("gguf:", "scratch:")
+"""The prefixes of a source that is a path in the workspace."""
 
 SCRATCH = "scratch"
-"""The kind of source that is no model, but a text: a tokenizer is trained on it."""
+"""The kind of source that is a text to train a tokenizer on, for a new model."""
 
-# What an [architecture] can have beside what every shape has; upstream has defaults for it.
+# The optional keys of an [architecture], for which upstream has defaults.
 _MORE_SHAPE = ("max_position_embeddings", "tie_word_embeddings")
 _POSITIVE = ("rms_norm_eps", "rope_theta", "initializer_range")
 _FOLLOWS = ("parameters", "context", "sha256")
@@ -55,13 +59,13 @@ _FOLLOWS = ("parameters", "context", "sha256")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """The source of a model.
 
     Args:
         kind: ``python-package``, ``gguf``, ``huggingface``, ``paddlenlp``, ``scratch`` or
-            ``path`` (a file or a folder, recognized by what is in it).
-        value: a pinned requirement, a hub's name of the model, a path, or a text as
-            ``prepare --input`` takes one.
+            ``path`` (a file or a folder, recognized by its contents).
+        value: a pinned requirement, the name on a hub, a path, or a text as for
+            ``prepare --input``.
     """
 
     kind: str
@@ -73,17 +77,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """A row of ``configs/models``.
+    """A known model, from ``configs/models``.
 
     Args:
-        name: its folder's name in ``models/``.
-        source: where it comes from.
-        title: its maker's name for it.
-        licence: an SPDX identifier, or its maker's name of the licence.
-        parameters: how many weights it has; 0 where that is not known.
-        context: the longest text it was made for, in tokens; 0 where that is not known.
-        sha256: of the source's file, where it is one file; empty where it is not pinned.
-        architecture: of a model from scratch, with the keys of ``config.json``.
+        name: name of its folder in ``models/``.
+        source: its source.
+        title: the vendor's name of the model.
+        licence: an SPDX identifier, or the vendor's name of the licence.
+        parameters: number of weights; 0 if unknown.
+        context: context length in tokens; 0 if unknown.
+        sha256: checksum of the source if that is one file; empty if it is not pinned.
+        architecture: shape of a model from scratch, with the keys of ``config.json``.
     """
 
     name: str
@@ -97,18 +101,18 @@ class Model:
 
 
 def parse_source(text: str) -> Source:
-    """Return the source that a command line or a row names.
+    """Return the source in a text.
 
     Raises:
-        RequestError: it is of no known form.
+        RequestError: the text has none of the forms.
     """
     kind, colon, value = text.partition(":")
     forms = {"python-package": _PINNED, "huggingface": _HUB_NAME, "paddlenlp": _HUB_NAME}
     if colon and kind in forms:
         if not forms[kind].fullmatch(value):
-            wanted = "NAME==VERSION" if kind == "python-package" else "ORG/NAME"
+            form = "NAME==VERSION" if kind == "python-package" else "ORG/NAME"
             raise RequestError(
-                f'"{value}" is not a name of the form {wanted}',
+                f'expected {kind}:{form}, got "{text}"',
                 where=f"source {text}",
                 remedy=f"a source is {FORMS}",
             )
@@ -126,7 +130,7 @@ def parse_source(text: str) -> Source:
 
 
 def known(workspace: Path = Path()) -> dict[str, Path]:
-    """Return the rows' files by the models' names; the workspace's replace the project's."""
+    """Return the files of known models by name; the workspace's replace the project's."""
     folders = (_SHIPPED, workspace / "configs" / "models")
     rows = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
     return dict(sorted(rows.items()))
@@ -136,8 +140,8 @@ def fetch_command(name: str, workspace: Path = Path()) -> str:
     """Return the command that fetches a model.
 
     Args:
-        name: of a known model, or ``ORG/NAME`` of a hub; of any other the source is not known.
-        workspace: the folder that may hold rows of its own.
+        name: a known model, ``ORG/NAME`` on a hub, or another name.
+        workspace: the workspace, which may have known models of its own.
     """
     rows = known(workspace)
     base = Path(name).name
@@ -149,16 +153,16 @@ def fetch_command(name: str, workspace: Path = Path()) -> str:
 
 
 def find(name: str, source: str | None = None, workspace: Path = Path()) -> Model:
-    """Return the known model of that name, or a new one that comes from ``source``.
+    """Return the known model of that name, or a new one from ``source``.
 
     Args:
-        name: of a row, or any name together with a source.
-        source: where to get it from instead; ``scratch:TEXT`` needs a row with a shape.
-        workspace: the folder that may hold rows of its own.
+        name: a known model, or any name together with a source.
+        source: its source instead; ``scratch:TEXT`` requires a known model with a shape.
+        workspace: the workspace, which may have known models of its own.
 
     Raises:
-        RequestError: there is no such row and no source, the name cannot be a
-            folder's, or the row is wrong (all its faults at once).
+        RequestError: the model is unknown and has no source, its name cannot name a folder, or
+            its file is wrong. Reports all faults.
     """
     if not _NAME.fullmatch(name):
         raise RequestError(
@@ -175,7 +179,7 @@ def find(name: str, source: str | None = None, workspace: Path = Path()) -> Mode
         shape = _row(rows[name]) if name in rows else Model(name, parsed)
         if not shape.architecture:
             raise RequestError(
-                f'nothing says what shape "{name}" has, which is to begin from scratch',
+                f'the shape of "{name}", a model from scratch, is unknown',
                 where=f"--from {source}",
                 remedy=f"write it into configs/models/{name}.toml: [architecture], as in "
                 "configs/models/llama-nano.toml",
@@ -197,26 +201,26 @@ def _row(path: Path) -> Model:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(
-            f"cannot read the model's row: {error}",
+            f"cannot read the model's file: {error}",
             where=str(path),
-            remedy="mend it as TOML; configs/models/ has rows to copy",
+            remedy="correct it; configs/models/ has others to copy",
         ) from error
     types: dict[str, type] = dict.fromkeys(("source", "title", "licence", "sha256"), str)
     types |= dict.fromkeys(("parameters", "context"), int) | {"architecture": dict}
     problems = [_fault(key, value, types, path) for key, value in table.items()]
-    found = [problem for problem in problems if problem]
+    faults = [problem for problem in problems if problem]
     if "source" not in table:
-        found.append(Problem('"source" is missing', str(path), f"it is {FORMS}"))
+        faults.append(Problem('"source" is missing', str(path), f"it is {FORMS}"))
     if isinstance(sha := table.get("sha256", "0" * 64), str) and not _SHA256.fullmatch(sha):
-        found.append(
+        faults.append(
             Problem(
                 '"sha256" is not 64 lower-case hexadecimal digits',
                 str(path),
                 "sha256sum FILE prints it",
             )
         )
-    if found:
-        raise RequestError(found)
+    if faults:
+        raise RequestError(faults)
     source = parse_source(table.pop("source"))
     if source.kind == SCRATCH or "architecture" in table:
         table |= _scratch(table, source, path)
@@ -224,10 +228,10 @@ def _row(path: Path) -> Model:
 
 
 def _scratch(table: Mapping[str, Any], source: Source, path: Path) -> dict[str, Any]:
-    """Return what follows from the shape of a model that begins from scratch."""
+    """Return the values that follow from the shape of a model from scratch."""
     shape = table.get("architecture", {})
     known_keys = (*KEYS, *_MORE_SHAPE, *_POSITIVE)
-    found = [
+    problems = [
         Problem(
             f'[architecture] has the unknown key "{key}"',
             str(path),
@@ -236,29 +240,29 @@ def _scratch(table: Mapping[str, Any], source: Source, path: Path) -> dict[str, 
         for key in shape
         if key not in known_keys
     ]
-    found += [
+    problems += [
         Problem(
-            f'"{key}" is {shape[key]!r}, not a number above 0',
+            f'"{key}" must be a number greater than 0, got {shape[key]!r}',
             str(path),
-            "configs/models/ has rows to copy",
+            "configs/models/ has others to copy",
         )
         for key in _POSITIVE
         if key in shape and not _is_positive(shape[key])
     ]
-    found += [
-        Problem(f'"{key}" is given, and follows from [architecture]', str(path), "leave it out")
+    problems += [
+        Problem(f'"{key}" follows from [architecture]', str(path), "remove it")
         for key in _FOLLOWS
         if key in table
     ]
     if source.kind != SCRATCH:
-        what = f"[architecture] is for a model from scratch, and this one comes from {source}"
-        found.append(Problem(what, str(path), "remove it: the model has its own config.json"))
+        message = f"[architecture] is for models from scratch; the source of this one is {source}"
+        problems.append(Problem(message, str(path), "remove it: the model has its own config.json"))
     try:
         model = from_config(shape, path.stem, str(path))
     except RequestError as error:
-        raise RequestError([*found, *error.problems]) from None
-    if found:
-        raise RequestError(found)
+        raise RequestError([*problems, *error.problems]) from None
+    if problems:
+        raise RequestError(problems)
     return {"parameters": model.parameters, "context": model.max_position_embeddings}
 
 
@@ -272,8 +276,8 @@ def _fault(key: str, value: Any, types: dict[str, type], path: Path) -> Problem 
         return Problem(f'unknown key "{key}"', str(path), hint)
     if type(value) is not types[key]:
         return Problem(
-            f'"{key}" is {value!r}, not {types[key].__name__}',
+            f'"{key}" must be {types[key].__name__}, got {value!r}',
             str(path),
-            "configs/models/ has rows to copy",
+            "configs/models/ has others to copy",
         )
     return None

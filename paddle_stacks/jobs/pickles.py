@@ -65,7 +65,7 @@ class _Readable(Protocol):
 
 @dataclass(frozen=True)
 class StandIn:
-    """A callable that a pickle gets in place of the object that it names.
+    """A callable that a pickle gets instead of the object that it names.
 
     Args:
         name: the object's full name, for messages.
@@ -94,7 +94,7 @@ class _DType:
 
 def refuse(name: str) -> RequestError:
     """Return the error for a pickle that names something it may not."""
-    return RequestError(f"it is a pickle that asks for {name}, which is no array", remedy=_CONVERT)
+    return RequestError(f"the pickle contains {name}, which is not an array", remedy=_CONVERT)
 
 
 # ------------------------------------------------------------------ stand-ins
@@ -242,8 +242,8 @@ _STAND_INS: Mapping[tuple[str, str], StandIn] = {
 }
 
 
-def _damaged(what: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(what)
+def _damaged(reason: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(reason)
 
 
 def _key(value: Any) -> Any:
@@ -317,7 +317,7 @@ def _set_state(instance: Any, state: Any) -> None:
     elif (kind.__module__, kind.__name__) == ("paddle.base.libpaddle", "GeneratorState"):
         _set_generator(instance, state)
     elif kind is OrderedDict and isinstance(state, dict):
-        pass  # PyTorch's _metadata, which nobody reads
+        pass  # PyTorch's _metadata, which is not used
     else:
         name = instance.name if kind is StandIn else kind.__name__
         raise RequestError(f"it is a pickle that sets the state of {name}", remedy=_CONVERT)
@@ -380,7 +380,7 @@ class Unpickler:
         """Return the stand-in for what the pickle names.
 
         Raises:
-            RequestError: there is none.
+            RequestError: it does not exist.
         """
         module = {"__builtin__": "builtins"}.get(module, module)
         if (module, name) not in _STAND_INS:
@@ -626,29 +626,29 @@ def _is_between_processes(file: IO[bytes]) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def check(folder: Path, wanted: Sequence[str] = ()) -> None:
-    """Refuse a model whose weights are pickles that nobody has asked for by name.
+def check(folder: Path, allowed: Sequence[str] = ()) -> None:
+    """Check that a model's weights are not pickles, except for allowed ones.
 
     Where there are safetensors too, those are what is loaded. The files are not opened.
 
     Args:
         folder: the model's.
-        wanted: the names of files that are asked for.
+        allowed: names of pickles that are read anyway.
 
     Raises:
         RequestError: there are others; all are named.
     """
     if any(any(folder.glob(pattern)) for pattern in _SAFE):
         return
-    found = sorted({path for pattern in _PICKLED for path in folder.glob(pattern)})
+    paths = sorted({path for pattern in _PICKLED for path in folder.glob(pattern)})
     problems = [
         Problem(
-            f"the weights are a pickle, {path.name}, which nobody has asked for",
+            f"the weights are a pickle, {path.name}, which is not allowed",
             str(path),
             f"get the model as safetensors, or ask for the file: --allow-pickle {path.name}",
         )
-        for path in found
-        if path.name not in wanted
+        for path in paths
+        if path.name not in allowed
     ]
     if problems:
         raise RequestError(problems)

@@ -1,8 +1,7 @@
-"""What is wrong with a pretraining, as far as its configuration, model and corpus tell.
+"""Checks of a pretraining's configuration, model and corpus.
 
-All of it would end in an error of Paddle's after the model has been made in every process, or
-in none at all: an index beyond the vocabulary reads what is not there, and a split without
-text is looked for without an end.
+Without them Paddle would fail after every process has created the model, or not at all: a token
+beyond the vocabulary reads other memory, and an empty split makes upstream search forever.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import corpus, spreading, workspace
+from paddle_stacks.jobs import corpus, parallelism, workspace
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["check", "sequences_of_a_step"]
 
-_LOOKED_AT = 4 * 1024 * 1024  # tokens at either end of a corpus, for the largest
+_SAMPLED = 4 * 1024 * 1024  # tokens at both ends of a corpus, whose largest is checked
 
 
 def check(config: Config, base: Path, parts: Sequence[corpus.Part], world: int) -> None:
-    """Refuse a pretraining that cannot work.
+    """Check that a pretraining can work.
 
     Args:
-        config: its configuration.
+        config: the configuration.
         base: the model's folder.
         parts: the corpora.
-        world: processes of all nodes.
+        world: number of processes on all nodes.
 
     Raises:
-        RequestError: it cannot; all reasons at once.
+        RequestError: it cannot. Reports all reasons.
     """
     workspace.check_trainable(base)
-    model = spreading.model_config(base)
+    model = parallelism.model_config(base)
     problems = [
-        *spreading.faults(config, base, world),
+        *parallelism.faults(config, base, world),
         *_weights(config, base),
         *(problem for part in parts for problem in _vocabulary(config, model, part)),
         *(problem for part in parts for problem in _splits(config, part)),
@@ -47,24 +46,24 @@ def check(config: Config, base: Path, parts: Sequence[corpus.Part], world: int) 
 
 
 def sequences_of_a_step(config: Config, world: int) -> int:
-    """Return how many sequences all processes together see in an optimizer step.
+    """Return the global batch size: sequences per optimizer step in all processes.
 
     Args:
         config: the configuration.
-        world: processes of all nodes.
+        world: number of processes on all nodes.
     """
-    spread = spreading.of(config, world)
+    layout = parallelism.of(config, world)
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-    return int(rows * spread.data * spread.sharding)
+    return int(rows * layout.data * layout.sharding)
 
 
 def _weights(config: Config, base: Path) -> Iterator[Problem]:
-    """Yield that there are none to go on from, or that they would not be used."""
+    """Yield the problem of continuing from a model without weights."""
     if config["continue_training"] and not workspace.has_weights(base):
         yield Problem(
-            "there are no weights to continue from",
+            "the model has no weights to continue from",
             str(base),
-            'set "continue_training" to false, or fetch a model that has them',
+            'set "continue_training" to false, or fetch a model with weights',
         )
 
 
@@ -73,9 +72,9 @@ def _vocabulary(config: Config, model: Mapping[str, Any], part: corpus.Part) -> 
     largest = _largest_token(part.pair)
     if size and largest >= size:
         yield Problem(
-            f"the corpus has the token {largest}, and the model's vocabulary ends at {size - 1}",
+            f"the corpus contains token {largest}, but the model's vocabulary ends at {size - 1}",
             str(part.pair.prefix),
-            "it was made for another tokenizer: ./inv prepare --model "
+            "it was prepared with another tokenizer: ./inv prepare --model "
             f"{Path(config['model_name_or_path']).name} --force …",
         )
 
@@ -86,26 +85,26 @@ def _largest_token(pair: corpus.Pair) -> int:
     size = corpus.ITEMS[pair.code]
     largest = -1
     with corpus.tokens_path(pair.prefix).open("rb") as stream:
-        for start in (0, max(0, pair.tokens - _LOOKED_AT)):
+        for start in (0, max(0, pair.tokens - _SAMPLED)):
             stream.seek(start * size)
-            tokens = array(code, stream.read(_LOOKED_AT * size))
+            tokens = array(code, stream.read(_SAMPLED * size))
             largest = max(largest, max(tokens, default=-1))
     return largest
 
 
 def _splits(config: Config, part: corpus.Part) -> Iterator[Problem]:
-    """Yield the splits that do not have the text of a single sample."""
-    wanted = (True, config["do_eval"], config["do_predict"])
+    """Yield the splits with less text than one sample."""
+    used = (True, config["do_eval"], config["do_predict"])
     needed = config["max_seq_length"] + 1
     names = ("training", "evaluation", "test")
     counts = _tokens(part.pair, config["split"])
-    for name, is_wanted, tokens in zip(names, wanted, counts, strict=True):
-        if is_wanted and tokens < needed:
+    for name, is_used, tokens in zip(names, used, counts, strict=True):
+        if is_used and tokens < needed:
             yield Problem(
-                f'"split" {config["split"]} leaves {tokens} tokens for {name}, and a sample '
-                f"takes {needed}",
+                f'"split" {config["split"]} leaves {tokens} tokens for {name}; a sample '
+                f"needs {needed}",
                 str(part.pair.prefix),
-                f'more text, another "split", or "max_seq_length" of {max(1, tokens - 1)} at most',
+                f'use more text, another "split", or "max_seq_length": {max(1, tokens - 1)}',
             )
 
 

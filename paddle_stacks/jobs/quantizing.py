@@ -1,12 +1,11 @@
-"""What ``quantize`` is asked for, and the files of a model that was quantized.
+"""Quantization methods, their configuration, and the files of a quantized model.
 
-On a CPU it is the program of ours; a card runs upstream's. Both take upstream's keys
-(``QuantArgument`` of PaddleNLP's ``llm/utils/argument.py``) and leave the same layout.
+A CPU runs our program and a DCU upstream's. Both read upstream's keys (``QuantArgument`` of
+PaddleNLP's ``llm/utils/argument.py``) and write the same files.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import datasets, json_files, records, schema, texts, workspace
-from paddle_stacks.jobs.arguments import PARSERS
 from paddle_stacks.jobs.datasets import Dataset
+from paddle_stacks.jobs.options import QuantizeOptions
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,7 +33,7 @@ __all__ = [
 ACTIVATIONS, CACHE = "act_scales.json", "cachekv_scales.json"
 REPORT = "quantize.json"
 DEFAULT_TEXT = texts.PREFIX + "python-stdlib"
-"""What a model is calibrated on where nobody names data."""
+"""The default data for calibration."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -42,9 +41,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj": ("mlp.down_proj",),
 }
-"""The projections of a layer that take the same input, by the first of them.
+"""The projections of a layer with the same input, by the first of them.
 
-A card computes each group as one product, with one scale for what enters it.
+A DCU computes each group as one product, with one scale for its input.
 """
 
 _TYPES = {
@@ -56,15 +55,15 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Method:
-    """How a model is quantized.
+    """A quantization method.
 
     Args:
-        quant_type: ``weight_only_int8``, ``a8w8`` or ``a8w8c8``, however it was spelt.
-        shift: whether channels are shifted, behind norms.
-        smooth: whether channels are smoothed, behind norms.
-        all_linears: whether also what enters the other projections is shifted and smoothed.
-        skipped: projections that stay as they are, as ``self_attn.o_proj`` or
-            ``layers.0.``: parts of their names.
+        quant_type: ``weight_only_int8``, ``a8w8`` or ``a8w8c8``.
+        shift: whether channels after norms are shifted.
+        smooth: whether channels after norms are smoothed.
+        all_linears: whether the inputs of the other projections are shifted and smoothed too.
+        skipped: projections that are not quantized: parts of their names, such as
+            ``self_attn.o_proj`` or ``layers.0.``.
     """
 
     quant_type: str
@@ -75,7 +74,7 @@ class Method:
 
     @classmethod
     def of(cls, config: schema.Config) -> Method:
-        """Return the method that a configuration asks for."""
+        """Return the method of a configuration."""
         name = config["quant_type"].lower()
         shift, smooth = config["shift"], config["smooth"]
         return cls(
@@ -89,12 +88,12 @@ class Method:
 
     @property
     def activations(self) -> bool:
-        """Whether what enters a product is in eight bits too."""
+        """Whether activations are in 8 bits too."""
         return self.quant_type != "weight_only_int8"
 
     @property
     def cache(self) -> bool:
-        """Whether keys and values are in eight bits."""
+        """Whether the KV cache is in 8 bits."""
         return self.quant_type == "a8w8c8"
 
     def takes(self, projection: str) -> bool:
@@ -102,58 +101,43 @@ class Method:
         return not any(part in projection for part in self.skipped)
 
 
-def load(
-    arguments: argparse.Namespace, folder: Path = Path(), backend: str = "cpu"
-) -> schema.Config:
-    """Return the configuration that the arguments of ``quantize`` make.
+def load(options: QuantizeOptions, folder: Path = Path(), backend: str = "cpu") -> schema.Config:
+    """Return the configuration of a quantization on a CPU.
 
     Args:
-        arguments: the job's.
+        options: the job's.
         folder: the workspace.
-        backend: where it will run.
+        backend: the backend that it will run on.
 
     Raises:
         RequestError: with one problem for each fault.
     """
-    usual = PARSERS["quantize"]()
-    spread = ("ranks", "nnodes", "master", "rank", "allow_bf16", "name")
-    given = [
-        f"--{key.replace('_', '-')}"
-        for key in spread
-        if getattr(arguments, key) != usual.get_default(key)
-    ]
-    if given:
-        raise RequestError(
-            "a CPU quantizes in one process, which keeps no log",
-            where=", ".join(given),
-            remedy="leave it out; it is for upstream's program, on a card",
-        )
-    changes = list(arguments.set)
-    for key, value in (("model_name_or_path", arguments.model), ("output_dir", arguments.output)):
+    changes = list(options.set)
+    for key, value in (("model_name_or_path", options.model), ("output_dir", options.output)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value)}")
-    path = folder / arguments.config if arguments.config else None
+    path = folder / options.config if options.config else None
     return schema.load(path, changes, job="quantize", backend=backend)
 
 
 def output_folder(config: schema.Config) -> Path:
-    """Return the folder that is made, relative to the workspace."""
+    """Return the output folder, relative to the workspace."""
     return Path(config["output_dir"])
 
 
 def check(config: schema.Config, folder: Path = Path(), *, force: bool = False) -> Path:
-    """Check what a quantization needs of the workspace, and return the model's folder.
+    """Check the files that a quantization needs, and return the model's folder.
 
     Args:
-        config: what is asked for.
+        config: the configuration.
         folder: the workspace.
-        force: whether the output may be replaced.
+        force: whether existing output is replaced.
 
     Raises:
         RequestError: with one problem for each fault.
     """
     faults: list[Problem] = []
-    found: list[Path] = []
+    models: list[Path] = []
     data = config["dataset_name_or_path"] or DEFAULT_TEXT
     output = folder / output_folder(config)
 
@@ -164,36 +148,36 @@ def check(config: schema.Config, folder: Path = Path(), *, force: bool = False) 
             chosen = dataset(config, folder)
             records.check(chosen, train=calibration_split(chosen))
 
-    looks: tuple[Callable[[], None], ...] = (
-        lambda: found.append(_model(config, folder)),
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: models.append(_model(config, folder)),
         check_data,
-        lambda: workspace.check_output(output, found, force=force),
+        lambda: workspace.check_output(output, models, force=force),
     )
-    for look in looks:
+    for check_file in checks:
         try:
-            look()
+            check_file()
         except RequestError as error:
             faults += error.problems
     if faults:
         raise RequestError(faults)
-    return found[0]
+    return models[0]
 
 
 def _model(config: schema.Config, folder: Path) -> Path:
     model = workspace.find_trained(config["model_name_or_path"], folder)
     workspace.check_trainable(model)
     path = model / "config.json"
-    about = json_files.read_object(
+    values = json_files.read_object(
         path,
-        what="not a model's configuration",
+        message="not a model's configuration",
         remedy="fetch the model again: ./inv fetch NAME --force",
     )
-    names = about.get("architectures")
+    names = values.get("architectures")
     if names != ["LlamaForCausalLM"]:
         shown = ", ".join(map(str, names)) if isinstance(names, list) else names
-        what = f'a CPU quantizes LlamaForCausalLM, not "{shown}"'
-        remedy = "upstream's program quantizes others, on a card: --backend dcu"
-        raise RequestError(what, where=str(path), remedy=remedy)
+        message = f'a CPU quantizes LlamaForCausalLM, not "{shown}"'
+        remedy = "upstream's program quantizes others on a DCU: --backend dcu"
+        raise RequestError(message, where=str(path), remedy=remedy)
     return model
 
 
@@ -216,6 +200,6 @@ def dataset(config: schema.Config, here: Path = Path()) -> Dataset:
 
 
 def calibration_split(data: Dataset) -> str:
-    """Return the split that a model is calibrated on: ``quant``, and ``train`` without it."""
+    """Return the split for calibration: ``quant`` if it exists, else ``train``."""
     has = all(datasets.has_files(source.path, "quant") for source in data.sources)
     return "quant" if has else "train"

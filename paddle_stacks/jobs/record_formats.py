@@ -80,7 +80,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a record teaches.
+    """The conversation of a record.
 
     Args:
         src: what the user says, one string a turn.
@@ -194,15 +194,15 @@ def _check_upstream(entry: Mapping[str, Any], name: str) -> None:
 
 def _ignored_keys(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """Return the keys without an effect, after a check that none of them carries a meaning."""
-    known = _FORMATS[name]
-    ignored = [key for key in entry if key not in known]
+    keys = _FORMATS[name]
+    ignored = [key for key in entry if key not in keys]
     for key in ignored:
         if key.lower() in _UNSUPPORTED and entry[key] not in ("", [], {}):
             raise RequestError(
                 f'"{key}" is not supported beside "{name}"',
                 remedy=f'remove "{key}", or write what it says into the conversation',
             )
-        if hint := did_you_mean(key.lower(), [each for each in known if each not in entry]):
+        if hint := did_you_mean(key.lower(), [each for each in keys if each not in entry]):
             raise RequestError(f'unknown key "{key}"', remedy=f"{hint} or remove the key")
     return tuple(ignored)
 

@@ -1,7 +1,7 @@
-"""What host and container both know of ``serve``: who may use it.
+"""Access to the server: API keys, addresses and origins, for the host and the container.
 
 The file of API keys has a key per line, or ``NAME KEY``. Blank lines and lines that begin
-with ``#`` are skipped. A name is for the log and for counting; a key without one is called
+with ``#`` are skipped. Names appear in the log and in counters; a key without one is named
 ``key`` and the number of its line.
 """
 
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 LOOPBACK = "127.0.0.1"
-"""Where the server listens, and its port is published, unless keys protect it."""
+"""The default address of the server; others require API keys."""
 
 PUBLISHED_ADDRESS = "PADDLE_STACKS_PUBLISHED_ADDRESS"
-"""The variable by which Compose tells the container where its port is published."""
+"""The variable with which Compose passes the published address to the container."""
 
 SHORTEST = 16
-"""Characters. Shorter ones can be guessed: ``openssl rand -hex 24`` makes one of 48."""
+"""Minimum characters of a key, because shorter ones can be guessed."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -44,10 +44,10 @@ _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,253}|\*")
 
 
 class Keys:
-    """Who may use the server.
+    """The API keys of the server.
 
     Args:
-        keys: the name and the key of everybody; none where no key is asked for.
+        keys: each key by its owner's name; empty if no key is required.
     """
 
     def __init__(self, keys: Mapping[str, str]) -> None:
@@ -59,28 +59,28 @@ class Keys:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def owner(self, given: str) -> str | None:
-        """Return whose key that is; None if it is nobody's.
+    def owner(self, key: str) -> str | None:
+        """Return the name of a key's owner; None if the key is unknown.
 
-        All keys are compared, each in constant time, so that how long it takes says
-        nothing of how much of a key was right.
+        All keys are compared, each in constant time, so that the duration reveals nothing
+        about a key.
         """
-        found = None
-        for name, key in self._keys.items():
-            if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key):
-                found = name
-        return found
+        owner = None
+        for name, known_key in self._keys.items():
+            if hmac.compare_digest(key.encode("utf-8", "surrogateescape"), known_key):
+                owner = name
+        return owner
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether an address is reached from its own machine only."""
+    """Return whether an address can be reached from its own machine only."""
     if address == "localhost":
         return True
     return is_address(address) and ipaddress.ip_address(address).is_loopback
 
 
 def is_address(text: str) -> bool:
-    """Return whether that is an IP address."""
+    """Return whether a text is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -89,50 +89,50 @@ def is_address(text: str) -> bool:
 
 
 def open_to_the_network(address: str) -> Problem:
-    """Return the problem of a server that others reach and that asks for no key."""
+    """Return the problem of a server that is open to the network without API keys."""
     return Problem(
         f"--host {address} requires --api-keys, otherwise the server is open to the network",
         "serve",
-        "--api-keys FILE; without --host it answers this machine only",
+        "--api-keys FILE; or remove --host to serve this machine only",
     )
 
 
 def is_origin(text: str) -> bool:
-    """Return whether that is a site's origin, as a browser sends it, or ``*``."""
+    """Return whether a text is an origin, as a browser sends it, or ``*``."""
     return _ORIGIN.fullmatch(text) is not None
 
 
 def load_some(path: Path) -> dict[str, str]:
-    """Return names and keys of a file that has to have some.
+    """Return the keys of a file by name, at least one.
 
     Raises:
-        RequestError: it has none, or see :func:`load`.
+        RequestError: the file has no keys, or see :func:`load`.
     """
-    found = load(path)
-    if not found:
-        remedy = "put a line into it: openssl rand -hex 24"
-        raise RequestError("there is no key in it", where=str(path), remedy=remedy)
-    return found
+    keys = load(path)
+    if not keys:
+        remedy = f"openssl rand -hex 24 >> {path}"
+        raise RequestError("the file has no API keys", where=str(path), remedy=remedy)
+    return keys
 
 
 def load(path: Path) -> dict[str, str]:
-    """Return names and keys of a file; none if it is empty or a device, as ``/dev/null`` is.
+    """Return the keys of a file by name; empty if it is empty or a device such as ``/dev/null``.
 
     Raises:
-        RequestError: it cannot be read, or lines are wrong. No message holds a key.
+        RequestError: the file cannot be read, or lines are wrong. No message contains a key.
     """
     try:
         if stat.S_ISCHR(path.stat().st_mode):  # Compose cannot leave a secret out
             return {}
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        what = f"cannot read the API keys: {error.strerror}"
+        message = f"cannot read the API keys: {error.strerror}"
         raise RequestError(
-            what, where=str(path), remedy="--api-keys FILE, that this user may read"
+            message, where=str(path), remedy=f"chmod u+r {path}, or use another file"
         ) from None
     except UnicodeDecodeError:
         raise RequestError(
-            "the API keys are not UTF-8", where=str(path), remedy="save it as UTF-8"
+            "the API keys are not UTF-8 text", where=str(path), remedy="save it as UTF-8"
         ) from None
     keys: dict[str, str] = {}
     problems: list[Problem] = []
@@ -146,7 +146,7 @@ def load(path: Path) -> dict[str, str]:
                 Problem(
                     fault,
                     f"{path}:{number}",
-                    "a line is NAME KEY, for instance: alice 0123456789abcdef",
+                    "write NAME KEY, such as: alice 0123456789abcdef",
                 )
             )
         keys[name] = words[-1]
@@ -158,15 +158,15 @@ def load(path: Path) -> dict[str, str]:
 def _fault(words: list[str], name: str, keys: Mapping[str, str]) -> str:
     key = words[-1]
     if len(words) > 2:
-        return "a line is KEY, or NAME KEY"
+        return "a line must be KEY or NAME KEY"
     if not _NAME.fullmatch(name):
-        return "a name is of letters, digits, dots, dashes and underscores"
+        return "a name must consist of letters, digits, dots, dashes and underscores"
     if name in keys:
-        return f"the name {name} is taken already"
+        return f"the name {name} is used twice"
     if key in keys.values():
-        return "the key is there already"
+        return "the key is used twice"
     if not _KEY.fullmatch(key):
-        return "a key is of printable ASCII characters"
+        return "a key must consist of printable ASCII characters"
     if len(key) < SHORTEST:
-        return f"the key has {len(key)} characters: {SHORTEST} are the least"
+        return f"a key must have at least {SHORTEST} characters, got {len(key)}"
     return ""

@@ -1,4 +1,4 @@
-"""Texts that every image has already, by name: something to pretrain on without a network."""
+"""Texts that every image contains, for pretraining without a network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from paddle_stacks.errors import RequestError, did_you_mean
 __all__ = ["PREFIX", "TEXTS", "Text", "find"]
 
 PREFIX = "text:"
-"""What a named text begins with where a path could stand; ``./text:x`` is a file."""
+"""Prefix of a text's name among paths; ``./text:x`` is a file."""
 
-# Tests hold data in every encoding, and tables of code pages are no text.
+# Tests contain data in all encodings, and tables of code pages are not text.
 _LEFT_OUT = frozenset(
     {"dist-packages", "encodings", "idle_test", "site-packages", "test", "tests"},
 )
@@ -25,10 +25,10 @@ class Text:
     """A text that comes with the operating system.
 
     Args:
-        name: what it is called behind :data:`PREFIX`.
-        title: what it is.
+        name: its name after :data:`PREFIX`.
+        title: a description.
         licence: an SPDX identifier.
-        files: returns its files, a document each, in order; in an image, not on the host.
+        files: returns its files in order, one document each; in an image, not on the host.
     """
 
     name: str
@@ -41,15 +41,15 @@ def find(name: str) -> Text:
     """Return the text of that name, which begins with :data:`PREFIX`.
 
     Raises:
-        RequestError: there is none.
+        RequestError: the text does not exist.
     """
     short = name.removeprefix(PREFIX)
     if short in TEXTS:
         return TEXTS[short]
-    known = ", ".join(PREFIX + each for each in TEXTS)
+    names = ", ".join(PREFIX + each for each in TEXTS)
     hint = did_you_mean(short, TEXTS)
     raise RequestError(
-        f'no text is known as "{short}"', where=name, remedy=f"{hint} known: {known}".strip()
+        f'unknown text "{short}"', where=name, remedy=f"{hint} texts: {names}".strip()
     )
 
 
@@ -57,11 +57,11 @@ def _modules() -> list[Path]:
     """Return the modules of Python's standard library.
 
     Debian ships it as libpython3-stdlib and libpython3-minimal. A virtual environment has
-    that of the Python it was made with.
+    that of its base Python.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    # Sorted by their names below the folder, wherever that is.
-    # Without links, by which Debian has one module under two names.
+    # Sorted by their names below the folder, and without links, by which Debian has one module
+    # under two names.
     modules = (path for path in root.rglob("*.py") if not path.is_symlink())
     names = sorted(path.relative_to(root).as_posix() for path in modules)
     return [root / name for name in names if _LEFT_OUT.isdisjoint(name.split("/"))]

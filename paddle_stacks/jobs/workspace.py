@@ -1,7 +1,6 @@
 """Names in a workspace: the folder that holds ``models/``, ``data/``, ``runs/`` and ``configs/``.
 
-In a container it is ``/workspace``, the working directory; a job resolves every
-relative path against it.
+In a container it is ``/workspace``, the working directory from which relative paths start.
 """
 
 from __future__ import annotations
@@ -30,49 +29,48 @@ __all__ = [
     "run_name_problem",
 ]
 
-# What a finished run holds, below runs/<name>/.
+# The outputs of a finished run, below runs/<name>/.
 ADAPTER = "adapter"  # LoRA: the adapter alone
 MODEL = "model"  # full fine-tuning: the model
 MERGED = "merged"  # LoRA with "merge": the base model with the adapter in it
 
-# Beside the weights of a model that was quantized, which are whole numbers without it.
+# Beside the weights of a quantized model, which are integers.
 WEIGHT_SCALES = "weight_scales.json"
 
 PEFT_CONFIG = "adapter_config.json"
-"""In the folder of an adapter that Hugging Face's PEFT wrote."""
+"""The configuration of an adapter in the format of Hugging Face's PEFT."""
 
 _ADAPTER_CONFIGS = ("lora_config.json", PEFT_CONFIG)
-# Of a checkpoint, sharded or not, and of a static graph.
+# The weights of a checkpoint, sharded or not, and of a static graph.
 _WEIGHTS = ("*.safetensors", "*.pdparams", "*.pdiparams")
 
 
 def find_model(name: str, workspace: Path = Path()) -> Path:
-    """Return the folder of a model given by its name in ``models/`` or by a path.
+    """Return the folder of a model by its name in ``models/`` or its path.
 
-    A finished run stands for the model it made: ``runs/x`` for ``runs/x/model``
-    (full fine-tuning) or ``runs/x/merged`` (LoRA with ``merge``).
-
-    It may have no weights yet: :func:`find_trained` asks for them.
+    The model of a finished run can be named by the run: ``runs/x`` for ``runs/x/model``
+    (full fine-tuning) or ``runs/x/merged`` (LoRA with ``merge``). It may have no weights;
+    :func:`find_trained` requires them.
 
     Raises:
-        RequestError: there is no such folder, or it is not a model's.
+        RequestError: the folder does not exist or is not a model.
     """
     for folder in (workspace / "models" / name, workspace / name):
-        for made in (folder / MODEL, folder / MERGED):
-            if (made / "config.json").is_file():
-                return made
+        for output in (folder / MODEL, folder / MERGED):
+            if (output / "config.json").is_file():
+                return output
         if _is_adapter(folder / ADAPTER):
             raise RequestError(
-                f"{folder} is a run that made an adapter, not a model",
+                f"{folder} is a run with an adapter, not a model",
                 where=str(folder),
                 remedy=f"--model BASE --adapter {name}, or merge it: "
                 f"./inv export --model BASE --adapter {name} --merge --output models/NAME",
             )
         if _is_unfinished_run(folder):
             raise RequestError(
-                f"{folder} is a run that is not finished: it has no model yet",
+                f"{folder} is an unfinished run: it has no model yet",
                 where=str(folder),
-                remedy="start the same finetune command again: it goes on where it stopped",
+                remedy="run the same finetune command again; it continues where it stopped",
             )
         if (folder / "config.json").is_file():
             return folder
@@ -80,7 +78,7 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
             raise RequestError(
                 f"{folder} is an adapter, not a model",
                 where=str(folder),
-                remedy=f"name the model that it was trained on: --model BASE --adapter {name}",
+                remedy=f"use it with its base model: --model BASE --adapter {name}",
             )
         if folder.is_dir() and folder != workspace:
             raise RequestError(
@@ -96,10 +94,10 @@ def find_model(name: str, workspace: Path = Path()) -> Path:
 
 
 def find_trained(name: str, workspace: Path = Path()) -> Path:
-    """Return the folder of a model that has weights, as :func:`find_model`.
+    """Return the folder of a model with weights, as :func:`find_model`.
 
     Raises:
-        RequestError: there is no such folder, it is not a model's, or it has no weights.
+        RequestError: the folder does not exist, is not a model, or has no weights.
     """
     folder = find_model(name, workspace)
     if not has_weights(folder):
@@ -107,82 +105,82 @@ def find_trained(name: str, workspace: Path = Path()) -> Path:
             f"{folder} has no weights: pretrain it first",
             where=str(folder),
             remedy=f'./inv pretrain --config JSON, with "model_name_or_path": "{name}" in it; '
-            "what it makes, runs/NAME, is a model",
+            "its output runs/NAME is a model",
         )
     return folder
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a model's folder has weights, and not just a shape and a tokenizer."""
+    """Return whether a model's folder has weights besides its shape and tokenizer."""
     return any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def is_quantized(folder: Path) -> bool:
-    """Return whether a model's weights are in eight bits."""
+    """Return whether a model's weights are in 8 bits."""
     return (folder / WEIGHT_SCALES).is_file()
 
 
 def check_trainable(folder: Path) -> None:
-    """Refuse a model whose weights cannot be changed any more.
+    """Check that a model's weights can be changed.
 
     Raises:
-        RequestError: it was quantized.
+        RequestError: the model is quantized.
     """
     if is_quantized(folder):
         raise RequestError(
-            f"{folder} was quantized: its weights are whole numbers, which infer, serve and "
-            "export --static read, and nothing changes",
+            f"{folder} is quantized: its weights can be read by infer, serve and export --static, "
+            "but not trained or merged",
             where=str(folder),
-            remedy="use the model that it was made from",
+            remedy="use the model before quantization",
         )
 
 
 def check_output(output: Path, sources: Iterable[Path], *, force: bool) -> None:
-    """Check that a folder can be made.
+    """Check that an output folder can be created.
 
     Args:
         output: the folder.
-        sources: the folders that it is made from, which it must not replace.
-        force: whether it may replace another one.
+        sources: the input folders, which it must not replace.
+        force: whether it replaces an existing folder.
 
     Raises:
         RequestError: it cannot.
     """
     if any(output.resolve() in (s.resolve(), *s.resolve().parents) for s in sources):
         raise RequestError(
-            "the output folder would take the place of what it is made from",
+            "the output folder would replace the input",
             where=str(output),
-            remedy="give another one: --output models/NAME",
+            remedy="use another one: --output models/NAME",
         )
     if output.exists() and not force:
         raise RequestError(
-            "the output folder is there already", where=str(output), remedy="--force replaces it"
+            "the output folder exists already", where=str(output), remedy="--force replaces it"
         )
     if output.exists() and not output.is_dir():
-        raise RequestError("the output is a file", where=str(output), remedy="name a folder")
+        raise RequestError("the output is a file", where=str(output), remedy="--output FOLDER")
 
 
-def check_weights(folder: Path, wanted: Sequence[str] = ()) -> None:
-    """Refuse weights that may not be loaded: pickles, and an index that leads out of the folder.
+def check_weights(folder: Path, allowed: Sequence[str] = ()) -> None:
+    """Check that weights are safe to load: no pickles, and no index with files elsewhere.
 
     Args:
-        folder: the model's.
-        wanted: the names of pickles that are asked for.
+        folder: the model's folder.
+        allowed: names of pickles that are read anyway.
 
     Raises:
-        RequestError: there are such; all are named.
+        RequestError: they are not. Reports all files.
     """
-    pickles.check(folder, wanted)
+    pickles.check(folder, allowed)
     for index in sorted(folder.glob("*.index.json")):
         json_files.shards(index)
 
 
 def run_name_problem(name: str, where: str = "--name") -> Problem | None:
-    """Return why a name cannot be that of a run's folder; None if it can.
+    """Return the problem of a name that cannot name a run's folder; None if it can.
 
     Args:
-        name: of the folder in ``runs/``.
-        where: the option that it was given by.
+        name: name of the folder in ``runs/``.
+        where: the option with the name.
     """
     printable = name.isprintable() and len(name.encode("utf-8", "replace")) <= 255
     if name and printable and not name.startswith(".") and "/" not in name:
@@ -190,7 +188,7 @@ def run_name_problem(name: str, where: str = "--name") -> Problem | None:
     return Problem(
         f'"{name}" cannot be the name of a run',
         where,
-        f'{where} NAME: letters, digits, "-", "_" and "."; it is a folder in runs/',
+        f'{where} NAME with letters, digits, "-", "_" and "."; it names a folder in runs/',
     )
 
 
@@ -198,12 +196,12 @@ def run_folder(name: str | None, config: Path, output_dir: str = "") -> Path:
     """Return the folder of a run, relative to the workspace.
 
     Args:
-        name: the run's, or None.
-        config: the configuration, whose name the run has if nothing else names it.
-        output_dir: the configuration's; empty for none.
+        name: name of the run, or None.
+        config: the configuration, whose name is the default.
+        output_dir: the folder that the configuration sets; empty for none.
 
     Raises:
-        RequestError: the name cannot be a folder's.
+        RequestError: the name cannot name a folder.
     """
     if name is None:
         return Path(output_dir or Path("runs", config.stem))
@@ -213,10 +211,10 @@ def run_folder(name: str | None, config: Path, output_dir: str = "") -> Path:
 
 
 def find_run(name: str, workspace: Path = Path()) -> Path:
-    """Return the folder of a run given by its name in ``runs/`` or by a path.
+    """Return the folder of a run by its name in ``runs/`` or its path.
 
     Raises:
-        RequestError: there is no such folder.
+        RequestError: the folder does not exist.
     """
     for folder in (workspace / "runs" / name, workspace / name):
         if folder.is_dir():
@@ -225,15 +223,15 @@ def find_run(name: str, workspace: Path = Path()) -> Path:
     raise RequestError(
         f'no run "{name}"',
         where=str(workspace / "runs"),
-        remedy=hint or "a run is a folder in runs/: name one that is there",
+        remedy=hint or "a run is a folder in runs/: ls runs",
     )
 
 
 def find_adapter(name: str, workspace: Path = Path()) -> Path:
-    """Return the folder of a LoRA adapter given by a run's name, a run's path or its own path.
+    """Return the folder of a LoRA adapter by its run's name, its run's path or its own path.
 
     Raises:
-        RequestError: there is no such folder, or there is no adapter in it.
+        RequestError: the folder does not exist or has no adapter.
     """
     folder = find_run(name, workspace)
     for candidate in (folder / ADAPTER, folder):
@@ -241,14 +239,14 @@ def find_adapter(name: str, workspace: Path = Path()) -> Path:
             return candidate
     if (folder / MODEL).is_dir():
         raise RequestError(
-            f"{folder} is a run of full fine-tuning: it made a model, not an adapter",
+            f"{folder} is a run of full fine-tuning, with a model instead of an adapter",
             where=str(folder),
             remedy=f"--model {folder / MODEL} without --adapter",
         )
     raise RequestError(
-        f"there is no adapter in {folder}: neither {' nor '.join(_ADAPTER_CONFIGS)}",
+        f"{folder} has no adapter: neither {' nor '.join(_ADAPTER_CONFIGS)}",
         where=str(folder),
-        remedy="is the run finished? start the same finetune command again: it resumes",
+        remedy="if the run is unfinished, run the same finetune command again; it resumes",
     )
 
 
@@ -257,7 +255,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _is_unfinished_run(folder: Path) -> bool:
-    """Return whether ``config.json`` is a training's, and not a model's."""
+    """Return whether ``config.json`` is a training's instead of a model's."""
     config = folder / "config.json"
     if not config.is_file():
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from paddle_stacks import __version__
 from paddle_stacks.dcu.host import HYHAL, Host
@@ -13,6 +14,9 @@ from paddle_stacks.jobs.events import ENVIRONMENT_SWITCH
 from paddle_stacks.plan.backend import Backend
 from paddle_stacks.plan.mounts import WORKSPACE, Mount, folders
 from paddle_stacks.settings import DEBUG_SWITCH, Settings, without_password
+
+if TYPE_CHECKING:
+    from paddle_stacks.request import JobRequest
 
 __all__ = [
     "PLAIN_ENVIRONMENT",
@@ -134,6 +138,7 @@ class Plan:
         memory_mib: memory limit in MiB, including /dev/shm and /tmp; 0 for none.
         notes: messages for the user, shown before the job starts.
         outputs: names in the workspace's root to which the job's outputs are moved at its end.
+        request: the request that ``argv`` renders; None for a container without one.
     """
 
     job: str
@@ -168,6 +173,7 @@ class Plan:
     memory_mib: int = 0
     notes: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    request: JobRequest | None = field(default=None, repr=False)
 
     @property
     def build_command(self) -> str:

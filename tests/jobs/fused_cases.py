@@ -170,10 +170,10 @@ def prepare(without: str = "") -> None:
     """Install the patches but one."""
     from entrypoints.runtime.logging import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
-    from paddle_stacks.jobs import platforms
+    from paddle_stacks.jobs import backends
 
     libraries_log_to(None)
-    backend = platforms.current()
+    backend = backends.current()
     kept = [patch for patch in PATCHES if backend in patch.backends and patch.name != without]
     hook.install(kept)
 

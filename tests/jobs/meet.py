@@ -1,6 +1,5 @@
 """Run on every node: start two processes here, which add up their ranks with all the others."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -15,14 +14,14 @@ if len(sys.argv) > 1:
     print("rank", paddle.distributed.get_rank(), "sum", int(total), flush=True)
 else:
     from entrypoints.runtime import launcher
+    from paddle_stacks.jobs.options import NodeOptions
 
-    nobody = argparse.Namespace(nnodes=None, master=None, rank=None, wait=60)
     launcher.launch(
         [__file__, "as a worker"],
         launcher.environment(os.environ),
         "meet",
         Path("/tmp/log"),
         ranks=2,
-        nodes=launcher.Nodes.of(nobody, os.environ),
+        nodes=launcher.Nodes.of(NodeOptions(wait=60), os.environ),
         job="meet",
     )

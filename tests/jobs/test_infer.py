@@ -328,7 +328,7 @@ def test_a_model_that_is_not_what_its_configuration_says(job, ready: Path) -> No
         (["--model", "tiny", "--input", "bad.jsonl"], ["bad.jsonl:2", "bad.jsonl:3", "not JSON"]),
         (
             ["--model", "tiny", "--prompt", "x", "--top-p", "7"],
-            ["--top-p must be in (0, 1], got 7.0"],
+            ["--top-p must be greater than 0 and at most 1, got 7.0"],
         ),
     ],
 )

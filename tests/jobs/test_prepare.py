@@ -193,7 +193,7 @@ def test_stopped_it_says_so_and_goes_on(job, workspace: Path) -> None:
 GOOD = '{"text": "ka lo"}\n'
 BAD_INPUT = [
     ("no such file", {}, "--input data/gone.jsonl", "no such file"),
-    ("no match", {}, "--input data/*.jsonl.gz", "no file fits the pattern"),
+    ("no match", {}, "--input data/*.jsonl.gz", "no file matches the pattern"),
     ("empty folder", {}, "--input data", "the folder has no text"),
     ("unknown suffix", {"a.md": "x"}, "--input data/a.md", "--format"),
     ("twice", {"a.jsonl": GOOD}, "--input data/a.jsonl --input data/a.jsonl", "twice"),
@@ -210,7 +210,7 @@ BAD_INPUT = [
     ("no model", {"a.jsonl": GOOD}, "--input data/a.jsonl --model gone", 'no model "gone"'),
     ("no tokenizer", {"a.jsonl": GOOD}, "--input data/a.jsonl --model bare", "no tokenizer"),
     ("bad tokenizer", {"a.jsonl": GOOD}, "--input data/a.jsonl --model broken", "tokenizer_config.json"),  # noqa: E501
-    ("split", {"a.jsonl": GOOD}, "--input data/a.jsonl --split 0,0", "no split"),
+    ("split", {"a.jsonl": GOOD}, "--input data/a.jsonl --split 0,0", "not a split"),
     ("output is a folder", {"a.jsonl": GOOD}, "--input data/a.jsonl --output data", "a folder"),
     ("output with suffix", {"a.jsonl": GOOD}, "--input data/a.jsonl --output d/x.bin", "without .bin"),  # noqa: E501
     ("workers", {"a.jsonl": GOOD}, "--input data/a.jsonl --workers 0", "at least 1"),

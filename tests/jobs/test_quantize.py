@@ -176,7 +176,7 @@ def test_what_is_refused_before_paddle_is_started(job, workspace: Path) -> None:
         ["export", "--model", "q", "--adapter", "x", "--merge", "--output", "models/y"], workspace
     )
     for done, what in (
-        (there, "the output folder is there already"),
+        (there, "the output folder exists already"),
         (again, "was quantized"),
         (other, "a CPU quantizes LlamaForCausalLM"),
     ):

@@ -190,7 +190,12 @@ def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Pro
 def test_a_lonely_node_says_for_whom_it_waits_and_gives_up(project: Project) -> None:
     words = ["--config=two.json", "--nnodes=2", "--wait=2", "--master=node-0:29500"]
     for node, rank, waiting, end in (
-        ("node-1", 1, "waiting for the master node-0", "the master node-0 does not resolve to an address"),
+        (
+            "node-1",
+            1,
+            "waiting for the master node-0",
+            "the master node-0 does not resolve to an address",
+        ),
         ("node-0", 0, "1 of 2 nodes is here: node-0; waiting for 1", "the others did not come"),
     ):
         # With the name that the service has, under which the others look for it.

@@ -38,7 +38,7 @@ OF_THE_HOST = (
 )
 
 NO_ENGINE = MachineError(
-    "no Docker Engine answers: no socket", where="/var/run/docker.sock", remedy="fix it"
+    "the Docker Engine does not respond: no socket", where="/var/run/docker.sock", remedy="fix it"
 )
 
 

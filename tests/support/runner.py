@@ -23,6 +23,7 @@ from paddle_stacks import access, settings
 from paddle_stacks.errors import StackError
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import mounts
+from paddle_stacks.request import from_words
 from tests.support import warm
 from tests.support.hold_at import GO_ON
 
@@ -197,7 +198,9 @@ def writable_names(argv: Sequence[str], workspace: Path) -> set[str]:
     """Return the names in a workspace's root that a job may write to, by its plan."""
     names = {*mounts.FOLDERS, mounts.STAGE}
     with contextlib.suppress(StackError):  # arguments that the job refuses
-        paths = access.of(argv, workspace) if argv[0] in JOBS else mounts.Access()
+        paths = mounts.Access()
+        if argv[0] in JOBS:
+            paths = access.of(from_words(argv[0], argv[1:], workspace, "cpu"), workspace)
         names |= {Path(path).parts[0] for path in (*paths.writes, *paths.outputs)}
     return names
 

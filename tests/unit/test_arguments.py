@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.arguments import PARSERS, as_upstream, parser, words
+from paddle_stacks.jobs.arguments import as_upstream, parse, parser
 from paddle_stacks.jobs.catalog import JOBS
+from paddle_stacks.jobs.options import OPTIONS, InferOptions, QuantizeOptions
 
 
-def test_every_job_has_arguments() -> None:
-    assert set(PARSERS) == set(JOBS)
+def test_every_job_has_options() -> None:
+    assert set(OPTIONS) == set(JOBS)
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -31,14 +32,12 @@ def test_every_argument_is_explained(job: str) -> None:
     ],
 )
 def test_a_command_line_survives(job: str, line: list[str]) -> None:
-    made = parser(job)
-    assert words(made, made.parse_args(line)) == line
+    assert parse(OPTIONS[job], line, "cpu").argv() == line
 
 
 def test_what_is_default_is_left_out() -> None:
-    made = parser("infer")
-    found = made.parse_args(["--model", "m", "--chat", "--seed", "0", "--batch-size", "8"])
-    assert words(made, found) == ["--model", "m", "--chat"]
+    line = ["--model", "m", "--chat", "--seed", "0", "--batch-size", "8"]
+    assert parse(InferOptions, line, "cpu").argv() == ["--model", "m", "--chat"]
 
 
 def test_options_of_one_name_are_of_one_kind() -> None:
@@ -58,11 +57,10 @@ def test_an_abbreviation_is_refused_with_a_guess() -> None:
     assert 'did you mean "--resume"?' in caught.value.problems[0].remedy
 
 
-def test_upstreams_program_is_not_told_to_replace_what_it_writes_over_anyway() -> None:
+def test_upstreams_program_has_no_force() -> None:
     line = ["--config", "x.json", "--set", "ptq_step=4"]
-    given = parser("quantize").parse_args(line)
-    wanted = ["run_finetune.py", "x.json", "--ptq_step", "4"]
-    assert as_upstream("run_finetune.py", given) == wanted
-    with pytest.raises(RequestError, match="writes over what is there") as caught:
-        as_upstream("run_finetune.py", parser("quantize").parse_args([*line, "--force"]))
+    options = as_upstream("run_finetune.py", parse(QuantizeOptions, line, "dcu"))
+    assert options.argv() == ["run_finetune.py", "x.json", "--ptq_step", "4"]
+    with pytest.raises(RequestError, match="overwrites existing output") as caught:
+        as_upstream("run_finetune.py", parse(QuantizeOptions, [*line, "--force"], "dcu"))
     assert caught.value.problems[0].where == "--force"

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -170,7 +170,7 @@ def test_an_image_that_was_built_meanwhile_gets_none(tmp_path: Path) -> None:
     record.write_text(RECORD.format(infer="", all=""))
     found = Settings(root=ROOT, workspace=ROOT, attestations=tmp_path)
     before, after = [image("base", ID)], [image("base", OTHER)]
-    assert "built anew" in verify.attest(verify.outcomes(record), before, after, found)[0]
+    assert "rebuilt" in verify.attest(verify.outcomes(record), before, after, found)[0]
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -195,8 +195,8 @@ def engine(image_id: str) -> Any:
         (PASSED, ""),
         (FAILED, "1 of its tests failed on 2025-01-02"),
         (dataclasses.replace(PASSED, passed=()), "no test was run"),
-        (dataclasses.replace(PASSED, image_id=OTHER), "nobody has run its tests here"),
-        (None, "nobody has run its tests here"),
+        (dataclasses.replace(PASSED, image_id=OTHER), "its tests have not been run here"),
+        (None, "its tests have not been run here"),
         ("{", "the attestation cannot be used"),
     ],
 )
@@ -234,17 +234,16 @@ def test_a_job_says_once_that_its_image_is_not_verified(
 
     monkeypatch.setattr(engines, "connect", lambda: engine(ID))
     monkeypatch.setattr(launch, "check_files", lambda plan: None)
-    monkeypatch.setattr(launch, "_parsed", lambda plan: cast("Any", SimpleNamespace()))
-    monkeypatch.setattr(launch, "_TOLD", set())
+    monkeypatch.setattr(launch, "_REPORTED_IMAGES", set())
     monkeypatch.setattr(docker, "execute", execute)
     found = Settings(root=ROOT, workspace=tmp_path, attestations=tmp_path)
     assert launch.run(plan, found) == launch.run(plan, found) == 0
     notes = capsys.readouterr().err.splitlines()
     assert notes == [
-        "note: paddle-stacks/infer:cpu is not verified: nobody has run its tests here;"
+        "note: paddle-stacks/infer:cpu is not verified: its tests have not been run here;"
         " ./inv verify --image infer"
     ]
     attestation.write(tmp_path, PASSED)
-    monkeypatch.setattr(launch, "_TOLD", set())
+    monkeypatch.setattr(launch, "_REPORTED_IMAGES", set())
     assert launch.run(plan, found) == 0
     assert capsys.readouterr().err == ""

@@ -284,7 +284,7 @@ def test_recipes_are_listed_for_people_and_programs() -> None:
     assert done.returncode == 0, done.stderr
     assert "infer-block-static-cachekv-int8" in done.stdout
     listed = json.loads(inv("recipes", "--backend", "dcu", "--json").stdout)
-    assert {"name", "job", "documented", "differs", "before", "cards"} <= set(listed[0])
+    assert {"name", "job", "documented", "deviations", "depends_on", "cards"} <= set(listed[0])
     simulated = inv("recipes", "--backend", "dcu-sim", "--json")
     assert json.loads(simulated.stdout) == listed
 
@@ -321,7 +321,7 @@ def test_a_recipe_as_json() -> None:
     [
         (("pretrain", "--recipe", "pretrain-pp8"), 'cpu has no recipe "pretrain-pp8"'),
         (("infer", "--model", "m", "--chat", "--set", "a=1"), "infer has no --set"),
-        (("fetch", "m", "--", "x"), "fetch takes nothing behind --"),
+        (("fetch", "m", "--", "x"), "fetch takes no arguments after --"),
         (("upstream", "run_finetune.py", "--", "x.json"), "images for a DCU only"),
         (("finetune", "--backend", "dcu", "--recipe", "sft-13b"), "194.0 GiB on one device"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ from paddle_stacks.dcu import capability, smi
 from paddle_stacks.dcu.capability import Devices, detect
 from paddle_stacks.dcu.cards import card_types
 from paddle_stacks.errors import MachineError, Problem, RequestError
-from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.upstream import Options, faults
 from paddle_stacks.memory import Workload, plan
 from paddle_stacks.memory.shapes import find
 from paddle_stacks.plan import backend
+from paddle_stacks.request import from_words
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -196,17 +195,17 @@ def test_the_layout_of_upstreams_options(values: dict[str, Any], world: int, lay
 @pytest.mark.parametrize(
     ("values", "world", "message"),
     [
-        ({"pipeline_parallel_degree": 8}, 1, "pipeline 8 needs 8 cards, and 1 is there"),
+        ({"pipeline_parallel_degree": 8}, 1, "pipeline 8 requires 8 devices, got 1"),
         (
             {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 4},
             4,
-            "tensor 2 x pipeline 4 needs 8 cards, and 4 are there",
+            "tensor 2 x pipeline 4 requires 8 devices, got 4",
         ),
-        ({"tensor_parallel_degree": 3}, 8, "8 cards cannot be divided into groups of 3"),
+        ({"tensor_parallel_degree": 3}, 8, "8 devices cannot be divided into groups of 3"),
         (
             {"tensor_parallel_degree": 2, "sharding": "stage1", "sharding_parallel_degree": 8},
             8,
-            "tensor 2 x sharding 8 needs 16 cards",
+            "tensor 2 x sharding 8 requires 16 devices",
         ),
         ({"tensor_parallel_degree": 4}, 8, ""),
         ({"tensor_parallel_degree": -1, "pipeline_parallel_degree": 8}, 16, ""),
@@ -223,11 +222,11 @@ def test_layouts(values: dict[str, Any], world: int, message: str) -> None:
     [
         (
             {"pipeline_parallel_degree": 2, "do_eval": True},
-            "does not go with pipeline parallelism",
+            "cannot be combined with",
         ),
         (
             {"pipeline_parallel_degree": 2, "evaluation_strategy": "steps"},
-            "does not go with pipeline parallelism",
+            "cannot be combined with",
         ),
         ({"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}, "eval_accuracy"),
         ({"load_best_model_at_end": True, "metric_for_best_model": "rougel"}, ""),
@@ -261,8 +260,9 @@ def test_without_cards_the_default_card_is_assumed(tmp_path: Path) -> None:
 
 def check(tmp_path: Path, platform: str, *line: str) -> None:
     settings = Settings(root=ROOT, workspace=tmp_path, backend=platform, host_root=tmp_path)
-    parsed: argparse.Namespace = parser("upstream").parse_args(line)
-    feasibility.check_upstream(parsed, settings, backend.load(platform, ROOT))
+    loaded = backend.load(platform, ROOT)
+    request = from_words("upstream", line, tmp_path, platform, devices=bool(loaded.devices))
+    feasibility.check(request, settings, loaded)
 
 
 def test_a_run_of_upstreams_program_is_checked_on_the_host(tmp_path: Path) -> None:
@@ -271,7 +271,13 @@ def test_a_run_of_upstreams_program_is_checked_on_the_host(tmp_path: Path) -> No
     with pytest.raises(RequestError) as caught:
         check(tmp_path, "dcu", "run_finetune.py", "x.json", "--save_step", "3")
     reports = [problem.what for problem in caught.value.problems]
-    for words in ("--save_step", '"eval_step"', "tensor 2 needs 2 cards", "bfloat16", "97.0 GiB"):
+    for words in (
+        "--save_step",
+        '"eval_step"',
+        "tensor 2 requires 2 devices",
+        "bfloat16",
+        "97.0 GiB",
+    ):
         assert any(words in report for report in reports), (words, reports)
 
 

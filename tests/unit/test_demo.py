@@ -135,7 +135,7 @@ def test_the_demo_fails_if_too_little_was_learnt(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     play(settings, monkeypatch, right=7)
-    with pytest.raises(JobError, match="70% of the questions, and 80%") as caught:
+    with pytest.raises(JobError, match="70% of the questions; the goal is 80%") as caught:
         demo.run(settings)
     assert caught.value.status == 5
     summary = json.loads((settings.root / "runs/demo/summary.json").read_text())
@@ -161,7 +161,7 @@ def test_the_demo_can_be_run_again(
     demo.run(settings)
     jobs = play(settings, monkeypatch, right=10)
     demo.run(settings)
-    assert "made anew" in capsys.readouterr().err
+    assert "replacing the results" in capsys.readouterr().err
     assert jobs.calls[2][-2:] == ("--resume", "never")
     summary = json.loads((settings.root / "runs/demo/summary.json").read_text())
     assert summary["exact_match"]["after"] == 1.0

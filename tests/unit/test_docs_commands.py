@@ -14,7 +14,7 @@ from paddle_stacks import recipes
 from paddle_stacks.cli.__main__ import StackProgram
 from paddle_stacks.cli.jobs import words_of
 from paddle_stacks.errors import StackError
-from paddle_stacks.jobs.arguments import PARSERS, parser
+from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 from tests.support.doc_pages import COMMANDS, LANGUAGES, NEEDS, ROOT, Block, blocks, inline, pages
 
@@ -66,7 +66,7 @@ def of_an_image(words: list[str]) -> None:
     """Parse what follows an image's name on a line of docker run."""
     at = next(n for n, word in enumerate(words) if word.startswith("paddle-stacks/"))
     job, *rest = words[at + 1 :]
-    if job in PARSERS:
+    if job in JOBS:
         parser(job).parse_args(rest)
 
 

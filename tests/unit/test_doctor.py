@@ -72,7 +72,7 @@ def test_engine(tmp_path: Path, version: str, severity: str) -> None:
 def test_no_engine(tmp_path: Path) -> None:
     finding = run("engine", machine(tmp_path))
     assert (
-        finding.severity == "error" and "no Docker Engine answers" in finding.saw
+        finding.severity == "error" and "the Docker Engine does not respond" in finding.saw
     )  # message of NO_ENGINE
 
 

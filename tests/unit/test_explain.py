@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 
 import tasks
-from paddle_stacks import toml
 from paddle_stacks.cli import explain as command
 from paddle_stacks.errors import RequestError
 from paddle_stacks.explain import answers, configuration, page, pins
-from paddle_stacks.jobs.schema.keys import SCHEMAS
+from paddle_stacks.jobs.schema.keys import GROUPS, SCHEMAS
 from tests.support.doc_pages import blocks
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_of_keys_is_made_from_the_sources() -> None:
-    made = page.keys_as_markdown(configuration.key_rows(ROOT))
+    made = page.keys_as_markdown(configuration.key_rows())
     there = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
     assert there == made, "./inv keys --markdown > docs/keys.md"
 
@@ -159,10 +158,10 @@ def test_the_commands_of_the_page_are_run() -> None:
         assert done.stdout.strip()
 
 
-def test_every_key_that_has_an_effect_has_a_meaning_and_no_other() -> None:
-    meanings = toml.read(ROOT / configuration.MEANINGS)
+def test_every_key_that_has_an_effect_has_a_help_and_no_other() -> None:
     keys = [key for schema in SCHEMAS.values() for key in schema.keys.values()]
-    acting = {key.name for key in keys if key.acts}
-    assert set(meanings) == acting
-    for name, said in meanings.items():
-        assert said[0].isupper() and said.endswith("."), name
+    helps = {key.name: key.help for key in keys if key.help}
+    assert set(helps) == {key.name for key in keys if key.acts}
+    assert sorted(helps) == sorted(key.name for group in GROUPS.values() for key in group)
+    for name, text in helps.items():
+        assert text[0].isupper() and text.endswith("."), name

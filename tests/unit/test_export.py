@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from entrypoints.exporting.request import check_architecture
 from entrypoints.inference import exported
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.arguments import parse
+from paddle_stacks.jobs.options import ExportOptions
 
 
-def parsed(*argv: str, backend: str = "cpu") -> argparse.Namespace:
-    return parse("export", ["--model", "m", "--output", "o", *argv], backend)
+def parsed(*argv: str, backend: str = "cpu") -> ExportOptions:
+    return parse(ExportOptions, ["--model", "m", "--output", "o", *argv], backend)
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -65,7 +65,7 @@ def test_all_faults_at_once() -> None:
     [
         (None, "the file is missing"),
         ("{", "not a model's configuration: Expecting"),
-        ("[]", "not a model's configuration: it is no object"),
+        ("[]", "not a model's configuration: it is not an object"),
         ("{}", 'not of "None"'),
         ('{"architectures": []}', 'not of ""'),
         ('{"architectures": ["Qwen2ForCausalLM"]}', 'not of "Qwen2ForCausalLM"'),
@@ -140,7 +140,7 @@ def test_a_whole_export_is_taken(whole: Path) -> None:
         (lambda f: (f / exported.MANIFEST).unlink(), "holds no static graph: no static.json"),
         (lambda f: (f / exported.MANIFEST).write_text("{"), "not an export's manifest: Expecting"),
         (lambda f: (f / exported.MANIFEST).write_bytes(b"\xff"), "manifest: 'utf-8' codec"),
-        (lambda f: write(f, []), "not an export's manifest: it is no object"),
+        (lambda f: write(f, []), "not an export's manifest: it is not an object"),
         (lambda f: write(f, {"format": 1}), "not an export's manifest: KeyError: 'files'"),
         (lambda f: changed(f, files=3), "not an export's manifest: TypeError"),
         (lambda f: changed(f, files={"x": {}}), "not an export's manifest: KeyError: 'size'"),
@@ -174,8 +174,8 @@ def test_an_output_that_would_replace_its_source(tmp_path: Path, monkeypatch) ->
     (tmp_path / "models" / "m" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "file").write_text("mine")
     for output, words in (
-        ("models/m", "would take the place of what it is made from"),
-        ("models", "would take the place of what it is made from"),
+        ("models/m", "would replace the input"),
+        ("models", "would replace the input"),
         ("file", "the output is a file"),
     ):
         line = ["--model", "m", "--static", "--output", output, "--force"]

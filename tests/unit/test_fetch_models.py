@@ -117,10 +117,10 @@ def test_an_unknown_model_gets_a_hint(name: str) -> None:
         (
             f'parameters = 3\nsha256 = "{"0" * 64}"\n{SCRATCH}hiden_size = 3\nrope_theta = 0\n',
             [
-                '"parameters" is given, and follows from [architecture]',
-                '"sha256" is given',
+                '"parameters" follows from [architecture]',
+                '"sha256" follows',
                 'unknown key "hiden_size"',
-                '"rope_theta" is 0, not a number above 0',
+                '"rope_theta" must be a number greater than 0, got 0',
             ],
         ),
         (
@@ -129,8 +129,8 @@ def test_an_unknown_model_gets_a_hint(name: str) -> None:
         ),
         (SCRATCH.replace("= 8", '= "8"'), ["\"vocab_size\" is '8', not a whole number"]),
         (SCRATCH + 'tie_word_embeddings = "no"\n', ["not true or false"]),
-        (SCRATCH.replace("scratch:d", "gguf:d"), ["is for a model from scratch", "gguf:d"]),
-        ("architecture = 1\nsource = 'scratch:a'", ["not dict"]),
+        (SCRATCH.replace("scratch:d", "gguf:d"), ["is for models from scratch", "gguf:d"]),
+        ("architecture = 1\nsource = 'scratch:a'", ["must be dict"]),
     ],
 )
 def test_a_wrong_row_is_an_error_with_all_its_faults(
@@ -160,7 +160,7 @@ def test_a_model_from_scratch_has_the_parameters_of_its_weights(tmp_path: Path) 
     assert other.architecture == found.architecture and other.source == Source(
         "scratch", "data/raw"
     )
-    with pytest.raises(RequestError, match='what shape "new" has') as caught:
+    with pytest.raises(RequestError, match='the shape of "new"') as caught:
         models.find("new", "scratch:data/raw", tmp_path)
     assert "configs/models/new.toml" in caught.value.problems[0].remedy
     assert models.find("mine", "models/x", tmp_path).architecture == {}

@@ -54,7 +54,7 @@ def test_a_fused_model_needs_block_attention_on_a_dcu_without_patches(
     message = told(values, script=script, patched=False)
     assert "--inference_model without --block_attn cannot run on a DCU" in message
     assert "variable_length_memory_efficient_attention" in message
-    assert "--recipe infer-block-fp16" in message and "leave out --unpatched" in message
+    assert "--recipe infer-block-fp16" in message and "remove --unpatched" in message
     remedy = told(values, script=script, instead="./inv x", patched=False)
     assert remedy.endswith("| --inference_model | ./inv x")
     assert told({**values, "block_attn": False}, script=script, patched=False)
@@ -122,9 +122,9 @@ def test_lengths_beyond_the_models_positions(
     if not total:
         assert message == ""
         return
-    assert f"is {total} tokens, and the model has {positions} positions" in message
+    assert f"is {total} tokens; the model has {positions} positions" in message
     words = message.rpartition("| ")[2].split()
-    fitting = {"src_length": int(words[3]), "max_length": int(words[5])}
+    fitting = {"src_length": int(words[1]), "max_length": int(words[3])}
     assert sum(fitting.values()) == positions
     assert told({**values, **fitting}, tmp_path) == ""
 
@@ -190,29 +190,29 @@ SCALES = {"act_scales__json": {"a": 1}, "weight_scales__json": {"a": 1}}
     ("config", "files", "options", "message"),
     [
         ({}, {}, {}, ""),
-        ({}, {}, {"quant_type": "a8w8"}, "not quantized, and --quant_type is a8w8"),
+        ({}, {}, {"quant_type": "a8w8"}, "not quantized, but --quant_type is a8w8"),
         (A8W8, SCALES, {"quant_type": "a8w8"}, ""),
         (A8W8, SCALES, {}, ""),
         (A8W8, {}, {"quant_type": "a8w8"}, "scales are missing"),
         (A8W8, {**SCALES, "act_scales__json": {}}, {}, "scales are missing"),
         (A8W8C8, SCALES, {"quant_type": "a8w8"}, "cachekv_scales.json"),
         (A8W8C8, {**SCALES, "cachekv_scales__json": {"a": [1]}}, {"quant_type": "a8w8"}, ""),
-        (A8W8, SCALES, {"cachekv_int8_type": "static"}, "no scales for a cache in int8"),
+        (A8W8, SCALES, {"cachekv_int8_type": "static"}, "no scales for an int8 KV cache"),
         (
             A8W8C8,
             {**SCALES, "cachekv_scales__json": {"a": [1]}},
             {"cachekv_int8_type": "dynamic"},
-            "has scales for its cache",
+            "has scales for its KV cache",
         ),
         ({}, {}, {"cachekv_int8_type": "dynamic"}, ""),
-        ({}, {}, {"cachekv_int8_type": "dynamic", "block_attn": False}, "needs --block_attn"),
+        ({}, {}, {"cachekv_int8_type": "dynamic", "block_attn": False}, "requires --block_attn"),
         (
             {"quantization_config": {"quant_type": "weight_only_int8"}},
             {},
             {},
-            "which fused models do not read",
+            "which fused models do not support",
         ),
-        ({}, {"model__json": "{}"}, {}, "is a static graph, and --mode is dynamic"),
+        ({}, {"model__json": "{}"}, {}, "is a static graph, but --mode is dynamic"),
         ({}, {}, {"mode": "static"}, "has no static graph"),
     ],
 )
@@ -251,7 +251,12 @@ EXPORTED = {"infer_model_dtype": "float16", "infer_model_max_seq_len": 512}
         (EXPORTED, "block_tables", {"cachekv_int8_type": "dynamic"}, "cachekv_int8_type none"),
         (EXPORTED, "block_tables", {"quant_type": "a8w8"}, "with quant_type none, not a8w8"),
         ({**EXPORTED, **A8W8C8}, "block_tables", {"quant_type": "a8w8"}, ""),
-        (EXPORTED, "block_tables", {"max_length": 500}, "holds 512 tokens, and the lengths are"),
+        (
+            EXPORTED,
+            "block_tables",
+            {"max_length": 500},
+            "has room for 512 tokens; the lengths add up to",
+        ),
     ],
 )
 def test_a_static_graph_is_what_the_options_take_it_for(
@@ -271,7 +276,7 @@ def test_a_static_graph_is_what_the_options_take_it_for(
     ("config", "mode", "ours", "message"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "dynamic", True, ""),
-        ({"architectures": ["Qwen2ForCausalLM"]}, "dynamic", True, "only LlamaForCausalLM"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, "dynamic", True, "expected LlamaForCausalLM"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "dynamic", False, ""),
         (
             {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"factor": 8}},
@@ -288,7 +293,7 @@ def test_a_model_that_only_one_program_runs(
     tmp_path: Path, config: dict[str, Any], mode: str, ours: bool, message: str
 ) -> None:
     found = Options(PREDICTOR, {**model(tmp_path, **config), "mode": mode})
-    problems = fused_models._of_another_program(
+    problems = fused_models._program_problems(
         found, tmp_path / "models" / "mine", config, ours=ours
     )
     text = " ".join(problem.what for problem in problems)

@@ -12,9 +12,10 @@ from entrypoints import upstream
 from entrypoints.cpu import operators
 from entrypoints.fused import prompts
 from entrypoints.fused.options import Options, parse
-from entrypoints.runtime.arguments import parser
+from entrypoints.runtime.arguments import parse as parse_options
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing
+from paddle_stacks.jobs.options import UpstreamOptions
 from paddle_stacks.jobs.schema import Config
 
 PREDICT, EXPORT = "predict/predictor.py", "predict/export_model.py"
@@ -114,7 +115,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def command(workspace: Path, *line: str, **environ: str) -> upstream.Command:
     given = {operators.VARIABLE: str(workspace / "operators"), "PYTHONPATH": "/a", **environ}
-    return upstream.command(parser("upstream").parse_args(line), given)
+    return upstream.command(parse_options(UpstreamOptions, line), given)
 
 
 FUSED = ("--model_name_or_path", "m", "--dtype", "float16", "--inference_model")

@@ -14,7 +14,7 @@ from entrypoints.inference.arguments import parse
 from entrypoints.inference.generate import Asked, Limits, wished
 from entrypoints.inference.sampling import Sampling, choice
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs.prompts import NO_WISHES, Wishes
+from paddle_stacks.jobs.prompts import DEFAULT_SAMPLING, SamplingParams
 
 VOCABULARY = 11
 GREEDY = Asked(Sampling(), Limits(8, 100, ("a",)), None)
@@ -24,25 +24,25 @@ SAMPLING = dataclasses.replace(GREEDY, sampling=Sampling(greedy=False, top_k=3, 
 @pytest.mark.parametrize(
     ("usual", "wishes", "sampling"),
     [
-        (GREEDY, NO_WISHES, Sampling()),
-        (SAMPLING, NO_WISHES, Sampling(greedy=False, top_k=3, seed=1)),
-        (GREEDY, Wishes(top_p=0.5), Sampling(greedy=False, top_p=0.5)),
-        (GREEDY, Wishes(seed=4), Sampling(seed=4)),
-        (GREEDY, Wishes(decode="sampling"), Sampling(greedy=False)),
-        (SAMPLING, Wishes(decode="greedy"), Sampling(greedy=True, top_k=3, seed=1)),
-        (SAMPLING, Wishes(top_k=0, seed=0), Sampling(greedy=False, top_k=0, seed=0)),
+        (GREEDY, DEFAULT_SAMPLING, Sampling()),
+        (SAMPLING, DEFAULT_SAMPLING, Sampling(greedy=False, top_k=3, seed=1)),
+        (GREEDY, SamplingParams(top_p=0.5), Sampling(greedy=False, top_p=0.5)),
+        (GREEDY, SamplingParams(seed=4), Sampling(seed=4)),
+        (GREEDY, SamplingParams(decode="sampling"), Sampling(greedy=False)),
+        (SAMPLING, SamplingParams(decode="greedy"), Sampling(greedy=True, top_k=3, seed=1)),
+        (SAMPLING, SamplingParams(top_k=0, seed=0), Sampling(greedy=False, top_k=0, seed=0)),
     ],
 )
 def test_a_prompt_chooses_how_it_is_answered(
-    usual: Asked, wishes: Wishes, sampling: Sampling
+    usual: Asked, wishes: SamplingParams, sampling: Sampling
 ) -> None:
     assert wished(usual, wishes).sampling == sampling
 
 
 def test_a_prompt_chooses_where_its_answer_ends() -> None:
-    assert wished(GREEDY, NO_WISHES).limits == GREEDY.limits
-    assert wished(GREEDY, Wishes(max_new_tokens=2)).limits == Limits(2, 100, ("a",))
-    assert wished(GREEDY, Wishes(stop=())).limits == Limits(8, 100, ())
+    assert wished(GREEDY, DEFAULT_SAMPLING).limits == GREEDY.limits
+    assert wished(GREEDY, SamplingParams(max_new_tokens=2)).limits == Limits(2, 100, ("a",))
+    assert wished(GREEDY, SamplingParams(stop=())).limits == Limits(8, 100, ())
 
 
 def test_how_likely_tokens_are() -> None:

@@ -74,7 +74,10 @@ def test_what_is_said_counts() -> None:
             "--decode greedy cannot be combined with --top-p",
         ),
         ([*PROMPT, "--decode", "beam"], "beam"),
-        ([*PROMPT, "--temperature", "0"], "--temperature must be > 0, got 0.0"),
+        (
+            [*PROMPT, "--temperature", "0"],
+            "--temperature must be greater than 0 and at most 1e+09, got 0.0",
+        ),
         ([*PROMPT, "--temperature", "nan"], "--temperature must be"),
         ([*PROMPT, "--temperature", "inf"], "--temperature must be"),
         ([*PROMPT, "--temperature", "warm"], "warm"),
@@ -100,8 +103,8 @@ def test_a_wrong_argument(argv: list[str], words: str) -> None:
         ("cpu", "fused", "requires the operators of a DCU"),
         ("cpu", "block", "requires the operators of a DCU"),
         ("dcu-sim", "block", "requires the operators of a DCU"),
-        ("dcu", "fused", "is upstream's program on cards"),
-        ("dcu", "static", "is upstream's program on cards"),
+        ("dcu", "fused", "is upstream's program on a DCU"),
+        ("dcu", "static", "is upstream's program on a DCU"),
         ("cpu", "statik", "statik"),
     ],
 )

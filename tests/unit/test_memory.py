@@ -387,14 +387,20 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"model": "llama-2-13b", "layout": "pp=3"}, "40 layers cannot be divided into 3"),
     ({"model": "llama-2-13b", "layout": "pp=8,vpp=2"}, "divided into 16 equal chunks"),
     ({"model": "llama-2-13b", "layout": "tp=16"}, "40 heads cannot be divided by tp=16"),
-    ({"model": "llama-2-70b", "layout": "tp=16"}, "8 kv heads cannot be divided by tp=16"),
+    ({"model": "llama-2-70b", "layout": "tp=16"}, "8 KV heads cannot be divided by tp=16"),
     ({"model": "smollm2-135m-instruct", "layout": "tp=2"}, "9 heads cannot be divided by tp=2"),
-    ({"model": "llama-2-13b", "layout": "vpp=2"}, "virtual stages need a pipeline"),
-    ({"model": "llama-2-13b", "layout": "pp=4,vpp=2"}, "1 micro-batches are not divided by pp=4"),
-    ({"model": "llama-2-13b", "layout": "pp=2,sharding=2,stage=2"}, "does not go with a pipeline"),
-    ({"model": "llama-2-13b", "layout": "sp=1"}, "sequence parallelism needs tp"),
-    ({"model": "llama-2-13b", "layout": "stage=2"}, "one rank cannot share with itself"),
-    ({"config": "nowhere.json"}, "there is no such configuration"),
+    ({"model": "llama-2-13b", "layout": "vpp=2"}, "virtual stages require a pipeline"),
+    (
+        {"model": "llama-2-13b", "layout": "pp=4,vpp=2"},
+        "1 micro-batches are not a multiple of pp=4",
+    ),
+    ({"model": "llama-2-13b", "layout": "pp=2,sharding=2,stage=2"}, "with a pipeline"),
+    (
+        {"model": "llama-2-13b", "layout": "sp=1"},
+        "sequence parallelism requires tensor parallelism",
+    ),
+    ({"model": "llama-2-13b", "layout": "stage=2"}, "requires more than one rank"),
+    ({"config": "nowhere.json"}, "the configuration does not exist"),
 ]
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import socket
 
 import pytest
 
 from entrypoints.runtime import nodes
+from entrypoints.runtime.arguments import parse
 from entrypoints.runtime.nodes import Nodes
 from paddle_stacks.errors import MachineError, RequestError, StackError
-from paddle_stacks.jobs.arguments import WAIT_SECONDS, parser
-
-
-def said(*line: str) -> argparse.Namespace:
-    return parser("upstream").parse_args([*line, "x.py"])
+from paddle_stacks.jobs.options import WAIT_SECONDS, UpstreamOptions
 
 
 def of(line: str, **environ: str) -> Nodes:
-    return Nodes.of(said(*line.split()), environ)
+    return Nodes.of(parse(UpstreamOptions, [*line.split(), "x.py"]), environ)
 
 
 CLUSTER = {"PADDLE_NNODES": "2", "PADDLE_MASTER": "h:1", "PADDLE_TRAINER_ID": "1"}
@@ -58,8 +54,8 @@ def test_nodes_by_arguments_or_else_by_variables(
         ("--nnodes 2 --master h:port", {}, "requires --master"),
         ("--nnodes 2 --master h:0", {}, "1 … 65535, got 0"),
         ("--nnodes 2 --master h:70000", {}, "1 … 65535, got 70000"),
-        ("--nnodes 2 --master [fd00::1]:29500", {}, "neither a name nor an IPv4 address"),
-        ("--nnodes 2 --master http://h:29500", {}, "neither a name nor an IPv4 address"),
+        ("--nnodes 2 --master [fd00::1]:29500", {}, "requires a name or an IPv4 address"),
+        ("--nnodes 2 --master http://h:29500", {}, "requires a name or an IPv4 address"),
         ("--nnodes 2 --master h:1 --rank 2", {}, "--rank must be in 0 … 1, got 2"),
         ("--nnodes 2 --master h:1 --rank=-2", {}, "--rank must be in 0 … 1, got -2"),
         ("--rank 1", {}, "--rank must be in 0 … 0, got 1"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,9 @@ import pytest
 from paddle_stacks import preflight
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import texts
-from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import Backend, Plan, make
+from paddle_stacks.request import from_words
 from paddle_stacks.settings import Settings
 
 
@@ -38,11 +38,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def request(workspace: Path, job: str, *line: str) -> tuple[Plan, argparse.Namespace]:
+def planned(workspace: Path, job: str, *line: str) -> Plan:
     settings = Settings(root=workspace, workspace=workspace)
     user = f"{os.geteuid()}:{os.getegid()}"
+    request = from_words(job, line, workspace, "cpu")
     plan = make(JOBS[job], line, settings, Backend("cpu", ""), user=user, suffix="x")
-    return plan, parser(job).parse_args(line)
+    return replace(plan, request=request)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def request(workspace: Path, job: str, *line: str) -> tuple[Plan, argparse.Names
         ("finetune", ["--config", "my.json"]),
         ("infer", ["--model", "m", "--adapter", "a", "--input", "in.jsonl"]),
         ("infer", ["--model", "models/m", "--input", "-"]),
-        ("export", ["--model", "m", "--adapter", "runs/a", "--output", "models/o"]),
+        ("export", ["--model", "m", "--adapter", "runs/a", "--output", "models/o", "--merge"]),
         ("fetch", ["anything", "--from", "huggingface:org/name"]),
         ("fetch", ["llama-nano"]),
         ("fetch", ["llama-nano", "--from", "scratch:in.jsonl"]),
@@ -59,8 +60,8 @@ def request(workspace: Path, job: str, *line: str) -> tuple[Plan, argparse.Names
     ],
 )
 def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> None:
-    plan, arguments = request(workspace, job, *line)
-    preflight.check_request(plan, arguments)
+    plan = planned(workspace, job, *line)
+    preflight.check_request(plan)
     preflight.check_workspace(plan)
 
 
@@ -87,23 +88,31 @@ def test_a_right_request_passes(workspace: Path, job: str, line: list[str]) -> N
         ),
         ("fetch", ["anything"], ['no model is known as "anything"']),
         ("infer", ["--model", "m", "--input", "gone.jsonl"], ["cannot read the prompts"]),
-        ("export", ["--model", "x", "--adapter", "b", "--output", "o"], ['"x"', 'no run "b"']),
+        (
+            "export",
+            ["--model", "x", "--adapter", "b", "--merge", "--output", "o"],
+            ['"x"', 'no run "b"'],
+        ),
         ("infer", ["--model", "bare", "--input", "-"], ["has no weights: pretrain it first"]),
-        ("export", ["--model", "bare", "--adapter", "a", "--output", "o"], ["has no weights"]),
+        (
+            "export",
+            ["--model", "bare", "--adapter", "a", "--merge", "--output", "o"],
+            ["has no weights"],
+        ),
         (
             "finetune",
             ["--config", "my.json", "--set", "model_name_or_path=bare"],
             ["has no weights"],
         ),
         ("fetch", ["llama-nano", "--from", "scratch:gone.txt"], ["no such file or folder"]),
-        ("fetch", ["llama-nano", "--from", "scratch:text:x"], ['no text is known as "x"']),
+        ("fetch", ["llama-nano", "--from", "scratch:text:x"], ['unknown text "x"']),
     ],
 )
 def test_all_faults_are_told_at_once(
     workspace: Path, job: str, line: list[str], faults: list[str]
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        preflight.check_request(*request(workspace, job, *line))
+        preflight.check_request(planned(workspace, job, *line))
     assert len(caught.value.problems) == len(faults)
     for problem, words in zip(caught.value.problems, faults, strict=True):
         assert words in problem.what
@@ -115,11 +124,8 @@ def upstream(
 ) -> list[str]:
     """Return what is said about a run of upstream's program with these values."""
     (workspace / "up.json").write_text(json.dumps(values))
-    settings = Settings(root=workspace, workspace=workspace)
-    line = [script, "up.json"]
-    made = make(JOBS["upstream"], line, settings, Backend("dcu", ""), user="1:1", suffix="x")
     try:
-        preflight.check_request(made, parser("upstream").parse_args(line))
+        preflight.check_request(planned(workspace, "upstream", script, "up.json"))
     except RequestError as error:
         return [f"{p.what} | {p.remedy}" for p in error.problems]
     return []
@@ -140,8 +146,8 @@ def test_what_upstreams_program_reads_has_to_be_there(workspace: Path) -> None:
     assert len(faults) == 3
     assert "./inv fetch llama-2-13b, then --model_name_or_path models/llama-2-13b" in faults[0]
     assert "the data set does not exist" in faults[1]
-    assert "there is no x.bin" in faults[2]
-    assert "no packed text" in upstream(workspace, {"input_dir": "data/d"})[0]
+    assert "x.bin is missing" in faults[2]
+    assert "a tokenized corpus" in upstream(workspace, {"input_dir": "data/d"})[0]
     (packed / "x.bin").touch()
     right = {"model_name_or_path": "models/m", "input_dir": "data/packed"}
     assert upstream(workspace, {**right, "dataset_name_or_path": "data/d"}) == []
@@ -159,12 +165,12 @@ def test_a_busy_run_is_refused(workspace: Path) -> None:
     lock = workspace / "runs" / "my" / ".lock"
     lock.parent.mkdir()
     lock.write_text("process 7 on host")
-    plan, arguments = request(workspace, "finetune", "--config", "my.json")
-    preflight.check_request(plan, arguments)  # a lock that nobody holds is no lock
+    plan = planned(workspace, "finetune", "--config", "my.json")
+    preflight.check_request(plan)  # a lock that nobody holds is no lock
     with lock.open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(RequestError, match="process 7 on host") as caught:
-            preflight.check_request(plan, arguments)
+            preflight.check_request(plan)
     assert caught.value.problems[0].where == "runs/my"
 
 
@@ -186,10 +192,10 @@ def test_somebody_elses_folder_is_refused(workspace: Path) -> None:
 
 def test_a_full_disk_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_LEAST_FREE_BYTES", 2**80)
-    plan, _ = request(workspace, "fetch", "x")
+    plan = planned(workspace, "fetch", "x")
     with pytest.raises(MachineError, match="nearly full"):
         preflight.check_workspace(plan)
-    preflight.check_workspace(request(workspace, "infer", "--model", "m")[0])
+    preflight.check_workspace(planned(workspace, "infer", "--model", "m", "--chat"))
 
 
 @pytest.mark.parametrize(
@@ -201,13 +207,8 @@ def test_a_full_disk_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_the_run_folder(workspace: Path, line: list[str], folder: str) -> None:
-    from paddle_stacks.jobs import schema
-    from paddle_stacks.jobs.workspace import run_folder
-
-    arguments = parser("finetune").parse_args(["--config", "my.json", *line])
-    config = schema.load(arguments.config, arguments.set)
-    found = run_folder(arguments.name, arguments.config, config["output_dir"])
-    assert found == Path(folder)
+    request = from_words("finetune", ["--config", "my.json", *line], workspace, "cpu")
+    assert request.run == Path(folder)
 
 
 def test_a_text_of_the_image_is_a_name_to_the_host(
@@ -216,9 +217,9 @@ def test_a_text_of_the_image_is_a_name_to_the_host(
     monkeypatch.setattr(texts, "_modules", None)
     monkeypatch.setattr(texts.sysconfig, "get_path", None)
     rest = ["--output", "data/x", "--model", "bare"]
-    preflight.check_request(*request(workspace, "prepare", "--input", "text:python-stdlib", *rest))
-    with pytest.raises(RequestError, match="no text is known"):
-        preflight.check_request(*request(workspace, "prepare", "--input", "text:x", *rest))
+    preflight.check_request(planned(workspace, "prepare", "--input", "text:python-stdlib", *rest))
+    with pytest.raises(RequestError, match="unknown text"):
+        preflight.check_request(planned(workspace, "prepare", "--input", "text:x", *rest))
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -236,7 +237,7 @@ def test_a_link_out_of_the_workspace_is_named(
         model.rename(moved)
         model.symlink_to(moved)
     with pytest.raises(RequestError) as caught:
-        preflight.check_request(*request(workspace, "infer", "--model", "m", "--prompt", "x"))
+        preflight.check_request(planned(workspace, "infer", "--model", "m", "--prompt", "x"))
     (problem,) = caught.value.problems
     assert "is a link to" in problem.what and str(elsewhere) in problem.what
     assert problem.remedy.startswith("rm models/m")
@@ -246,8 +247,8 @@ def test_a_link_within_the_workspace_and_a_linked_folder_are_right(
     workspace: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (workspace / "models" / "same").symlink_to("m")
-    preflight.check_request(*request(workspace, "infer", "--model", "same", "--prompt", "x"))
+    preflight.check_request(planned(workspace, "infer", "--model", "same", "--prompt", "x"))
     models = tmp_path_factory.mktemp("elsewhere") / "models"
     (workspace / "models").rename(models)
     (workspace / "models").symlink_to(models)
-    preflight.check_request(*request(workspace, "infer", "--model", "m", "--prompt", "x"))
+    preflight.check_request(planned(workspace, "infer", "--model", "m", "--prompt", "x"))

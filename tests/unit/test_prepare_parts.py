@@ -205,15 +205,15 @@ def test_inputs_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "what"),
     [
-        (["gone.jsonl"], "there is no such file or folder"),
-        (["*.parquet"], "no file fits the pattern"),
+        (["gone.jsonl"], "no such file or folder"),
+        (["*.parquet"], "no file matches the pattern"),
         (["empty"], "the folder has no text"),
-        (["a.md"], "its name does not say what is in it"),
-        (["a.jsonl", "./a.jsonl"], "the same file is named twice"),
-        (["a.jsonl", "link.jsonl"], "the same file is named twice"),
-        (["-", "a.jsonl"], "standard input cannot be read beside other inputs"),
+        (["a.md"], "the file's format is unknown"),
+        (["a.jsonl", "./a.jsonl"], "the file is an input twice"),
+        (["a.jsonl", "link.jsonl"], "the file is an input twice"),
+        (["-", "a.jsonl"], "standard input cannot be combined with other inputs"),
         (["pipe.jsonl"], "neither a file nor a folder"),
-        ([], "there is no input"),
+        ([], "--input is required"),
     ],
 )
 def test_inputs_that_cannot_be_read(tmp_path: Path, inputs: list[str], what: str) -> None:
@@ -253,7 +253,7 @@ def test_the_split_is_upstreams(split: str, count: int) -> None:
 
 @pytest.mark.parametrize("split", ["", "a", "1,2,3,4", "0,0,0", "-1,2", "nan", "inf,1", "1;2"])
 def test_a_wrong_split(split: str) -> None:
-    with pytest.raises(RequestError, match="no split"):
+    with pytest.raises(RequestError, match="not a split"):
         corpus.shares(split)
 
 

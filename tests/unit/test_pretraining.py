@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import corpus, pretraining, schema, spreading
+from paddle_stacks.jobs import corpus, parallelism, pretraining, schema
 
 GOOD: dict[str, Any] = {
     "model_name_or_path": "nano",
@@ -85,8 +85,8 @@ def test_a_right_one_is_right(here: Path) -> None:
     [
         ({"input_dir": ...}, '"input_dir" is missing | my.json | write "input_dir"'),
         ({"model_name_or_path": ...}, '"model_name_or_path" is missing'),
-        ({"max_steps": ...}, '"max_steps" is missing: text has no epochs'),
-        ({"max_steps": 0}, '"max_steps" is 0: nothing would be trained'),
+        ({"max_steps": ...}, '"max_steps" is required: a pretraining has no epochs'),
+        ({"max_steps": 0}, '"max_steps" is 0: there is nothing to train'),
         ({"max_steps": "100"}, "a number has no quotes"),
         ({"max_seq_length": 0}, '"max_seq_length" must be at least 1'),
         ({"max_length": 64}, '"max_length" is called "max_seq_length"'),
@@ -96,26 +96,26 @@ def test_a_right_one_is_right(here: Path) -> None:
         ({"lora": True}, 'unknown key "lora"'),
         ({"lr_scheduler_type": "constant"}, 'one of "linear", "cosine"'),
         ({"min_learning_rate": 1e-2}, 'is above "learning_rate"'),
-        ({"warmup_steps": 100}, "still be rising"),
-        ({"warmup_ratio": 1.0}, "still be rising"),
-        ({"decay_steps": 20, "warmup_steps": 30}, "the decay ends at step 20"),
-        ({"split": "a,b"}, 'is no split | my.json:8 | for instance "949,50,1"'),
-        ({"split": "-1,2,3"}, "is no split"),
+        ({"warmup_steps": 100}, "must end before the decay does"),
+        ({"warmup_ratio": 1.0}, "must end before the decay does"),
+        ({"decay_steps": 20, "warmup_steps": 30}, "before the decay does, at step 20"),
+        ({"split": "a,b"}, 'is not a split | my.json:8 | such as "949,50,1"'),
+        ({"split": "-1,2,3"}, "is not a split"),
         ({"split": "1,0,0", "evaluation_strategy": "steps"}, "nothing for evaluation"),
         ({"split": "9,1,0", "do_predict": True}, "nothing for test"),
         ({"do_eval": True}, '"evaluation_strategy" is "no"'),
         ({"do_train": False}, '"do_train" is false'),
         ({"data_impl": "lazy"}, '"data_impl" cannot be "lazy"'),
-        ({"fp16": True}, "loss scaling for float16 is not there on a CPU"),
-        ({"use_flash_attention": True}, "there on accelerators only"),
+        ({"fp16": True}, "a CPU has no loss scaling for float16"),
+        ({"use_flash_attention": True}, "this kernel requires an accelerator"),
         ({"metric_for_best_model": "accuracy"}, 'cannot be "accuracy"'),
-        ({"ignore_data_skip": True}, "training would not go on where it stopped"),
+        ({"ignore_data_skip": True}, "training would not continue where it stopped"),
         ({"sharding": "stage4"}, '"sharding" cannot be "stage4"'),
-        ({"sharding": "stage2"}, "Paddle shards the optimizer's state only there"),
-        ({"sequence_parallel": True}, 'needs "tensor_parallel_degree" of 2 or more'),
-        ({"virtual_pp_degree": 2}, 'needs "pipeline_parallel_degree" of 3 or more'),
+        ({"sharding": "stage2"}, "Paddle shards only the optimizer state on a CPU"),
+        ({"sequence_parallel": True}, 'requires "tensor_parallel_degree" of at least 2'),
+        ({"virtual_pp_degree": 2}, 'requires "pipeline_parallel_degree" of at least 3'),
         ({"sep_parallel_degree": 2, "context_parallel_degree": 2}, "exclude each other"),
-        ({"seed": -1}, '"seed" must be at least 0'),
+        ({"seed": -1}, '"seed" must be in 0 … 4294967295'),
         ({"gradient_accumulation_steps": 0}, "must be at least 1"),
     ],
 )
@@ -127,15 +127,15 @@ def test_what_a_configuration_gets_wrong(here: Path, changes: dict[str, Any], to
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"input_dir": "data/txet"}, 'there is no txet.idx | data | did you mean "text"?'),
-        ({"input_dir": "0.5 data/text 0.5"}, "not weights and corpora in turn"),
-        ({"input_dir": "0 data/text 1 data/text"}, '"0" is no weight'),
-        ({"max_seq_length": 2000}, "a sample takes 2001"),
+        ({"input_dir": "data/txet"}, 'txet.idx does not exist | data | did you mean "text"?'),
+        ({"input_dir": "0.5 data/text 0.5"}, "must alternate weights and prefixes"),
+        ({"input_dir": "0 data/text 1 data/text"}, 'a weight must be greater than 0, got "0"'),
+        ({"max_seq_length": 2000}, "a sample needs 2001"),
         (
             {"evaluation_strategy": "steps", "split": "99,1,0", "max_seq_length": 64},
-            "tokens for evaluation, and a sample takes 65",
+            "tokens for evaluation; a sample needs 65",
         ),
-        ({"continue_training": True}, "there are no weights to continue from | nano"),
+        ({"continue_training": True}, "the model has no weights to continue from | nano"),
     ],
 )
 def test_what_the_text_and_the_model_do_not_give(
@@ -147,29 +147,29 @@ def test_what_the_text_and_the_model_do_not_give(
 def test_a_corpus_of_another_tokenizer(here: Path) -> None:
     write_corpus(here / "data" / "other", [40] * 50, largest=512)
     said = refused(input_dir="data/other")
-    assert "the corpus has the token 512, and the model's vocabulary ends at 511" in said
+    assert "the corpus contains token 512, but the model's vocabulary ends at 511" in said
     assert "./inv prepare --model nano" in said
 
 
 def test_a_corpus_that_is_cut_off(here: Path) -> None:
     path = here / "data" / "text.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    assert "3998 bytes, and the index speaks of 4000 | data/text.bin" in refused()
+    assert "expected 4000 bytes, as in the index, got 3998 | data/text.bin" in refused()
     path.unlink()
-    assert "there is no text.bin" in refused()
+    assert "text.bin does not exist" in refused()
 
 
 def test_a_model_whose_configuration_is_none(here: Path) -> None:
     (here / "nano" / "config.json").write_text("{")
-    assert "it is not JSON" in refused() and "fetch the model again" in refused()
+    assert "the file is not JSON" in refused() and "fetch the model again" in refused()
 
 
 # Of the layout: processes, degrees, and the model's shape.
 @pytest.mark.parametrize(
     ("world", "changes", "told"),
     [
-        (1, {"tensor_parallel_degree": 2}, "tensor 2 needs 2 cards, and 1 is there"),
-        (4, {"tensor_parallel_degree": 3}, "4 cards cannot be divided into groups of 3"),
+        (1, {"tensor_parallel_degree": 2}, "tensor 2 requires 2 devices, got 1"),
+        (4, {"tensor_parallel_degree": 3}, "4 devices cannot be divided into groups of 3"),
         (3, {"tensor_parallel_degree": 3}, "4 heads cannot be divided by tp=3"),
         (3, {"pipeline_parallel_degree": 3}, "4 layers cannot be divided into 3"),
         (2, {"pipeline_parallel_degree": 2, "num_hidden_layers": 3}, "3 layers cannot"),
@@ -181,7 +181,7 @@ def test_a_model_whose_configuration_is_none(here: Path) -> None:
                 "num_hidden_layers": 8,
                 "gradient_accumulation_steps": 6,
             },
-            '"gradient_accumulation_steps" (6) is not a multiple',
+            '"gradient_accumulation_steps" (6) must be a multiple',
         ),
         (8, {"pipeline_parallel_degree": 2, "sharding": "stage3"}, "stage1"),
     ],
@@ -192,13 +192,13 @@ def test_what_cannot_be_spread(here: Path, world: int, changes: dict[str, Any], 
 
 def test_a_head_that_is_the_embedding_has_no_stages(here: Path) -> None:
     (here / "nano" / "config.json").write_text(json.dumps(MODEL | {"tie_word_embeddings": True}))
-    assert "whose head is its embedding" in refused(2, pipeline_parallel_degree=2)
+    assert "with tied embeddings" in refused(2, pipeline_parallel_degree=2)
 
 
 def test_heads_of_keys_need_not_divide(here: Path) -> None:
     """Where there are fewer of them than processes, each has them all."""
     config = load(4, tensor_parallel_degree=4)
-    assert not list(spreading.faults(config, here / "nano", 4))
+    assert not list(parallelism.faults(config, here / "nano", 4))
 
 
 @pytest.mark.parametrize(

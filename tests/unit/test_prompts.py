@@ -8,7 +8,7 @@ import pytest
 
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import prompts
-from paddle_stacks.jobs.prompts import Message, Prompt, Wishes
+from paddle_stacks.jobs.prompts import Message, Prompt, SamplingParams
 
 
 def lines(*entries: object) -> bytes:
@@ -54,37 +54,37 @@ def test_several_turns() -> None:
     ("line", "words"),
     [
         (b"{", "not JSON"),
-        (b"[1, 2]", "not a JSON object but [1, 2]"),
+        (b"[1, 2]", "expected a JSON object, got [1, 2]"),
         (b'{"id": 1, "prompt": "a\0b"}', "null bytes"),
         (b'{"id": 1, "prompt": "\xff"}', "not UTF-8 from byte 21 on"),
-        (b'{"id": 1, "prompt": "' + b"x" * 10_000_000 + b'"}', "9.5 MiB long: 2 MiB"),
+        (b'{"id": 1, "prompt": "' + b"x" * 10_000_000 + b'"}', "at most 2 MiB long, got 9.5 MiB"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"id": 1, "prompt": "\\ud83d"}', "half of a surrogate pair"),
         (lines({"prompt": "x"}), '"id" is missing'),
-        (lines({"id": True, "prompt": "x"}), "id is true"),
-        (lines({"id": None, "prompt": "x"}), "id is missing or null"),
-        (lines({"id": 1.5, "prompt": "x"}), "id is 1.5"),
-        (lines({"id": "", "prompt": "x"}), 'id is ""'),
-        (lines({"id": 1}), 'neither of "prompt" and "messages"'),
-        (lines({"id": 1, "prompt": "x", "messages": []}), 'both of "prompt" and "messages"'),
+        (lines({"id": True, "prompt": "x"}), "got true"),
+        (lines({"id": None, "prompt": "x"}), "got missing or null"),
+        (lines({"id": 1.5, "prompt": "x"}), "got 1.5"),
+        (lines({"id": "", "prompt": "x"}), 'got ""'),
+        (lines({"id": 1}), "got neither"),
+        (lines({"id": 1, "prompt": "x", "messages": []}), "got both"),
         (lines({"id": 1, "promt": "x"}), 'unknown key "promt"'),
         (lines({"id": 1, "prompt": ""}), "prompt is empty"),
         (lines({"id": 1, "prompt": " \n"}), "prompt is empty"),
-        (lines({"id": 1, "prompt": ["x"]}), 'prompt is ["x"]'),
-        (lines({"id": 1, "messages": []}), "messages is []"),
-        (lines({"id": 1, "messages": ["x"]}), 'messages[0] is "x"'),
-        (lines(said("human")), 'messages[0].role is "human"'),
-        (lines({"id": 1, "messages": [{"content": "x"}]}), "messages[0].role is missing"),
-        (lines({"id": 1, "messages": [{"role": "user"}]}), "messages[0].content is missing"),
+        (lines({"id": 1, "prompt": ["x"]}), 'got ["x"]'),
+        (lines({"id": 1, "messages": []}), "got []"),
+        (lines({"id": 1, "messages": ["x"]}), 'got "x"'),
+        (lines(said("human")), 'messages[0].role cannot be "human"'),
+        (lines({"id": 1, "messages": [{"content": "x"}]}), "messages[0].role cannot be missing"),
+        (lines({"id": 1, "messages": [{"role": "user"}]}), "got missing"),
         (
             lines({"id": 1, "messages": [{"role": "user", "content": "x", "name": "y"}]}),
             'messages[0] has the unknown key "name"',
         ),
-        (lines(said("assistant", "user")), "messages[0] is the assistant's"),
-        (lines(said("user", "user")), "messages[1] is the user's: it is the assistant's turn"),
-        (lines(said("user", "system")), "messages[1] is the system's"),
-        (lines(said("user", "assistant")), "the last message is the assistant's"),
-        (lines(said("system")), "the last message is the system's"),
+        (lines(said("assistant", "user")), "messages[0] must be from the user, got assistant"),
+        (lines(said("user", "user")), "messages[1] must be from the assistant, got user"),
+        (lines(said("user", "system")), "messages[1] must be from the assistant, got system"),
+        (lines(said("user", "assistant")), "must be from the user, got assistant"),
+        (lines(said("system")), "must be from the user, got system"),
     ],
 )
 def test_a_bad_line(line: bytes, words: str) -> None:
@@ -95,7 +95,7 @@ def test_a_bad_line(line: bytes, words: str) -> None:
 
 def test_the_same_id_twice_names_both_lines() -> None:
     what, where = fault(lines({"id": 1, "prompt": "x"}, {"id": 1, "prompt": "y"}))
-    assert (what, where) == ("the id 1 is in in.jsonl:1 already", "in.jsonl:2")
+    assert (what, where) == ("id 1 is used at in.jsonl:1 already", "in.jsonl:2")
 
 
 def test_a_number_and_a_string_are_two_ids() -> None:
@@ -105,7 +105,7 @@ def test_a_number_and_a_string_are_two_ids() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_nothing_in_it(content: bytes) -> None:
-    assert fault(content) == ("there are no prompts", "in.jsonl")
+    assert fault(content) == ("the file has no prompts", "in.jsonl")
 
 
 def test_equal_faults_are_reported_once_with_a_count() -> None:
@@ -128,51 +128,54 @@ def test_an_empty_question(text: str) -> None:
         prompts.question(text)
 
 
-def test_what_a_prompt_wishes() -> None:
+def test_sampling_parameters_of_a_prompt() -> None:
     content = lines(
         {"id": 1, "prompt": "x", "temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 3},
         {"id": 2, "prompt": "x", "decode": "greedy", "stop": "END", "max_new_tokens": 4},
         {"id": 3, "prompt": "x", "stop": [], "repetition_penalty": 2},
         {"id": 4, "prompt": "x"},
     )
-    found = [prompt.wishes for prompt in prompts.parse(content, "f")]
+    found = [prompt.sampling for prompt in prompts.parse(content, "f")]
     assert found == [
-        Wishes(temperature=0.7, top_k=5, top_p=0.9, seed=3),
-        Wishes(decode="greedy", stop=("END",), max_new_tokens=4),
-        Wishes(stop=(), repetition_penalty=2),
-        prompts.NO_WISHES,
+        SamplingParams(temperature=0.7, top_k=5, top_p=0.9, seed=3),
+        SamplingParams(decode="greedy", stop=("END",), max_new_tokens=4),
+        SamplingParams(stop=(), repetition_penalty=2),
+        prompts.DEFAULT_SAMPLING,
     ]
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("params", "words"),
     [
-        ({"temperature": 0}, "temperature is 0: it has to be a number above 0"),
-        ({"temperature": "0.5"}, 'temperature is "0.5"'),
-        ({"temperature": float("nan")}, "temperature is NaN"),
-        ({"temperature": float("inf")}, "temperature is Infinity"),
-        ({"temperature": 10**400}, "temperature is 1000"),
-        ({"temperature": None}, "temperature is missing or null"),
-        ({"top_k": -1}, "top_k is -1: it has to be a whole number"),
-        ({"top_k": 2.5}, "top_k is 2.5"),
-        ({"top_k": True}, "top_k is true"),
-        ({"top_p": 0}, "top_p is 0: it has to be a number in (0, 1]"),
-        ({"top_p": 1.01}, "top_p is 1.01"),
-        ({"repetition_penalty": -1}, "repetition_penalty is -1"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**63}, "seed is 9223372036854775808"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"max_new_tokens": [1]}, "max_new_tokens is [1]"),
-        ({"decode": "beam"}, 'decode is "beam"'),
-        ({"decode": 1}, "decode is 1"),
-        ({"decode": "greedy", "top_p": 0.5}, "top_p and decode greedy"),
-        ({"stop": ""}, 'stop is ""'),
-        ({"stop": ["a", ""]}, 'stop is ["a", ""]'),
-        ({"stop": 3}, "stop is 3"),
+        (
+            {"temperature": 0},
+            "temperature must be a number greater than 0 and at most 1e+09, got 0",
+        ),
+        ({"temperature": "0.5"}, 'got "0.5"'),
+        ({"temperature": float("nan")}, "got NaN"),
+        ({"temperature": float("inf")}, "got Infinity"),
+        ({"temperature": 10**400}, "got 1000"),
+        ({"temperature": None}, "got missing or null"),
+        ({"top_k": -1}, "top_k must be an integer in 0 … 1000000000, got -1"),
+        ({"top_k": 2.5}, "got 2.5"),
+        ({"top_k": True}, "got true"),
+        ({"top_p": 0}, "top_p must be a number greater than 0 and at most 1, got 0"),
+        ({"top_p": 1.01}, "got 1.01"),
+        ({"repetition_penalty": -1}, "got -1"),
+        ({"seed": -1}, "got -1"),
+        ({"seed": 2**63}, "got 9223372036854775808"),
+        ({"max_new_tokens": 0}, "got 0"),
+        ({"max_new_tokens": [1]}, "got [1]"),
+        ({"decode": "beam"}, 'got "beam"'),
+        ({"decode": 1}, "got 1"),
+        ({"decode": "greedy", "top_p": 0.5}, "decode greedy cannot be combined with top_p"),
+        ({"stop": ""}, 'got ""'),
+        ({"stop": ["a", ""]}, 'got ["a", ""]'),
+        ({"stop": 3}, "got 3"),
         ({"temprature": 1}, 'unknown key "temprature"'),
     ],
 )
-def test_a_wish_that_cannot_be_met(wishes: dict[str, object], words: str) -> None:
-    what, where = fault(lines({"id": 1, "prompt": "x", **wishes}))
+def test_invalid_sampling_parameters(params: dict[str, object], words: str) -> None:
+    what, where = fault(lines({"id": 1, "prompt": "x", **params}))
     assert words in what
     assert where == "in.jsonl:1"

@@ -22,8 +22,9 @@ from entrypoints.quantizing import observing, room
 from entrypoints.quantizing.text import Rows, read
 from paddle_stacks.errors import MachineError, RequestError
 from paddle_stacks.jobs import quantizing, schema, workspace
-from paddle_stacks.jobs.arguments import parser
+from paddle_stacks.jobs.arguments import parse
 from paddle_stacks.jobs.llama_config import LlamaConfig
+from paddle_stacks.jobs.options import QuantizeOptions
 
 
 def weight(inputs: int = 48, outputs: int = 20, seed: int = 0) -> np.ndarray:
@@ -294,7 +295,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def config_of(here: Path, *words: str) -> schema.Config:
-    return quantizing.load(parser("quantize").parse_args(list(words)), here)
+    return quantizing.load(parse(QuantizeOptions, words, "cpu"), here)
 
 
 ASKED = ("--model", "m", "--output", "models/q")
@@ -342,14 +343,14 @@ def test_upstreams_spellings_of_a_type(here: Path, spelt: str, wanted: tuple) ->
         (["act_quant_method=kl"], ['one of "avg", "abs_max"']),
         (["weight_quant_method=groupwise"], ['one of "abs_max_channel_wise"']),
         (["smooth=yes"], ['"smooth" must be true or false']),
-        (["smooth_all_linears=true"], ['"smooth_all_linears" needs "smooth"']),
-        (["shift_all_linears=true"], ['"shift_all_linears" needs "shift"']),
-        (["do_ptq=false"], ["this job does that"]),
-        (["do_gptq=true"], ["upstream's program for a card"]),
+        (["smooth_all_linears=true"], ['"smooth_all_linears" requires "smooth"']),
+        (["shift_all_linears=true"], ['"shift_all_linears" requires "shift"']),
+        (["do_ptq=false"], ["this job quantizes"]),
+        (["do_gptq=true"], ["only upstream's program on a DCU"]),
         (["do_train=true"], ["this job does not train"]),
         (["lora=true"], ["the export job merges"]),
-        (["skip_list_names=[1]"], ["which is no part of a name"]),
-        (["max_evaluate_steps=0"], ["nothing would be measured"]),
+        (["skip_list_names=[1]"], ["must contain parts of names"]),
+        (["max_evaluate_steps=0"], ["there is nothing to measure"]),
         (["fp16=true"], ['"fp16" cannot be true on a CPU']),
         (["src_length=600"], ["leaves no room for an answer"]),
         (["a=1", "b=2", "quant_type=3"], ['unknown key "a"', 'unknown key "b"', "quant_type"]),
@@ -405,7 +406,7 @@ def test_what_is_no_llama(here: Path, told: object, what: str) -> None:
 
 def test_a_quantized_model_is_not_quantized_again(here: Path) -> None:
     (here / "models" / "m" / workspace.WEIGHT_SCALES).write_text("{}")
-    with pytest.raises(RequestError, match="was quantized"):
+    with pytest.raises(RequestError, match="is quantized"):
         quantizing.check(config_of(here, *ASKED), here)
 
 
@@ -418,7 +419,7 @@ def test_an_unknown_text(here: Path) -> None:
 
 def test_the_output_does_not_replace_the_model(here: Path) -> None:
     config = config_of(here, "--model", "m", "--output", "models")
-    with pytest.raises(RequestError, match="take the place of what it is made from"):
+    with pytest.raises(RequestError, match="replace the input"):
         quantizing.check(config, here, force=True)
 
 

@@ -105,7 +105,7 @@ def test_full_fine_tuning_on_one_card_is_refused_with_its_numbers(workspace: Pat
 
 @pytest.mark.parametrize("name", DENSE)
 def test_a_recipe_without_block_attention_says_that_it_is_slower(name: str) -> None:
-    (said,) = [text for text in DCU[name].differs if "composed" in text]
+    (said,) = [text for text in DCU[name].deviations if "composed" in text]
     assert "slower than the recipe with block in its name" in said
     assert "never run on a card" in said
     assert "block_attn" not in DCU[name].arguments
@@ -157,7 +157,7 @@ def test_launch_runs_what_is_not_there_and_stops_at_a_failure(
     monkeypatch.setattr(launch.preflight, "check_machine", lambda plan, settings: None)
     assert launch.launch("infer", (), settings(workspace), choices) == 0
     assert ran == ["export", "infer"]
-    assert "there already: models/llama-2-13b-chat-a8w8" in capsys.readouterr().err
+    assert "exists already: models/llama-2-13b-chat-a8w8" in capsys.readouterr().err
     ran, status = [], 5
     assert launch.launch("infer", (), settings(workspace), choices) == 5
     assert ran == ["export"]
@@ -183,7 +183,7 @@ def test_several_nodes(workspace: Path) -> None:
     assert "--ranks 8 --nnodes 3 --master h:1 --rank 2 run_pretrain.py" in line
     assert plan.network == "host", "the nodes have to reach each other"
     assert plan.environment["NCCL_IB_TIMEOUT"] == "22"
-    with pytest.raises(RequestError, match="where they meet") as caught:
+    with pytest.raises(RequestError, match="rendezvous address") as caught:
         planned(workspace, "pretrain-pp8-nodes", "--rank=0")
     assert "--master HOST:PORT" in caught.value.problems[0].remedy
 
@@ -199,7 +199,7 @@ def test_picked_cards(workspace: Path) -> None:
 
 
 def test_a_recipe_decides_the_jobs_own_arguments(workspace: Path) -> None:
-    with pytest.raises(RequestError, match="decides --prompt"):
+    with pytest.raises(RequestError, match="sets --prompt"):
         planned(workspace, "infer-block-fp16", "--prompt=x")
     plan = planned(workspace, "infer-block-fp16", "--name=mine").plan
     assert "runs/mine/output.json" in plan.argv
@@ -237,7 +237,7 @@ def test_a_configuration_of_ones_own(workspace: Path) -> None:
         *("pretrain", "--config", "mine.json", "--set", "max_steps=3000", "--ranks", "8"),
     )
     assert plan.ranks == 8
-    with pytest.raises(RequestError, match="needs 8 cards"):
+    with pytest.raises(RequestError, match="requires 8 devices"):
         launch.make_plan("pretrain", ["--config", "mine.json"], settings(workspace))
 
 
@@ -336,7 +336,7 @@ def test_a_recipe_of_prepare(workspace: Path) -> None:
     choices = launch.Choices(recipe="python-stdlib", changes=("workers=1",))
     plan = launch.make_plan("prepare", (), here, choices)
     assert plan.argv[-2:] == ("--workers", "1") and plan.argv[0] == "prepare"
-    with pytest.raises(RequestError, match="decides --output"):
+    with pytest.raises(RequestError, match="sets --output"):
         launch.make_plan("prepare", ("--output=data/x",), here, choices)
     wrong = launch.Choices(recipe="python-stdlib", changes=("worker=1",))
     with pytest.raises(RequestError, match="--worker"):
@@ -439,26 +439,26 @@ GOOD = '[a]\njob = "infer"\nsummary = "x"\nscript = "s.py"\n'
         (GOOD + "cardz = 1\n", 'unknown key "cardz"', ":5"),
         (GOOD + "cards = 0\n", '"cards" must be a whole number above 0', ":5"),
         (GOOD + 'benchmark = "yes"\n', '"benchmark" must be true or false', ":5"),
-        (GOOD + 'before = ["b"]\n', '"before" names no recipe: "b"', ":5"),
-        (GOOD + 'before = ["a"]\nproduces = "m"\n', "run before itself", ":5"),
-        (GOOD + 'instead = "b"\n', '"instead" names no recipe', ":5"),
+        (GOOD + 'depends_on = ["b"]\n', '"depends_on" has an unknown recipe: "b"', ":5"),
+        (GOOD + 'depends_on = ["a"]\nproduces = "m"\n', "depends on itself", ":5"),
+        (GOOD + 'fallback = "b"\n', '"fallback" has an unknown recipe', ":5"),
         (
-            GOOD + 'benchmark = true\ninstead = "b"\n' + GOOD.replace("[a]", "[b]"),
-            '"b", its replacement, has none',
+            GOOD + 'benchmark = true\nfallback = "b"\n' + GOOD.replace("[a]", "[b]"),
+            'its fallback "b" has none',
             ":6",
         ),
-        (GOOD + 'config = "no.json"\n', "there is no no.json", ":5"),
+        (GOOD + 'config = "no.json"\n', "no.json does not exist", ":5"),
         (
-            GOOD + 'before = ["b"]\n' + GOOD.replace("[a]", "[b]"),
-            '"b" goes before it and says not what it makes',
+            GOOD + 'depends_on = ["b"]\n' + GOOD.replace("[a]", "[b]"),
+            'depends on "b", which has no "produces"',
             ":5",
         ),
-        ('[a]\njob = "infre"\nsummary = ""\nscript = "s"\n', 'no recipes of a job "infre"', ":2"),
+        ('[a]\njob = "infre"\nsummary = ""\nscript = "s"\n', '"infre" cannot have recipes', ":2"),
         ('[a]\njob = "infer"\nsummary = ""\n', 'needs a "config", a "script" or both', ":1"),
         ('[a]\njob = "prepare"\nsummary = ""\n', '"arguments" is missing', ":1"),
         ('[a]\njob = "prepare"\nsummary = ""\n', '"produces" is missing', ":1"),
         ('[A_b]\njob = "infer"\nsummary = ""\nscript = "s"\n', "cannot name a recipe", ":1"),
-        ("a = 1\n", '"a" is no recipe', ":1"),
+        ("a = 1\n", '"a" is not a recipe', ":1"),
         (GOOD + '[[line]]\nours = "x"\n', '"documented", a string', ":5"),
         ("[a\n", "not TOML", ":1"),
     ],

@@ -114,9 +114,9 @@ def test_what_is_missing_is_told_at_once(checkout: Path) -> None:
         release.check(checkout, "0.2.0", "0.1.0", {"cpu": ["tests/unit"], "dcu-sim": ["tests/x"]})
     said = [problem.what for problem in caught.value.problems]
     assert said == [
-        "this checkout says that it is 0.1.0",
+        "the checkout has version 0.1.0",
         "the branch is topic",
-        "there are changes that are not committed",
+        "the checkout has uncommitted changes",
         "the changelog has no section for 0.2.0",
         "the tests were not run here",
     ]
@@ -125,7 +125,7 @@ def test_what_is_missing_is_told_at_once(checkout: Path) -> None:
 
 @pytest.mark.parametrize("version", ["", "1", "1.2", "v0.2.0", "0.2.0.0", "0.02.0", "next", "-1"])
 def test_a_version_that_is_none_is_refused(checkout: Path, version: str) -> None:
-    with pytest.raises(RequestError, match="is no version"):
+    with pytest.raises(RequestError, match="is not a version"):
         release.check(checkout, version, version, SUITES)
 
 
@@ -144,16 +144,16 @@ FAILED = [*PASSED, Outcome("tests.unit.test_a::test_e", "failed", "no")]
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda root: (root / "x").touch(), "changes that are not committed"),
+        (lambda root: (root / "x").touch(), "uncommitted changes"),
         (lambda root: git(root, "tag", "v0.2.0"), "0.2.0 is released already"),
-        (lambda root: git(root, "tag", "v0.10.0"), "v0.10.0 is released, which is newer"),
+        (lambda root: git(root, "tag", "v0.10.0"), "v0.10.0, a newer version, is released already"),
         (lambda root: git(root, "checkout", "--quiet", "--detach"), "the branch is HEAD"),
         (write_changelog(CHANGELOG.replace(" - 2026-01-31", "")), "has no date"),
         (write_changelog(CHANGELOG.replace("2026-01-31", "soon")), "has no date"),
         (write_changelog(CHANGELOG.split("###")[0]), "the section of 0.2.0 is empty"),
         (
             write_changelog(CHANGELOG.replace("[Unreleased]\n", "[Unreleased]\n\n- Another.\n")),
-            "changes are waiting",
+            "has entries",
         ),
         (lambda root: commit(root, "One more"), "the tests were run on"),
         (lambda root: were_run(root, FAILED, 1), "the tests failed: 1 failed, 1 passed"),
@@ -163,7 +163,7 @@ FAILED = [*PASSED, Outcome("tests.unit.test_a::test_e", "failed", "no")]
             lambda root: (root / ".cache/test/cpu-unit.json").write_text("{"),
             "the tests were not run here",
         ),
-        (lambda root: shutil.rmtree(root / ".git"), "this is no checkout of git"),
+        (lambda root: shutil.rmtree(root / ".git"), "this is not a git checkout"),
     ],
 )
 def test_a_fault_is_refused_before_anything_is_built(
@@ -201,7 +201,7 @@ def test_images_that_fail_are_not_released(checkout: Path) -> None:
 
 
 def test_images_of_another_commit_are_not_released(checkout: Path) -> None:
-    with pytest.raises(JobError, match="is of the revision 0000-dirty"):
+    with pytest.raises(JobError, match="is of commit 0000-dirty"):
         run(checkout, Stand(checkout, revision="0000-dirty"))
     assert nothing_is_left(checkout)
 
@@ -224,7 +224,7 @@ def test_a_build_that_ends_early_leaves_nothing(checkout: Path, error: BaseExcep
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda root: (root / "x").touch(), "not committed"),
+        (lambda root: (root / "x").touch(), "uncommitted"),
         (lambda root: commit(root, "One more"), "another commit is checked out now"),
     ],
 )
@@ -244,7 +244,7 @@ def test_notes_do_not_stay_without_their_tag(checkout: Path) -> None:
     (checkout / ".git" / "refs" / "tags" / "v0.2.0" / "x" / "y").write_text(
         git(checkout, "rev-parse", "HEAD") + "\n"
     )
-    with pytest.raises(RequestError, match="the tag cannot be set") as caught:
+    with pytest.raises(RequestError, match="the tag cannot be created") as caught:
         run(checkout)
     assert caught.value.problems[0].remedy
     assert not [*checkout.glob(".cache/release/*")]

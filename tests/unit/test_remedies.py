@@ -13,7 +13,7 @@ import pytest
 import tasks
 from paddle_stacks.cli import aliases
 from paddle_stacks.errors import did_you_mean
-from paddle_stacks.jobs import documented, models, workspace
+from paddle_stacks.jobs import deprecated_flags, models, workspace
 from paddle_stacks.jobs.arguments import parser
 from paddle_stacks.jobs.catalog import JOBS
 
@@ -83,12 +83,12 @@ def test_the_walk_finds_what_is_wrong() -> None:
 def test_an_alias_is_not_an_option_itself_and_stands_for_one(job: str) -> None:
     known = {option for action in parser(job)._actions for option in action.option_strings}
     host = {"--devices", "--dry-run", "--debug", "--config"}
-    for name in {*documented._ALIASES.get(job, {}), *documented._OURS.get(job, {})}:
-        right = documented.replacement(job, f"--{name}")
+    for name in {*deprecated_flags._ALIASES.get(job, {}), *deprecated_flags._OURS.get(job, {})}:
+        right = deprecated_flags.replacement(job, f"--{name}")
         assert f"--{name}".replace("_", "-") not in known or f"--{name}" not in known
         if right.endswith("="):
             key = right.removeprefix("--set ").rstrip("=")
-            assert key in documented.SCHEMAS[job].keys
+            assert key in deprecated_flags.SCHEMAS[job].keys
         else:
             assert right in known | host
 
@@ -185,12 +185,12 @@ DOCUMENTED = (
 
 
 def test_the_first_wrong_line_of_the_document_has_one_right_answer() -> None:
-    problem = documented.misplaced_script("predictor.py", DOCUMENTED.split())
+    problem = deprecated_flags.misplaced_script("predictor.py", DOCUMENTED.split())
     assert problem is not None
     assert problem.remedy == (
         "./inv upstream predict/predictor.py --backend dcu -- --model_name_or_path "
         "models/llama-2-7b --mode dynamic --block_attn false --dtype float16"
     )
     words = problem.remedy.partition(" -- ")[2].split()
-    assert documented.flag_problems(words, "predict/predictor.py") == []
-    assert documented.misplaced_script("predict/predictor.py", words) is None
+    assert deprecated_flags.flag_problems(words, "predict/predictor.py") == []
+    assert deprecated_flags.misplaced_script("predict/predictor.py", words) is None

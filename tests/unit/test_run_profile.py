@@ -938,8 +938,8 @@ def test_a_job_of_1024_cards(host: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("tensor_parallel_degree=3", "1024 cards cannot be divided into groups of 1008"),
-        ("pipeline_parallel_degree=7", "1024 cards cannot be divided into groups of 1022"),
+        ("tensor_parallel_degree=3", "1024 devices cannot be divided into groups of 1008"),
+        ("pipeline_parallel_degree=7", "1024 devices cannot be divided into groups of 1022"),
     ],
 )
 def test_a_layout_that_1024_cards_cannot_have(host: Path, change: str, said: str) -> None:

@@ -104,11 +104,10 @@ def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:
 def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     made = plan("--adapter", "none", "--api-keys", str(tmp_path / "empty"), workspace=tmp_path)
-    parsed = launch.parser("serve").parse_args(list(made.argv[1:]))
     with pytest.raises(RequestError) as wrong:
-        preflight.check_request(made, parsed)
+        preflight.check_request(made)
     told = [problem.what for problem in wrong.value.problems]
-    assert told == ['no model "m"', 'no run "none"', "there is no key in it"]
+    assert told == ['no model "m"', 'no run "none"', "the file has no API keys"]
 
 
 # ------------------------------------------------------------------------ arguments
@@ -211,11 +210,11 @@ def test_keys_have_names_or_get_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("short", "the key has 5 characters"),
-        (f"a b {KEY}", "a line is KEY"),
-        (f"a {KEY}x\na {KEY}y", "the name a is taken"),
-        (f"a {KEY}\nb {KEY}", "the key is there already"),
-        (f"-a {KEY}", "a name is of letters"),
+        ("short", "at least 16 characters, got 5"),
+        (f"a b {KEY}", "a line must be KEY"),
+        (f"a {KEY}x\na {KEY}y", "the name a is used twice"),
+        (f"a {KEY}\nb {KEY}", "the key is used twice"),
+        (f"-a {KEY}", "a name must consist of letters"),
         ("sk-ключ-ключ-ключ-ключ", "printable ASCII"),
     ],
 )

@@ -91,7 +91,7 @@ def test_without_password(url: str, shown: str) -> None:
         ("backend = \n", ["is not TOML", ":1"]),
         ('hub_token_file = "none"\n', ["names a file that does not exist", "hub_token_file"]),
         ('workspace = "none"\n', ["names a folder that does not exist"]),
-        ('require_verified = "yes"\n', ['"require_verified" is "yes"', "true or false"]),
+        ('require_verified = "yes"\n', ['"require_verified" must be true or false, got "yes"']),
         ("require_verified = 1\n", ['"require_verified" must be a string, not int', ":1"]),
     ],
 )

@@ -501,7 +501,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
     head, row = inv("cluster.status").stdout.splitlines()
     assert head.split()[:5] == ["ID", "ENGINE", "JOB", "RUN", "STATE"]
     assert row.split()[:5] == ["4711", "slurm", "fetch", "-", "running"]
-    assert "dcu[01-02]" in row and row.endswith("started again 1 times")
+    assert "dcu[01-02]" in row and row.endswith("restarts: 1")
     (entry,) = json.loads(inv("cluster.status", "--id", "4711", "--json").stdout)
     assert entry["state"] == "running" and entry["when"] and "plan" not in entry
     folder = tmp_path / "runs" / ".jobs" / "cluster"
@@ -516,7 +516,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.logs", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.cancel", "1"), "no job 1 was submitted from this workspace"),
         (("cluster.status", "--id", "1"), "no job 1 was submitted from this workspace"),
-        (("cluster.logs", "4711", "--rank", "x"), '"x" is not a number'),
+        (("cluster.logs", "4711", "--rank", "x"), '--rank must be an integer, got "x"'),
         (("cluster.logs", "4711", "--rank", "1"), "expected a rank from 0 to 0, got 1"),
         (("cluster.submit", "fetch", "--model", "x"), "--engine is required"),
         (("cluster.submit", "--engine", "slurm"), "did not receive required positional"),
@@ -527,7 +527,7 @@ def test_a_job_from_its_submission_to_its_end(inv: Callable[..., Any], tmp_path:
         (("cluster.submit", "infer", "--model", "m", "--chat", "--engine", "slurm"), "no standard"),
         (
             ("cluster.submit", "finetune", "--config", "no.json", "--engine", "slurm"),
-            "there is no such configuration",
+            "the configuration does not exist",
         ),
         (("cluster.stauts",), 'did you mean "cluster.status"?'),
     ],

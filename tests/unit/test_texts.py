@@ -71,10 +71,10 @@ def test_other_formats_and_files_beside_it(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "what", "remedy"),
     [
-        (["text:python-stdli"], 'no text is known as "python-stdli"', 'mean "python-stdlib"?'),
-        (["text:"], 'no text is known as ""', "known: text:python-stdlib"),
-        ([STDLIB, STDLIB], "the same text is named twice", ""),
-        ([STDLIB, "-"], "standard input cannot be read beside other inputs", ""),
+        (["text:python-stdli"], 'unknown text "python-stdli"', 'mean "python-stdlib"?'),
+        (["text:"], 'unknown text ""', "texts: text:python-stdlib"),
+        ([STDLIB, STDLIB], "the text is an input twice", ""),
+        ([STDLIB, "-"], "standard input cannot be combined with other inputs", ""),
     ],
 )
 @pytest.mark.parametrize("here", [True, False])

@@ -16,10 +16,10 @@ import pytest
 
 from entrypoints import upstream
 from entrypoints.runtime import launcher
-from entrypoints.runtime.arguments import parser
+from entrypoints.runtime.arguments import parse
 from paddle_stacks.errors import JobError, MachineError, RequestError, Stopped
-from paddle_stacks.jobs.arguments import words
-from paddle_stacks.jobs.platforms import device
+from paddle_stacks.jobs.backends import device
+from paddle_stacks.jobs.options import UpstreamOptions
 from paddle_stacks.plan import backend
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*line: str, **environ: str) -> upstream.Command:
-    return upstream.command(parser("upstream").parse_args(line), environ)
+    return upstream.command(parse(UpstreamOptions, line), environ)
 
 
 def refused(*line: str, **environ: str) -> str:
@@ -168,7 +168,7 @@ def test_a_cluster_says_it_by_variables(tree: Path) -> None:
         (["--nnodes", "2", "run_pretrain.py"], {}, "requires --master"),
         (["--name", "../x", "run_pretrain.py"], {}, "cannot be the name of a run"),
         (["run_finetun.py"], {}, 'did you mean "run_finetune.py"?'),
-        (["predictor.py"], {}, 'did you mean "predict/predictor.py"?'),
+        (["predictor.py"], {}, "./inv upstream predict/predictor.py"),
         (["../x.py"], {}, "there is no script"),
         (["predict/predictor.py", "--append_attn", "False", "--dtype", "float16"], {}, "later"),
         (["predict/predictor.py"], {}, "--dtype float16"),
@@ -289,8 +289,7 @@ def test_a_signal_that_the_script_outlives_does_not_count(tree: Path) -> None:
     ],
 )
 def test_a_command_line_survives(line: list[str]) -> None:
-    made = parser("upstream")
-    assert words(made, made.parse_args(line)) == line
+    assert parse(UpstreamOptions, line).argv() == line
 
 
 def test_the_devices_are_those_of_the_platforms_files() -> None:

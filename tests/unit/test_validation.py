@@ -11,6 +11,7 @@ import pytest
 from entrypoints.runtime import arguments
 from paddle_stacks import launch
 from paddle_stacks.errors import RequestError
+from paddle_stacks.jobs.options import OPTIONS
 from paddle_stacks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_host_and_container_refuse_the_same(argv: list[str]) -> None:
     if argv == [*SERVE, "--host", "0.0.0.0"]:
         return  # the container knows from --published who can reach it
     with pytest.raises(RequestError) as by_container:
-        arguments.parse(job, line)
+        arguments.parse(OPTIONS[job], line)
     assert by_host.value.problems == by_container.value.problems
     for problem in by_host.value.problems:
         assert problem.what and problem.remedy

@@ -53,7 +53,7 @@ def test_models(place: Path, name: str, folder: str) -> None:
         ("nothing", "./inv fetch nothing"),
         ("broken", "it has no config.json"),
         ("runs/lora", "--adapter runs/lora"),
-        ("runs/half", "goes on where it stopped"),
+        ("runs/half", "continues where it stopped"),
     ],
 )
 def test_what_is_not_a_model(place: Path, name: str, words: str) -> None:
@@ -82,8 +82,8 @@ def test_runs_and_adapters(place: Path) -> None:
     ("name", "words"),
     [
         ("lorra", 'did you mean "lora"?'),
-        ("sft", "it made a model, not an adapter"),
-        ("half", "is the run finished?"),
+        ("sft", "with a model instead of an adapter"),
+        ("half", "if the run is unfinished"),
     ],
 )
 def test_what_is_not_an_adapter(place: Path, name: str, words: str) -> None:

@@ -1,7 +1,7 @@
-"""The configuration of a job that trains or quantizes: one JSON object with upstream's keys.
+"""The configuration of a training or quantization: a JSON object with upstream's keys.
 
-:func:`load` reads and checks it, on the host before a container is started and
-in the container again. It finds every fault, not just the first.
+:func:`load` reads and checks it, on the host before a container starts and again in the
+container. It reports all faults at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import platforms
+from paddle_stacks.jobs import backends
 from paddle_stacks.jobs.schema.checks import Draft, Fault, contradictions, unfit_for_device
 from paddle_stacks.jobs.schema.keys import PARALLEL, SCHEMAS, Key, Schema
 from paddle_stacks.jobs.schema.reading import Document, read
@@ -26,15 +26,15 @@ __all__ = ["PARALLEL", "SCHEMAS", "Config", "Key", "load"]
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration that is right.
+    """A valid configuration.
 
     Args:
-        path: the file it was read from.
-        schema: of the job it is for.
-        values: every key in upstream's spelling, defaults resolved.
-        explicit: the keys that were written, in the file or with ``--set``.
-        notes: what a person should know: keys without an effect here, values
-            that follow from others.
+        path: its file.
+        schema: the schema of its job.
+        values: all keys in upstream's spelling, with defaults resolved.
+        explicit: the keys that are set, in the file or with ``--set``.
+        notes: messages for the user: keys without an effect here, values that follow from
+            others.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Config:
     def to_json(self) -> str:
         """Return all keys as JSON text, which :func:`load` reads back to the same values.
 
-        Keys that have no effect in this job are left out, unless they were written.
+        Keys without an effect in this job are omitted, unless they are set.
         """
         shown = {
             name: value
@@ -73,12 +73,12 @@ def load(
     """Read a configuration, apply ``KEY=VALUE`` overrides, and check all of it.
 
     Args:
-        path: a JSON file; None where the overrides say all.
-        overrides: ``KEY=VALUE``, later ones win; the value is JSON or a string.
-        job: the job it is for.
-        backend: where it will run; decides the default of ``device`` and which
-            keys can be honoured.
-        world: processes of all nodes; what is spread over several has an effect there.
+        path: a JSON file; None for overrides only.
+        overrides: ``KEY=VALUE``, the last of a key applies; the value is JSON or a string.
+        job: name of the job.
+        backend: the backend that the job runs on; it determines the default of ``device`` and
+            the supported keys.
+        world: number of processes on all nodes; parallel keys have no effect in one.
 
     Raises:
         RequestError: with one problem for each fault.
@@ -87,21 +87,21 @@ def load(
     if schema is None:
         raise RequestError(
             f'the job "{job}" has no configuration',
-            remedy=f"jobs that have one: {', '.join(SCHEMAS)}",
+            remedy=f"jobs with a configuration: {', '.join(SCHEMAS)}",
         )
     document = read(path) if path else Document(Path(job), {}, {}, ())
     written, places, faults = _written(document, overrides, schema)
-    device = platforms.device(backend)
+    device = backends.device(backend)
     values = _resolved(written, device, schema)
     draft = Draft(schema, MappingProxyType(values), frozenset(written), _places(document, places))
-    wrong = {key for key, _ in faults}  # their defaults stand in: no second complaint about them
+    wrong = {key for key, _ in faults}  # their defaults are used below; report them only once
     unfit, remedies = unfit_for_device(draft, device)
     faults += [fault for fault in (*contradictions(draft), *unfit) if fault[0] not in wrong]
     problems = [*document.problems, *(problem for _, problem in faults)]
     if len(remedies) > 1:
         sets = " ".join(f"--set {shlex.quote(remedy)}" for remedy in remedies)
-        what = "this configuration is for an accelerator"
-        problems.append(Problem(what, str(document.path), f"on a CPU add: {sets}"))
+        message = "this configuration is for an accelerator"
+        problems.append(Problem(message, str(document.path), f"on a CPU add: {sets}"))
     if problems:
         raise RequestError(problems)
     return Config(
@@ -112,7 +112,7 @@ def load(
 def _written(
     document: Document, overrides: Sequence[str], schema: Schema
 ) -> tuple[dict[str, Any], dict[str, str], list[Fault]]:
-    """Return the right values that were written, the places of overrides, and the faults."""
+    """Return the valid values that are set, the places of overrides, and the faults."""
     entries = [(name, value, document.where(name)) for name, value in document.values.items()]
     places: dict[str, str] = {}
     faults: list[Fault] = []
@@ -173,7 +173,7 @@ def _notes(draft: Draft, written: Mapping[str, Any], world: int) -> list[str]:
     if written.get("do_eval") is False and draft.values["do_eval"]:
         strategy = draft.values["evaluation_strategy"]
         notes.append(
-            f'evaluating although "do_eval" is false: "evaluation_strategy" is "{strategy}"'
+            f'evaluating although "do_eval" is false, because "evaluation_strategy" is "{strategy}"'
         )
     if "eval_steps" not in written and draft.values["evaluation_strategy"] == "steps":
         notes.append(f'"eval_steps" is not set: {draft.values["eval_steps"]}, as "logging_steps"')

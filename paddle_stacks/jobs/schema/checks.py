@@ -1,7 +1,7 @@
-"""Keys that contradict each other, and keys that a backend cannot honour.
+"""Checks of combinations of keys, and of keys that a backend does not support.
 
-Each of these fails in upstream's program too, most of them after the model has
-been loaded, some of them at the first checkpoint, one of them never (it hangs).
+All of these fail in upstream's program too: most of them after the model has been loaded, some
+at the first checkpoint, and one hangs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["Draft", "Fault", "contradictions", "unfit_for_device"]
 
 @dataclass(frozen=True)
 class Draft:
-    """A configuration whose values are right one by one.
+    """A configuration whose values are valid individually.
 
     Args:
-        schema: of the job.
-        values: every key, defaults resolved.
-        explicit: the keys that were written.
-        where: the place of a key, for a message.
+        schema: the schema of the job.
+        values: all keys, with defaults resolved.
+        explicit: the keys that are set.
+        where: returns the place of a key, for messages.
     """
 
     schema: Schema
@@ -34,21 +34,21 @@ class Draft:
     explicit: frozenset[str]
     where: Callable[[str], str]
 
-    def fault(self, what: str, key: str, remedy: str) -> Fault:
+    def fault(self, message: str, key: str, remedy: str) -> Fault:
         """Return a fault at the place of ``key``."""
-        return key, Problem(what, self.where(key), remedy)
+        return key, Problem(message, self.where(key), remedy)
 
 
-Fault = tuple[str, Problem]  # a key, and what is wrong with it
+Fault = tuple[str, Problem]  # a key and its problem
 
 
 def contradictions(draft: Draft) -> list[Fault]:
-    """Return what is wrong with the keys together, whatever the backend."""
+    """Return the faults of combinations of keys, on any backend."""
     return [fault for check in _CHECKS[draft.schema.job] for fault in check(draft)]
 
 
 def unfit_for_device(draft: Draft, device: str) -> tuple[list[Fault], list[str]]:
-    """Return what the device cannot do, and the ``KEY=VALUE`` that mend it."""
+    """Return the keys that a device does not support, and ``KEY=VALUE`` to change them."""
     return _unfit_for_cpu(draft) if device == "cpu" else (_unfit_for_accelerator(draft), [])
 
 
@@ -61,15 +61,15 @@ def _required(draft: Draft) -> Iterator[Fault]:
 
 def _trains(draft: Draft) -> Iterator[Fault]:
     if not draft.values["do_train"]:
-        yield draft.fault('"do_train" is false, and this job trains', "do_train", "set it to true")
+        yield draft.fault('"do_train" is false, but this job trains', "do_train", "set it to true")
 
 
 def _refused(draft: Draft) -> Iterator[Fault]:
     for name in sorted(draft.explicit):
         key, value = draft.schema.keys[name], draft.values[name]
         if key.refused and value != key.default:
-            what = f'"{name}" is not offered by this job: {key.refused}'
-            yield draft.fault(what, name, "remove it")
+            message = f'"{name}" is not supported by this job: {key.refused}'
+            yield draft.fault(message, name, "remove it")
 
 
 def _precision(draft: Draft) -> Iterator[Fault]:
@@ -78,7 +78,7 @@ def _precision(draft: Draft) -> Iterator[Fault]:
         yield draft.fault('"fp16" and "bf16" exclude each other', "bf16", "set one to false")
     if values["fp16_opt_level"] == "O2" and not (values["fp16"] or values["bf16"]):
         yield draft.fault(
-            '"fp16_opt_level" "O2" needs "fp16" or "bf16"', "fp16_opt_level", 'set it to "O1"'
+            '"fp16_opt_level" "O2" requires "fp16" or "bf16"', "fp16_opt_level", 'set it to "O1"'
         )
 
 
@@ -89,11 +89,13 @@ def _lengths(draft: Draft) -> Iterator[Fault]:
             f'"src_length" ({values["src_length"]}) leaves no room for an answer '
             f'in "max_length" ({values["max_length"]})',
             "src_length",
-            '"max_length" counts question and answer together',
+            '"max_length" is for question and answer together',
         )
     if values["greedy_zero_padding"] and not values["zero_padding"]:
         yield draft.fault(
-            '"greedy_zero_padding" needs "zero_padding"', "greedy_zero_padding", "set both to true"
+            '"greedy_zero_padding" requires "zero_padding"',
+            "greedy_zero_padding",
+            "set both to true",
         )
 
 
@@ -103,7 +105,7 @@ def _lora(draft: Draft) -> Iterator[Fault]:
         return
     for key in ("merge", "lora_path", "rslora", "lora_use_mixer"):
         if values[key]:
-            yield draft.fault(f'"{key}" needs "lora"', key, 'set "lora" to true or remove it')
+            yield draft.fault(f'"{key}" requires "lora"', key, 'set "lora" to true or remove it')
 
 
 def _evaluation(draft: Draft) -> Iterator[Fault]:
@@ -124,14 +126,14 @@ def _best_model(draft: Draft) -> Iterator[Fault]:
     evaluation, save = values["evaluation_strategy"], values["save_strategy"]
     if evaluation == "no" or evaluation != save:
         yield draft.fault(
-            f'"load_best_model_at_end" needs the same "evaluation_strategy" ("{evaluation}") '
+            f'"load_best_model_at_end" requires the same "evaluation_strategy" ("{evaluation}") '
             f'and "save_strategy" ("{save}"), and not "no"',
             "load_best_model_at_end",
             'set both to "epoch", or both to "steps"',
         )
     elif evaluation == "steps" and values["save_steps"] % values["eval_steps"]:
         yield draft.fault(
-            f'"load_best_model_at_end" needs "save_steps" ({values["save_steps"]}) '
+            f'"load_best_model_at_end" requires "save_steps" ({values["save_steps"]}) '
             f'to be a multiple of "eval_steps" ({values["eval_steps"]})',
             "load_best_model_at_end",
             f'"save_steps": {values["eval_steps"]}',
@@ -142,9 +144,9 @@ def _steps(draft: Draft) -> Iterator[Fault]:
     values = draft.values
     if values["max_steps"] == 0:
         yield draft.fault(
-            '"max_steps" is 0: nothing would be trained',
+            '"max_steps" is 0: there is nothing to train',
             "max_steps",
-            "give a number of steps, or -1 for num_train_epochs",
+            "set a number of steps, or -1 for num_train_epochs",
         )
 
 
@@ -153,25 +155,24 @@ def _schedule(draft: Draft) -> Iterator[Fault]:
     steps = values["max_steps"]
     if steps == -1:
         yield draft.fault(
-            '"max_steps" is missing: text has no epochs, so nothing else ends a pretraining',
+            '"max_steps" is required: a pretraining has no epochs',
             "max_steps",
-            'write "max_steps": 1000; ./inv inspect CORPUS says how many tokens there are',
+            'write "max_steps": 1000; ./inv inspect CORPUS shows the number of tokens',
         )
     if values["min_learning_rate"] > values["learning_rate"]:
         yield draft.fault(
             f'"min_learning_rate" ({values["min_learning_rate"]:g}) is above "learning_rate" '
             f"({values['learning_rate']:g})",
             "min_learning_rate" if "min_learning_rate" in draft.explicit else "learning_rate",
-            f"a tenth is usual: --set min_learning_rate={values['learning_rate'] / 10:g}",
+            f"usually a tenth: --set min_learning_rate={values['learning_rate'] / 10:g}",
         )
     last = values["decay_steps"] or steps
     warmup = values["warmup_steps"] or int(values["warmup_ratio"] * steps)
     if steps > 0 and warmup >= last:
         yield draft.fault(
-            f"the rate would still be rising when it has to be at its minimum: {warmup} steps of "
-            f"warm-up, and the decay ends at step {last}",
+            f"warm-up ({warmup} steps) must end before the decay does, at step {last}",
             "warmup_steps" if values["warmup_steps"] else "warmup_ratio",
-            f"{max(1, last // 100)} steps are usual for {last}",
+            f"usually a hundredth of the steps: {max(1, last // 100)}",
         )
 
 
@@ -180,71 +181,70 @@ def _split(draft: Draft) -> Iterator[Fault]:
     try:
         shares = corpus.shares(values["split"])
     except RequestError as error:
-        yield draft.fault(error.problems[0].what, "split", 'for instance "949,50,1"')
+        yield draft.fault(error.problems[0].what, "split", 'such as "949,50,1"')
         return
-    wanted = {"training": True, "evaluation": values["do_eval"], "test": values["do_predict"]}
+    used = {"training": True, "evaluation": values["do_eval"], "test": values["do_predict"]}
     keys = {"training": "do_train", "evaluation": "do_eval", "test": "do_predict"}
-    for (name, is_wanted), share in zip(wanted.items(), shares, strict=True):
-        if is_wanted and not share:
+    for (name, is_used), share in zip(used.items(), shares, strict=True):
+        if is_used and not share:
             yield draft.fault(
-                f'"split" leaves nothing for {name}, which "{keys[name]}" asks for',
+                f'"split" leaves nothing for {name}, but "{keys[name]}" is true',
                 "split",
-                f'give it a share, as "949,50,1", or set "{keys[name]}" to false',
+                f'use a split such as "949,50,1", or set "{keys[name]}" to false',
             )
 
 
-def _spread(draft: Draft) -> Iterator[Fault]:
+def _parallelism(draft: Draft) -> Iterator[Fault]:
     values = draft.values
     if values["sequence_parallel"] and values["tensor_parallel_degree"] < 2:
         yield draft.fault(
-            '"sequence_parallel" needs "tensor_parallel_degree" of 2 or more',
+            '"sequence_parallel" requires "tensor_parallel_degree" of at least 2',
             "sequence_parallel",
             "set one of them",
         )
-    staged = values["sharding"]
-    known = ("", "stage1", "stage2", "stage3", "stage2 offload", "stage3 offload")
-    if staged not in known:
+    sharding = values["sharding"]
+    choices = ("", "stage1", "stage2", "stage3", "stage2 offload", "stage3 offload")
+    if sharding not in choices:
         yield draft.fault(
-            f'"sharding" cannot be {json.dumps(staged)}',
+            f'"sharding" cannot be {json.dumps(sharding)}',
             "sharding",
-            "one of " + ", ".join(f'"{word}"' for word in known),
+            "one of " + ", ".join(f'"{word}"' for word in choices),
         )
-        staged = ""
-    deeper = staged.startswith(_DEEPER)
-    if deeper and values["pipeline_parallel_degree"] > 1:
+        sharding = ""
+    if sharding.startswith(_DEEPER) and values["pipeline_parallel_degree"] > 1:
         yield draft.fault(
-            'pipeline parallelism goes with "sharding" "stage1" only',
+            'pipeline parallelism supports only "sharding" "stage1"',
             "sharding",
             "set it to stage1",
         )
     if values["virtual_pp_degree"] > 1 and values["pipeline_parallel_degree"] < 3:
         yield draft.fault(
-            '"virtual_pp_degree" needs "pipeline_parallel_degree" of 3 or more',
+            '"virtual_pp_degree" requires "pipeline_parallel_degree" of at least 3',
             "virtual_pp_degree",
             "set one of them",
         )
     elif values["virtual_pp_degree"] > 1:
-        yield from _rounds(draft)
+        yield from _interleaving(draft)
     if values["sep_parallel_degree"] > 1 and values["context_parallel_degree"] > 1:
         yield draft.fault(
             '"sep_parallel_degree" and "context_parallel_degree" exclude each other',
             "context_parallel_degree",
-            "leave one of them out",
+            "remove one of them",
         )
 
 
-def _rounds(draft: Draft) -> Iterator[Fault]:
-    """Yield what is not in whole rounds of the interleaved schedule."""
+def _interleaving(draft: Draft) -> Iterator[Fault]:
+    """Yield the keys that are not multiples of the stages of an interleaved schedule."""
     stages = draft.values["pipeline_parallel_degree"]
     keys = ["gradient_accumulation_steps"]
     keys += ["per_device_eval_batch_size"] if draft.values["do_eval"] else []
     for key in keys:
         if draft.values[key] % stages:
             yield draft.fault(
-                f'virtual stages go in rounds: "{key}" ({draft.values[key]}) is not a multiple '
-                f'of "pipeline_parallel_degree" ({stages})',
+                f'with virtual stages, "{key}" ({draft.values[key]}) must be a multiple of '
+                f'"pipeline_parallel_degree" ({stages})',
                 key,
-                f"for instance {max(1, draft.values[key] // stages) * stages}",
+                f'"{key}": {max(1, draft.values[key] // stages) * stages}',
             )
 
 
@@ -265,67 +265,73 @@ _EXAMPLES = {
 def _quantizes(draft: Draft) -> Iterator[Fault]:
     values = draft.values
     if not values["do_ptq"]:
-        yield draft.fault('"do_ptq" is false, and this job does that', "do_ptq", "set it to true")
-    for what in ("shift", "smooth"):
-        if values[f"{what}_all_linears"] and not values[what]:
+        yield draft.fault('"do_ptq" is false, but this job quantizes', "do_ptq", "set it to true")
+    for method in ("shift", "smooth"):
+        if values[f"{method}_all_linears"] and not values[method]:
             yield draft.fault(
-                f'"{what}_all_linears" needs "{what}"', f"{what}_all_linears", f'set "{what}" too'
+                f'"{method}_all_linears" requires "{method}"',
+                f"{method}_all_linears",
+                f'set "{method}" too',
             )
     if "src_length" in draft.explicit:
         yield from _lengths(draft)
     for part in values["skip_list_names"] or ():
         if not isinstance(part, str) or not part:
-            what = f'"skip_list_names" has {json.dumps(part)}, which is no part of a name'
-            yield draft.fault(what, "skip_list_names", 'for instance ["mlp.down_proj"]')
+            message = f'"skip_list_names" must contain parts of names, got {json.dumps(part)}'
+            yield draft.fault(message, "skip_list_names", 'such as ["mlp.down_proj"]')
     if values["max_evaluate_steps"] == 0:
-        what = '"max_evaluate_steps" is 0: nothing would be measured'
-        yield draft.fault(what, "max_evaluate_steps", "give a number of steps, or -1 for all")
+        message = '"max_evaluate_steps" is 0: there is nothing to measure'
+        yield draft.fault(message, "max_evaluate_steps", "set a number of steps, or -1 for all")
 
 
 _COMMON = (_required, _refused, _trains, _precision, _evaluation, _best_model, _steps)
 _CHECKS: dict[str, tuple[Callable[[Draft], Iterator[Fault]], ...]] = {
     "finetune": (*_COMMON, _lengths, _lora),
-    "pretrain": (*_COMMON, _schedule, _split, _spread),
+    "pretrain": (*_COMMON, _schedule, _split, _parallelism),
     "quantize": (_required, _refused, _quantizes, _precision),
 }
 
 
 def _unfit_for_cpu(draft: Draft) -> tuple[list[Fault], list[str]]:
     values = draft.values
-    wanted: list[tuple[str, str, str]] = []
+    changes: list[tuple[str, str, str]] = []
     if values["device"] != "cpu":
-        wanted.append(("device", "cpu", f'there is no "{values["device"]}" in a CPU build'))
+        changes.append(("device", "cpu", f'a CPU build does not support "{values["device"]}"'))
     if values["fp16"]:
-        wanted.append(("fp16", "false", "loss scaling for float16 is not there on a CPU"))
+        changes.append(("fp16", "false", "a CPU has no loss scaling for float16"))
     if values["bf16"] and values["fp16_opt_level"] == "O2":
-        wanted.append(("bf16", "false", "a CPU has no bfloat16 kernels for O2"))
+        changes.append(("bf16", "false", "a CPU has no bfloat16 kernels for O2"))
     if values["fp16_opt_level"] == "O2":
-        wanted.append(("fp16_opt_level", "O1", "a CPU has no kernels for half precision at O2"))
+        changes.append(("fp16_opt_level", "O1", "a CPU has no kernels for half precision at O2"))
     for key in FUSED_KEYS:
         if values[key]:
-            wanted.append((key, "false", "this kernel is there on accelerators only"))
+            changes.append((key, "false", "this kernel requires an accelerator"))
     if draft.schema.job == "pretrain" and str(values["sharding"]).startswith(_DEEPER):
-        wanted.append(("sharding", "stage1", "Paddle shards the optimizer's state only there"))
+        changes.append(("sharding", "stage1", "Paddle shards only the optimizer state on a CPU"))
     if values["weight_quantize_algo"]:
-        wanted.append(
-            ("weight_quantize_algo", "null", "quantized weights are trained on accelerators only")
+        changes.append(
+            (
+                "weight_quantize_algo",
+                "null",
+                "training on quantized weights requires an accelerator",
+            )
         )
     faults = [
         draft.fault(
             f'"{key}" cannot be {json.dumps(values[key])} on a CPU: {why}', key, _set(key, value)
         )
-        for key, value, why in wanted
+        for key, value, why in changes
     ]
-    return faults, [f"{key}={value}" for key, value, _ in wanted]
+    return faults, [f"{key}={value}" for key, value, _ in changes]
 
 
 def _unfit_for_accelerator(draft: Draft) -> list[Fault]:
-    """Return that the device is of another kind: to Paddle 3.0.0b2 a DCU is a ``gpu``."""
+    """Return the fault of an unsupported device: Paddle 3.0.0b2 calls a DCU ``gpu``."""
     device = draft.values["device"]
     if device.partition(":")[0] in ("gpu", "cpu"):
         return []
-    what = f'"device" cannot be {json.dumps(device)} here: Paddle calls the cards "gpu"'
-    return [draft.fault(what, "device", _set("device", "gpu"))]
+    message = f'"device" cannot be {json.dumps(device)} here: Paddle calls a DCU "gpu"'
+    return [draft.fault(message, "device", _set("device", "gpu"))]
 
 
 def _set(key: str, value: str) -> str:

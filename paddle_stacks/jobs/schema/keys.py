@@ -1,11 +1,11 @@
-"""Every key a training's configuration may hold: upstream's, and two of ours.
+"""All configuration keys: upstream's, and two of ours.
 
 The names, types and defaults are those of PaddleNLP 3.0.0b3
 (``paddlenlp.trainer.TrainingArguments``, ``paddlenlp.trl``,
 ``llm/utils/argument.py`` and ``llm/run_pretrain.py``), so that a JSON from its
 documentation works here unchanged. Three defaults are ours: ``do_train`` is true,
 because these jobs train, ``device`` is the backend's, and ``use_quick_lora`` is
-true: the same sums in another order, a third faster.
+true, which adds in another order and is a third faster.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddle_stacks.jobs.datasets import DEV_RATIO
+from paddle_stacks.jobs.ranges import Range
 
-__all__ = ["FUSED_KEYS", "OURS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
+__all__ = ["FUSED_KEYS", "GROUPS", "OURS", "PARALLEL", "SCHEMAS", "Key", "Schema"]
 
 OURS = ("merge", "eval_iters", "data_columns", "dev_ratio")
-"""The keys that upstream does not have; ``eval_iters`` is a constant there."""
+"""Keys that upstream does not have; ``eval_iters`` is a constant there."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,21 @@ class Key:
         name: as upstream spells it.
         kind: ``bool``, ``int``, ``float``, ``str``, ``list``, ``dict``, or
             ``object`` for any; a key with the default None may be null.
-        default: the value where the configuration says nothing.
+        default: the value if the configuration does not set it.
+        help: what it sets, one sentence; empty if it has no effect in any job.
         low: the smallest value allowed, or None.
         high: the largest value allowed, or None.
         above: the value must be greater than this, or None.
         below: the value must be less than this, or None.
         choices: the values allowed, or empty for all.
-        refused: why only the default is accepted, or empty.
-        inert: why the key has no effect in this job, or empty.
+        refused: reason why only the default is accepted; empty for none.
+        inert: reason why the key has no effect in this job; empty for none.
     """
 
     name: str
     kind: type
     default: Any = None
+    help: str = ""
     low: float | None = None
     high: float | None = None
     above: float | None = None
@@ -52,8 +55,14 @@ class Key:
     inert: str = ""
 
     @property
+    def range(self) -> Range | None:
+        """The numbers allowed; None for all."""
+        limits = (self.low, self.high, self.above, self.below)
+        return None if limits == (None, None, None, None) else Range(*limits)
+
+    @property
     def acts(self) -> bool:
-        """Whether another value than the default is accepted and has an effect."""
+        """Return whether values other than the default are accepted and have an effect."""
         return not self.refused and not self.inert
 
 
@@ -63,9 +72,8 @@ class Schema:
 
     Args:
         job: its name.
-        keys: every key that it may hold, by name.
-        renamed: spellings that documents and older releases use, and what upstream
-            reads today.
+        keys: all its keys, by name.
+        renamed: names in older releases and documents, and the current ones.
     """
 
     job: str
@@ -83,153 +91,504 @@ _QUANT_TYPES = (
 _LARGEST_SEED = 2**32 - 1  # what NumPy's generator takes
 
 _MODEL = (
-    Key("model_name_or_path", str),
-    Key("tokenizer_name_or_path", str),
-    Key("hidden_dropout_prob", float, 0.1, low=0, below=1),
-    Key("attention_probs_dropout_prob", float, 0.1, low=0, below=1),
-)
-
-_DATA = (
-    Key("dataset_name_or_path", str),
-    Key("data_columns", str),
-    Key("dev_ratio", float, DEV_RATIO, low=0, below=1),
+    Key(
+        "model_name_or_path",
+        str,
+        None,
+        "The model: a name in models/, or a folder in the workspace.",
+    ),
+    Key("tokenizer_name_or_path", str, None, "Folder of the tokenizer, if it is not the model's."),
+    Key("hidden_dropout_prob", float, 0.1, "Dropout probability of hidden states.", low=0, below=1),
+    Key(
+        "attention_probs_dropout_prob",
+        float,
+        0.1,
+        "Dropout probability of attention weights.",
+        low=0,
+        below=1,
+    ),
 )
 
 _ANSWERS = (
-    *_DATA,
-    Key("chat_template", str),
-    Key("src_length", int, 1024, low=1),
-    Key("max_length", int, 2048, low=2),
-    Key("zero_padding", bool, False),
-    Key("greedy_zero_padding", bool, False),
-    Key("pad_to_multiple_of", int, low=1),
-    Key("pad_to_max_length", bool, False),
+    Key(
+        "dataset_name_or_path",
+        str,
+        None,
+        "The data: a file, a folder with train.json and dev.json, or several with weights.",
+    ),
+    Key(
+        "data_columns",
+        str,
+        None,
+        "Columns of question, answer and optionally system message: question:answer.",
+    ),
+    Key(
+        "dev_ratio",
+        float,
+        DEV_RATIO,
+        "Part of the records held out for evaluation if the data has no dev part; 0: none.",
+        low=0,
+        below=1,
+    ),
+    Key(
+        "chat_template",
+        str,
+        None,
+        "A chat_template.json to use instead of the model's; none: no template.",
+    ),
+    Key(
+        "src_length",
+        int,
+        1024,
+        "Maximum number of tokens of a question; longer ones lose their beginning.",
+        low=1,
+    ),
+    Key("max_length", int, 2048, "Maximum number of tokens of a question and its answer.", low=2),
+    Key(
+        "zero_padding",
+        bool,
+        False,
+        "Pack short records into one sample; they do not see each other.",
+    ),
+    Key(
+        "greedy_zero_padding",
+        bool,
+        False,
+        "With zero_padding: choose records so that samples are fuller.",
+    ),
+    Key("pad_to_multiple_of", int, None, "Pad samples to a multiple of this many tokens.", low=1),
+    Key("pad_to_max_length", bool, False, "Pad every sample to max_length."),
 )
 
 _TEXT = (
-    Key("input_dir", str),
-    Key("split", str, "949,50,1"),
-    Key("max_seq_length", int, 1024, low=1),
-    Key("data_impl", str, "mmap", choices=("mmap",)),
-    Key("data_cache", str),
-    Key("continue_training", bool, False),
-    Key("num_hidden_layers", int, low=1),
-    Key("fuse_attention_qkv", bool),
-    Key("fuse_attention_ffn", bool),
-    Key("min_learning_rate", float, 1e-5, low=0),
-    Key("eval_iters", int, 10, low=1),
-    Key("do_predict", bool, False),
+    Key(
+        "input_dir",
+        str,
+        None,
+        "The corpus that prepare wrote: the prefix of its .bin and .idx; or several with weights.",
+    ),
+    Key("split", str, "949,50,1", "Proportions of the corpus for training, evaluation and test."),
+    Key("max_seq_length", int, 1024, "Tokens per pretraining sample.", low=1),
+    Key(
+        "data_impl",
+        str,
+        "mmap",
+        "Storage format of the corpus: mmap, which prepare writes.",
+        choices=("mmap",),
+    ),
+    Key("data_cache", str, None, "Folder that caches the order of the samples."),
+    Key(
+        "continue_training",
+        bool,
+        False,
+        "Start pretraining from the model's weights; false: from random weights.",
+    ),
+    Key(
+        "num_hidden_layers",
+        int,
+        None,
+        "Number of layers, instead of the model's; for experiments.",
+        low=1,
+    ),
+    Key("fuse_attention_qkv", bool, None, "Compute queries, keys and values as one product."),
+    Key("fuse_attention_ffn", bool, None, "Compute the two products before SwiGLU as one."),
+    Key("min_learning_rate", float, 1e-5, "Learning rate at which decay ends.", low=0),
+    Key("eval_iters", int, 10, "Batches per evaluation in pretraining.", low=1),
+    Key("do_predict", bool, False, "Evaluate the test part of the corpus at the end."),
 )
 
 _RUN = (
-    Key("output_dir", str),
-    Key("overwrite_output_dir", bool, False),
-    Key("resume_from_checkpoint", str),
-    Key("do_train", bool, True),
-    Key("do_eval", bool, False),
-    Key("device", str),
-    Key("seed", int, 42, low=0, high=_LARGEST_SEED),
+    Key("output_dir", str, None, "The run's folder, with checkpoints, metrics and result."),
+    Key("overwrite_output_dir", bool, False, "Start over instead of resuming an existing run."),
+    Key(
+        "resume_from_checkpoint",
+        str,
+        None,
+        "The checkpoint to resume from, instead of the latest complete one.",
+    ),
+    Key("do_train", bool, True, "Run training."),
+    Key("do_eval", bool, False, "Run evaluation."),
+    Key("device", str, None, "The device type; by default the backend's."),
+    Key(
+        "seed",
+        int,
+        42,
+        "Seed of all random choices: order, dropout, initial weights.",
+        low=0,
+        high=_LARGEST_SEED,
+    ),
 )
 
 _LORA = (
-    Key("lora", bool, False),
-    Key("lora_rank", int, 8, low=1),
-    Key("lora_path", str),
-    Key("rslora", bool, False),
-    Key("lora_plus_scale", float, 1.0, above=0),
-    Key("use_quick_lora", bool, True),
-    Key("lora_use_mixer", bool, False),
-    Key("merge", bool, False),
-    Key("neftune", bool, False),
-    Key("neftune_noise_alpha", float, 5.0, low=0),
+    Key(
+        "lora", bool, False, "Train low-rank matrices beside each projection and freeze the model."
+    ),
+    Key(
+        "lora_rank",
+        int,
+        8,
+        "Rank of the LoRA matrices; more can learn more and needs more memory.",
+        low=1,
+    ),
+    Key("lora_path", str, None, "An adapter to continue training."),
+    Key(
+        "rslora",
+        bool,
+        False,
+        "Scale LoRA's product by the square root of the rank, for large ranks.",
+    ),
+    Key(
+        "lora_plus_scale",
+        float,
+        1.0,
+        "Ratio of the learning rates of LoRA's second and first matrix (LoRA+).",
+        above=0,
+    ),
+    Key(
+        "use_quick_lora",
+        bool,
+        True,
+        "Compute LoRA's products in another order, which is faster for small adapters.",
+    ),
+    Key(
+        "lora_use_mixer",
+        bool,
+        False,
+        "Train a square matrix between the two LoRA matrices (MosLoRA).",
+    ),
+    Key("merge", bool, False, "Also write the merged model at the end."),
+    Key("neftune", bool, False, "Add noise to embeddings during training (NEFTune)."),
+    Key("neftune_noise_alpha", float, 5.0, "Amount of noise: alpha of NEFTune.", low=0),
 )
 
 _OPTIMIZATION = (
-    Key("per_device_train_batch_size", int, 8, low=1),
-    Key("per_device_eval_batch_size", int, 8, low=1),
-    Key("gradient_accumulation_steps", int, 1, low=1),
-    Key("num_train_epochs", float, 1.0, above=0),
-    Key("max_steps", int, -1, low=-1),
-    Key("learning_rate", float, 5e-5, above=0),
-    Key("lr_scheduler_type", str, "linear", choices=_SCHEDULERS),
-    Key("warmup_steps", int, 0, low=0),
-    Key("warmup_ratio", float, 0.0, low=0, high=1),
-    Key("decay_steps", int, 0, low=0),
-    Key("num_cycles", float, 0.5, low=0),
-    Key("lr_end", float, 1e-7, low=0),
-    Key("power", float, 1.0, low=0),
-    Key("optim", str, "adamw", choices=("adamw",)),
-    Key("weight_decay", float, 0.0, low=0),
-    Key("adam_beta1", float, 0.9, low=0, below=1),
-    Key("adam_beta2", float, 0.999, low=0, below=1),
-    Key("adam_epsilon", float, 1e-8, above=0),
-    Key("max_grad_norm", float, 1.0, low=0),
-    Key("recompute", bool, False),
-    Key("recompute_granularity", str, "full", choices=("full", "full_attn", "core_attn")),
-    Key("recompute_use_reentrant", bool, False),
-    Key("bf16", bool, False),
-    Key("fp16", bool, False),
-    Key("fp16_opt_level", str, "O1", choices=("O0", "O1", "O2")),
-    Key("scale_loss", float, 2.0**15, above=0),
-    Key("amp_master_grad", bool, False),
-    Key("amp_custom_black_list", list),
-    Key("amp_custom_white_list", list),
+    Key("per_device_train_batch_size", int, 8, "Samples per training batch of a process.", low=1),
+    Key(
+        "per_device_eval_batch_size",
+        int,
+        8,
+        "Samples per evaluation or calibration batch of a process.",
+        low=1,
+    ),
+    Key(
+        "gradient_accumulation_steps",
+        int,
+        1,
+        "Batches whose gradients are summed for one optimizer step.",
+        low=1,
+    ),
+    Key("num_train_epochs", float, 1.0, "Passes over the data, if max_steps is not set.", above=0),
+    Key("max_steps", int, -1, "Optimizer steps; -1: as many as num_train_epochs gives.", low=-1),
+    Key("learning_rate", float, 5e-5, "Learning rate after warm-up.", above=0),
+    Key(
+        "lr_scheduler_type",
+        str,
+        "linear",
+        "Learning rate schedule: linear, cosine, constant, constant_with_warmup, polynomial.",
+        choices=_SCHEDULERS,
+    ),
+    Key("warmup_steps", int, 0, "Steps in which the learning rate rises from 0.", low=0),
+    Key(
+        "warmup_ratio",
+        float,
+        0.0,
+        "Warm-up as a fraction of all steps, if warmup_steps is 0.",
+        low=0,
+        high=1,
+    ),
+    Key("decay_steps", int, 0, "Steps until min_learning_rate; 0: all steps.", low=0),
+    Key(
+        "num_cycles",
+        float,
+        0.5,
+        "Cosine cycles; 0.5 decays from the maximum to the minimum.",
+        low=0,
+    ),
+    Key("lr_end", float, 1e-7, "Final learning rate of a polynomial schedule.", low=0),
+    Key("power", float, 1.0, "Exponent of a polynomial schedule.", low=0),
+    Key("optim", str, "adamw", "The optimizer.", choices=("adamw",)),
+    Key("weight_decay", float, 0.0, "Weight decay of AdamW.", low=0),
+    Key("adam_beta1", float, 0.9, "AdamW's decay rate of the first moment.", low=0, below=1),
+    Key("adam_beta2", float, 0.999, "AdamW's decay rate of the second moment.", low=0, below=1),
+    Key("adam_epsilon", float, 1e-8, "AdamW's epsilon, which avoids division by zero.", above=0),
+    Key("max_grad_norm", float, 1.0, "Clip gradients to this norm; 0: no clipping.", low=0),
+)
+
+_PRECISION = (
+    Key(
+        "recompute",
+        bool,
+        False,
+        "Recompute activations in the backward pass instead of storing them.",
+    ),
+    Key(
+        "recompute_granularity",
+        str,
+        "full",
+        "What to recompute in a layer: full, full_attn or core_attn.",
+        choices=("full", "full_attn", "core_attn"),
+    ),
+    Key(
+        "recompute_use_reentrant",
+        bool,
+        False,
+        "Which of Paddle's two recompute implementations to use.",
+    ),
+    Key("bf16", bool, False, "Compute in bfloat16."),
+    Key("fp16", bool, False, "Compute in float16."),
+    Key(
+        "fp16_opt_level",
+        str,
+        "O1",
+        "Mixed precision level: O1, suitable operations; O2, weights too, with a float32 copy.",
+        choices=("O0", "O1", "O2"),
+    ),
+    Key("scale_loss", float, 2.0**15, "Initial loss scale for float16.", above=0),
+    Key("amp_master_grad", bool, False, "Accumulate gradients in float32."),
+    Key("amp_custom_black_list", list, None, "Operations that stay in float32."),
+    Key("amp_custom_white_list", list, None, "Operations that always use the lower precision."),
 )
 
 _EVALUATION = (
-    Key("evaluation_strategy", str, "no", choices=_STRATEGIES),
-    Key("eval_steps", int, low=1),
-    Key("max_evaluate_steps", int, -1, low=-1),
-    Key("load_best_model_at_end", bool, False),
-    Key("metric_for_best_model", str, choices=_METRICS),
-    Key("greater_is_better", bool),
-    Key("logging_strategy", str, "steps", choices=_STRATEGIES),
-    Key("logging_steps", int, 500, low=1),
-    Key("logging_first_step", bool, False),
-    Key("save_strategy", str, "steps", choices=_STRATEGIES),
-    Key("save_steps", int, 500, low=1),
-    Key("save_total_limit", int, low=1),
+    Key(
+        "evaluation_strategy", str, "no", "When to evaluate: no, steps, epoch.", choices=_STRATEGIES
+    ),
+    Key("eval_steps", int, None, "Steps between evaluations.", low=1),
+    Key("max_evaluate_steps", int, -1, "Maximum number of evaluation batches; -1: all.", low=-1),
+    Key(
+        "load_best_model_at_end",
+        bool,
+        False,
+        "Write the best checkpoint at the end instead of the last.",
+    ),
+    Key(
+        "metric_for_best_model",
+        str,
+        None,
+        "Metric that selects the best checkpoint: loss, or another one of the evaluation.",
+        choices=_METRICS,
+    ),
+    Key("greater_is_better", bool, None, "Whether a greater metric is better."),
+    Key("logging_strategy", str, "steps", "When to log: steps, epoch, no.", choices=_STRATEGIES),
+    Key("logging_steps", int, 500, "Steps between log lines.", low=1),
+    Key("logging_first_step", bool, False, "Log the first step too."),
+    Key(
+        "save_strategy",
+        str,
+        "steps",
+        "When to write a checkpoint: steps, epoch, no.",
+        choices=_STRATEGIES,
+    ),
+    Key("save_steps", int, 500, "Steps between checkpoints.", low=1),
+    Key(
+        "save_total_limit",
+        int,
+        None,
+        "Number of complete checkpoints to keep; the oldest is removed first.",
+        low=1,
+    ),
 )
 
 _KERNELS = (  # what the backend has, checked in checks.py
-    Key("use_flash_attention", bool, False),
-    Key("flash_mask", bool, False),
-    Key("use_fused_rms_norm", bool, False),
-    Key("use_fused_rope", bool, False),
-    Key("use_fused_linear", bool, False),
-    Key("use_fused_dropout_add", bool, False),
-    Key("use_fast_layer_norm", bool, False),
-    Key("weight_quantize_algo", str),
+    Key(
+        "use_flash_attention",
+        bool,
+        False,
+        "Compute attention in tiles, so that its matrix is never stored completely.",
+    ),
+    Key(
+        "flash_mask",
+        bool,
+        False,
+        "With zero_padding: pass masks to flash attention as column ranges.",
+    ),
+    Key("use_fused_rms_norm", bool, False, "Compute each norm in one kernel."),
+    Key("use_fused_rope", bool, False, "Rotate queries and keys in one kernel."),
+    Key("use_fused_linear", bool, False, "Compute a product and its bias in one kernel."),
+    Key(
+        "use_fused_dropout_add",
+        bool,
+        False,
+        "Compute dropout and the following addition in one kernel.",
+    ),
+    Key(
+        "use_fast_layer_norm",
+        bool,
+        False,
+        "Use a fast kernel for LayerNorm; Llama has no LayerNorm.",
+    ),
+    Key("weight_quantize_algo", str, None, "Storage format of the frozen weights, for LoRA."),
 )
 
 _PARALLEL = (
-    Key("tensor_parallel_degree", int, -1, low=-1),
-    Key("tensor_parallel_output", bool, False),
-    Key("tensor_parallel_config", str, ""),
-    Key("pipeline_parallel_degree", int, -1, low=-1),
-    Key("pipeline_parallel_config", str, ""),
-    Key("virtual_pp_degree", int, 1, low=1),
-    Key("pp_recompute_interval", int, 1, low=1),
-    Key("sep_parallel_degree", int, -1, low=-1),
-    Key("context_parallel_degree", int, -1, low=-1),
-    Key("sequence_parallel", bool, False),
-    Key("sequence_parallel_config", str, ""),
-    Key("fuse_sequence_parallel_allreduce", bool, False),
-    Key("data_parallel_config", str, ""),
-    Key("sharding", object, ""),
-    Key("sharding_degree", int, -1, low=-1),
-    Key("sharding_parallel_degree", int, -1, low=-1),
-    Key("sharding_parallel_config", str, ""),
-    Key("sharding_parallel_mesh_dimension", str, "dp"),
-    Key("sharding_comm_buffer_size_MB", int, -1),
-    Key("hybrid_parallel_topo_order", str, None, choices=("pp_first", "sharding_first", None)),
-    Key("ddp_find_unused_parameters", bool),
-    Key("no_recompute_layers", list),
-    Key("release_grads", bool, False),
+    Key("tensor_parallel_degree", int, -1, "Devices that share each matrix; -1: one.", low=-1),
+    Key("tensor_parallel_output", bool, False, "Keep the logits divided among these devices."),
+    Key(
+        "tensor_parallel_config", str, "", "Upstream's flags of tensor parallelism, in one string."
+    ),
+    Key("pipeline_parallel_degree", int, -1, "Pipeline stages; -1: one.", low=-1),
+    Key("pipeline_parallel_config", str, "", "Upstream's flags of the pipeline, in one string."),
+    Key(
+        "virtual_pp_degree",
+        int,
+        1,
+        "Chunks of layers per pipeline stage; more wait less and communicate more.",
+        low=1,
+    ),
+    Key(
+        "pp_recompute_interval",
+        int,
+        1,
+        "With a pipeline: number of layers that are recomputed together.",
+        low=1,
+    ),
+    Key(
+        "sep_parallel_degree",
+        int,
+        -1,
+        "Devices that share a sequence by exchanging heads; -1: one.",
+        low=-1,
+    ),
+    Key(
+        "context_parallel_degree",
+        int,
+        -1,
+        "Devices that share a sequence by passing keys and values on; -1: one.",
+        low=-1,
+    ),
+    Key(
+        "sequence_parallel",
+        bool,
+        False,
+        "With tensor parallelism: divide the activations between matrices by tokens.",
+    ),
+    Key(
+        "sequence_parallel_config",
+        str,
+        "",
+        "Upstream's flags of sequence parallelism, in one string.",
+    ),
+    Key(
+        "fuse_sequence_parallel_allreduce",
+        bool,
+        False,
+        "Sum the gradients of sequence parallelism in one message.",
+    ),
+    Key("data_parallel_config", str, "", "Upstream's flags of data parallelism, in one string."),
+    Key(
+        "sharding",
+        object,
+        "",
+        "What to shard: stage1, the optimizer state; stage2, gradients too; stage3, weights too.",
+    ),
+    Key("sharding_degree", int, -1, "An older name of sharding_parallel_degree.", low=-1),
+    Key(
+        "sharding_parallel_degree",
+        int,
+        -1,
+        "Devices in a sharding group; -1: all remaining ones.",
+        low=-1,
+    ),
+    Key("sharding_parallel_config", str, "", "Upstream's flags of sharding, in one string."),
+    Key(
+        "sharding_parallel_mesh_dimension",
+        str,
+        "dp",
+        "Mesh dimension along which automatic parallelism shards.",
+    ),
+    Key(
+        "sharding_comm_buffer_size_MB",
+        int,
+        -1,
+        "Size of sharding's communication buffer; -1: upstream's default.",
+    ),
+    Key(
+        "hybrid_parallel_topo_order",
+        str,
+        None,
+        "Order in which devices are assigned to the pipeline and to sharding.",
+        choices=("pp_first", "sharding_first", None),
+    ),
+    Key(
+        "ddp_find_unused_parameters",
+        bool,
+        None,
+        "Whether data parallelism looks for weights without a gradient.",
+    ),
+    Key("no_recompute_layers", list, None, "Indexes of layers that keep their activations."),
+    Key("release_grads", bool, False, "Free gradients after each step and allocate them again."),
 )
 
+# Upstream's QuantArgument.
+_QUANTIZATION = (
+    Key("do_ptq", bool, True, "Quantize the model by calibration."),
+    Key(
+        "quant_type",
+        str,
+        "a8w8",
+        "What is in 8 bits: weight_only_int8, weights; a8w8, also activations; a8w8c8, also KV.",
+        choices=_QUANT_TYPES,
+    ),
+    Key(
+        "weight_quant_method",
+        str,
+        "abs_max_channel_wise",
+        "Scale of weights: abs_max_channel_wise, one per output channel.",
+        choices=("abs_max_channel_wise",),
+    ),
+    Key(
+        "act_quant_method",
+        str,
+        "avg",
+        "Scale of activations: avg, the mean of the rows' maxima; abs_max, the largest value.",
+        choices=("avg", "abs_max"),
+    ),
+    Key(
+        "cachekv_quant_method",
+        str,
+        "avg_headwise",
+        "Scale of the KV cache: avg_headwise or abs_max_headwise, one per head.",
+        choices=("avg_headwise", "abs_max_headwise"),
+    ),
+    Key("skip_list_names", list, None, "Projections that are not quantized: parts of their names."),
+    Key("ptq_step", int, 32, "Calibration batches.", low=1),
+    Key("shift", bool, False, "Center the channels after norms around zero."),
+    Key("shift_all_linears", bool, False, "Also center the inputs of the other projections."),
+    Key(
+        "shift_sampler",
+        str,
+        "ema",
+        "A channel's center: ema, a running mean of batch centers; none, the middle of its range.",
+        choices=("ema", "none"),
+    ),
+    Key("shift_step", int, 32, "Batches that estimate the centers.", low=1),
+    Key(
+        "smooth",
+        bool,
+        False,
+        "Scale outlier channels after norms down, and the following weights up.",
+    ),
+    Key("smooth_all_linears", bool, False, "Also smooth the inputs of the other projections."),
+    Key("smooth_step", int, 32, "Batches that measure the channels.", low=1),
+)
+
+GROUPS: dict[str, tuple[Key, ...]] = {
+    "Model": _MODEL,
+    "Fine-tuning data": _ANSWERS,
+    "Pretraining data": _TEXT,
+    "Run": _RUN,
+    "LoRA": _LORA,
+    "Optimization": _OPTIMIZATION,
+    "Memory and precision": _PRECISION,
+    "Evaluation, logging, saving": _EVALUATION,
+    "Kernels": _KERNELS,
+    "Parallelism": _PARALLEL,
+    "Quantization": _QUANTIZATION,
+}
+"""The keys that have an effect in some job, by topic."""
+
 PARALLEL = tuple(key.name for key in _PARALLEL)
-"""The keys that say how a model is spread over processes."""
+"""The keys of parallelism."""
 
 FUSED_KEYS = (
     "use_flash_attention",
@@ -241,7 +600,7 @@ FUSED_KEYS = (
     "use_fast_layer_norm",
 )
 
-_ELSEWHERE = "this job does LoRA and full fine-tuning; this is another method"
+_ELSEWHERE = "this job supports LoRA and full fine-tuning only"
 _QUANTIZE = "this job trains; quantization is another job"
 _STATIC = "this job runs in dynamic graph mode"
 
@@ -258,7 +617,7 @@ _REFUSED_IN_FINETUNE = tuple(
             "pissa",
             bool,
             False,
-            "it changes the base model's weights, so that its adapter fits no other copy of them",
+            "it changes the base model's weights, so its adapter does not fit other copies",
         ),
         ("do_predict", bool, False, "the infer job predicts"),
         (
@@ -272,8 +631,8 @@ _REFUSED_IN_FINETUNE = tuple(
         ("autoregressive", bool, False, "this job trains on answers alone"),
         ("use_pose_convert", bool, False, "this job does not extend a model's context"),
         ("continue_training", bool, True, "this job starts from a model's weights"),
-        ("fuse_attention_qkv", bool, None, "the weights are kept in the layout they are stored in"),
-        ("fuse_attention_ffn", bool, None, "the weights are kept in the layout they are stored in"),
+        ("fuse_attention_qkv", bool, None, "the weights keep the layout of their files"),
+        ("fuse_attention_ffn", bool, None, "the weights keep the layout of their files"),
     )
 )
 
@@ -284,14 +643,19 @@ _REFUSED = tuple(
         ("enable_auto_parallel", bool, False, _STATIC),
         ("from_aistudio", bool, False, "the fetch job fetches models"),
         ("save_to_aistudio", bool, False, "a run is written to its folder"),
-        ("benchmark", bool, False, "it turns checkpoints and evaluation off"),
-        ("autotuner_benchmark", bool, False, "it turns checkpoints and evaluation off"),
-        ("use_async_save", bool, False, "a checkpoint is whole when its name appears"),
+        ("benchmark", bool, False, "it disables checkpoints and evaluation"),
+        ("autotuner_benchmark", bool, False, "it disables checkpoints and evaluation"),
+        (
+            "use_async_save",
+            bool,
+            False,
+            "checkpoints are written synchronously and renamed when complete",
+        ),
         ("ignore_save_lr_and_optim", bool, False, "such a checkpoint cannot be resumed"),
-        ("ignore_load_lr_and_optim", bool, False, "training would not go on where it stopped"),
-        ("ignore_data_skip", bool, False, "training would not go on where it stopped"),
+        ("ignore_load_lr_and_optim", bool, False, "training would not continue where it stopped"),
+        ("ignore_data_skip", bool, False, "training would not continue where it stopped"),
         ("skip_data_intervals", list, None, "this job trains on all of its data"),
-        ("offload_optim", bool, False, "it needs an accelerator"),
+        ("offload_optim", bool, False, "it requires an accelerator"),
         ("bf16_full_eval", bool, False, "evaluation has the precision of training"),
         ("fp16_full_eval", bool, False, "evaluation has the precision of training"),
         ("past_index", int, -1, "this job trains causal language models"),
@@ -308,11 +672,11 @@ _REFUSED = tuple(
     )
 )
 
-_PROCESSES = "it acts where a model is spread over several processes"
+_PROCESSES = "it requires several processes"
 _OWN_LOADER = "records are tokenized once, before training"
-_UNIFIED = "checkpoints of several processes are unified ones, of one process never"
+_UNIFIED = "only checkpoints of several processes are unified"
 _OWN_METRICS = "this job writes metrics.jsonl"
-_OWN_METHOD = "it belongs to a method that is off"
+_OWN_METHOD = "it belongs to a disabled method"
 _UPSTREAM_PATHS = "a run is written to its folder"
 
 _INERT = tuple(
@@ -335,14 +699,14 @@ _INERT = tuple(
         ("refined_recompute", str, "", _PROCESSES),
         ("skip_recompute_ops", dict, None, _PROCESSES),
         ("ckpt_quant_stage", str, "O0", _PROCESSES),
-        ("flatten_param_grads", bool, False, "it acts on an NPU"),
+        ("flatten_param_grads", bool, False, "it has an effect on an NPU only"),
         ("no_cuda", bool, False, '"device" decides'),
         ("dataloader_num_workers", int, 0, _OWN_LOADER),
         ("dataloader_drop_last", bool, False, _OWN_LOADER),
         ("remove_unused_columns", bool, True, _OWN_LOADER),
         ("eval_accumulation_steps", int, None, "predictions are counted, not kept"),
         ("prediction_loss_only", bool, False, "predictions are counted, not kept"),
-        ("disable_tqdm", bool, None, "events take the place of progress bars"),
+        ("disable_tqdm", bool, None, "progress is reported as events"),
         ("logging_dir", str, None, _OWN_METRICS),
         ("report_to", object, None, _OWN_METRICS),
         ("run_name", str, None, _OWN_METRICS),
@@ -405,40 +769,27 @@ _INERT_IN_FINETUNE = tuple(
 )
 
 _NO_TRAINING = "this job does not train"
-_NO_SEARCH = "it acts where something is searched for, which this job does not do"
+_NO_SEARCH = "this job does no search"
 _MERGE_FIRST = "merge an adapter first: the export job merges"
-_ON_A_CARD = "upstream's program for a card does that"
+_ON_A_CARD = "only upstream's program on a DCU supports it"
 
-# Upstream's QuantArgument, and the keys of others that its program reads when it quantizes.
-# These defaults are ours: a model is quantized although nobody has said so, and on rows of
-# 512 tokens, one a step, which take a CPU 20 seconds instead of 20 minutes.
-_QUANTIZATION = (
-    Key("model_name_or_path", str),
-    Key("tokenizer_name_or_path", str),
-    *_DATA,
-    Key("src_length", int, 256, low=1),
-    Key("max_length", int, 512, low=2),
-    Key("output_dir", str),
-    Key("device", str),
-    Key("seed", int, 42, low=0, high=_LARGEST_SEED),
-    Key("per_device_train_batch_size", int, 1, low=1),
-    Key("max_evaluate_steps", int, -1, low=-1),
-    Key("per_device_eval_batch_size", int, 8, low=1),
-    Key("do_ptq", bool, True),
-    Key("quant_type", str, "a8w8", choices=_QUANT_TYPES),
-    Key("weight_quant_method", str, "abs_max_channel_wise", choices=("abs_max_channel_wise",)),
-    Key("act_quant_method", str, "avg", choices=("avg", "abs_max")),
-    Key("cachekv_quant_method", str, "avg_headwise", choices=("avg_headwise", "abs_max_headwise")),
-    Key("skip_list_names", list),
-    Key("ptq_step", int, 32, low=1),
-    Key("shift", bool, False),
-    Key("shift_all_linears", bool, False),
-    Key("shift_sampler", str, "ema", choices=("ema", "none")),
-    Key("shift_step", int, 32, low=1),
-    Key("smooth", bool, False),
-    Key("smooth_all_linears", bool, False),
-    Key("smooth_step", int, 32, low=1),
-)
+# The keys of other groups that upstream's program reads when it quantizes. These defaults are
+# ours: rows of 512 tokens, one per step, take a CPU 20 seconds instead of 20 minutes.
+_DEFAULTS_IN_QUANTIZE = {
+    "model_name_or_path": None,
+    "tokenizer_name_or_path": None,
+    "dataset_name_or_path": None,
+    "data_columns": None,
+    "dev_ratio": DEV_RATIO,
+    "src_length": 256,
+    "max_length": 512,
+    "output_dir": None,
+    "device": None,
+    "seed": 42,
+    "per_device_train_batch_size": 1,
+    "max_evaluate_steps": -1,
+    "per_device_eval_batch_size": 8,
+}
 
 _REFUSED_IN_QUANTIZE = tuple(
     Key(name, kind, default, refused=reason)
@@ -452,9 +803,9 @@ _REFUSED_IN_QUANTIZE = tuple(
         ("do_awq", bool, False, _ON_A_CARD),
         ("auto_clip", bool, False, _ON_A_CARD),
         ("smooth_piecewise_search", bool, False, _ON_A_CARD),
-        ("load_quant_model", bool, False, "infer and serve load what this job makes"),
+        ("load_quant_model", bool, False, "infer and serve load quantized models"),
         ("eval_with_do_generation", bool, False, "this job measures the perplexity"),
-        ("zero_padding", bool, False, "records are calibrated on one by one, without padding"),
+        ("zero_padding", bool, False, "calibration uses records one by one, without padding"),
     )
 )
 
@@ -467,7 +818,7 @@ _INERT_IN_QUANTIZE = tuple(
         ("pad_to_multiple_of", int, None, "there is no padding"),
         ("pad_to_max_length", bool, False, "there is no padding"),
         ("overwrite_output_dir", bool, False, "--force replaces a folder"),
-        ("fp8_type", list, None, "it acts on types of eight bits that are no whole numbers"),
+        ("fp8_type", list, None, "this job quantizes to int8 only"),
         ("smooth_sampler", str, "none", _NO_SEARCH),
         ("smooth_k_piece", int, 3, _NO_SEARCH),
         ("smooth_search_piece", bool, False, _NO_SEARCH),
@@ -479,14 +830,13 @@ _INERT_IN_QUANTIZE = tuple(
 )
 
 _INERT_IN_PRETRAIN = (
+    Key("skip_warmup", bool, True, inert="the corpus is memory-mapped"),
     Key(
-        "skip_warmup", bool, True, inert="the corpus is mapped into memory and read as it is needed"
+        "share_folder",
+        bool,
+        False,
+        inert="nodes share the workspace, and one process writes the index",
     ),
-    Key(
-        "share_folder", bool, False, inert="nodes share the workspace: one process makes the index"
-    ),
-    Key("num_train_epochs", float, 1.0, above=0, inert='"max_steps" decides'),
-    Key("max_evaluate_steps", int, -1, low=-1, inert='"eval_iters" decides'),
 )
 
 
@@ -537,7 +887,7 @@ def _schema(job: str, keys: Iterable[Key], renamed: Mapping[str, str]) -> Schema
 
 def _finetune_keys() -> list[Key]:
     return [
-        *(*_MODEL, *_ANSWERS, *_RUN, *_LORA, *_OPTIMIZATION, *_EVALUATION, *_KERNELS),
+        *(*_MODEL, *_ANSWERS, *_RUN, *_LORA, *_OPTIMIZATION, *_PRECISION, *_EVALUATION, *_KERNELS),
         *(*_REFUSED, *_REFUSED_IN_FINETUNE),
         *(replace(key, inert=_PROCESSES) for key in _PARALLEL),
         *(*_INERT, *_INERT_IN_FINETUNE),
@@ -546,25 +896,38 @@ def _finetune_keys() -> list[Key]:
 
 def _pretrain_keys() -> list[Key]:
     """Return the keys of ``pretrain``, with the defaults of upstream's run_pretrain.py."""
-    inert = {key.name for key in _INERT_IN_PRETRAIN}
-    used = (*_MODEL, *_TEXT, *_RUN, *_OPTIMIZATION, *_EVALUATION, *_KERNELS, *_PARALLEL)
-    found = [key for key in (*used, *_REFUSED, *_INERT) if key.name not in inert]
+    used = (*_MODEL, *_TEXT, *_RUN, *_OPTIMIZATION, *_PRECISION, *_EVALUATION, *_KERNELS)
     choices = {
         "metric_for_best_model": ("loss", "eval_loss"),
         "lr_scheduler_type": ("linear", "cosine"),  # the two that end in a minimum
     }
+    inert = {
+        "num_train_epochs": '"max_steps" decides',
+        "max_evaluate_steps": '"eval_iters" decides',
+    }
     return [
-        *(replace(key, choices=choices.get(key.name, key.choices)) for key in found),
+        *(
+            replace(
+                key,
+                choices=choices.get(key.name, key.choices),
+                inert=inert.get(key.name, key.inert),
+            )
+            for key in (*used, *_PARALLEL, *_REFUSED, *_INERT)
+        ),
         *_INERT_IN_PRETRAIN,
     ]
 
 
 def _quantize_keys() -> list[Key]:
-    """Return the keys of ``quantize`` on a CPU: of a fine-tuning, what it does not use is inert."""
-    own = (*_REFUSED_IN_QUANTIZE, *_INERT_IN_QUANTIZE, *_QUANTIZATION)
+    """Return the keys of ``quantize`` on a CPU; other keys of fine-tuning are inert."""
+    others = {key.name: key for key in (*_finetune_keys(), *_INERT_IN_PRETRAIN)}
+    shared = [
+        replace(others[name], default=default, inert="")
+        for name, default in _DEFAULTS_IN_QUANTIZE.items()
+    ]
+    own = (*_REFUSED_IN_QUANTIZE, *_INERT_IN_QUANTIZE, *shared, *_QUANTIZATION)
     named = {key.name for key in own}
     checked = {"fp16", "bf16", "fp16_opt_level", "weight_quantize_algo", *FUSED_KEYS}
-    others = {key.name: key for key in (*_finetune_keys(), *_INERT_IN_PRETRAIN)}
     return [
         *own,
         *(

@@ -1,4 +1,4 @@
-"""Reading a JSON configuration so that every fault in it has a place."""
+"""Reading a JSON configuration, with the place of every fault."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from paddle_stacks.errors import Problem, RequestError
 
 __all__ = ["LARGEST", "Document", "read"]
 
-LARGEST = 1024 * 1024  # bytes; a configuration has some hundred lines
+LARGEST = 1024 * 1024  # bytes; a configuration has a few hundred lines
 _BOM = b"\xef\xbb\xbf"
 _TOKEN = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}\[\]]')
 
 
 @dataclass(frozen=True)
 class Document:
-    """A configuration as it was written.
+    """The contents of a configuration file.
 
     Args:
         path: the file.
         values: its keys and values.
         lines: the line of each key, from 1.
-        problems: keys that are there twice, and values that JSON does not have.
+        problems: duplicate keys, and values that are not valid JSON.
     """
 
     path: Path
@@ -34,24 +34,24 @@ class Document:
     problems: tuple[Problem, ...]
 
     def where(self, key: str) -> str:
-        """Return ``file:line`` of a key, or the file where the key is not in it."""
+        """Return ``file:line`` of a key, or the file if it does not contain the key."""
         return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
 
 
 def read(path: Path) -> Document:
-    """Read a file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Raises:
-        RequestError: it cannot be read, or is not one JSON object in UTF-8.
+        RequestError: the file cannot be read, or is not one JSON object in UTF-8.
     """
     text = _text(path)
     twice: list[str] = []
     constants: list[str] = []
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in found]
+    def pairs(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in members]
         twice.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
-        return dict(found)
+        return dict(members)
 
     try:
         values = json.loads(text, object_pairs_hook=pairs, parse_constant=constants.append)
@@ -62,17 +62,17 @@ def read(path: Path) -> Document:
             remedy=_json_remedy(text, error),
         ) from None
     except ValueError:
-        what = "a number of more digits than a configuration needs"
-        raise RequestError(what, where=str(path), remedy="shorten it") from None
+        message = "a number has too many digits"
+        raise RequestError(message, where=str(path), remedy="shorten it") from None
     except RecursionError:
         raise RequestError(
-            "nested too deeply for a configuration",
+            "nested too deeply",
             where=str(path),
-            remedy="configs/jobs/ has whole ones to copy",
+            remedy="configs/jobs/ has examples to copy",
         ) from None
     if not isinstance(values, dict):
         raise RequestError(
-            f"a configuration is one JSON object, not {_json_name(values)}",
+            f"a configuration must be one JSON object, got {_json_name(values)}",
             where=f"{path}:1",
             remedy='write {"model_name_or_path": …, "dataset_name_or_path": …}',
         )
@@ -82,7 +82,7 @@ def read(path: Path) -> Document:
         Problem(f"{name} is not a JSON value", str(path), "write a number, or null")
         for name in constants
     ]
-    last = {name: found[-1] for name, found in lines.items()}
+    last = {name: numbers[-1] for name, numbers in lines.items()}
     return Document(path, values, last, tuple(problems))
 
 
@@ -92,21 +92,21 @@ def _text(path: Path) -> str:
             data = stream.read(LARGEST + 1)
     except FileNotFoundError:
         raise RequestError(
-            "there is no such configuration",
+            "the configuration does not exist",
             where=str(path),
-            remedy="configs/jobs/ has whole ones to copy; paths start in the workspace",
+            remedy="configs/jobs/ has examples to copy; paths start in the workspace",
         ) from None
     except OSError as error:
         raise RequestError(
             f"the configuration cannot be read: {error.strerror}",
             where=str(path),
-            remedy="chmod u+r it, or copy it anew",
+            remedy=f"chmod u+r {path}",
         ) from None
     if len(data) > LARGEST:
         raise RequestError(
-            f"larger than {LARGEST // 1024} KiB: this is not a configuration",
+            f"a configuration must be at most {LARGEST // 1024} KiB",
             where=str(path),
-            remedy="is it the data? that is named by dataset_name_or_path",
+            remedy="if this is the data, set dataset_name_or_path to it",
         )
     if data.startswith(_BOM):
         raise RequestError(
@@ -138,16 +138,16 @@ def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
     if before.endswith(",") and rest[:1] in ("}", "]", ""):
         return "remove the comma before the closing bracket"
     if rest.startswith(("True", "False", "None")):
-        return "JSON spells it true, false and null"
+        return "write true, false or null"
     if rest.startswith("'"):
-        return "JSON has double quotes only"
+        return "use double quotes"
     if rest.startswith(("//", "#", "/*")):
-        return "JSON has no comments"
-    return "mend it at that line and column"
+        return "remove the comment"
+    return "correct it at that line and column"
 
 
 def _key_lines(text: str) -> dict[str, list[int]]:
-    """Return the lines on which each key of the outermost object stands."""
+    """Return the lines of each key of the outermost object."""
     lines: dict[str, list[int]] = {}
     depth = line = counted = 0
     for token in _TOKEN.finditer(text):
@@ -162,10 +162,10 @@ def _key_lines(text: str) -> dict[str, list[int]]:
 
 
 def _twice(path: Path, name: str, lines: dict[str, list[int]]) -> Problem:
-    found = lines.get(name, [])
-    where = f"{path}:{found[-1]}" if found else str(path)
-    places = " and ".join(map(str, found))
-    return Problem(f'"{name}" is there twice (lines {places})', where, "keep one of them")
+    numbers = lines.get(name, [])
+    where = f"{path}:{numbers[-1]}" if numbers else str(path)
+    places = " and ".join(map(str, numbers))
+    return Problem(f'"{name}" is set twice (lines {places})', where, "keep one of them")
 
 
 def _json_name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One value at a time: is it of its key's type, and within its key's bounds?"""
+"""Checks of single values: type and range."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def unknown_key(name: str, where: str, schema: Schema) -> Problem:
-    """Return what to say about a key that upstream does not read in this job."""
+    """Return the problem of a key that upstream does not read in this job."""
     if name in schema.renamed:
         right = schema.renamed[name]
         return Problem(f'"{name}" is called "{right}"', where, f'write "{right}"')
@@ -31,10 +31,10 @@ def unknown_key(name: str, where: str, schema: Schema) -> Problem:
 
 
 def check_value(key: Key, value: Any, where: str) -> tuple[Any, Problem | None]:
-    """Return the value as its key's type, and what is wrong with it.
+    """Return the value in its key's type, and its problem.
 
-    A whole number is fine where a number is wanted, and 3.0 where a whole
-    number is; true is not a number, and "1e-4" is a string.
+    Integers are valid numbers, and 3.0 is a valid integer. true is not a number, and "1e-4" is
+    a string.
     """
     if value is None and key.default is None:
         return None, None
@@ -55,12 +55,12 @@ def key_value(text: str, example: str = "learning_rate=1e-4") -> tuple[str, str]
         example: a valid one, for the error.
 
     Raises:
-        RequestError: there is no equals sign, or no key.
+        RequestError: the equals sign or the key is missing.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise RequestError(
-            f'"{text}" is not KEY=VALUE', where="--set", remedy=f"for instance --set {example}"
+            f'"{text}" is not KEY=VALUE', where="--set", remedy=f"such as --set {example}"
         )
     return name.strip(), value
 
@@ -68,10 +68,10 @@ def key_value(text: str, example: str = "learning_rate=1e-4") -> tuple[str, str]
 def from_override(text: str) -> tuple[str, Any]:
     """Return key and value of a ``--set KEY=VALUE``.
 
-    The value is JSON where it can be, and a string otherwise.
+    The value is JSON if it is valid JSON, and a string otherwise.
 
     Raises:
-        RequestError: there is no equals sign, or no key.
+        RequestError: the equals sign or the key is missing.
     """
     name, value = key_value(text)
     try:
@@ -81,8 +81,8 @@ def from_override(text: str) -> tuple[str, Any]:
 
 
 def _wrong_type(key: Key, value: Any, where: str) -> Problem:
-    what = f'"{key.name}" must be {_NAMES[key.kind]}, not {_shown(value)}'
-    return Problem(what, where, _type_remedy(key, value))
+    message = f'"{key.name}" must be {_NAMES[key.kind]}, not {_shown(value)}'
+    return Problem(message, where, _type_remedy(key, value))
 
 
 def _type_remedy(key: Key, value: Any) -> str:
@@ -90,42 +90,31 @@ def _type_remedy(key: Key, value: Any) -> str:
         try:
             float(value)
         except ValueError:
-            return _usual(key)
+            return _default_remedy(key)
         return f'a number has no quotes: "{key.name}": {value}'
     if isinstance(value, str) and key.kind is bool and value.lower() in ("true", "false"):
         return f'write "{key.name}": {value.lower()}, lower case and without quotes'
     if key.kind is bool and value in (0, 1):
         return f'write "{key.name}": {str(bool(value)).lower()}'
-    return _usual(key)
+    return _default_remedy(key)
 
 
-def _usual(key: Key) -> str:
+def _default_remedy(key: Key) -> str:
     if key.default is None:
-        return "leave it out where nothing else is meant"
-    return f"the default, where it is left out, is {json.dumps(key.default, ensure_ascii=False)}"
+        return "remove it to use the default"
+    return f"the default is {json.dumps(key.default, ensure_ascii=False)}"
 
 
 def _out_of_bounds(key: Key, value: Any, where: str) -> Problem | None:
     if key.choices and value not in key.choices:
-        known = ", ".join(f'"{choice}"' for choice in key.choices)
+        choices = ", ".join(f'"{choice}"' for choice in key.choices)
         hint = did_you_mean(str(value), key.choices)
-        remedy = f"{hint} one of {known}".strip()
+        remedy = f"{hint} one of {choices}".strip()
         return Problem(f'"{key.name}" cannot be {_shown(value)}', where, remedy)
-    broken = []
-    if key.low is not None and not value >= key.low:
-        broken.append(f"at least {key.low:g}")
-    if key.high is not None and not value <= key.high:
-        broken.append(f"at most {key.high:.12g}")
-    if key.above is not None and not value > key.above:
-        broken.append(f"greater than {key.above:g}")
-    if key.below is not None and not value < key.below:
-        broken.append(f"less than {key.below:g}")
-    if not broken:
+    if key.range is None or value in key.range:
         return None
     return Problem(
-        f'"{key.name}" must be {" and ".join(broken)}, not {_shown(value)}',
-        where,
-        _usual(key),
+        f'"{key.name}" must be {key.range}, not {_shown(value)}', where, _default_remedy(key)
     )
 
 

@@ -1,8 +1,7 @@
-"""What documents tell people to write, and what is right: one table for every parser.
+"""Deprecated and misspelt flags in published instructions, with their replacements.
 
-Upstream's own parser takes an unambiguous beginning of an option for the option, so a
-documented flag that does not exist can also be one that does by accident. Whoever
-wrote it is told the right one, before anything is started.
+Upstream's parser accepts abbreviated options, so a flag that does not exist can be taken for
+another one. These are rejected with the right flag before anything starts.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _STATIC_OR_DYNAMIC = (
 
 @dataclass(frozen=True)
 class Flag:
-    """An option that upstream's programs do not have, or do not have any more.
+    """An option that upstream's programs do not have, or no longer have.
 
     Args:
-        name: as it is written, without its dashes.
-        right: what to write instead; ``{value}`` is the value that was given.
-        why: what a person should know about it; may be empty.
+        name: its name without dashes.
+        right: the replacement; ``{value}`` stands for the option's value.
+        why: an explanation; may be empty.
     """
 
     name: str
@@ -47,19 +46,19 @@ class Flag:
     why: str = ""
 
     def problem(self, written: str, value: str, where: str) -> Problem:
-        """Return what to say about it.
+        """Return the problem of using the option.
 
         Args:
-            written: with its dashes.
-            value: what follows it; may be empty.
-            where: the program that it was given to.
+            written: the option with its dashes.
+            value: its value; may be empty.
+            where: name of the program.
         """
         right = self.right.replace("{value}", value or "VALUE")
         why = f" ({self.why})" if self.why else ""
-        return Problem(f"there is no option {written}", where, f"write {right}{why}")
+        return Problem(f"{written} is not an option", where, f"write {right}{why}")
 
 
-# What is wrong for upstream's programs, whatever their version.
+# Wrong in all versions of upstream's programs.
 FLAGS: dict[str, Flag] = {
     flag.name: flag
     for flag in (
@@ -71,10 +70,10 @@ FLAGS: dict[str, Flag] = {
     )
 }
 
-# The same names, as the keys of a configuration.
+# The same names as configuration keys.
 _KEYS = {"eval_step": "eval_steps", "save_step": "save_steps", "intokens": "zero_padding"}
 
-# Real in some versions of upstream's predict/*.py only; the source in the image decides.
+# Only in some versions of upstream's predict/*.py; the source in the image decides.
 _SINCE_2025 = ("append_attn", "total_max_length", "speculate_method", "output_via_mq")
 
 # Options of Paddle's launcher, which `upstream` starts itself.
@@ -86,15 +85,15 @@ _LAUNCHER = {
     "job_id": "--name NAME",
 }
 
-# Scripts that documents name without their folder, and options that are only called otherwise.
+# Scripts that instructions name without their folder, and renamed options.
 _SCRIPT_FOLDERS = {
     name: f"predict/{name}" for name in ("predictor.py", "export_model.py", "flask_server.py")
 }
 _RENAMED = {"--inference_mode": "--mode"}
 
-_PREDICTOR = "./inv recipes --backend dcu lists what runs upstream's program"
+_PREDICTOR = "./inv recipes --backend dcu lists the recipes that run upstream's program"
 
-# Upstream's spellings, and ours, where a job of ours is asked for.
+# Upstream's options and the corresponding ones of our jobs.
 _OURS: dict[str, dict[str, str]] = {
     "infer": {
         "model_name_or_path": "--model",
@@ -116,7 +115,7 @@ _OURS: dict[str, dict[str, str]] = {
     },
 }
 
-# What people type: other tools' names of an option. ``KEY=`` is a key of the configuration.
+# Other tools' names of options. ``KEY=`` is a configuration key.
 _ALIASES: dict[str, dict[str, str]] = {
     "": {
         **dict.fromkeys(("gpu", "gpus", "card", "cards", "device", "device_ids"), "--devices"),
@@ -197,35 +196,36 @@ def flag_problems(
     *,
     declares: Callable[[str], bool] = lambda _: True,
 ) -> list[Problem]:
-    """Return what is wrong with the options for a script of upstream's.
+    """Return the problems of the options of one of upstream's scripts.
 
     Args:
-        words: what follows the script.
-        where: the script, for a message.
-        declares: whether the script that will run has an option of this name.
+        words: the words after the script.
+        where: name of the script, for messages.
+        declares: returns whether the script has an option of this name.
     """
     problems = []
     for index, word in enumerate(words):
-        found = re.fullmatch(r"(-{1,3})([A-Za-z]\w*)(?:=(.*))?", word, re.DOTALL)
-        if not found:
+        match = re.fullmatch(r"(-{1,3})([A-Za-z]\w*)(?:=(.*))?", word, re.DOTALL)
+        if not match:
             continue
-        dashes, name, value = found[1], found[2], found[3] or _value(words, index)
+        dashes, name, value = match[1], match[2], match[3] or _value(words, index)
         if name in FLAGS:
             problems.append(FLAGS[name].problem(dashes + name, value, where))
         elif len(dashes) == 3:
-            problems.append(Problem(f"there is no option {word}", where, f"write --{name}"))
+            problems.append(Problem(f"{word} is not an option", where, f"write --{name}"))
         elif name in _SINCE_2025 and not declares(name):
             problems.append(_too_new(name, where))
         elif name == "cachekv_int8_type" and value not in ("static", "dynamic"):
-            said = f"--cachekv_int8_type is {value or 'given nothing'}"
-            problems.append(Problem(said, where, f"write static or dynamic: {_STATIC_OR_DYNAMIC}"))
+            message = f"--cachekv_int8_type must be static or dynamic, got {value or 'nothing'}"
+            problems.append(Problem(message, where, _STATIC_OR_DYNAMIC))
         elif name == "mode" and value not in ("static", "dynamic", ""):
-            problems.append(Problem(f"--mode is {value}", where, "write static or dynamic"))
+            message = f"--mode must be static or dynamic, got {value}"
+            problems.append(Problem(message, where, "--mode dynamic"))
     return problems
 
 
 def key_problems(keys: Iterable[str], where: Callable[[str], str]) -> list[Problem]:
-    """Return what is wrong with the names of a configuration's keys.
+    """Return the problems of renamed configuration keys.
 
     Args:
         keys: the names.
@@ -239,10 +239,10 @@ def key_problems(keys: Iterable[str], where: Callable[[str], str]) -> list[Probl
 
 
 def script_problem(word: str, following: Sequence[str]) -> Problem | None:
-    """Return what is wrong with the first word of a command line for ``upstream``, or None.
+    """Return the problem if the first word of an ``upstream`` command line is not a script.
 
     Args:
-        word: where a script is expected.
+        word: the first word.
         following: the words after it.
     """
     name, _, value = word.lstrip("-").partition("=")
@@ -270,14 +270,14 @@ def script_problem(word: str, following: Sequence[str]) -> Problem | None:
 
 
 def replacement(job: str, option: str) -> str:
-    """Return the option of ours that is meant by one of upstream's or of another tool.
+    """Return our option that corresponds to one of upstream's or of another tool.
 
     Args:
-        job: the job.
-        option: as it was written.
+        job: name of the job.
+        option: the other option.
 
     Returns:
-        ``--option``, or ``--set KEY=`` for a key of the configuration; empty: nothing known.
+        ``--option``, or ``--set KEY=`` for a configuration key; empty if there is none.
     """
     name = option.lstrip("-").partition("=")[0].replace("-", "_")
     right = _OURS.get(job, {}).get(name) or _ALIASES.get(job, {}).get(name)
@@ -290,11 +290,11 @@ def replacement(job: str, option: str) -> str:
 
 
 def misplaced_script(script: str, words: Sequence[str]) -> Problem | None:
-    """Return the whole right command for a script that documents name without its folder, or None.
+    """Return the problem of a script without its folder, with the complete right command.
 
     Args:
-        script: as it was named.
-        words: what follows it.
+        script: the script.
+        words: the words after it.
     """
     right = _SCRIPT_FOLDERS.get(script.removeprefix("./").removeprefix("llm/"))
     if right is None:
@@ -318,11 +318,11 @@ def misplaced_script(script: str, words: Sequence[str]) -> Problem | None:
 
 
 def ours(job: str, option: str) -> str:
-    """Return what to write instead of an option that a job of ours lacks; empty: nothing known.
+    """Return a remedy for an option that our job does not have; empty if none is known.
 
     Args:
-        job: the job.
-        option: as it was written.
+        job: name of the job.
+        option: the option.
     """
     name = option.lstrip("-").partition("=")[0].replace("-", "_")
     if right := replacement(job, option):
@@ -330,8 +330,8 @@ def ours(job: str, option: str) -> str:
     if job not in _OURS or name not in _UPSTREAMS_ALONE:
         return ""
     script = "predict/predictor.py" if job == "infer" else "predict/export_model.py"
-    meant = FLAGS[name].right.replace("{value}", "VALUE") if name in FLAGS else f"--{name}"
-    return f"{meant} is an option of upstream's {script}: {_PREDICTOR}"
+    flag = FLAGS[name].right.replace("{value}", "VALUE") if name in FLAGS else f"--{name}"
+    return f"{flag} is an option of upstream's {script}: {_PREDICTOR}"
 
 
 def _value(words: Sequence[str], index: int) -> str:
@@ -340,7 +340,7 @@ def _value(words: Sequence[str], index: int) -> str:
 
 
 def _too_new(name: str, where: str) -> Problem:
-    remedy = "leave it out: upstream has it in later versions only"
+    remedy = "remove it: only later versions of upstream have it"
     if name == "total_max_length":
-        remedy += ", and takes 8192 in this one"
+        remedy += "; this one uses 8192"
     return Problem(f"--{name} is not an option of the source in this image", where, remedy)

@@ -30,9 +30,9 @@ def told(*words: str, script: str = "predict/predictor.py", declared: bool = Tru
         (["--cachekv_int8"], "write --cachekv_int8_type static|dynamic"),
         (["---cachekv_int8"], "write --cachekv_int8_type static|dynamic"),
         (["--cachekv_int8", "dynamic"], "no longer maintained"),
-        (["--cachekv_int8_type"], "write static or dynamic"),
-        (["--cachekv_int8_type", "int8"], "--cachekv_int8_type is int8"),
-        (["--mode", "fast"], "write static or dynamic"),
+        (["--cachekv_int8_type"], "must be static or dynamic"),
+        (["--cachekv_int8_type", "int8"], "must be static or dynamic, got int8"),
+        (["--mode", "fast"], "must be static or dynamic"),
         (["---block_attn"], "write --block_attn"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_right_flag_passes(words: list[str]) -> None:
 def test_a_flag_of_later_versions(flag: str) -> None:
     words = ("--dtype", "float16", flag, "4096")
     assert told(*words, declared=True) == []
-    assert "leave it out" in told(*words, declared=False)[0]
+    assert "remove it" in told(*words, declared=False)[0]
 
 
 @pytest.mark.parametrize(
