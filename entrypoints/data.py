@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     phase("check the data")
     counts = records.check(dataset, dev=config["do_eval"])
     if arguments.convert:
-        _convert(arguments, dataset, counts)
+        _convert(dataset, counts, Path(arguments.convert), force=arguments.force)
         return 0
     encoders = _encoders(model, config) if model else None
     if encoders:
@@ -67,15 +67,14 @@ def _encoders(model: Path, config: schema.Config) -> data_report.Encoders:
     )
 
 
-def _convert(arguments: DataOptions, dataset: Dataset, counts: records.Counts) -> None:
+def _convert(dataset: Dataset, counts: records.Counts, output: Path, *, force: bool) -> None:
     """Write the data set as a folder of ``train.json`` and ``dev.json``."""
-    output = Path(str(arguments.convert))
     sources = [source.path for source in dataset.sources]
-    workspace.check_output(output, sources, force=arguments.force)
+    workspace.check_output(output, sources, force=force)
     phase("convert")
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
         remove_unfinished(output)
-        workspace.check_output(output, sources, force=arguments.force)
+        workspace.check_output(output, sources, force=force)
         with replacing_folder(output) as part:
             splits = {"train": counts.train, "dev": counts.dev}
             for split in (name for name, count in splits.items() if count):
