@@ -138,5 +138,5 @@ def _checkpoints(request: Request, recipe: Recipe, root: Path) -> int:
     if request.work.method == "lora":
         trained = request.model.num_hidden_layers * request.model.adapter(request.work.rank)
     checkpoint = trained * (states.weight + states.master + states.moments)
-    kept = int(config.get("save_total_limit") or 1) + 1
-    return kept * checkpoint + trained * states.weight
+    count = int(config.get("save_total_limit") or 1) + 1
+    return count * checkpoint + trained * states.weight

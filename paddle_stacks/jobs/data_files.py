@@ -162,8 +162,8 @@ def _opened(path: Path, stack: ExitStack) -> io.BufferedReader:
 def _json(stream: io.BufferedReader, *, arrays: bool) -> Iterator[Entry]:
     head = stream.peek(_HEAD)
     if head.startswith(_BOM):
-        what = "begins with a byte order mark"
-        raise RequestError(what, remedy="save it as UTF-8 without one")
+        message = "begins with a byte order mark"
+        raise RequestError(message, remedy="save it as UTF-8 without one")
     if not json_arrays.starts_array(head):
         for number, line in _lines(stream):
             try:
@@ -309,5 +309,5 @@ def _parquet(path: Path) -> Iterator[Entry]:
                     number += 1
                     yield f"row {number}", row
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        what = f"not a complete Parquet file: {str(error).splitlines()[0]}"
-        yield f"row {number + 1}", RequestError(what, remedy="copy it again, or write it again")
+        message = f"not a complete Parquet file: {str(error).splitlines()[0]}"
+        yield f"row {number + 1}", RequestError(message, remedy="copy it again, or write it again")

@@ -157,8 +157,8 @@ def _by_columns(entry: Mapping[str, Any], columns: Sequence[str]) -> Conversatio
             remedy = did_you_mean(name, entry) or f"columns of this record: {shown}"
             raise RequestError(f'"{name}" of data_columns is missing', remedy=remedy)
         if not isinstance(value, (str, type(None))):
-            what = f'"{name}" must be a string'
-            raise RequestError(what, remedy="name another column, or write the value as text")
+            message = f'"{name}" must be a string'
+            raise RequestError(message, remedy="name another column, or write the value as text")
         _check_characters(value or "", name)
         texts.append(value or "")
     question, answer, system = (*texts, "")[:3]

@@ -134,12 +134,12 @@ def local_files(row: SampleData, folder: Path) -> dict[str, Path]:
     """
     missing = [each for each in row.files if not (folder / each.name).is_file()]
     if missing:
-        what = f"{missing[0].name} is not in the folder"
+        message = f"{missing[0].name} is not in the folder"
         if not folder.is_dir():
-            what = "the folder does not exist" if not folder.exists() else "not a folder"
+            message = "the folder does not exist" if not folder.exists() else "not a folder"
         urls = " ".join(each.url for each in missing)
         raise RequestError(
-            what,
+            message,
             where=f"--from {folder}",
             remedy=f"download it on another machine (wget {urls}) and copy it there; "
             "paths start in the workspace",

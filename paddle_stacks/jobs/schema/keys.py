@@ -91,21 +91,11 @@ _QUANT_TYPES = (
 _LARGEST_SEED = 2**32 - 1  # what NumPy's generator takes
 
 _MODEL = (
-    Key(
-        "model_name_or_path",
-        str,
-        None,
-        "The model: a name in models/, or a folder in the workspace.",
-    ),
+    Key("model_name_or_path", str, None, "The model: a name in models/, or a workspace folder."),
     Key("tokenizer_name_or_path", str, None, "Folder of the tokenizer, if it is not the model's."),
-    Key("hidden_dropout_prob", float, 0.1, "Dropout probability of hidden states.", low=0, below=1),
+    Key("hidden_dropout_prob", float, 0.1, "Dropout of hidden states.", low=0, below=1),
     Key(
-        "attention_probs_dropout_prob",
-        float,
-        0.1,
-        "Dropout probability of attention weights.",
-        low=0,
-        below=1,
+        "attention_probs_dropout_prob", float, 0.1, "Dropout of attention weights.", low=0, below=1
     ),
 )
 
@@ -116,12 +106,7 @@ _ANSWERS = (
         None,
         "The data: a file, a folder with train.json and dev.json, or several with weights.",
     ),
-    Key(
-        "data_columns",
-        str,
-        None,
-        "Columns of question, answer and optionally system message: question:answer.",
-    ),
+    Key("data_columns", str, None, "Columns of question and answer: question:answer[:system]."),
     Key(
         "dev_ratio",
         float,
@@ -134,27 +119,19 @@ _ANSWERS = (
         "chat_template",
         str,
         None,
-        "A chat_template.json to use instead of the model's; none: no template.",
+        "A chat_template.json instead of the model's; none: no template.",
     ),
     Key(
         "src_length",
         int,
         1024,
-        "Maximum number of tokens of a question; longer ones lose their beginning.",
+        "Maximum tokens of a question; longer ones lose their start.",
         low=1,
     ),
-    Key("max_length", int, 2048, "Maximum number of tokens of a question and its answer.", low=2),
+    Key("max_length", int, 2048, "Maximum tokens of a question and its answer.", low=2),
+    Key("zero_padding", bool, False, "Pack short records into one sample, without mixing them."),
     Key(
-        "zero_padding",
-        bool,
-        False,
-        "Pack short records into one sample; they do not see each other.",
-    ),
-    Key(
-        "greedy_zero_padding",
-        bool,
-        False,
-        "With zero_padding: choose records so that samples are fuller.",
+        "greedy_zero_padding", bool, False, "With zero_padding: choose records for fuller samples."
     ),
     Key("pad_to_multiple_of", int, None, "Pad samples to a multiple of this many tokens.", low=1),
     Key("pad_to_max_length", bool, False, "Pad every sample to max_length."),
@@ -169,27 +146,12 @@ _TEXT = (
     ),
     Key("split", str, "949,50,1", "Proportions of the corpus for training, evaluation and test."),
     Key("max_seq_length", int, 1024, "Tokens per pretraining sample.", low=1),
-    Key(
-        "data_impl",
-        str,
-        "mmap",
-        "Storage format of the corpus: mmap, which prepare writes.",
-        choices=("mmap",),
-    ),
+    Key("data_impl", str, "mmap", "Format of the corpus; prepare writes mmap.", choices=("mmap",)),
     Key("data_cache", str, None, "Folder that caches the order of the samples."),
     Key(
-        "continue_training",
-        bool,
-        False,
-        "Start pretraining from the model's weights; false: from random weights.",
+        "continue_training", bool, False, "Start from the model's weights; false: from random ones."
     ),
-    Key(
-        "num_hidden_layers",
-        int,
-        None,
-        "Number of layers, instead of the model's; for experiments.",
-        low=1,
-    ),
+    Key("num_hidden_layers", int, None, "Number of layers instead of the model's.", low=1),
     Key("fuse_attention_qkv", bool, None, "Compute queries, keys and values as one product."),
     Key("fuse_attention_ffn", bool, None, "Compute the two products before SwiGLU as one."),
     Key("min_learning_rate", float, 1e-5, "Learning rate at which decay ends.", low=0),
@@ -200,62 +162,29 @@ _TEXT = (
 _RUN = (
     Key("output_dir", str, None, "The run's folder, with checkpoints, metrics and result."),
     Key("overwrite_output_dir", bool, False, "Start over instead of resuming an existing run."),
-    Key(
-        "resume_from_checkpoint",
-        str,
-        None,
-        "The checkpoint to resume from, instead of the latest complete one.",
-    ),
+    Key("resume_from_checkpoint", str, None, "Checkpoint to resume from; default: the latest."),
     Key("do_train", bool, True, "Run training."),
     Key("do_eval", bool, False, "Run evaluation."),
     Key("device", str, None, "The device type; by default the backend's."),
-    Key(
-        "seed",
-        int,
-        42,
-        "Seed of all random choices: order, dropout, initial weights.",
-        low=0,
-        high=_LARGEST_SEED,
-    ),
+    Key("seed", int, 42, "Seed of order, dropout and initial weights.", low=0, high=_LARGEST_SEED),
 )
 
 _LORA = (
     Key(
         "lora", bool, False, "Train low-rank matrices beside each projection and freeze the model."
     ),
-    Key(
-        "lora_rank",
-        int,
-        8,
-        "Rank of the LoRA matrices; more can learn more and needs more memory.",
-        low=1,
-    ),
+    Key("lora_rank", int, 8, "Rank of the LoRA matrices; more needs more memory.", low=1),
     Key("lora_path", str, None, "An adapter to continue training."),
-    Key(
-        "rslora",
-        bool,
-        False,
-        "Scale LoRA's product by the square root of the rank, for large ranks.",
-    ),
+    Key("rslora", bool, False, "Scale LoRA's product by the root of the rank."),
     Key(
         "lora_plus_scale",
         float,
         1.0,
-        "Ratio of the learning rates of LoRA's second and first matrix (LoRA+).",
+        "Learning rate of LoRA's second matrix / first (LoRA+).",
         above=0,
     ),
-    Key(
-        "use_quick_lora",
-        bool,
-        True,
-        "Compute LoRA's products in another order, which is faster for small adapters.",
-    ),
-    Key(
-        "lora_use_mixer",
-        bool,
-        False,
-        "Train a square matrix between the two LoRA matrices (MosLoRA).",
-    ),
+    Key("use_quick_lora", bool, True, "Compute LoRA in another order, faster for small adapters."),
+    Key("lora_use_mixer", bool, False, "Train a square matrix between LoRA's two (MosLoRA)."),
     Key("merge", bool, False, "Also write the merged model at the end."),
     Key("neftune", bool, False, "Add noise to embeddings during training (NEFTune)."),
     Key("neftune_noise_alpha", float, 5.0, "Amount of noise: alpha of NEFTune.", low=0),
@@ -263,20 +192,8 @@ _LORA = (
 
 _OPTIMIZATION = (
     Key("per_device_train_batch_size", int, 8, "Samples per training batch of a process.", low=1),
-    Key(
-        "per_device_eval_batch_size",
-        int,
-        8,
-        "Samples per evaluation or calibration batch of a process.",
-        low=1,
-    ),
-    Key(
-        "gradient_accumulation_steps",
-        int,
-        1,
-        "Batches whose gradients are summed for one optimizer step.",
-        low=1,
-    ),
+    Key("per_device_eval_batch_size", int, 8, "Samples per evaluation batch of a process.", low=1),
+    Key("gradient_accumulation_steps", int, 1, "Batches per optimizer step.", low=1),
     Key("num_train_epochs", float, 1.0, "Passes over the data, if max_steps is not set.", above=0),
     Key("max_steps", int, -1, "Optimizer steps; -1: as many as num_train_epochs gives.", low=-1),
     Key("learning_rate", float, 5e-5, "Learning rate after warm-up.", above=0),
@@ -292,18 +209,12 @@ _OPTIMIZATION = (
         "warmup_ratio",
         float,
         0.0,
-        "Warm-up as a fraction of all steps, if warmup_steps is 0.",
+        "Fraction of warm-up steps, if warmup_steps is 0.",
         low=0,
         high=1,
     ),
     Key("decay_steps", int, 0, "Steps until min_learning_rate; 0: all steps.", low=0),
-    Key(
-        "num_cycles",
-        float,
-        0.5,
-        "Cosine cycles; 0.5 decays from the maximum to the minimum.",
-        low=0,
-    ),
+    Key("num_cycles", float, 0.5, "Cosine cycles; 0.5 decays from maximum to minimum.", low=0),
     Key("lr_end", float, 1e-7, "Final learning rate of a polynomial schedule.", low=0),
     Key("power", float, 1.0, "Exponent of a polynomial schedule.", low=0),
     Key("optim", str, "adamw", "The optimizer.", choices=("adamw",)),
@@ -315,12 +226,7 @@ _OPTIMIZATION = (
 )
 
 _PRECISION = (
-    Key(
-        "recompute",
-        bool,
-        False,
-        "Recompute activations in the backward pass instead of storing them.",
-    ),
+    Key("recompute", bool, False, "Recompute activations in the backward pass."),
     Key(
         "recompute_granularity",
         str,
@@ -328,12 +234,7 @@ _PRECISION = (
         "What to recompute in a layer: full, full_attn or core_attn.",
         choices=("full", "full_attn", "core_attn"),
     ),
-    Key(
-        "recompute_use_reentrant",
-        bool,
-        False,
-        "Which of Paddle's two recompute implementations to use.",
-    ),
+    Key("recompute_use_reentrant", bool, False, "Which recompute implementation of Paddle to use."),
     Key("bf16", bool, False, "Compute in bfloat16."),
     Key("fp16", bool, False, "Compute in float16."),
     Key(
@@ -356,10 +257,7 @@ _EVALUATION = (
     Key("eval_steps", int, None, "Steps between evaluations.", low=1),
     Key("max_evaluate_steps", int, -1, "Maximum number of evaluation batches; -1: all.", low=-1),
     Key(
-        "load_best_model_at_end",
-        bool,
-        False,
-        "Write the best checkpoint at the end instead of the last.",
+        "load_best_model_at_end", bool, False, "Write the best checkpoint at the end, not the last."
     ),
     Key(
         "metric_for_best_model",
@@ -372,109 +270,42 @@ _EVALUATION = (
     Key("logging_strategy", str, "steps", "When to log: steps, epoch, no.", choices=_STRATEGIES),
     Key("logging_steps", int, 500, "Steps between log lines.", low=1),
     Key("logging_first_step", bool, False, "Log the first step too."),
-    Key(
-        "save_strategy",
-        str,
-        "steps",
-        "When to write a checkpoint: steps, epoch, no.",
-        choices=_STRATEGIES,
-    ),
+    Key("save_strategy", str, "steps", "When to save: steps, epoch, no.", choices=_STRATEGIES),
     Key("save_steps", int, 500, "Steps between checkpoints.", low=1),
     Key(
-        "save_total_limit",
-        int,
-        None,
-        "Number of complete checkpoints to keep; the oldest is removed first.",
-        low=1,
+        "save_total_limit", int, None, "Complete checkpoints to keep; oldest removed first.", low=1
     ),
 )
 
 _KERNELS = (  # what the backend has, checked in checks.py
-    Key(
-        "use_flash_attention",
-        bool,
-        False,
-        "Compute attention in tiles, so that its matrix is never stored completely.",
-    ),
-    Key(
-        "flash_mask",
-        bool,
-        False,
-        "With zero_padding: pass masks to flash attention as column ranges.",
-    ),
+    Key("use_flash_attention", bool, False, "Compute attention in tiles, without its matrix."),
+    Key("flash_mask", bool, False, "With zero_padding: flash attention's masks as ranges."),
     Key("use_fused_rms_norm", bool, False, "Compute each norm in one kernel."),
     Key("use_fused_rope", bool, False, "Rotate queries and keys in one kernel."),
     Key("use_fused_linear", bool, False, "Compute a product and its bias in one kernel."),
-    Key(
-        "use_fused_dropout_add",
-        bool,
-        False,
-        "Compute dropout and the following addition in one kernel.",
-    ),
-    Key(
-        "use_fast_layer_norm",
-        bool,
-        False,
-        "Use a fast kernel for LayerNorm; Llama has no LayerNorm.",
-    ),
+    Key("use_fused_dropout_add", bool, False, "Compute dropout and addition in one kernel."),
+    Key("use_fast_layer_norm", bool, False, "Fast kernel for LayerNorm; Llama has no LayerNorm."),
     Key("weight_quantize_algo", str, None, "Storage format of the frozen weights, for LoRA."),
 )
 
 _PARALLEL = (
     Key("tensor_parallel_degree", int, -1, "Devices that share each matrix; -1: one.", low=-1),
     Key("tensor_parallel_output", bool, False, "Keep the logits divided among these devices."),
-    Key(
-        "tensor_parallel_config", str, "", "Upstream's flags of tensor parallelism, in one string."
-    ),
+    Key("tensor_parallel_config", str, "", "Upstream's flags of tensor parallelism."),
     Key("pipeline_parallel_degree", int, -1, "Pipeline stages; -1: one.", low=-1),
-    Key("pipeline_parallel_config", str, "", "Upstream's flags of the pipeline, in one string."),
+    Key("pipeline_parallel_config", str, "", "Upstream's flags of the pipeline."),
+    Key("virtual_pp_degree", int, 1, "Layer chunks per stage; more: less waiting.", low=1),
+    Key("pp_recompute_interval", int, 1, "With a pipeline: layers recomputed together.", low=1),
+    Key("sep_parallel_degree", int, -1, "Devices sharing a sequence by heads; -1: one.", low=-1),
     Key(
-        "virtual_pp_degree",
-        int,
-        1,
-        "Chunks of layers per pipeline stage; more wait less and communicate more.",
-        low=1,
+        "context_parallel_degree", int, -1, "Devices sharing a sequence in a ring; -1: one.", low=-1
     ),
+    Key("sequence_parallel", bool, False, "With tensor parallelism: split activations by tokens."),
+    Key("sequence_parallel_config", str, "", "Upstream's flags of sequence parallelism."),
     Key(
-        "pp_recompute_interval",
-        int,
-        1,
-        "With a pipeline: number of layers that are recomputed together.",
-        low=1,
+        "fuse_sequence_parallel_allreduce", bool, False, "Sum sequence-parallel gradients at once."
     ),
-    Key(
-        "sep_parallel_degree",
-        int,
-        -1,
-        "Devices that share a sequence by exchanging heads; -1: one.",
-        low=-1,
-    ),
-    Key(
-        "context_parallel_degree",
-        int,
-        -1,
-        "Devices that share a sequence by passing keys and values on; -1: one.",
-        low=-1,
-    ),
-    Key(
-        "sequence_parallel",
-        bool,
-        False,
-        "With tensor parallelism: divide the activations between matrices by tokens.",
-    ),
-    Key(
-        "sequence_parallel_config",
-        str,
-        "",
-        "Upstream's flags of sequence parallelism, in one string.",
-    ),
-    Key(
-        "fuse_sequence_parallel_allreduce",
-        bool,
-        False,
-        "Sum the gradients of sequence parallelism in one message.",
-    ),
-    Key("data_parallel_config", str, "", "Upstream's flags of data parallelism, in one string."),
+    Key("data_parallel_config", str, "", "Upstream's flags of data parallelism."),
     Key(
         "sharding",
         object,
@@ -482,26 +313,10 @@ _PARALLEL = (
         "What to shard: stage1, the optimizer state; stage2, gradients too; stage3, weights too.",
     ),
     Key("sharding_degree", int, -1, "An older name of sharding_parallel_degree.", low=-1),
-    Key(
-        "sharding_parallel_degree",
-        int,
-        -1,
-        "Devices in a sharding group; -1: all remaining ones.",
-        low=-1,
-    ),
-    Key("sharding_parallel_config", str, "", "Upstream's flags of sharding, in one string."),
-    Key(
-        "sharding_parallel_mesh_dimension",
-        str,
-        "dp",
-        "Mesh dimension along which automatic parallelism shards.",
-    ),
-    Key(
-        "sharding_comm_buffer_size_MB",
-        int,
-        -1,
-        "Size of sharding's communication buffer; -1: upstream's default.",
-    ),
+    Key("sharding_parallel_degree", int, -1, "Devices per sharding group; -1: all others.", low=-1),
+    Key("sharding_parallel_config", str, "", "Upstream's flags of sharding."),
+    Key("sharding_parallel_mesh_dimension", str, "dp", "Mesh dimension of sharding."),
+    Key("sharding_comm_buffer_size_MB", int, -1, "Sharding's buffer size; -1: upstream's default."),
     Key(
         "hybrid_parallel_topo_order",
         str,
@@ -509,12 +324,7 @@ _PARALLEL = (
         "Order in which devices are assigned to the pipeline and to sharding.",
         choices=("pp_first", "sharding_first", None),
     ),
-    Key(
-        "ddp_find_unused_parameters",
-        bool,
-        None,
-        "Whether data parallelism looks for weights without a gradient.",
-    ),
+    Key("ddp_find_unused_parameters", bool, None, "Find weights without a gradient."),
     Key("no_recompute_layers", list, None, "Indexes of layers that keep their activations."),
     Key("release_grads", bool, False, "Free gradients after each step and allocate them again."),
 )
@@ -562,12 +372,7 @@ _QUANTIZATION = (
         choices=("ema", "none"),
     ),
     Key("shift_step", int, 32, "Batches that estimate the centers.", low=1),
-    Key(
-        "smooth",
-        bool,
-        False,
-        "Scale outlier channels after norms down, and the following weights up.",
-    ),
+    Key("smooth", bool, False, "Scale outlier channels after norms down."),
     Key("smooth_all_linears", bool, False, "Also smooth the inputs of the other projections."),
     Key("smooth_step", int, 32, "Batches that measure the channels.", low=1),
 )
