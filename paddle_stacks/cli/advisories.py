@@ -11,7 +11,6 @@ from typing import Any
 from invoke.collection import Collection
 
 from paddle_stacks.cli import ROOT, task
-from paddle_stacks.errors import JobError
 
 __all__ = ["collection"]
 
@@ -32,7 +31,7 @@ def _check(
     """
     from paddle_stacks.provenance import advisories, vulnerabilities
 
-    exceptions = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
+    exceptions = Path(policy) if policy else ROOT / vulnerabilities.POLICY
     accepted = vulnerabilities.load_policy(exceptions)
     path = Path(database) if database else ROOT / advisories.SNAPSHOT
     reports = advisories.check(ROOT, path, accepted, datetime.date.today())
@@ -46,13 +45,7 @@ def _check(
             print(f"the advisories are complete until {snapshot.complete_until}: {snapshot.source}")
             if names := advisories.uncovered(ROOT, snapshot):
                 print(f"not in the snapshot: {', '.join(names)}; ./inv advisories.update")
-    if faults := {line for report in reports for line in report.faults()}:
-        raise JobError(
-            f"{len(faults)} known vulnerabilities or expired exceptions: "
-            + "; ".join(sorted(faults)),
-            where=str(exceptions),
-            remedy="./inv lock --package NAME, or an exception with a reason and an end",
-        )
+    vulnerabilities.require_no_faults(reports, exceptions)
 
 
 @task(help={"database": "Advisories on this machine: an OSV archive, or a folder."})
@@ -69,7 +62,7 @@ def _update(context: Any, database: str | None = None) -> None:
 
 
 def collection() -> Collection:
-    """Return the tasks: ``advisories``, which checks the pins, and ``advisories.update``."""
+    """Return the tasks ``advisories`` and ``advisories.update``."""
     tasks = Collection("advisories")
     tasks.add_task(_check, name="check", default=True)
     tasks.add_task(_update, name="update")

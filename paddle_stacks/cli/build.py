@@ -7,7 +7,7 @@ from typing import Any
 
 from paddle_stacks.cli import ROOT, task
 
-_BACKEND = {"backend": "The platform: a file in configs/backends/."}
+_BACKEND = {"backend": "The backend: a file in configs/backends/."}
 
 
 @task(

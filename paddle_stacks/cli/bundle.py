@@ -13,7 +13,7 @@ _SIGNERS = "Require a signature by a key of this file (ALLOWED SIGNERS in ssh-ke
 @task(
     iterable=["image", "model", "data", "python"],
     help={
-        "backend": "The platform: a file in configs/backends/.",
+        "backend": "The backend: a file in configs/backends/.",
         "image": "An image of docker-bake.hcl; repeatable. Default: all.",
         "model": "A model in models/; repeatable.",
         "data": "A folder in data/; repeatable.",

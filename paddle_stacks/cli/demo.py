@@ -8,7 +8,7 @@ from paddle_stacks.cli import ROOT, task
 __all__ = ["demo"]
 
 
-@task(help={"backend": "The platform (default: the setting, else cpu)."})
+@task(help={"backend": "The backend. Default: the setting, else cpu."})
 def demo(context: Context, backend: str = "") -> None:
     """Fetch a small model, fine-tune it and compare its answers.
 

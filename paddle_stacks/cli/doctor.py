@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 @task(
     forms={"nodes": "LIST"},
     help={
-        "backend": "The platform to be fit for (default: the setting, else cpu).",
+        "backend": "The backend to check for. Default: the setting, else cpu.",
         "json": "Print one JSON document.",
         "fix": "Do what is safe about what is found, and look again.",
         "log": "Look into a failed job's log instead: a file, a run's folder, or -.",

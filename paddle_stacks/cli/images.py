@@ -1,21 +1,25 @@
-"""Tasks that tell of images: what is in them, what changed, what is known of it."""
+"""Tasks about images: contents, differences, vulnerabilities and licences."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 
 from paddle_stacks.cli import ROOT, task
-from paddle_stacks.errors import JobError
+
+if TYPE_CHECKING:
+    import docker
+
+    from paddle_stacks.images import Image
 
 __all__ = ["collection"]
 
 _HELP = {
-    "backend": "The platform: a file in configs/backends/.",
+    "backend": "The backend: a file in configs/backends/.",
     "json": "Print one JSON document.",
 }
 _ONE = {"image": "One image. Default: all that are built."}
@@ -26,10 +30,9 @@ def _images(
     context: Any, image: str | None = None, backend: str | None = None, json: bool = False
 ) -> None:
     """Show the size, layers, versions and labels of the images."""
-    from paddle_stacks import engine, images, settings
+    from paddle_stacks import images
 
-    loaded = settings.load(ROOT, {"backend": backend})
-    entries = images.inspect_all(engine.connect(), loaded.backend, image)
+    _, entries = _built(backend, image)
     if json:
         print(_as_json([item.to_json() for item in entries]))
     else:
@@ -56,23 +59,20 @@ def _sbom(
 
     Both come from syft; a plain manifest is ours.
     """
-    from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import sbom
 
     sbom.check_formats(format)
-    loaded = settings.load(ROOT, {"backend": backend})
     folder = Path(output) if output else ROOT / ".cache" / "sbom"
-    client = engine.connect()
-    chosen = images.inspect_all(client, loaded.backend, image)
-    for path in sbom.write_all(client, chosen, format or sbom.FORMATS, folder):
+    client, entries = _built(backend, image)
+    for path in sbom.write_all(client, entries, format or sbom.FORMATS, folder):
         print(path)
 
 
 @task(
     positional=["before", "after"],
     help={
-        "before": "An image, as train:cpu or any reference; or a manifest (a .json file).",
-        "after": "The one that it is compared with.",
+        "before": "An image, such as train:cpu or any reference; or a manifest (a .json file).",
+        "after": "The image or manifest to compare it with.",
         "files": "Show every file, not only the largest.",
         "json": _HELP["json"],
     },
@@ -117,33 +117,24 @@ def _scan(
 
     The exit status is 5 if there are any, or if an exception has expired.
     """
-    from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import advisories, contents, vulnerabilities
 
-    policy_file = Path(policy) if policy else ROOT / "configs" / "vulnerabilities.toml"
-    accepted = vulnerabilities.load_policy(policy_file)
     if manifest:
-        read = [contents.open_manifest(Path(name)) for name in manifest]
+        scanned = [contents.open_manifest(Path(name)) for name in manifest]
     else:
-        current = settings.load(ROOT, {"backend": backend})
-        client = engine.connect()
-        built = images.inspect_all(client, current.backend, image)
-        read = contents.read(client, [item.tags[0] for item in built])
+        client, entries = _built(backend, image)
+        scanned = contents.read(client, [entry.tags[0] for entry in entries])
     path = Path(database) if database else ROOT / advisories.SNAPSHOT
     only = () if database else (advisories.ECOSYSTEM,)
-    reports = vulnerabilities.scan(read, path, accepted, datetime.date.today(), only)
+    exceptions = Path(policy) if policy else ROOT / vulnerabilities.POLICY
+    accepted = vulnerabilities.load_policy(exceptions)
+    reports = vulnerabilities.scan(scanned, path, accepted, datetime.date.today(), only)
     if json:
         print(_as_json([report.to_json() for report in reports]))
     else:
         for report in reports:
             vulnerabilities.show(report, fixable=fixable)
-    faults = {line for report in reports for line in report.faults(fixable=fixable)}
-    if faults:
-        raise JobError(
-            f"{len(faults)} known vulnerabilities or expired exceptions",
-            where=str(policy_file),
-            remedy="./inv lock --package NAME, or an exception with a reason and an end",
-        )
+    vulnerabilities.require_no_faults(reports, exceptions, fixable=fixable)
 
 
 @task(help={**_HELP, **_ONE})
@@ -151,12 +142,9 @@ def _licences(
     context: Any, image: str | None = None, backend: str | None = None, json: bool = False
 ) -> None:
     """Show the licences of all packages in the images."""
-    from paddle_stacks import engine, images, settings
     from paddle_stacks.provenance import licences
 
-    loaded = settings.load(ROOT, {"backend": backend})
-    client = engine.connect()
-    entries = images.inspect_all(client, loaded.backend, image)
+    client, entries = _built(backend, image)
     lists = [(item, licences.read(client, item)) for item in entries]
     if json:
         print(_as_json({item.tags[0]: [vars(row) for row in rows] for item, rows in lists}))
@@ -165,12 +153,21 @@ def _licences(
         licences.show(item, rows)
 
 
+def _built(backend: str | None, image: str | None) -> tuple[docker.DockerClient, list[Image]]:
+    """Return the engine's client, and the built images or the named one."""
+    from paddle_stacks import engine, images, settings
+
+    loaded = settings.load(ROOT, {"backend": backend})
+    client = engine.connect()
+    return client, images.inspect_all(client, loaded.backend, image)
+
+
 def _as_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def collection() -> Collection:
-    """Return the tasks: ``images``, which shows them, and those that say more."""
+    """Return the tasks ``images`` and ``images.…``."""
     group = Collection("images")
     group.add_task(_images, name="show", default=True)
     for name, body in (

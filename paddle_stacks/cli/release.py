@@ -17,7 +17,7 @@ __all__ = ["release"]
     iterable=["backend"],
     help={
         "version": "What is released, as 0.2.0: the checkout's own version.",
-        "backend": "A platform whose images are part of it; repeatable (default: cpu).",
+        "backend": "A backend whose images are part of it; repeatable. Default: cpu.",
         "dry-run": "Check, say what would be done, and stop.",
     },
 )

@@ -14,7 +14,7 @@ __all__ = ["top"]
     help={
         "once": "Print a plain table and stop; the same where there is no terminal.",
         "interval": "Seconds between two readings, from 0.2.",
-        "backend": "The platform; one without cards is an error.",
+        "backend": "The backend; one without devices is an error.",
         "json": "Print one JSON document and stop.",
     }
 )

@@ -27,11 +27,12 @@ from packaging.version import InvalidVersion
 from packaging.version import Version as PythonVersion
 
 from paddle_stacks import toml
-from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.errors import JobError, Problem, RequestError
 from paddle_stacks.provenance.contents import Contents, Package
 
 __all__ = [
     "DOWNLOAD",
+    "POLICY",
     "Accepted",
     "Finding",
     "Report",
@@ -39,10 +40,14 @@ __all__ = [
     "affected",
     "is_python",
     "load_policy",
+    "require_no_faults",
     "scan",
     "show",
     "summary",
 ]
+
+POLICY = Path("configs", "vulnerabilities.toml")
+"""The project's exceptions."""
 
 DOWNLOAD = "https://osv-vulnerabilities.storage.googleapis.com"
 """OSV.dev's folder with one archive per ecosystem."""
@@ -472,6 +477,25 @@ def _parse(stream: IO[bytes], where: str) -> list[dict[str, Any]]:
             remedy="remove it, or download the database again",
         ) from error
     return entries
+
+
+def require_no_faults(reports: Sequence[Report], policy: Path, *, fixable: bool = False) -> None:
+    """Raise a JobError if reports have vulnerabilities or expired exceptions.
+
+    Args:
+        reports: of a scan.
+        policy: the file with the exceptions.
+        fixable: count only vulnerabilities with a fixed version.
+    """
+    faults = sorted({line for report in reports for line in report.faults(fixable=fixable)})
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise JobError(
+            f"{len(faults)} known vulnerabilities or expired exceptions: "
+            f"{'; '.join(faults[:5])}{more}",
+            where=str(policy),
+            remedy="./inv lock --package NAME, or add an exception with a reason and a date",
+        )
 
 
 def show(report: Report, *, fixable: bool = False) -> None:
