@@ -18,7 +18,6 @@ from paddle_stacks.errors import RequestError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-GIB = 2**30
 
 # Reads files in a process that may have 2 GiB of addresses and 30 seconds.
 _READER = """
