@@ -29,9 +29,11 @@ NAMED = ("advisories", "bundle", "cluster", "docs", "images")
 namespace = Collection()
 for group in GROUPS:
     module = import_module(f"paddle_stacks.cli.{group}")
-    found = module.collection() if hasattr(module, "collection") else Collection.from_module(module)
+    collection = (
+        module.collection() if hasattr(module, "collection") else Collection.from_module(module)
+    )
     if group in NAMED:
-        namespace.add_collection(found)
+        namespace.add_collection(collection)
         continue
-    for task in found.tasks.values():
+    for task in collection.tasks.values():
         namespace.add_task(task)

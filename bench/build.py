@@ -92,8 +92,8 @@ class Bench:
 
     def layers(self, name: str) -> list[str]:
         """Return the digests of an image's layers, the first first."""
-        found: list[str] = self.client.images.get(self.image(name)).attrs["RootFS"]["Layers"]
-        return found
+        digests: list[str] = self.client.images.get(self.image(name)).attrs["RootFS"]["Layers"]
+        return digests
 
     def ask(self, name: str, *argv: str) -> tuple[int, str]:
         """Run a command in an image of this run; return its status and what it printed."""
@@ -107,10 +107,10 @@ class Bench:
             if "bake" not in line:
                 ids = {"ca_bundle": files["CA_BUNDLE"], "network": files["NETWORK"]}
                 line = [*line, *(f"--secret=id={key},src={path}" for key, path in ids.items())]
-            given = {**os.environ, **variables(self.settings, self.os_image), **files}
+            environment = {**os.environ, **variables(self.settings, self.os_image), **files}
             began = time.monotonic()
             with subprocess.Popen(
-                line, cwd=self.root, env=given, stderr=subprocess.PIPE, text=True
+                line, cwd=self.root, env=environment, stderr=subprocess.PIPE, text=True
             ) as process:
                 assert process.stderr is not None
                 for document in documents(process.stderr):
@@ -133,8 +133,8 @@ def sizes(bench: Bench) -> dict[str, Any]:
     bench.bake()
     naive = bench.size("naive")
     # What apt and pip keep for their next run, and an image that is still naive may remove.
-    kept = bench.ask("naive", "du", "-sbc", "/root/.cache", "/var/lib/apt/lists")[1]
-    leftovers = int(kept.splitlines()[-1].split()[0])
+    caches = bench.ask("naive", "du", "-sbc", "/root/.cache", "/var/lib/apt/lists")[1]
+    leftovers = int(caches.splitlines()[-1].split()[0])
     bytes_of = {"naive": naive, **{name: bench.size(name) for name in IMAGES}}
     imports = {}
     for name, python in (
@@ -201,11 +201,11 @@ def edit(bench: Bench) -> dict[str, Any]:
     }
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(document: dict[str, Any]) -> str:
     """Return the document as Markdown."""
-    parts = [_size_table(found["sizes"])] if "sizes" in found else []
-    rows = _cold_rows(found["cold"]) if "cold" in found else []
-    rows += _edit_rows(found["edit"]) if "edit" in found else []
+    parts = [_size_table(document["sizes"])] if "sizes" in document else []
+    rows = _cold_rows(document["cold"]) if "cold" in document else []
+    rows += _edit_rows(document["edit"]) if "edit" in document else []
     if rows:
         parts.append(report.table(("build", "measured", "goal"), rows))
     return "\n\n".join(parts)
@@ -240,7 +240,7 @@ def _cold_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _edit_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
-    kept = [f"{name} {part['layers_kept'][name]} of {part['layers'][name]}" for name in IMAGES]
+    reused = [f"{name} {part['layers_kept'][name]} of {part['layers'][name]}" for name in IMAGES]
     return [
         ("nothing to do", f"{part['no_op_seconds']['median']} s", "about 1 s"),
         (
@@ -248,7 +248,7 @@ def _edit_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
             f"{part['edit_seconds']['median']} s",
             f"{GOALS['edit_seconds']} s",
         ),
-        ("layers kept after the edit", ", ".join(kept), "all but the last"),
+        ("layers kept after the edit", ", ".join(reused), "all but the last"),
     ]
 
 
@@ -268,15 +268,15 @@ def prepared(backend: str = "cpu", source: Path = ROOT) -> Iterator[Bench]:
         source: the checkout, of which a copy is built.
     """
     client = engine.connect()
-    found = settings.load(ROOT, {"backend": backend})
-    os_image = resolve(found, client)
+    loaded = settings.load(ROOT, {"backend": backend})
+    os_image = resolve(loaded, client)
     tag = f"bench-{uuid.uuid4().hex[:8]}"
     cached = _cache_records()
     with tempfile.TemporaryDirectory(prefix="paddle-stacks-bench-") as folder:
         root = Path(folder)
         copy_checkout(source, root)
         try:
-            yield Bench(client, found, os_image, root, tag)
+            yield Bench(client, loaded, os_image, root, tag)
         finally:
             _remove(client, tag, _cache_records() - cached)
 
@@ -306,18 +306,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="one part; default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     measures = {"sizes": sizes, "cold": cold, "edit": edit}
     try:
         with prepared() as bench:
             document["os_image"] = dataclasses.asdict(bench.os_image)
-            for part in given.part or PARTS:
+            for part in options.part or PARTS:
                 document[part] = measures[part](bench)
     except StackError as error:
         print(render(error), file=sys.stderr)
         return error.status
-    report.show(document, tables(document), as_json=given.json)
+    report.show(document, tables(document), as_json=options.json)
     return 0
 
 

@@ -23,9 +23,9 @@ _SIDES = {"dynamic": _BLUE, "static": _LIGHT, "transformers": _ORANGE}
 _BAR = 0.27  # of the distance between two groups
 
 
-def infer(found: dict[str, Any]) -> pyplot.Figure:
+def infer(document: dict[str, Any]) -> pyplot.Figure:
     """Draw decoding in tokens/s, a panel for each batch, with what the memory allows."""
-    speeds = found["speed"]
+    speeds = document["speed"]
     limit = speeds["bandwidth_gb_per_second"] * 1e9 / speeds["weights_bytes"]
     batches = sorted({row["batch"] for row in speeds["rows"]})
     figure, panels = pyplot.subplots(1, len(batches), figsize=(9, 3.8), layout="constrained")
@@ -55,16 +55,16 @@ def infer(found: dict[str, Any]) -> pyplot.Figure:
     return figure
 
 
-def serve(found: dict[str, Any]) -> pyplot.Figure:
+def serve(document: dict[str, Any]) -> pyplot.Figure:
     """Draw which part of the requests had waited for how long, of one client and of many."""
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
-    many = f"{found['clients']} clients"
+    many = f"{document['clients']} clients"
     for axes, key, title in (
         (panels[0], "every_first", "to the first token"),
         (panels[1], "every_whole", "to the end of the answer"),
     ):
         for who, name, colour in (("one", "1 client", _ORANGE), ("many", many, _BLUE)):
-            values = found[who][key]
+            values = document[who][key]
             parts = [(place + 1) / len(values) for place in range(len(values))]
             axes.step(values, parts, where="post", color=colour, linewidth=1.8, label=name)
         for part in (0.5, 0.95, 0.99):
@@ -79,9 +79,9 @@ def serve(found: dict[str, Any]) -> pyplot.Figure:
     return figure
 
 
-def soak(found: dict[str, Any]) -> pyplot.Figure:
+def soak(document: dict[str, Any]) -> pyplot.Figure:
     """Draw the server's memory, and the requests that it had answered, over the time."""
-    samples = found["samples"]
+    samples = document["samples"]
     minutes = [sample["seconds"] / 60 for sample in samples]
     figure, axes = pyplot.subplots(figsize=(9, 3.4), layout="constrained")
     memory = [sample["memory_mib"] for sample in samples]
@@ -125,10 +125,10 @@ def main(argv: Sequence[str]) -> None:
     # that shows it loads nothing from elsewhere.
     matplotlib.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "bench", "font.size": 10})
     figure = PICTURES[argv[0]](json.load(sys.stdin))
-    made = io.BytesIO()
+    image = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(made, format="svg", metadata=nothing)
-    sys.stdout.write(made.getvalue().decode().partition("<!DOCTYPE")[2].partition(">\n")[2])
+    figure.savefig(image, format="svg", metadata=nothing)
+    sys.stdout.write(image.getvalue().decode().partition("<!DOCTYPE")[2].partition(">\n")[2])
 
 
 if __name__ == "__main__":

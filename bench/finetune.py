@@ -42,7 +42,9 @@ _WARM_UP = 2  # steps that are not counted: both libraries allocate and tune in 
 _SAME_LOSS = 1e-3
 
 
-def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, threads: int) -> None:
+def prepare(
+    loaded: settings.Settings, packages: Path, data: Path, steps: int, threads: int
+) -> None:
     """Put the model, in both layouts, the data, the configuration and the batches there."""
     if not (data / "train.json").is_file():
         raise RequestError("there is no train.json", where=str(data), remedy="--data FOLDER")
@@ -50,7 +52,7 @@ def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, th
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     shutil.rmtree(WORKSPACE / "data" / "bench", ignore_errors=True)
     shutil.copytree(data, WORKSPACE / "data" / "bench")
-    fetch = command(make_plan("fetch", [MODEL], found), threads)
+    fetch = command(make_plan("fetch", [MODEL], loaded), threads)
     subprocess.run(fetch, stdout=sys.stderr, check=True)
     config = json.loads((ROOT / "configs/jobs/cpu/finetune-lora.json").read_text())
     config |= {
@@ -66,7 +68,7 @@ def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, th
     del config["num_train_epochs"], config["output_dir"]
     (WORKSPACE / "configs" / "bench.json").write_text(json.dumps(config, indent=2))
     shutil.copy(BENCH / "write_batches.py", WORKSPACE)
-    plan = make_plan("finetune", ["--config", "configs/bench.json"], found)
+    plan = make_plan("finetune", ["--config", "configs/bench.json"], loaded)
     write = ["python", "write_batches.py", "configs/bench.json", "batches.json", str(steps)]
     subprocess.run(command(plan, threads, argv=write), check=True)
     checkpoint = WORKSPACE / "models" / MODEL
@@ -80,7 +82,7 @@ def prepare(found: settings.Settings, packages: Path, data: Path, steps: int, th
 
 
 def measure(
-    found: settings.Settings, packages: Path, rounds: int, threads: int
+    loaded: settings.Settings, packages: Path, rounds: int, threads: int
 ) -> list[dict[str, Run]]:
     """Let the two sides take turns, and return what was seen of each round."""
     seen = []
@@ -88,7 +90,7 @@ def measure(
     train = ["train", "hf", "batches.json", "peft.json"]
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
-        planned = make_plan("finetune", arguments, found)
+        planned = make_plan("finetune", arguments, loaded)
         # Not a job's name and labels: nobody who ends jobs is to end a measurement.
         plan = dataclasses.replace(planned, name=f"bench-finetune-{os.getpid()}", labels={})
         ours = watched(plan, command(plan, threads))
@@ -146,7 +148,7 @@ def _ratios(seen: list[dict[str, Run]], sides: dict[str, Any], counted: slice) -
     return ratios
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(document: dict[str, Any]) -> str:
     """Return the document as Markdown."""
     named = {
         "tokens_per_second": "tokens/s",
@@ -158,9 +160,10 @@ def tables(found: dict[str, Any]) -> str:
         "first_loss": "loss of the first step",
         "last_loss": "loss of the last step",
     }
-    ours, theirs = found["sides"]["paddle-stacks"], found["sides"]["peft"]
+    ours, theirs = document["sides"]["paddle-stacks"], document["sides"]["peft"]
     rows = [
-        (text, ours[key], theirs[key], found["ratios"].get(key, "")) for key, text in named.items()
+        (text, ours[key], theirs[key], document["ratios"].get(key, ""))
+        for key, text in named.items()
     ]
     return report.table(("LoRA", "paddle-stacks", "transformers + peft", "ratio"), rows)
 
@@ -180,29 +183,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     try:
-        if given.steps <= _WARM_UP:
+        if options.steps <= _WARM_UP:
             raise RequestError(
                 f"--steps must be more than {_WARM_UP}",
                 where="--steps",
                 remedy=f"write --steps {_WARM_UP + 10}",
             )
         WORKSPACE.mkdir(parents=True, exist_ok=True)
-        found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
-        packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")
-        prepare(found, packages, given.data, given.steps, given.threads)
-        seen = measure(found, packages, given.rounds, given.threads)
+        loaded = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+        packages = options.packages or yardstick(ROOT / ".cache" / "bench-packages")
+        prepare(loaded, packages, options.data, options.steps, options.threads)
+        seen = measure(loaded, packages, options.rounds, options.threads)
     except StackError as error:
         print(render(error), file=sys.stderr)
         return error.status
     batches = json.loads((WORKSPACE / "batches.json").read_text())
-    document |= {"steps": given.steps, "threads": given.threads, **compare(seen, batches)}
+    document |= {"steps": options.steps, "threads": options.threads, **compare(seen, batches)}
     document["rounds"] = [
         {side: dataclasses.asdict(run) for side, run in entry.items()} for entry in seen
     ]
-    report.show(document, tables(document), as_json=given.json)
+    report.show(document, tables(document), as_json=options.json)
     return 0
 
 

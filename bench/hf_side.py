@@ -45,12 +45,12 @@ def measure(folder: str, batch: int, source: int, output: int, rounds: int) -> d
     for number in range(rounds + 1):
         cache = DynamicCache()
         begun = time.perf_counter()
-        found = model(prompts, past_key_values=cache, use_cache=True, num_logits_to_keep=1)
-        tokens = found.logits[:, -1].argmax(-1)
+        result = model(prompts, past_key_values=cache, use_cache=True, num_logits_to_keep=1)
+        tokens = result.logits[:, -1].argmax(-1)
         times, rows = [time.perf_counter()], [tokens.tolist()]
         for _ in range(output - 1):
-            found = model(tokens[:, None], past_key_values=cache, use_cache=True)
-            tokens = found.logits[:, -1].argmax(-1)
+            result = model(tokens[:, None], past_key_values=cache, use_cache=True)
+            tokens = result.logits[:, -1].argmax(-1)
             times.append(time.perf_counter())
             rows.append(tokens.tolist())
         if number:

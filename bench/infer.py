@@ -45,7 +45,7 @@ BATCHES, SOURCES = (1, 8), (32, 512, 2048)
 ENGINES = {"dynamic": MODEL, "static": EXPORTED}
 
 
-def prepare(found: settings.Settings, packages: Path, threads: int) -> Plan:
+def prepare(loaded: settings.Settings, packages: Path, threads: int) -> Plan:
     """Put the model there in all three layouts, and return a plan whose container is used."""
     for name in ("configs", "data", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
@@ -53,9 +53,9 @@ def prepare(found: settings.Settings, packages: Path, threads: int) -> Plan:
     if not (WORKSPACE / EXPORTED / "static.json").is_file():
         steps.append(("export", ["--model", MODEL, "--static", "--output", EXPORTED]))
     for job, arguments in steps:
-        line = command(make_plan(job, arguments, found), threads)
+        line = command(make_plan(job, arguments, loaded), threads)
         subprocess.run(line, stdout=sys.stderr, check=True)
-    plan = make_plan("infer", ["--model", MODEL, "--benchmark"], found)
+    plan = make_plan("infer", ["--model", MODEL, "--benchmark"], loaded)
     plan = dataclasses.replace(plan, name=f"bench-infer-{os.getpid()}", labels={})
     if not (WORKSPACE / "hf" / "config.json").is_file():
         convert = ["peft_side.py", "convert", f"models/{MODEL}", "hf"]
@@ -104,8 +104,8 @@ def speed(plan: Plan, packages: Path, rounds: int, output: int, threads: int) ->
             )
         rows.append({"batch": batch, "source": source, **_compared(seen)})
     weights = (WORKSPACE / "models" / MODEL / "model.safetensors").stat().st_size
-    found = statistics.median(bandwidths)
-    return {"rows": rows, "bandwidth_gb_per_second": found, "weights_bytes": weights}
+    bandwidth = statistics.median(bandwidths)
+    return {"rows": rows, "bandwidth_gb_per_second": bandwidth, "weights_bytes": weights}
 
 
 def _compared(seen: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def _to_first_byte(line: Sequence[str]) -> float:
     return seconds
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(document: dict[str, Any]) -> str:
     """Return the document as Markdown."""
     texts = []
-    if "speed" in found:
-        speeds = found["speed"]
+    if "speed" in document:
+        speeds = document["speed"]
         limit = speeds["bandwidth_gb_per_second"] * 1e9 / speeds["weights_bytes"]
         rows = []
         for row in speeds["rows"]:
@@ -200,8 +200,8 @@ def tables(found: dict[str, Any]) -> str:
             f"Memory bandwidth: {speeds['bandwidth_gb_per_second']:.1f} GB/s, at most"
             f" {limit:.1f} steps/s with {speeds['weights_bytes'] / 1e6:.0f} MB of weights."
         )
-    if "start" in found:
-        medians = {name: statistics.median(times) for name, times in found["start"].items()}
+    if "start" in document:
+        medians = {name: statistics.median(times) for name, times in document["start"].items()}
         ratio = medians["docker run"] / medians["running container"]
         rows = [(name, f"{seconds:.2f}") for name, seconds in medians.items()]
         rows.append(("ratio", f"{ratio:.2f} (goal {GOALS['start']})"))
@@ -225,9 +225,9 @@ def main() -> int:
         parser.error("--write takes both parts")
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     WORKSPACE.mkdir(parents=True, exist_ok=True)
-    found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+    loaded = settings.load(ROOT, {"workspace": str(WORKSPACE)})
     packages = arguments.packages or yardstick(ROOT / ".cache" / "bench-packages")
-    plan = prepare(found, packages, arguments.threads)
+    plan = prepare(loaded, packages, arguments.threads)
     if "speed" in parts:
         document["speed"] = speed(
             plan, packages, arguments.rounds, arguments.output_length, arguments.threads

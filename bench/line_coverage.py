@@ -104,12 +104,12 @@ json.dump(files, sys.stdout)
     return {"packages": packages, "files": files}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(document: dict[str, Any]) -> str:
     """Return the packages as a Markdown table."""
     lines = ["| package | lines | covered | percent |", "|---|--:|--:|--:|"]
     lines += [
         f"| {name} | {entry['lines']} | {entry['covered']} | {entry['percent']} |"
-        for name, entry in found["packages"].items()
+        for name, entry in document["packages"].items()
     ]
     return "\n".join(lines)
 
@@ -136,11 +136,11 @@ def main() -> int:
         say(f"{name} begins")
         ended[name] = run_suite(checkout, name, suites[name], options)
         combine(checkout)
-        found = {"revision": checkout.revision, "suites": ended, **report(checkout)}
-        arguments.output.write_text(json.dumps(found, indent=1))
-        say(f"{name}: {ended[name]}\n{table(found)}")
+        document = {"revision": checkout.revision, "suites": ended, **report(checkout)}
+        arguments.output.write_text(json.dumps(document, indent=1))
+        say(f"{name}: {ended[name]}\n{table(document)}")
     checkout.observe([], measured=False)
-    print(table(found))
+    print(table(document))
     return 0
 
 

@@ -82,7 +82,7 @@ SIZES: dict[str, tuple[int, dict[str, int]]] = {  # rows of a batch, config.json
 }
 
 
-def prepare(found: settings.Settings) -> None:
+def prepare(loaded: settings.Settings) -> None:
     """Make the models and the data in the workspace."""
     for name in ("configs", "data/long", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
@@ -97,10 +97,10 @@ def prepare(found: settings.Settings) -> None:
         if not (folder / "model.safetensors").is_file():
             report.say(f"making {folder}")
             shutil.rmtree(folder, ignore_errors=True)
-            _run(found, name, ["python", "random_llama.py", name, json.dumps(shape)])
+            _run(loaded, name, ["python", "random_llama.py", name, json.dumps(shape)])
 
 
-def measure(found: settings.Settings, size: str, method: str, recompute: bool) -> dict[str, Any]:
+def measure(loaded: settings.Settings, size: str, method: str, recompute: bool) -> dict[str, Any]:
     """Train for two steps and return what was predicted and what was seen, in MiB."""
     batch, shape = SIZES[size]
     config = {
@@ -122,8 +122,8 @@ def measure(found: settings.Settings, size: str, method: str, recompute: bool) -
     (WORKSPACE / "configs" / "bench.json").write_text(json.dumps(config, indent=2))
     shutil.rmtree(WORKSPACE / "runs" / "bench", ignore_errors=True)
     words = ["--config", "configs/bench.json", "--name", "bench", "--resume", "never"]
-    said = _run(found, size, ["python", "memory_probe.py", *words])
-    peak = re.findall(r"^allocated (\d+)$", said, re.MULTILINE)
+    output = _run(loaded, size, ["python", "memory_probe.py", *words])
+    peak = re.findall(r"^allocated (\d+)$", output, re.MULTILINE)
     lines = (WORKSPACE / "runs" / "bench" / "metrics.jsonl").read_text().splitlines()
     work = Workload(
         method=method,
@@ -146,11 +146,11 @@ def measure(found: settings.Settings, size: str, method: str, recompute: bool) -
     }
 
 
-def _run(found: settings.Settings, model: str, argv: Sequence[str]) -> str:
+def _run(loaded: settings.Settings, model: str, argv: Sequence[str]) -> str:
     # A plan of inference asks nothing of the model's folder, which may not be there yet.
-    made = make_plan("infer", ["--model", model, "--prompt", "x"], found)
-    image = made.image.replace("/infer:", "/train:")
-    here = dataclasses.replace(made, image=image, name=f"bench-memory-{os.getpid()}", labels={})
+    plan = make_plan("infer", ["--model", model, "--prompt", "x"], loaded)
+    image = plan.image.replace("/infer:", "/train:")
+    here = dataclasses.replace(plan, image=image, name=f"bench-memory-{os.getpid()}", labels={})
     line = finetune.command(here, len(os.sched_getaffinity(0)), argv=argv)
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
@@ -162,7 +162,7 @@ def _run(found: settings.Settings, model: str, argv: Sequence[str]) -> str:
     return done.stderr
 
 
-def table(found: dict[str, Any]) -> str:
+def table(document: dict[str, Any]) -> str:
     """Return the measurements as a table in Markdown."""
     headings = ("training", "predicted, MiB", "tensors at the peak, MiB", "off", "resident, MiB")
     rows = [
@@ -173,10 +173,10 @@ def table(found: dict[str, Any]) -> str:
             f"{run['off']:+.1%}",
             run["resident_mib"],
         )
-        for run in found["runs"]
+        for run in document["runs"]
     ]
     text = report.table(headings, rows)
-    baseline = found["baseline_mib"]
+    baseline = document["baseline_mib"]
     return f"{text}\n\nBaseline of the process with a negligible model: {baseline} MiB resident."
 
 
@@ -187,28 +187,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--write", action="store_true", help="put the table into docs/memory.md")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     document: dict[str, Any] = {"machine": report.machine(), "goal": GOAL}
     try:
         WORKSPACE.mkdir(parents=True, exist_ok=True)
-        found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
-        prepare(found)
-        tiny = measure(found, "tiny", "lora", False)
+        loaded = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+        prepare(loaded)
+        tiny = measure(loaded, "tiny", "lora", False)
         document["baseline_mib"] = tiny["resident_mib"] - tiny["allocated_mib"]
         document["runs"] = []
         for size in ("24M", "125M"):
             for method in ("lora", "full"):
                 for recompute in (False, True):
                     report.say(f"{size} {method} {'recompute' if recompute else ''}")
-                    document["runs"].append(measure(found, size, method, recompute))
+                    document["runs"].append(measure(loaded, size, method, recompute))
     except StackError as error:
         print(render(error), file=sys.stderr)
         return error.status
-    if given.write:
+    if options.write:
         on = document["machine"]
         text = f"{table(document)} {on['cpu']}, {on['cores']} cores, {on['date']}."
         report.write("memory.md", "memory.py", text)
-    report.show(document, table(document), as_json=given.json)
+    report.show(document, table(document), as_json=options.json)
     return 5 if any(abs(run["off"]) > GOAL for run in document["runs"]) else 0
 
 

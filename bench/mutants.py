@@ -223,12 +223,12 @@ class Finder(ast.NodeVisitor):
 
 def candidates(root: Path, area: str) -> list[Mutant]:
     """Return all faults that can be seeded into an area."""
-    found: list[Mutant] = []
+    mutants: list[Mutant] = []
     for pattern in AREAS[area][0]:
         for path in sorted(root.glob(pattern)):
             source = path.read_text(encoding="utf-8")
-            found += Finder(area, str(path.relative_to(root)), source).mutants
-    return found
+            mutants += Finder(area, str(path.relative_to(root)), source).mutants
+    return mutants
 
 
 def choose(root: Path, seed: int, count: int) -> list[Mutant]:

@@ -51,36 +51,36 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=20, help="of text (default: 20)")
     parser.add_argument("--rounds", type=int, default=2, help="of each side (default: 2)")
     parser.add_argument("--json", action="store_true", help="print a document, not a table")
-    asked = parser.parse_args()
-    if not asked.memory and not asked.upstream:
+    options = parser.parse_args()
+    if not options.memory and not options.upstream:
         parser.error("--upstream names upstream's llm folder; --memory does without")
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "data").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "support" / "tiny.py", WORK)
     run(None, "python", "tiny.py", "models", *MODELS)
-    (show_memory if asked.memory else show_speed)(asked)
+    (show_memory if options.memory else show_speed)(options)
     shutil.rmtree(WORK)
 
 
-def show_speed(asked: argparse.Namespace) -> None:
+def show_speed(options: argparse.Namespace) -> None:
     """Print how fast both sides are, with each tokenizer and each text."""
     document: dict[str, Any] = {"machine": machine(), "found": []}
     rows = []
     for text, write in (("pages", write_pages), ("modules", write_modules)):
-        size = write(WORK / "data" / "in.jsonl", asked.megabytes)
+        size = write(WORK / "data" / "in.jsonl", options.megabytes)
         for model, name in MODELS.items():
-            found = compare(asked, model, name, size)
-            document["found"].append({"tokenizer": name, "text": text, "bytes": size, **found})
+            result = compare(options, model, name, size)
+            document["found"].append({"tokenizer": name, "text": text, "bytes": size, **result})
             row = [f"{name}, {text}, {size / 1e6:.0f} MB"]
             for kind in ("clock", "cores"):
-                ours, theirs = (found[side][kind]["median"] for side in ("ours", "upstream"))
+                ours, theirs = (result[side][kind]["median"] for side in ("ours", "upstream"))
                 row += [f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.2f}"]
             rows.append(row)
     head = ("seconds", "prepare", "upstream", "ratio", "of cores: prepare", "upstream", "ratio")
-    show(document, table(head, rows), as_json=asked.json)
+    show(document, table(head, rows), as_json=options.json)
 
 
-def show_memory(asked: argparse.Namespace) -> None:
+def show_memory(options: argparse.Namespace) -> None:
     """Print the peak memory with each tokenizer, for texts of several sizes."""
     document: dict[str, Any] = {"machine": machine(), "found": []}
     rows = []
@@ -89,11 +89,11 @@ def show_memory(asked: argparse.Namespace) -> None:
         for model, name in MODELS.items():
             say(f"{name}: {megabytes} MB")
             own, worker = peaks(model)
-            found = {"tokenizer": name, "megabytes": megabytes, "process": own, "worker": worker}
-            document["found"].append(found)
+            result = {"tokenizer": name, "megabytes": megabytes, "process": own, "worker": worker}
+            document["found"].append(result)
             rows.append((f"{name}, {megabytes} MB", str(own), str(worker)))
     head = ("peak memory, MiB", "reads and writes", "largest worker")
-    show(document, table(head, rows), as_json=asked.json)
+    show(document, table(head, rows), as_json=options.json)
 
 
 WATCHED = """
@@ -132,7 +132,7 @@ def peaks(model: str) -> tuple[int, int]:
     return int(own), int(worker)
 
 
-def compare(asked: argparse.Namespace, model: str, name: str, size: int) -> dict[str, Any]:
+def compare(options: argparse.Namespace, model: str, name: str, size: int) -> dict[str, Any]:
     """Return the seconds of both sides, on the clock and of the cores, taking turns."""
     workers = str(len(os.sched_getaffinity(0)))
     ours = ["-m", "entrypoints", "prepare", "--input", "data/in.jsonl", "--output", "data/ours"]
@@ -141,10 +141,10 @@ def compare(asked: argparse.Namespace, model: str, name: str, size: int) -> dict
     theirs += ["--input_path", "data/in.jsonl", "--output_prefix", "data/theirs"]
     theirs += ["--data_format", "JSON", "--append_eos", "--workers", workers]
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "upstream": []}
-    for number in range(asked.rounds):
-        say(f"{name}: round {number + 1} of {asked.rounds}, {size / 1e6:.0f} MB")
-        times["ours"].append(seconds(asked.upstream, *ours))
-        times["upstream"].append(seconds(asked.upstream, *theirs))
+    for number in range(options.rounds):
+        say(f"{name}: round {number + 1} of {options.rounds}, {size / 1e6:.0f} MB")
+        times["ours"].append(seconds(options.upstream, *ours))
+        times["upstream"].append(seconds(options.upstream, *theirs))
     for suffix in ("bin", "idx"):
         data = WORK / "data"
         if not filecmp.cmp(data / f"ours.{suffix}", data / f"theirs.{suffix}", shallow=False):
@@ -167,8 +167,8 @@ sys.exit(status)
 def seconds(upstream: Path, *command: str) -> tuple[float, float]:
     """Run Python in the training image; return the seconds on the clock and of the cores."""
     began = time.monotonic()
-    said = run(upstream, "python", "-c", TIMED, *command)
-    return time.monotonic() - began, float(said.split()[-1])
+    output = run(upstream, "python", "-c", TIMED, *command)
+    return time.monotonic() - began, float(output.split()[-1])
 
 
 def run(upstream: Path | None, *command: str) -> str:
@@ -205,9 +205,9 @@ def write_new_words(path: Path, megabytes: int) -> int:
     numbers, letters = itertools.count(), str.maketrans("0123456789", "abcdefghij")
 
     def text() -> str:
-        known = pick.choices(words, k=180)
+        vocabulary = pick.choices(words, k=180)
         new = [f"{next(numbers):08}".translate(letters) for _ in range(20)]
-        return " ".join(pick.sample(known + new, k=200))
+        return " ".join(pick.sample(vocabulary + new, k=200))
 
     return write(path, (text() for _ in itertools.count()), megabytes)
 

@@ -45,13 +45,13 @@ _TWO = "ours, two processes"
 _CONFIG, _SAMPLES, _SETTINGS = "configs/bench.json", "samples.npy", "trainer.json"
 
 
-def prepare(found: settings.Settings, packages: Path, steps: int, threads: int) -> dict[str, Any]:
+def prepare(loaded: settings.Settings, packages: Path, steps: int, threads: int) -> dict[str, Any]:
     """Put model, corpus, configuration and samples there, and return the configuration."""
     for name in ("configs", "models", "runs", "data", "index"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     data = ["--input", "text:python-stdlib", "--output", "data/bench", "--model", MODEL]
     for job, arguments in (("fetch", [MODEL]), ("prepare", [*data, "--append-eos"])):
-        line = command(make_plan(job, arguments, found), threads)
+        line = command(make_plan(job, arguments, loaded), threads)
         subprocess.run(line, stdout=sys.stderr, check=True)
     config: dict[str, Any] = json.loads((ROOT / "configs/jobs/cpu/pretrain-demo.json").read_text())
     config |= {
@@ -69,7 +69,7 @@ def prepare(found: settings.Settings, packages: Path, steps: int, threads: int) 
     }
     (WORKSPACE / _CONFIG).write_text(json.dumps(config, indent=2))
     shutil.copy(BENCH / "pretrain_inputs.py", WORKSPACE)
-    plan = make_plan("prepare", data, found)
+    plan = make_plan("prepare", data, loaded)
     write = ["python", "pretrain_inputs.py", _CONFIG, MODEL, _SAMPLES, str(steps)]
     subprocess.run(command(plan, threads, argv=write), check=True)
     keys = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
@@ -85,18 +85,18 @@ def prepare(found: settings.Settings, packages: Path, steps: int, threads: int) 
 
 
 def measure(
-    found: settings.Settings, packages: Path, rounds: int, threads: int
+    loaded: settings.Settings, packages: Path, rounds: int, threads: int
 ) -> list[dict[str, Run]]:
     """Let all take turns, and return what was seen of each round."""
     seen = []
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
         entry = {
-            "ours": _ours(found, threads),
-            "theirs": _theirs(found, packages, threads),
-            "ours, one thread": _ours(found, 1),
-            "theirs, one thread": _theirs(found, packages, 1),
-            _TWO: _ours(found, 2, ranks=2),  # the job divides threads among its processes
+            "ours": _ours(loaded, threads),
+            "theirs": _theirs(loaded, packages, threads),
+            "ours, one thread": _ours(loaded, 1),
+            "theirs, one thread": _theirs(loaded, packages, 1),
+            _TWO: _ours(loaded, 2, ranks=2),  # the job divides threads among its processes
         }
         first = {side: run.losses[0] for side, run in entry.items() if side != _TWO}
         if max(first.values()) - min(first.values()) > _SAME_LOSS:
@@ -108,15 +108,15 @@ def measure(
     return seen
 
 
-def _ours(found: settings.Settings, threads: int, ranks: int = 1) -> Run:
+def _ours(loaded: settings.Settings, threads: int, ranks: int = 1) -> Run:
     line = ["--config", _CONFIG, "--name", "bench", "--resume", "never"]
     line += ["--ranks", str(ranks)] if ranks > 1 else []
-    plan = _unnamed(make_plan("pretrain", line, found))
+    plan = _unnamed(make_plan("pretrain", line, loaded))
     return watched(plan, command(plan, threads))
 
 
-def _theirs(found: settings.Settings, packages: Path, threads: int) -> Run:
-    plan = _unnamed(make_plan("pretrain", ["--config", _CONFIG], found))
+def _theirs(loaded: settings.Settings, packages: Path, threads: int) -> Run:
+    plan = _unnamed(make_plan("pretrain", ["--config", _CONFIG], loaded))
     arguments = ["trainer_side.py", "hf", _SAMPLES, _SETTINGS, str(threads)]
     return watched(plan, other_command(plan, threads, packages, *arguments))
 
@@ -177,7 +177,7 @@ def _ratio(seen: list[dict[str, Run]], side: str, by: str, key: str) -> float:
     return round(statistics.median(ratios), 2)
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(document: dict[str, Any]) -> str:
     """Return the document as Markdown."""
     named = {
         "tokens_per_second": ("tokens/s", "seconds"),
@@ -187,9 +187,9 @@ def tables(found: dict[str, Any]) -> str:
         "first_loss": ("loss of the first step", ""),
         "last_loss": ("loss of the last step", ""),
     }
-    sides, ratios = found["sides"], found["ratios"]
-    many = f"{found['threads']} threads"
-    made = []
+    sides, ratios = document["sides"], document["ratios"]
+    many = f"{document['threads']} threads"
+    lines = []
     for title, end, name in ((many, "", "threads"), ("one thread", ", one thread", "one_thread")):
         ours, theirs = sides[f"ours{end}"], sides[f"theirs{end}"]
         rows = [
@@ -197,14 +197,14 @@ def tables(found: dict[str, Any]) -> str:
             for key, (text, of) in named.items()
         ]
         heads = (f"one process, {title}", "paddle-stacks", "transformers' Trainer", "ratio")
-        made.append(report.table(heads, rows))
+        lines.append(report.table(heads, rows))
     one, two = sides["ours, one thread"], sides[_TWO]
     rows = [
         (text, one[key], two[key], ratios["efficiency"].get(of, ""))
         for key, (text, of) in list(named.items())[:4]
     ]
     heads = ("processes of one thread", "one", "two", "efficiency")
-    return "\n\n".join([*made, report.table(heads, rows)])
+    return "\n\n".join([*lines, report.table(heads, rows)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,30 +219,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--packages", type=Path, help="a folder that has bench/requirements.txt")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     document: dict[str, Any] = {"machine": report.machine(), "goals": GOALS}
     try:
-        if given.steps <= _WARM_UP:
+        if options.steps <= _WARM_UP:
             raise RequestError(
                 f"--steps must be more than {_WARM_UP}",
                 where="--steps",
                 remedy=f"write --steps {_WARM_UP + 10}",
             )
         WORKSPACE.mkdir(parents=True, exist_ok=True)
-        found = settings.load(ROOT, {"workspace": str(WORKSPACE)})
-        packages = given.packages or yardstick(ROOT / ".cache" / "bench-packages")
-        config = prepare(found, packages, given.steps, given.threads)
-        seen = measure(found, packages, given.rounds, given.threads)
+        loaded = settings.load(ROOT, {"workspace": str(WORKSPACE)})
+        packages = options.packages or yardstick(ROOT / ".cache" / "bench-packages")
+        config = prepare(loaded, packages, options.steps, options.threads)
+        seen = measure(loaded, packages, options.rounds, options.threads)
     except StackError as error:
         print(render(error), file=sys.stderr)
         return error.status
     tokens = config["per_device_train_batch_size"] * config["max_seq_length"]
-    document |= {"steps": given.steps, "threads": given.threads, "tokens_of_a_step": tokens}
+    document |= {"steps": options.steps, "threads": options.threads, "tokens_of_a_step": tokens}
     document |= compare(seen, tokens)
     document["rounds"] = [
         {side: dataclasses.asdict(run) for side, run in entry.items()} for entry in seen
     ]
-    report.show(document, tables(document), as_json=given.json)
+    report.show(document, tables(document), as_json=options.json)
     return 0
 
 

@@ -106,7 +106,7 @@ def write(page: str, name: str, text: str) -> None:
     """
     path = _DOCS / page
     begin = f"<!-- bench/{name} -->"
-    made, count = re.subn(
+    content, count = re.subn(
         f"{re.escape(begin)}.*?{re.escape(_END)}",
         lambda _: f"{begin}\n\n{text}\n\n{_END}",
         path.read_text(encoding="utf-8"),
@@ -119,7 +119,7 @@ def write(page: str, name: str, text: str) -> None:
             remedy=f"the page needs one line {begin} and one line {_END} after it",
         )
     with replacing_file(path) as stream:
-        stream.write(made)
+        stream.write(content)
 
 
 def _draw(name: str, document: dict[str, Any]) -> None:

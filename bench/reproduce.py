@@ -114,15 +114,15 @@ class Saved:
         texts = [instruction(step.get("created_by", "")) for step in steps]
         return list(zip(configuration["rootfs"]["diff_ids"], texts, members, strict=True))
 
-    def entries(self, member: str, kept: Path) -> dict[str, dict[str, Any]]:
+    def entries(self, member: str, copy: Path) -> dict[str, dict[str, Any]]:
         """Write a layer to a file of its own, and return what is in it."""
-        with tarfile.open(self.path) as archive, kept.open("wb") as stream:
+        with tarfile.open(self.path) as archive, copy.open("wb") as stream:
             shutil.copyfileobj(_member(archive, member), stream)
-        found = {}
-        with tarfile.open(kept) as layer:
+        by_path = {}
+        with tarfile.open(copy) as layer:
             for item in layer:
                 content = layer.extractfile(item) if item.isfile() else None
-                found[item.name] = {
+                by_path[item.name] = {
                     "date": item.mtime,
                     "rights": item.mode,
                     "owner": (item.uid, item.gid),
@@ -130,13 +130,13 @@ class Saved:
                     "target": item.linkname,
                     "content": hashlib.sha256(content.read()).digest() if content else b"",
                 }
-        return found
+        return by_path
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    found = archive.extractfile(name)
-    assert found is not None, name
-    return found
+    member_file = archive.extractfile(name)
+    assert member_file is not None, name
+    return member_file
 
 
 def build_and_save(which: str, backend: str, source: Path, *, disturb: bool) -> Saved:
@@ -164,8 +164,8 @@ def compare(first: Saved, second: Saved) -> tuple[list[Pair], dict[str, list[str
             if not pair.same:
                 head = _KEPT / f"{image}-{number}"
                 paths = [head.with_suffix(f".{name}.tar") for name in ("first", "second")]
-                found = [first.entries(a, paths[0]), second.entries(b, paths[1])]
-                why[f"{image} {number}"] = [*_differences(*found), *_diffoscope(head, paths)]
+                layers = [first.entries(a, paths[0]), second.entries(b, paths[1])]
+                why[f"{image} {number}"] = [*_differences(*layers), *_diffoscope(head, paths)]
     return pairs, why
 
 
@@ -181,15 +181,15 @@ def values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def configurations(first: Saved, second: Saved) -> dict[str, list[str]]:
     """Return what differs in the configurations of images, a line each, by image."""
-    found = {}
+    differences = {}
     for image in IMAGES:
         one, other = (dict(values(saved.read(image)[0])) for saved in (first, second))
-        found[image] = [
+        differences[image] = [
             f"{path}: {one.get(path)!r}, {other.get(path)!r}"
             for path in sorted(one.keys() | other.keys())
             if one.get(path) != other.get(path)
         ]
-    return found
+    return differences
 
 
 def _differences(
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--backend", default="cpu", help="the platform; default: cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     shutil.rmtree(_KEPT, ignore_errors=True)
     _KEPT.mkdir(parents=True)
     try:
@@ -226,8 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Both of what is here now, whatever is edited while they run.
             source = Path(folder)
             copy_checkout(ROOT, source)
-            first = build_and_save("first", given.backend, source, disturb=False)
-            second = build_and_save("second", given.backend, source, disturb=True)
+            first = build_and_save("first", options.backend, source, disturb=False)
+            second = build_and_save("second", options.backend, source, disturb=True)
         pairs, why = compare(first, second)
         configured = configurations(first, second)
     except StackError as error:
@@ -256,12 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = [report.table(("layer", "built twice", "instruction"), rows)]
     parts.append(f"The same by their ids: {', '.join(same) or 'no image'}.")
     for name, lines in why.items():
-        told = f"{len(lines)} entries differ" if lines else "the same entries, in another order"
-        parts.append("\n".join([f"{name}: {told}", *lines[:_SHOWN]]))
+        summary = f"{len(lines)} entries differ" if lines else "the same entries, in another order"
+        parts.append("\n".join([f"{name}: {summary}", *lines[:_SHOWN]]))
     for name, lines in configured.items():
         if lines:
             parts.append("\n".join([f"{name}: its configuration differs", *lines[:_SHOWN]]))
-    report.show(document, "\n\n".join(parts), as_json=given.json)
+    report.show(document, "\n\n".join(parts), as_json=options.json)
     return 1 if why else 0
 
 

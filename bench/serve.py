@@ -97,12 +97,12 @@ async def stream(client: httpx.AsyncClient, prompt: str, count: int) -> AsyncIte
             )
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
-                found = json.loads(line[6:])
-                if "error" in found:  # the last event of a stream that cannot go on
+                event = json.loads(line[6:])
+                if "error" in event:  # the last event of a stream that cannot go on
                     raise JobError(
-                        f"the stream ended with {found['error']}", remedy="read the server's log"
+                        f"the stream ended with {event['error']}", remedy="read the server's log"
                     )
-                yield found
+                yield event
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) -> str:
@@ -110,10 +110,10 @@ async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) ->
     begun = last = time.perf_counter()
     pieces: list[str] = []
     reason, usage = None, None
-    async for found in stream(client, prompt, count):
+    async for event in stream(client, prompt, count):
         now = time.perf_counter()
-        usage = found["usage"] or usage
-        for choice in found["choices"]:
+        usage = event["usage"] or usage
+        for choice in event["choices"]:
             reason = choice["finish_reason"] or reason
             if piece := choice["delta"].get("content"):
                 (seen.between if pieces else seen.first).append(now - last)
@@ -153,12 +153,12 @@ async def load(url: str, clients: int, seconds: float, alone: dict[str, str]) ->
 
 async def answers_alone(url: str) -> dict[str, str]:
     """Return the answer to every prompt, asked one after the other."""
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as client:
         for _ in range(WARM_UP):
             for prompt, count in prompts():
-                found[prompt] = await ask(client, prompt, count, Seen())
-    return found
+                answers[prompt] = await ask(client, prompt, count, Seen())
+    return answers
 
 
 class Server:
@@ -200,8 +200,8 @@ class Server:
             "p = max(psutil.process_iter(), key=lambda p: p.memory_info().rss)\n"
             "print(json.dumps([p.memory_info().rss, p.num_threads(), p.num_fds()]))"
         )
-        found = self._run(["docker", "exec", self.name, "python", "-c", program])
-        memory, threads, files = json.loads(found)
+        output = self._run(["docker", "exec", self.name, "python", "-c", program])
+        memory, threads, files = json.loads(output)
         return {"memory_mib": round(memory / 2**20, 1), "threads": threads, "files": files}
 
     def failed(self) -> list[str]:
@@ -264,13 +264,13 @@ def tables(document: dict[str, Any]) -> str:
     rows.append(("resident memory after it, MiB", one["memory_mib"], many["memory_mib"]))
     heading = ("", "1 client", f"{document['clients']} clients")
     times = [
-        (f"{name}, {who}", *found[key])
+        (f"{name}, {who}", *result[key])
         for name, key in (
             ("first token", "first_token"),
             ("between tokens", "between_tokens"),
             ("whole answer", "whole"),
         )
-        for who, found in (("1 client", one), (f"{document['clients']} clients", many))
+        for who, result in (("1 client", one), (f"{document['clients']} clients", many))
     ]
     return "\n\n".join(
         [
@@ -288,22 +288,22 @@ def main() -> None:
     parser.add_argument("--alone-seconds", type=float, default=30.0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="into docs/: tables, and a picture")
-    given = parser.parse_args()
+    options = parser.parse_args()
     find_model(MODEL, ROOT)
     on = report.machine()
     with Server(ROOT) as server:
         report.say("every prompt alone")
         alone = asyncio.run(answers_alone(server.url))
-        report.say(f"one client for {given.alone_seconds:g} s")
-        one, seconds = asyncio.run(load(server.url, 1, given.alone_seconds, dict(alone)))
-        found = {"one": {**measured(one, seconds), **server.seen()}}
-        report.say(f"{given.clients} clients for {given.seconds:g} s")
-        many, seconds = asyncio.run(load(server.url, given.clients, given.seconds, dict(alone)))
-        found["many"] = {**measured(many, seconds), **server.seen()}
+        report.say(f"one client for {options.alone_seconds:g} s")
+        one, seconds = asyncio.run(load(server.url, 1, options.alone_seconds, dict(alone)))
+        results = {"one": {**measured(one, seconds), **server.seen()}}
+        report.say(f"{options.clients} clients for {options.seconds:g} s")
+        many, seconds = asyncio.run(load(server.url, options.clients, options.seconds, dict(alone)))
+        results["many"] = {**measured(many, seconds), **server.seen()}
         lost = [*many.lost, *server.failed()]
-    document = {"machine": on, "clients": given.clients, **found, "faults": lost}
-    report.show(document, tables(document), as_json=given.json)
-    if given.write:
+    document = {"machine": on, "clients": options.clients, **results, "faults": lost}
+    report.show(document, tables(document), as_json=options.json)
+    if options.write:
         report.publish("serve", document, tables(document))
     if lost:
         raise JobError(

@@ -75,9 +75,9 @@ def watched(plan: Plan, line: Sequence[str]) -> Run:
             peak = max(peak, sum(map(_peak_mib, pids)))
             losses.append(loss)
     if process.returncode or not losses:
-        said = "".join(other[-5:]).strip()
+        message = "".join(other[-5:]).strip()
         raise JobError(
-            f"status {process.returncode}: {said}",
+            f"status {process.returncode}: {message}",
             where=" ".join(line[-4:]),
             remedy="run the command that `at` shows by itself",
         )
@@ -110,7 +110,7 @@ def _processes(plan: Plan) -> list[int]:
     """Return all that runs below tini, the container's first process."""
     line = ["docker", "inspect", "--format={{.State.Pid}}", plan.name]
     first = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
-    found, left = [], [first]
+    processes, left = [], [first]
     while left:
         pid = left.pop()
         children = [
@@ -118,9 +118,9 @@ def _processes(plan: Plan) -> list[int]:
             for path in Path(f"/proc/{pid}/task").glob("*/children")
             for child in path.read_text().split()
         ]
-        found += map(int, children)
+        processes += map(int, children)
         left += children
-    return found
+    return processes
 
 
 def command(
@@ -135,9 +135,9 @@ def command(
         options: more options of ``docker run``.
     """
     words = [word for group in docker_arguments(plan) for word in group]
-    given = [f"--env=OMP_NUM_THREADS={threads}", f"--env={ENVIRONMENT_SWITCH}=1", *options]
+    arguments = [f"--env=OMP_NUM_THREADS={threads}", f"--env={ENVIRONMENT_SWITCH}=1", *options]
     image = words.index(plan.image)
-    return [*words[:2], *given, *words[2 : image + 1], *(argv or words[image + 1 :])]
+    return [*words[:2], *arguments, *words[2 : image + 1], *(argv or words[image + 1 :])]
 
 
 def other_command(

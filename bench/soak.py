@@ -113,9 +113,9 @@ def growth(samples: list[dict[str, Any]]) -> float:
     return round(second / first - 1, 4)
 
 
-def table(found: dict[str, Any]) -> str:
+def table(document: dict[str, Any]) -> str:
     """Return what was seen at a few moments, as a table, and what was asked."""
-    samples = found["samples"]
+    samples = document["samples"]
     last = samples[-1]["seconds"]
     moments = [1 / 12, 1 / 4, 1 / 2, 3 / 4, 1]
     rows = []
@@ -124,12 +124,13 @@ def table(found: dict[str, Any]) -> str:
         shown = (f"{sample['seconds'] / 60:.0f}", sample["requests"], sample["memory_mib"])
         rows.append((*shown, sample["threads"], sample["files"]))
     heading = ("minutes", "requests", "resident memory, MiB", "threads", "open files")
-    asked = found["requests"]
+    requests = document["requests"]
     return (
-        f"{report.table(heading, rows)}\n\n{asked.get('whole', 0)} complete answers, "
-        f"{asked.get('left', 0)} disconnected clients, {asked.get('refused', 0)} invalid requests "
-        f"(400), {len(found['lost'])} lost requests. Peak memory of the second half compared with "
-        f"the first: {found['growth']:+.1%} (goal: at most {GOAL:+.0%})."
+        f"{report.table(heading, rows)}\n\n{requests.get('whole', 0)} complete answers, "
+        f"{requests.get('left', 0)} disconnected clients, "
+        f"{requests.get('refused', 0)} invalid requests (400), "
+        f"{len(document['lost'])} lost requests. Peak memory of the second half compared with "
+        f"the first: {document['growth']:+.1%} (goal: at most {GOAL:+.0%})."
     )
 
 
@@ -141,14 +142,14 @@ def main() -> int:
     parser.add_argument("--gently", action="store_true", help="with a third of a core")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="into docs/: the table, and a picture")
-    given = parser.parse_args()
+    options = parser.parse_args()
     find_model(MODEL, ROOT)
     document: dict[str, Any] = {"machine": report.machine()}
-    with Server(ROOT, *(GENTLY if given.gently else ())) as server:
-        document.update(asyncio.run(run(server, given.clients, given.minutes * 60)))
+    with Server(ROOT, *(GENTLY if options.gently else ())) as server:
+        document.update(asyncio.run(run(server, options.clients, options.minutes * 60)))
     document["growth"] = growth(document["samples"])
-    report.show(document, table(document), as_json=given.json)
-    if given.write:
+    report.show(document, table(document), as_json=options.json)
+    if options.write:
         report.publish("soak", document, table(document))
     return 5 if document["lost"] or document["growth"] > GOAL else 0
 

@@ -32,11 +32,11 @@ def main(config_file: Path, output: Path, steps: int) -> None:
     ).order(epoch=0)
     if len(order) < steps:
         sys.exit(f"an epoch of this data has {len(order)} steps, fewer than {steps}")
-    made = [
+    documents = [
         [(rows[n].examples[0].input_ids, rows[n].examples[0].labels) for n in numbers]
         for numbers in order[:steps]
     ]
-    output.write_text(json.dumps(made))
+    output.write_text(json.dumps(documents))
 
 
 if __name__ == "__main__":

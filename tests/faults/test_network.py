@@ -37,7 +37,7 @@ def wanted(fresh: Path, hub: Server, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def ranges(server: Server) -> list[str | None]:
-    return [headers.get("range") for path, headers in server.asked if path == FILE]
+    return [headers.get("range") for path, headers in server.requests if path == FILE]
 
 
 def test_it_stalls_and_the_job_is_killed(

@@ -60,8 +60,8 @@ class Site:
 
     def order(self, **changes: object) -> create.BundleSpec:
         """Return an order for the bundle."""
-        found = {"output": self.bundle, "models": ("tiny",), "pythons": (PYTHON,), **changes}
-        return create.BundleSpec(**found)  # type: ignore[arg-type]
+        values = {"output": self.bundle, "models": ("tiny",), "pythons": (PYTHON,), **changes}
+        return create.BundleSpec(**values)  # type: ignore[arg-type]
 
     def create(self, **changes: object) -> None:
         """Make the bundle."""
@@ -80,13 +80,13 @@ class Site:
 
     def loaded(self) -> dict[str, bytes]:
         """Return what was made: the project's files, and the engine's images and names."""
-        made = {
+        state = {
             f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
             for folder in (self.to, self.engine)
             for path in folder.rglob("*")
             if path.is_file() and path.name not in ("loads", "calls", "state.json")
         }
-        return dict(sorted(made.items()))
+        return dict(sorted(state.items()))
 
     def _make_project(self) -> None:
         self.project.mkdir()

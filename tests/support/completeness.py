@@ -22,10 +22,10 @@ NAME = "x"  # of the model, the corpus, the run or the file that a job makes
 
 def digest(paths: Iterable[Path]) -> str:
     """Return the SHA-256 of files, with their names."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted(paths):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+        hasher.update(path.name.encode() + b"\0" + path.read_bytes())
+    return hasher.hexdigest()
 
 
 def model(workspace: Path) -> dict[str, str]:
@@ -73,34 +73,34 @@ def answers(workspace: Path) -> dict[str, str]:
     if staged.parent.is_dir():  # `./inv` moves it to its place at the job's end
         output = staged
     part = output.with_name(output.name + ".part")
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     if part.exists():
         # The first line says what the answers depend on, and the last one may be torn.
         lines = [json.loads(row)["line"] for row in part.read_bytes().split(b"\n")[1:-1]]
-        found |= {f"answer {line['id']}": json.dumps(line) for line in lines}
+        by_name |= {f"answer {line['id']}": json.dumps(line) for line in lines}
     if output.exists():
         lines = [json.loads(row) for row in output.read_text().splitlines()]
-        found |= {f"answer {line['id']}": json.dumps(line) for line in lines}
-        found["answers"] = digest([output])
-    return found
+        by_name |= {f"answer {line['id']}": json.dumps(line) for line in lines}
+        by_name["answers"] = digest([output])
+    return by_name
 
 
 def run(workspace: Path) -> dict[str, str]:
     """Return a training's checkpoints, its losses, and what was trained."""
     folder = workspace / "runs" / NAME
-    found = {
+    results = {
         path.name: _weights(path)
         for path in checkpoints.found(folder)
         if not checkpoints.damage(path)
     }
     for kind in ("model", "adapter"):
         if (folder / kind).exists():
-            found[kind] = _weights(folder / kind)
+            results[kind] = _weights(folder / kind)
     if (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text())
         assert (workspace / result["output"]).is_dir(), "a result without what it names"
-        found["result"] = json.dumps([result["steps"], result["last_loss"]])
-    return found | {f"step {step}": str(loss) for step, loss in losses(folder).items()}
+        results["result"] = json.dumps([result["steps"], result["last_loss"]])
+    return results | {f"step {step}": str(loss) for step, loss in losses(folder).items()}
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -93,15 +93,15 @@ class Block:
         lines = self.text.replace("\\\n", " ").splitlines()
         if self.language == "sh":
             return [Command(line) for line in lines if line and not line.startswith("#")]
-        found: list[Command] = []
+        listed: list[Command] = []
         for line in lines:
             if line.startswith("$ "):
-                found.append(Command(line[2:]))
-            elif found[-1].text == "echo $?":
-                found[-2:] = [replace(found[-2], status=int(line))]
+                listed.append(Command(line[2:]))
+            elif listed[-1].text == "echo $?":
+                listed[-2:] = [replace(listed[-2], status=int(line))]
             else:
-                found[-1] = replace(found[-1], output=(*found[-1].output, line))
-        return found
+                listed[-1] = replace(listed[-1], output=(*listed[-1].output, line))
+        return listed
 
 
 def pages() -> list[Path]:
@@ -112,17 +112,17 @@ def pages() -> list[Path]:
 def blocks(page: Path) -> list[Block]:
     """Return the fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    listed = []
     for match in _FENCE.finditer(text):
         marks = dict[str, tuple[str, ...]](runs=(), needs=())
-        for kind, said in re.findall(r"<!-- (\w+): (.+) -->", match["marks"]):
-            marks[kind] = tuple(part.strip() for part in said.split(","))
+        for kind, value in re.findall(r"<!-- (\w+): (.+) -->", match["marks"]):
+            marks[kind] = tuple(part.strip() for part in value.split(","))
         line = text.count("\n", 0, match.start("language")) + 1
         *_, before = text[: match.start()].strip().split("\n\n")
         named = re.match(r"`([\w.-]+\.(?:json|toml))`[,:]", before)
         file = named[1] if named else ""
-        found.append(Block(page, line, match["language"], match["text"], **marks, file=file))
-    return found
+        listed.append(Block(page, line, match["language"], match["text"], **marks, file=file))
+    return listed
 
 
 def inline(page: Path) -> list[str]:

@@ -32,7 +32,7 @@ def _load() -> None:
         sys.exit("write /var/lib/docker: no space left on device")
     (entry,) = json.loads(files["manifest.json"])
     config = json.loads(files[entry["Config"]])
-    known = {
+    present = {
         tuple(layers[:count])
         for path in (HOME / "images").iterdir()
         for layers in [json.loads(path.read_text())]
@@ -40,7 +40,7 @@ def _load() -> None:
     }
     diff_ids = config["rootfs"]["diff_ids"]
     for number, name in enumerate(entry["Layers"], 1):
-        if name not in files and tuple(diff_ids[:number]) not in known:
+        if name not in files and tuple(diff_ids[:number]) not in present:
             sys.exit(f"no such file: {name}")
     image = HOME / "images" / Path(entry["Config"]).name
     image.write_text(json.dumps(diff_ids))

@@ -91,20 +91,20 @@ class FakeBatch:
     def columns(self) -> int:
         return self._columns
 
-    def read(self, tokens: np.ndarray, known: np.ndarray) -> None:
-        assert tokens.shape == known.shape and tokens.shape[0] == len(self.texts)
+    def read(self, tokens: np.ndarray, counts: np.ndarray) -> None:
+        assert tokens.shape == counts.shape and tokens.shape[0] == len(self.texts)
         self._network.calls.append(("read", tokens.size))
-        for row, new, there in zip(self.texts, tokens, known, strict=True):
+        for row, new, there in zip(self.texts, tokens, counts, strict=True):
             row += [int(token) for token, is_there in zip(new, there, strict=True) if is_there]
         self._columns += tokens.shape[1]
         self._look()
 
     def read_all(self, tokens: np.ndarray) -> np.ndarray:
-        found = []
+        rows = []
         for column in tokens.T:
             self.read(column[:, None], np.ones((len(column), 1), dtype=bool))
-            found.append(self.logits)
-        return np.stack(found, axis=1).reshape(tokens.size, -1)
+            rows.append(self.logits)
+        return np.stack(rows, axis=1).reshape(tokens.size, -1)
 
     def step(self, tokens: Sequence[int]) -> None:
         self._network.calls.append(("step", len(tokens)))
@@ -145,27 +145,27 @@ class FakeNetwork:
         # The template's last word marks where the answer begins; a plain text has no such word.
         marked = BEGIN in history
         start = len(history) - history[::-1].index(BEGIN) if marked else 0
-        said = bytes(token - FIRST for token in history[:start] if token >= FIRST)
-        read = said if marked else bytes(token - FIRST for token in history if token >= FIRST)
+        prompt = bytes(token - FIRST for token in history[:start] if token >= FIRST)
+        read = prompt if marked else bytes(token - FIRST for token in history if token >= FIRST)
         if b"crash" in read or (b"stumble" in read and len(history) - start == 3):
             raise RuntimeError("the fake network was told to fail")
         digest = zlib.crc32(str(history).encode())
-        found = np.random.default_rng(digest).normal(size=VOCABULARY).astype(np.float32)
-        found[[PAD, BEGIN, END]] = -50
+        scores = np.random.default_rng(digest).normal(size=VOCABULARY).astype(np.float32)
+        scores[[PAD, BEGIN, END]] = -50
         spoken = len(history) - start
-        if marked and spoken >= self.length(said):
-            found[END] = 60
+        if marked and spoken >= self.length(prompt):
+            scores[END] = 60
         else:
-            found[self.script(said)[spoken % len(SCRIPT.encode())] + FIRST] += 9
-        return found
+            scores[self.script(prompt)[spoken % len(SCRIPT.encode())] + FIRST] += 9
+        return scores
 
     @staticmethod
-    def length(said: bytes) -> int:
+    def length(prompt: bytes) -> int:
         """Return how many tokens the greedy answer to a conversation has."""
-        return 10**9 if b"forever" in said else 20 + zlib.crc32(said) % 60
+        return 10**9 if b"forever" in prompt else 20 + zlib.crc32(prompt) % 60
 
     @staticmethod
-    def script(said: bytes) -> bytes:
+    def script(prompt: bytes) -> bytes:
         """Return what is said over and over; it begins with a whole character."""
-        at = zlib.crc32(said[::-1]) % len(SCRIPT)
+        at = zlib.crc32(prompt[::-1]) % len(SCRIPT)
         return (SCRIPT[at:] + SCRIPT[:at]).encode()

@@ -159,8 +159,8 @@ def _forget_parent() -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     sys.modules["paddle.base.core"].__dict__["set_num_threads"](threads)
     sys.modules["paddle.distributed.parallel"].__dict__["_global_parallel_env"] = None
-    if known := sys.modules.get("paddlenlp.utils.distributed"):
-        known.__dict__["world_size"] = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if module := sys.modules.get("paddlenlp.utils.distributed"):
+        module.__dict__["world_size"] = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
 def _run(words: list[str]) -> None:

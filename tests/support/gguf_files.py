@@ -104,8 +104,8 @@ def write(
     writer.add_chat_template(template)
     for key, value in (extra or {}).items():
         writer.add_uint32(key, value)
-    made = weights(tied=tied)
-    for name, weight in made.items():
+    tensors = weights(tied=tied)
+    for name, weight in tensors.items():
         if llama_cpp_name(name) in drop:
             continue
         heads = HEADS if ".q_proj." in name else KEY_VALUE_HEADS if ".k_proj." in name else 0
@@ -119,4 +119,4 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return made
+    return tensors

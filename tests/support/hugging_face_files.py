@@ -87,12 +87,12 @@ def write(
 ) -> dict[str, npt.NDArray[Any]]:
     """Write a model's folder and return its weights as they are stored."""
     folder.mkdir(parents=True)
-    made: dict[str, npt.NDArray[Any]] = dict(weights(tied=tied))
+    tensors: dict[str, npt.NDArray[Any]] = dict(weights(tied=tied))
     if dtype == "BF16":  # the upper half of a float32
-        made = {name: (w.view("<u4") >> 16).astype("<u2") for name, w in made.items()}
+        tensors = {name: (w.view("<u4") >> 16).astype("<u2") for name, w in tensors.items()}
     else:
-        made = {name: w.astype(TYPES[dtype]) for name, w in made.items()}
-    stored = {name: w for name, w in made.items() if name not in drop} | (add or {})
+        tensors = {name: w.astype(TYPES[dtype]) for name, w in tensors.items()}
+    stored = {name: w for name, w in tensors.items() if name not in drop} | (add or {})
     names = list(stored)
     if shards == 1:
         save(folder / "model.safetensors", stored, dtype)
@@ -134,7 +134,7 @@ def write(
         "chat_template": "{{ messages }}\n",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(words | (tokenizer or {})))
-    return made
+    return tensors
 
 
 ADAPTER = {
@@ -159,16 +159,16 @@ def write_adapter(
     folder.mkdir(parents=True)
     random = np.random.default_rng(1)
     sizes = {"mlp.down_proj": (INTERMEDIATE, HIDDEN), "self_attn.q_proj": (HIDDEN, HIDDEN)}
-    made: dict[str, npt.NDArray[Any]] = {}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     for layer in range(LAYERS):
         for kind, (inputs, outputs) in sizes.items():
             name = f"base_model.model.model.layers.{layer}.{kind}"
-            made[f"{name}.lora_A.weight"] = random.normal(size=(4, inputs)).astype("<f4")
-            made[f"{name}.lora_B.weight"] = random.normal(size=(outputs, 4)).astype("<f4")
-    made |= add or {}
-    stored = made
+            tensors[f"{name}.lora_A.weight"] = random.normal(size=(4, inputs)).astype("<f4")
+            tensors[f"{name}.lora_B.weight"] = random.normal(size=(outputs, 4)).astype("<f4")
+    tensors |= add or {}
+    stored = tensors
     if dtype == "BF16":
-        stored = {name: (w.view("<u4") >> 16).astype("<u2") for name, w in made.items()}
+        stored = {name: (w.view("<u4") >> 16).astype("<u2") for name, w in tensors.items()}
     save(folder / "adapter_model.safetensors", stored, dtype)
     (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | (config or {})))
-    return made
+    return tensors

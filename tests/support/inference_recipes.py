@@ -93,9 +93,9 @@ def check(answers: Answers, name: str) -> None:
     int8 the others are not comparable token by token: a random model has near ties, which
     rounding decides. tests/jobs/test_fused.py compares the computations within tolerances.
     """
-    found = answers.of(name)
-    assert all(found) and len(set(found)) == len(PROMPTS)
-    assert found == answers.of(name.replace("static-", ""))
+    answer = answers.of(name)
+    assert all(answer) and len(set(answer)) == len(PROMPTS)
+    assert answer == answers.of(name.replace("static-", ""))
 
 
 def check_float32(answers: Answers, name: str) -> None:

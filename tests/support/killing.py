@@ -117,12 +117,12 @@ def _can_fork(scenario: Scenario) -> bool:
 
 def _saving(lines: Sequence[str], scenario: Scenario) -> list[bool]:
     """Return for each line whether what follows it is saved."""
-    found, phase = [], ""
+    steps, phase = [], ""
     for index, line in enumerate(lines):
         phase = line.removeprefix("== ").strip() if line.startswith("== ") else phase
         follows = lines[index + 1] if index + 1 < len(lines) else ""
-        found.append(phase in scenario.saving or follows.startswith("saved "))
-    return found
+        steps.append(phase in scenario.saving or follows.startswith("saved "))
+    return steps
 
 
 def pick(undisturbed: Undisturbed, chance: random.Random, *, by: signal.Signals) -> Moment:
@@ -196,29 +196,29 @@ class Chain:
         self._starts += 1
         forks = _can_fork(self._scenario) and self._starts % _CONTAINER_EVERY != 0
         done = _until(self._scenario, workspace, moment, self._by, forks)
-        told = f"{moment}\n{done.stderr}"
+        context = f"{moment}\n{done.stderr}"
         after = self._scenario.complete(workspace)
-        assert "Traceback" not in done.stderr, told
+        assert "Traceback" not in done.stderr, context
         if done.status != STATUS[self._by]:
             self._ended(workspace, moment, done, before, was_hurt)
             return False
-        assert moment is not None, told
+        assert moment is not None, context
         self.outcomes.hit[_when(done, workspace, self._scenario)] += 1
         self.outcomes.containers += not forks
         if was_hurt:
             self.outcomes.followed[_how(done, self._scenario)] += 1
-        for name, found in after.items():
+        for name, digest in after.items():
             if self._by == signal.SIGTERM and name not in self._undisturbed.complete:
                 # Saved because it was told to stop; the run that goes on from it tells.
-                assert name.startswith("checkpoint-"), f"{name}: {told}"
+                assert name.startswith("checkpoint-"), f"{name}: {context}"
                 continue
-            wanted = (self._undisturbed.complete.get(name), older.get(name))
-            assert found in wanted, f"{name} is not what it has to be: {told}"
+            expected = (self._undisturbed.complete.get(name), older.get(name))
+            assert digest in expected, f"{name} is not what it has to be: {context}"
         lost = {name for name in before if not name.startswith(("step ", "checkpoint-"))}
-        assert not lost - set(after), f"lost {lost - set(after)}: {told}"
+        assert not lost - set(after), f"lost {lost - set(after)}: {context}"
         finished = set(after) & {"model", "corpus", "answers", "adapter"}
         now = self._scenario.progress(workspace)
-        assert now >= reached or finished, f"from {reached} back to {now}: {told}"
+        assert now >= reached or finished, f"from {reached} back to {now}: {context}"
         return True
 
     def _ended(
@@ -231,22 +231,22 @@ class Chain:
     ) -> None:
         if moment is not None:
             self.outcomes.hit[AFTER] += 1
-        told = f"{moment}\n{done.stderr}"
+        context = f"{moment}\n{done.stderr}"
         if done.status == 2 and "answers" in before:
             # The documented answer to an output that is there, whole.
-            assert "the output exists" in done.stderr, told
+            assert "the output exists" in done.stderr, context
         elif done.status == 2 and "model" in before and "--force" not in self._scenario.argv:
-            assert "is there already" in done.stderr, told
+            assert "is there already" in done.stderr, context
         else:
-            assert done.status == 0, told
+            assert done.status == 0, context
         if was_hurt:
             self.outcomes.followed[_how(done, self._scenario)] += 1
-        found = self._scenario.complete(workspace)
-        wanted = self._undisturbed.complete
-        for name in set(wanted) | set(found):
+        complete = self._scenario.complete(workspace)
+        expected = self._undisturbed.complete
+        for name in set(expected) | set(complete):
             if not name.startswith("checkpoint-"):
-                assert found.get(name) == wanted.get(name), f"{name} differs: {told}"
-        assert not left_over(workspace), f"{left_over(workspace)} is left: {told}"
+                assert complete.get(name) == expected.get(name), f"{name} differs: {context}"
+        assert not left_over(workspace), f"{left_over(workspace)} is left: {context}"
 
 
 def _until(

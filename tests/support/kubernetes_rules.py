@@ -76,8 +76,8 @@ def _published(kind: str, api_version: str, version: str) -> dict[str, Any]:
     """Return the API's own schema, strict about fields that it does not know."""
     group, _, of = api_version.rpartition("/")
     short = "-".join([kind.lower(), *([group.partition(".")[0]] if group else []), of])
-    found: dict[str, Any] = json.loads((_folder(version) / f"{short}.json").read_text())
-    return found
+    schema: dict[str, Any] = json.loads((_folder(version) / f"{short}.json").read_text())
+    return schema
 
 
 def _against(schema: Mapping[str, Any], document: Document, version: str) -> list[str]:
@@ -96,9 +96,11 @@ def _registry(version: str) -> Registry[Any]:
 
 def _folder(version: str) -> Path:
     """Return where the schemas of a version are, or of the last one before it."""
-    known = [v for v in kubernetes_validate.utils.all_versions() if _number(v) <= _number(version)]
+    versions = [
+        v for v in kubernetes_validate.utils.all_versions() if _number(v) <= _number(version)
+    ]
     root = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
-    return root / f"v{known[-1]}-local-strict"
+    return root / f"v{versions[-1]}-local-strict"
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -139,16 +141,16 @@ def _of_type(kind: str) -> dict[str, Any]:
 
 def _against_webhook(job: Document) -> list[str]:
     """Return what the operator's own checks say (1.9, paddlepaddle_webhook.go)."""
-    found = []
+    faults = []
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job["metadata"]["name"]):
-        found.append("metadata.name: not a DNS-1035 label")
+        faults.append("metadata.name: not a DNS-1035 label")
     for kind, replicas in job["spec"]["paddleReplicaSpecs"].items():
         if kind not in ("Master", "Worker"):
-            found.append(f"spec.paddleReplicaSpecs.{kind}: no such kind")
+            faults.append(f"spec.paddleReplicaSpecs.{kind}: no such kind")
         names = [c["name"] for c in replicas["template"]["spec"]["containers"] if c["image"]]
         if "paddle" not in names:
-            found.append(f"spec.paddleReplicaSpecs.{kind}: no container named paddle")
-    return found
+            faults.append(f"spec.paddleReplicaSpecs.{kind}: no container named paddle")
+    return faults
 
 
 def pod_of(job: Document) -> dict[str, Any]:
@@ -156,8 +158,8 @@ def pod_of(job: Document) -> dict[str, Any]:
     spec = job["spec"]
     if job["kind"] == "PaddleJob":
         spec = spec["paddleReplicaSpecs"]["Worker"]
-    found: dict[str, Any] = spec["template"]["spec"]
-    return found
+    pod: dict[str, Any] = spec["template"]["spec"]
+    return pod
 
 
 # ---------------------------------------------------------------- Pod Security Standards
@@ -184,44 +186,44 @@ _VOLUMES = {
 
 def against_baseline(pod: Document) -> list[str]:
     """Return what the "baseline" standard says against a pod; nothing where it passes."""
-    found = [f"Host Namespaces: {k}" for k in ("hostNetwork", "hostPID", "hostIPC") if pod.get(k)]
-    found += [
+    faults = [f"Host Namespaces: {k}" for k in ("hostNetwork", "hostPID", "hostIPC") if pod.get(k)]
+    faults += [
         f"HostPath Volumes: {volume['hostPath']['path']}"
         for volume in pod.get("volumes", [])
         if "hostPath" in volume
     ]
-    found += [
+    faults += [
         f"Sysctls: {sysctl['name']}"
         for sysctl in pod.get("securityContext", {}).get("sysctls", [])
         if sysctl["name"] not in _SYSCTLS
     ]
     for where, context in _contexts(pod):
         if context.get("seccompProfile", {}).get("type") == "Unconfined":
-            found.append(f"Seccomp: {where}")
+            faults.append(f"Seccomp: {where}")
         if context.get("seLinuxOptions", {}).get("type", "") not in _SELINUX:
-            found.append(f"SELinux: {where}")
+            faults.append(f"SELinux: {where}")
         if context.get("appArmorProfile", {}).get("type") == "Unconfined":
-            found.append(f"AppArmor: {where}")
+            faults.append(f"AppArmor: {where}")
         if context.get("windowsOptions", {}).get("hostProcess"):
-            found.append(f"HostProcess: {where}")
+            faults.append(f"HostProcess: {where}")
     for container in _containers(pod):
         name, context = container["name"], container.get("securityContext", {})
         if context.get("privileged"):
-            found.append(f"Privileged Containers: {name}")
+            faults.append(f"Privileged Containers: {name}")
         if context.get("procMount", "Default") != "Default":
-            found.append(f"/proc Mount Type: {name}")
+            faults.append(f"/proc Mount Type: {name}")
         if set(context.get("capabilities", {}).get("add", [])) - _ADDABLE:
-            found.append(f"Capabilities: {name}")
+            faults.append(f"Capabilities: {name}")
         if any(port.get("hostPort") for port in container.get("ports", [])):
-            found.append(f"Host Ports: {name}")
-    return found
+            faults.append(f"Host Ports: {name}")
+    return faults
 
 
 def against_restricted(pod: Document) -> list[str]:
     """Return what the "restricted" standard says against a pod, with what "baseline" says."""
-    found = against_baseline(pod)
+    faults = against_baseline(pod)
     shared = pod.get("securityContext", {})
-    found += [
+    faults += [
         f"Volume Types: {volume['name']}"
         for volume in pod.get("volumes", [])
         if not set(volume) - {"name"} <= _VOLUMES
@@ -230,19 +232,19 @@ def against_restricted(pod: Document) -> list[str]:
         name, context = container["name"], container.get("securityContext", {})
         capabilities = context.get("capabilities", {})
         if context.get("allowPrivilegeEscalation") is not False:
-            found.append(f"Privilege Escalation: {name}")
+            faults.append(f"Privilege Escalation: {name}")
         if context.get("runAsNonRoot", shared.get("runAsNonRoot")) is not True:
-            found.append(f"Running as Non-root: {name}")
+            faults.append(f"Running as Non-root: {name}")
         if context.get("runAsUser", shared.get("runAsUser")) == 0:
-            found.append(f"Running as Non-root user: {name}")
+            faults.append(f"Running as Non-root user: {name}")
         profile = context.get("seccompProfile", shared.get("seccompProfile", {}))
         if profile.get("type") not in ("RuntimeDefault", "Localhost"):
-            found.append(f"Seccomp (restricted): {name}")
+            faults.append(f"Seccomp (restricted): {name}")
         if "ALL" not in capabilities.get("drop", []):
-            found.append(f"Capabilities (restricted), dropped: {name}")
+            faults.append(f"Capabilities (restricted), dropped: {name}")
         if set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
-            found.append(f"Capabilities (restricted), added: {name}")
-    return found
+            faults.append(f"Capabilities (restricted), added: {name}")
+    return faults
 
 
 def _containers(pod: Document) -> Iterator[dict[str, Any]]:

@@ -128,8 +128,8 @@ class Cluster:
     def add(self, group: str, plural: str, name: str, namespace: str = "", **rest: Any) -> Object:
         """Put an object there without a request."""
         metadata = {"name": name, "uid": str(uuid.uuid4()), **rest.pop("metadata", {})}
-        found = self.objects[group, plural, namespace, name] = {"metadata": metadata, **rest}
-        return found
+        stored = self.objects[group, plural, namespace, name] = {"metadata": metadata, **rest}
+        return stored
 
     def add_claim(
         self, name: str = "workspace", modes: tuple[str, ...] = ("ReadWriteMany",)
@@ -154,7 +154,7 @@ class Cluster:
 
     def of(self, plural: str) -> list[Object]:
         """Return all objects of a kind, in the order of their creation."""
-        return [found for key, found in self.objects.items() if key[1] == plural]
+        return [each for key, each in self.objects.items() if key[1] == plural]
 
     def run(self, pod: Object, node: str = "node-a") -> None:
         """Let a pod's container run."""
@@ -179,8 +179,8 @@ class Cluster:
         with self.changed:
             begun = datetime.fromisoformat(job["status"]["startTime"].replace("Z", "+00:00"))
             at = _text(begun + timedelta(seconds=seconds))
-            told = {"type": condition, "status": "True", "lastTransitionTime": at}
-            job["status"].setdefault("conditions", []).append({**told, "message": message})
+            status = {"type": condition, "status": "True", "lastTransitionTime": at}
+            job["status"].setdefault("conditions", []).append({**status, "message": message})
             if condition in ("Complete", "Succeeded"):
                 job["status"]["completionTime"] = at
             self.changed.notify_all()
@@ -188,9 +188,9 @@ class Cluster:
     def replace(self, pod: Object) -> Object:
         """Start another pod in the place of one, as a controller does after an eviction."""
         with self.changed:
-            found = self._pod(self._owner_of(pod), _number(pod))
+            replacement = self._pod(self._owner_of(pod), _number(pod))
             self.changed.notify_all()
-            return found
+            return replacement
 
     def write(self, pod: Object, *lines: bytes) -> None:
         """Let a pod's container write lines."""
@@ -231,16 +231,16 @@ class Cluster:
             return self._create(request, group, plural, namespace)
         if not name:
             return {"kind": "List", "items": self._list(request, group, plural, namespace)}
-        found = self.objects.get((group, plural, namespace, name))
-        if found is None:
+        stored = self.objects.get((group, plural, namespace, name))
+        if stored is None:
             raise _not_found(group, plural, name)
-        if rest[2:] == ["log"] and found["status"]["phase"] == "Pending":
+        if rest[2:] == ["log"] and stored["status"]["phase"] == "Pending":
             raise Answer(400, f'container "paddle" in pod "{name}" is waiting to start')
         if request.method == "PATCH":
-            return self._patch(request, found)
+            return self._patch(request, stored)
         if request.method == "DELETE":
-            return self._delete(request, found)
-        return found
+            return self._delete(request, stored)
+        return stored
 
     def _authorize(self, method: str, group: str, plural: str, name: str, namespace: str) -> None:
         verb = {"POST": "create", "GET": "get" if name else "list"}.get(method, method.lower())
@@ -267,9 +267,9 @@ class Cluster:
             raise Answer(400, "the object provided is of another kind than the path")
         if body["metadata"].get("namespace", namespace) != namespace:
             raise Answer(400, "the namespace of the object does not match the request's")
-        if said := rules.faults(body):
+        if faults := rules.faults(body):
             strict = request.query.get("fieldValidation") == "Strict"
-            text = f"strict decoding error: {'; '.join(said)}" if strict else "; ".join(said)
+            text = f"strict decoding error: {'; '.join(faults)}" if strict else "; ".join(faults)
             raise Answer(400 if strict else 422, f'{kind} "{name}" is invalid: {text}', name=name)
         if (group, plural, namespace, name) in self.objects:
             raise Answer(409, f'{plural} "{name}" already exists', name=name, kind=plural)
@@ -287,11 +287,11 @@ class Cluster:
         for owner in metadata.get("ownerReferences", []):
             if owner["uid"] not in {o["metadata"]["uid"] for o in self.objects.values()}:
                 raise Answer(422, "an owner that is not there", name=name)
-        made = self.objects[group, plural, namespace, name] = {**body, "metadata": metadata}
+        stored = self.objects[group, plural, namespace, name] = {**body, "metadata": metadata}
         if kind in ("Job", "PaddleJob"):
-            made["status"] = {}
-            self._reconcile(made)
-        return made
+            stored["status"] = {}
+            self._reconcile(stored)
+        return stored
 
     def _list(self, request: Request, group: str, plural: str, namespace: str) -> list[Object]:
         labels = dict(
@@ -299,34 +299,34 @@ class Cluster:
         )
         kind = request.query.get("fieldSelector", "").removeprefix("type=")
         return [
-            found
-            for key, found in self.objects.items()
+            each
+            for key, each in self.objects.items()
             if key[:3] == (group, plural, namespace)
-            and labels.items() <= found["metadata"].get("labels", {}).items()
-            and kind in ("", found.get("type"))
+            and labels.items() <= each["metadata"].get("labels", {}).items()
+            and kind in ("", each.get("type"))
         ]
 
-    def _patch(self, request: Request, found: Object) -> Object:
+    def _patch(self, request: Request, stored: Object) -> Object:
         if request.content != "application/merge-patch+json":
             raise Answer(400, f"the body of the request is not {request.content}")
-        _merge(found, request.body)
-        self._reconcile(found)
-        return found
+        _merge(stored, request.body)
+        self._reconcile(stored)
+        return stored
 
-    def _delete(self, request: Request, found: Object) -> Object:
+    def _delete(self, request: Request, stored: Object) -> Object:
         options = request.body or {}
-        uid = options.get("preconditions", {}).get("uid", found["metadata"]["uid"])
-        if uid != found["metadata"]["uid"]:
+        uid = options.get("preconditions", {}).get("uid", stored["metadata"]["uid"])
+        if uid != stored["metadata"]["uid"]:
             raise Answer(409, "the UID in the precondition does not match the UID in record")
         policy = options.get("propagationPolicy")
         if policy == "Foreground":
-            for each in [found, *self._owned(found)]:
+            for each in [stored, *self._owned(stored)]:
                 each["metadata"]["deletionTimestamp"] = self._now()
         elif policy == "Background":
-            self._remove({found["metadata"]["uid"]})
+            self._remove({stored["metadata"]["uid"]})
         else:  # of a Job, its pods are left
-            self.objects = {k: o for k, o in self.objects.items() if o is not found}
-        return found
+            self.objects = {k: o for k, o in self.objects.items() if o is not stored}
+        return stored
 
     def _reconcile(self, job: Object) -> None:
         """Start a job's pods, as its controller does, unless it has to wait."""
@@ -377,18 +377,18 @@ class Cluster:
     def _owned(self, owner: Object) -> list[Object]:
         uid = owner["metadata"]["uid"]
         return [
-            found
-            for found in self.objects.values()
-            if uid in {o["uid"] for o in found["metadata"].get("ownerReferences", [])}
+            each
+            for each in self.objects.values()
+            if uid in {o["uid"] for o in each["metadata"].get("ownerReferences", [])}
         ]
 
     def _remove(self, uids: set[str]) -> None:
         """Remove objects, and what they own, as the garbage collector does."""
         gone = {
-            key: found
-            for key, found in self.objects.items()
-            if found["metadata"]["uid"] in uids
-            or uids & {o["uid"] for o in found["metadata"].get("ownerReferences", [])}
+            key: each
+            for key, each in self.objects.items()
+            if each["metadata"]["uid"] in uids
+            or uids & {o["uid"] for o in each["metadata"].get("ownerReferences", [])}
         }
         self.objects = {key: o for key, o in self.objects.items() if key not in gone}
 
@@ -413,21 +413,21 @@ def _not_found(group: str, plural: str, name: str) -> Answer:
     return Answer(404, f'{plural}{of} "{name}" not found', name=name, kind=plural)
 
 
-def _is_going(found: Object) -> bool:
-    return "deletionTimestamp" in found["metadata"]
+def _is_going(stored: Object) -> bool:
+    return "deletionTimestamp" in stored["metadata"]
 
 
 def _number(pod: Object) -> int:
-    told = {**pod["metadata"]["annotations"], **pod["metadata"]["labels"]}
-    return int(next((v for name, v in told.items() if name.endswith("-index")), 0))
+    values = {**pod["metadata"]["annotations"], **pod["metadata"]["labels"]}
+    return int(next((v for name, v in values.items() if name.endswith("-index")), 0))
 
 
-def _merge(found: Object, change: Mapping[str, Any]) -> None:
+def _merge(stored: Object, change: Mapping[str, Any]) -> None:
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(found.get(key), dict):
-            _merge(found[key], value)
+        if isinstance(value, dict) and isinstance(stored.get(key), dict):
+            _merge(stored[key], value)
         else:
-            found[key] = value
+            stored[key] = value
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -451,15 +451,15 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 if isinstance(fault, int):
                     raise Answer(fault, "it is said to")
-                found = state.answer(request, token)
-                text = json.dumps(found)
+                document = state.answer(request, token)
+                text = json.dumps(document)
             except Answer as answer:
                 self._send(answer.code, json.dumps(answer.status))
                 return
         if fault == "lost":
             self._reset()
         elif request.path.endswith("/log"):
-            self._log(found, follow="follow" in query)
+            self._log(document, follow="follow" in query)
         else:
             self._send(201 if self.command == "POST" else 200, text)
 
@@ -467,10 +467,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fault(self, request: Request) -> int | str:
         for fault in self.state.faults:
-            method, part, what = fault
+            method, part, kind = fault
             if method == request.method and re.search(part, request.path):
                 self.state.faults.remove(fault)
-                return what
+                return kind
         return ""
 
     def _send(self, status: int, text: str) -> None:

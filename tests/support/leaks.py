@@ -47,7 +47,7 @@ def leaks(images: Sequence[str], secrets: Secrets) -> list[str]:
         images: ids of images; a layer that they share is read once.
         secrets: what to look for.
     """
-    found: list[str] = []
+    lines: list[str] = []
     with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
         assert save.stdout is not None
         with tarfile.open(fileobj=save.stdout, mode="r|") as archive:
@@ -59,11 +59,11 @@ def leaks(images: Sequence[str], secrets: Secrets) -> list[str]:
                 head = content.peek(512)  # type: ignore[attr-defined]
                 # Engines with containerd's image store save layers as they are, in gzip.
                 if head[257:262] == b"ustar" or head.startswith(b"\x1f\x8b"):
-                    found += _in_layer(blob.name, content, secrets)
+                    lines += _in_layer(blob.name, content, secrets)
                 else:
-                    found += [f"{blob.name}: {what}" for what in _held(content.read(), secrets)]
+                    lines += [f"{blob.name}: {secret}" for secret in _held(content.read(), secrets)]
     assert save.returncode == 0, f"docker save ended with {save.returncode}"
-    return found
+    return lines
 
 
 def _in_layer(layer: str, content: IO[bytes], secrets: Secrets) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _in_layer(layer: str, content: IO[bytes], secrets: Secrets) -> Iterator[str]
                 yield f"{where}: a secret's mount point"
             file = members.extractfile(member) if member.isfile() else None
             if file is not None:
-                yield from (f"{where}: {what}" for what in _held(file.read(), secrets))
+                yield from (f"{where}: {secret}" for secret in _held(file.read(), secrets))
 
 
 def _held(content: bytes, secrets: Secrets) -> Iterator[str]:

@@ -20,14 +20,15 @@ _LOCKS = {
 
 def locked(image: str) -> dict[str, str]:
     """Return the packages that an image's locks name, and their versions."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for stage, name in _LOCKS.items():
         if stage in stages_in(image):
             text = (ROOT / "images" / f"{name}.{PLATFORM.lock}.lock").read_text()
-            found |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
+            versions |= {re.sub(r"[-_.]+", "-", name).lower(): v for name, v in _PIN.findall(text)}
     if PLATFORM.lock == "dcu":
-        found["paddlepaddle-dcu"] = paddle_version(ROOT)
+        versions["paddlepaddle-dcu"] = paddle_version(ROOT)
     if PLATFORM.architectures and "ops" in stages_in(image):
-        found |= dict.fromkeys(("paddlenlp-ops", "fused-ln"), "0.0.0")  # upstream gives no version
-    assert found, f"the locks of {image} name no package"
-    return found
+        # Upstream gives them no version.
+        versions |= dict.fromkeys(("paddlenlp-ops", "fused-ln"), "0.0.0")
+    assert versions, f"the locks of {image} name no package"
+    return versions

@@ -31,7 +31,7 @@ class Server:
         refusal: status and headers of every answer, where nothing is to be had.
         pause: seconds between one piece of a file and the next.
         lengths: what is said of files' lengths, once each, whatever they are, by path.
-        asked: path and headers of every request.
+        requests: path and headers of every request.
     """
 
     url: str
@@ -48,7 +48,7 @@ class Server:
     refusal: tuple[int, dict[str, str]] | None = None
     pause: float = 0.0
     lengths: dict[str, int] = field(default_factory=dict)
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
 
 
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         state = self.state
-        state.asked.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        state.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
         path = self.path.partition("?")[0]
         if state.refusal:
             self._short(*state.refusal)
@@ -82,10 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, content: bytes) -> None:
         begin = 0
-        wanted = self.headers.get("Range", "")
+        header = self.headers.get("Range", "")
         same = self.headers.get("If-Range", self.state.etag) == self.state.etag
-        if wanted and same and self.state.ranges:
-            begin = int(wanted.removeprefix("bytes=").split("-")[0])
+        if header and same and self.state.ranges:
+            begin = int(header.removeprefix("bytes=").split("-")[0])
             if begin >= len(content):
                 self._short(416, {"Content-Range": f"bytes */{len(content)}"})
                 return

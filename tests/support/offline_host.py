@@ -51,8 +51,8 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """The variables of a command inside: the closed engine, and no way that is set out."""
         ways = ("PIP_", "UV_", "HTTP", "http", "PADDLE_STACKS_", "DOCKER_")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(ways)}
-        return {**kept, "DOCKER_HOST": f"unix://{self.socket}"}
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(ways)}
+        return {**variables, "DOCKER_HOST": f"unix://{self.socket}"}
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command inside; fail with what it said if it does."""

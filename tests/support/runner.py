@@ -96,8 +96,8 @@ class Running:
         if self.container is None:
             return next(word for word in ready.split() if word.startswith("http")).rstrip("/")
         command = ["docker", "port", self.container, str(SERVE_PORT)]
-        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return "http://" + found.splitlines()[0]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return "http://" + output.splitlines()[0]
 
     def wait(self, timeout: float = TIMEOUT) -> Finished:
         try:

@@ -132,12 +132,12 @@ class SlurmCluster:
 
     def make_workspace(self, name: str, of: Path) -> Path:
         """Return a copy of a folder that all machines share, of the user who submits."""
-        made = self.folder / name.replace("[", "-").replace("]", "")
-        shutil.copytree(of, made)
+        workspace = self.folder / name.replace("[", "-").replace("]", "")
+        shutil.copytree(of, workspace)
         if os.getuid() == 0:
-            for path in (made, *made.rglob("*")):
+            for path in (workspace, *workspace.rglob("*")):
                 os.chown(path, self.uid, self.gid)
-        return made
+        return workspace
 
     def ask(self, *command: str) -> str:
         """Return what a command on the controller prints, as root."""
@@ -205,9 +205,9 @@ def call(command: list[str]) -> str:
     return done.stdout
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], bool], event: str, seconds: float = PATIENCE) -> None:
     """Wait until something is so; fail when it does not become so."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {event}"
         time.sleep(0.2)

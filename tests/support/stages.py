@@ -31,25 +31,25 @@ def stages_in(image: str) -> set[str]:
     taken = re.compile(r"type=bind,from=([\w-]+),source=\S+,target=/srv/code\s")
     copies = {body.split()[2]: taken.findall(body) for body in bodies}
     start = parents(_DOCKERFILE)
-    found: set[str] = set()
+    stages: set[str] = set()
     todo = [image]
     while todo:
         stage = todo.pop()
-        if stage in start and stage not in found:
-            found.add(stage)
+        if stage in start and stage not in stages:
+            stages.add(stage)
             todo += [start[stage], *copies[stage]]
-    return found
+    return stages
 
 
 def instructions_of(image: str) -> list[str]:
     """Return the words that the instructions of an image's stages begin with, the first first."""
     bodies = {body.split()[2]: body for body in re.split(r"^FROM ", _DOCKERFILE, flags=re.M)[1:]}
     start = parents(_DOCKERFILE)
-    found: list[str] = []
+    instructions: list[str] = []
     stage = image
     while stage in start:
         # Of its own lines, not of those that go on an instruction; FROM's own is cut off.
         text = re.sub(r"\\\n", " ", bodies[stage].partition("\n")[2])
-        found = [*re.findall(r"^([A-Z]+) ", text, flags=re.M), *found]
+        instructions = [*re.findall(r"^([A-Z]+) ", text, flags=re.M), *instructions]
         stage = start[stage]
-    return found
+    return instructions

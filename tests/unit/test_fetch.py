@@ -314,8 +314,8 @@ def test_a_model_comes_from_the_hugging_face_hub(server: Server, workspace: Path
     assert "hf_secret" not in done.stderr
     manifest = checkpoint.read_manifest(workspace / "models" / "x")
     assert manifest is not None and manifest.format == "huggingface"
-    assert {h.get("authorization") for _, h in server.asked} == {"Bearer hf_secret"}
-    assert not [path for path, _ in server.asked if "pytorch_model" in path]
+    assert {h.get("authorization") for _, h in server.requests} == {"Bearer hf_secret"}
+    assert not [path for path, _ in server.requests if "pytorch_model" in path]
 
 
 def test_a_wrong_sum_on_the_hub_is_refused(server: Server, workspace: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_stopped_fetch_goes_on_where_it_stopped(server: Server, workspace: Pat
     assert process.returncode == 128 + signal.SIGTERM, said
     assert names(workspace / "models") == {".downloads"}
     have = part.stat().st_size
-    server.asked.clear()
+    server.requests.clear()
     done = run(*command, environ={"HF_ENDPOINT": server.url})
     assert done.returncode == 0, done.stderr
-    assert f"bytes={have}-" in [headers.get("range") for _, headers in server.asked]
+    assert f"bytes={have}-" in [headers.get("range") for _, headers in server.requests]

@@ -85,9 +85,9 @@ def test_an_archive_becomes_a_data_folder(
     }
     assert records.check(folder) == records.Counts(3, 1)
     assert not any(Path("data/.downloads").iterdir())
-    count = len(server.asked)
+    count = len(server.requests)
     assert fetch_data.main(["mine"]) == 0  # verified, and not fetched again
-    assert len(server.asked) == count
+    assert len(server.requests) == count
     (folder / "dev.json").write_bytes(PAIR * 2)
     assert "--force replaces it" in complaint("mine")
     assert fetch_data.main(["mine", "--force"]) == 0
@@ -101,14 +101,14 @@ def test_a_download_goes_on_where_it_stopped(server: Server) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.sleep", lambda seconds: None)
         assert fetch_data.main(["mine"]) == 0
-    assert [headers.get("range") for _, headers in server.asked][:2] == [None, "bytes=100-"]
+    assert [headers.get("range") for _, headers in server.requests][:2] == [None, "bytes=100-"]
 
 
 def test_a_folder_stands_for_the_network(server: Server) -> None:
     Path("data/usb").mkdir(parents=True)
     Path("data/usb/mine.gz").write_bytes(GOOD)
     assert fetch_data.main(["mine", "--from", "data/usb", "--output", "data/other"]) == 0
-    assert server.asked == []
+    assert server.requests == []
     assert records.check(Path("data/other")) == records.Counts(3, 1)
     assert Path("data/usb/mine.gz").read_bytes() == GOOD
 

@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def ranges(server: Server) -> list[str | None]:
-    return [headers.get("range") for _, headers in server.asked]
+    return [headers.get("range") for _, headers in server.requests]
 
 
 def test_a_file_comes_whole(server: Server, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_file_comes_whole(server: Server, tmp_path: Path) -> None:
 def test_a_whole_file_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(CONTENT)
     download(f"{server.url}/m.bin", tmp_path / "m.bin", sha256=SHA256)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_cut_connection_goes_on(server: Server, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_connection_that_always_breaks_is_an_error(server: Server, tmp_path: P
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     download(f"{server.url}/m.bin", tmp_path / "m.bin", sha256=SHA256, pause=0)
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_refusal_is_not_repeated(
     server.statuses = [status] * 9
     with pytest.raises(error, match=words) as caught:
         download(f"{server.url}/m.bin", tmp_path / "m.bin", pause=0)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert ("token" in caught.value.problems[0].remedy) == (status in (401, 403))
     assert list(tmp_path.glob("m.bin*")) == []
 
@@ -210,8 +210,8 @@ def test_redirects_are_followed_without_the_token(server: Server, tmp_path: Path
         elsewhere.files["/stored"] = CONTENT
         server.redirects["/moved.bin"] = f"{elsewhere.url}/stored"
         download(f"{server.url}/moved.bin", tmp_path / "m.bin", sha256=SHA256, token="secret")
-        assert server.asked[0][1]["authorization"] == "Bearer secret"
-        assert "authorization" not in elsewhere.asked[0][1]
+        assert server.requests[0][1]["authorization"] == "Bearer secret"
+        assert "authorization" not in elsewhere.requests[0][1]
     assert (tmp_path / "m.bin").read_bytes() == CONTENT
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
+    "bench",
     "entrypoints/cpu",
     "entrypoints/runtime",
     "paddle_stacks/build",
@@ -26,6 +27,7 @@ PACKAGES = [
     "paddle_stacks/provenance",
     "paddle_stacks/simulated",
     "paddle_stacks/testing",
+    "tests/support",
 ]
 
 
