@@ -1,4 +1,4 @@
-"""The tasks of ``./inv``: composed here, made in ``paddle_stacks/cli/``."""
+"""The tasks of ``./inv``, from ``paddle_stacks/cli/``."""
 
 from importlib import import_module
 
@@ -23,7 +23,7 @@ GROUPS = (
     "release",
     "bundle",
 )
-# Those whose tasks are called by the group's name too, as cluster.status.
+# The groups whose name is part of their tasks' names, such as cluster.status.
 NAMED = ("advisories", "bundle", "cluster", "docs", "images")
 
 namespace = Collection()

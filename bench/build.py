@@ -2,9 +2,8 @@
 
 ``.venv/bin/python bench/build.py [--part sizes|cold|edit] [--json]``
 
-Each number stands beside what it is compared with, measured in the same run on the
-same OS image. The project's own tags are not touched: what is built here has tags of
-its own, and is removed at the end together with the cache that it made.
+Each number is shown next to its baseline, measured in the same run on the same OS image. The
+images get tags of their own, which are removed at the end together with their build cache.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ _REPEATS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What the parts share.
+    """Common state of the benchmark's parts.
 
     Args:
         client: the engine.
         settings: mirrors, proxies, the CA bundle, of the whole repository.
-        os_image: what everything is built on.
-        root: a copy of what a build reads, so that the edit changes nobody's file.
+        os_image: the parent of all images.
+        root: a copy of the build context, so that the edit does not change the checkout.
         tag: the tag of the images of this run.
     """
 
@@ -91,12 +90,12 @@ class Bench:
         return int(self.client.images.get(self.image(name)).attrs["Size"])
 
     def layers(self, name: str) -> list[str]:
-        """Return the digests of an image's layers, the first first."""
+        """Return the digests of an image's layers, starting with the first."""
         digests: list[str] = self.client.images.get(self.image(name)).attrs["RootFS"]["Layers"]
         return digests
 
     def ask(self, name: str, *argv: str) -> tuple[int, str]:
-        """Run a command in an image of this run; return its status and what it printed."""
+        """Run a command in an image of this run; return its status and output."""
         line = ["docker", "run", "--rm", "--network=none", "--entrypoint=", self.image(name), *argv]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         return done.returncode, (done.stdout + done.stderr).strip()
@@ -155,10 +154,10 @@ def sizes(bench: Bench) -> dict[str, Any]:
 
 
 def cold(bench: Bench) -> dict[str, Any]:
-    """Return the seconds of a build from nothing, and of pip installing the same lock.
+    """Return the seconds of a build without caches, and of pip installing the same lock.
 
-    A namespace of its own for the cache mounts leaves the packages that earlier
-    builds downloaded out of reach (``BUILDKIT_CACHE_MOUNT_NS`` is BuildKit's own).
+    Cache mounts get a namespace of their own (BuildKit's ``BUILDKIT_CACHE_MOUNT_NS``), so that
+    packages of earlier builds are downloaded again.
     """
     loads = [report.load()]
     report.say("cold: the lock, by pip into a virtual environment")
@@ -253,7 +252,7 @@ def _edit_rows(part: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def copy_checkout(source: Path, target: Path) -> None:
-    """Copy what a build reads into a folder that is there."""
+    """Copy the build context into an existing folder."""
     for name in (*_CONTEXT, "paddle_stacks"):
         copy = shutil.copytree if (source / name).is_dir() else shutil.copy
         copy(source / name, target / name)
@@ -261,11 +260,11 @@ def copy_checkout(source: Path, target: Path) -> None:
 
 @contextmanager
 def prepared(backend: str = "cpu", source: Path = ROOT) -> Iterator[Bench]:
-    """Yield what the parts need, and leave nothing of theirs behind.
+    """Yield the state of the parts, and remove their images and cache at the end.
 
     Args:
-        backend: the platform that is built for.
-        source: the checkout, of which a copy is built.
+        backend: of the images.
+        source: the checkout; a copy of it is built.
     """
     client = engine.connect()
     loaded = settings.load(ROOT, {"backend": backend})
@@ -282,7 +281,7 @@ def prepared(backend: str = "cpu", source: Path = ROOT) -> Iterator[Bench]:
 
 
 def _cache_records() -> set[str]:
-    """Return the ids of what is in the build cache."""
+    """Return the ids of the entries of the build cache."""
     line = ["docker", "buildx", "du", "--verbose"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     fields = (text.partition(":") for text in done.stdout.splitlines())

@@ -49,7 +49,7 @@ class Checkout:
     """A clone of the repository with its own ``.venv``.
 
     Args:
-        work: the folder of the clone and of everything else; what is there is used again.
+        work: the folder of the clone and of everything else; its contents are reused.
         revision: the commit.
     """
 
@@ -112,7 +112,7 @@ class Checkout:
         """Choose what the next runs of pytest mount into containers, and their tests.
 
         Args:
-            mounts: as ``--volume`` takes them.
+            mounts: in the form of ``--volume``.
             measured: whether lines are measured, on the host and in containers.
             selected: the ids of the only tests to run, in this order.
         """

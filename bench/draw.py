@@ -24,7 +24,7 @@ _BAR = 0.27  # of the distance between two groups
 
 
 def infer(document: dict[str, Any]) -> pyplot.Figure:
-    """Draw decoding in tokens/s, a panel for each batch, with what the memory allows."""
+    """Draw the decoding speed in tokens/s, a panel per batch size, with the memory's limit."""
     speeds = document["speed"]
     limit = speeds["bandwidth_gb_per_second"] * 1e9 / speeds["weights_bytes"]
     batches = sorted({row["batch"] for row in speeds["rows"]})
@@ -56,7 +56,7 @@ def infer(document: dict[str, Any]) -> pyplot.Figure:
 
 
 def serve(document: dict[str, Any]) -> pyplot.Figure:
-    """Draw which part of the requests had waited for how long, of one client and of many."""
+    """Draw the distribution of waiting times, for one client and for many."""
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     many = f"{document['clients']} clients"
     for axes, key, title in (
@@ -80,7 +80,7 @@ def serve(document: dict[str, Any]) -> pyplot.Figure:
 
 
 def soak(document: dict[str, Any]) -> pyplot.Figure:
-    """Draw the server's memory, and the requests that it had answered, over the time."""
+    """Draw the server's memory and the number of answered requests over time."""
     samples = document["samples"]
     minutes = [sample["seconds"] / 60 for sample in samples]
     figure, axes = pyplot.subplots(figsize=(9, 3.4), layout="constrained")

@@ -3,12 +3,12 @@
 ``.venv/bin/python bench/finetune.py [--steps N] [--rounds N] [--threads N] [--json]``
 
 Both sides train the same weights (SmolLM2-135M-Instruct) on the same batches in the same
-order, in float32, with the same rank, targets, optimizer and threads: ours is the
-``finetune`` job as it is; the other is ``peft_side.py``. Both run in a container of the
-training image, so that the engine and the scheduler treat them alike; the other side
-uses Debian's Python and packages of its own. They take turns, and both are watched from
-outside in the same way: what they print after a step gives its time, ``/proc`` the
-processor time and the memory. The losses of the first step show that the work is the same.
+order, in float32, with the same rank, targets, optimizer and threads. One side is the unmodified
+``finetune`` job, the other ``peft_side.py``. Both run in a container of the training image, so
+that the engine and the scheduler treat them alike; the other side uses Debian's Python and
+separate packages. They take turns and are measured in the same way: the output after a step
+gives its time, ``/proc`` the processor time and the memory. The losses of the first step show
+that both do the same work.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SAME_LOSS = 1e-3
 def prepare(
     loaded: settings.Settings, packages: Path, data: Path, steps: int, threads: int
 ) -> None:
-    """Put the model, in both layouts, the data, the configuration and the batches there."""
+    """Write the model in both layouts, the data, the configuration and the batches."""
     if not (data / "train.json").is_file():
         raise RequestError("there is no train.json", where=str(data), remedy="--data FOLDER")
     for name in ("configs", "data", "models", "runs"):
@@ -84,14 +84,14 @@ def prepare(
 def measure(
     loaded: settings.Settings, packages: Path, rounds: int, threads: int
 ) -> list[dict[str, Run]]:
-    """Let the two sides take turns, and return what was seen of each round."""
+    """Run both sides in turns, and return the measurements of each round."""
     seen = []
     arguments = ["--config", "configs/bench.json", "--name", "bench", "--resume", "never"]
     train = ["train", "hf", "batches.json", "peft.json"]
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
         planned = make_plan("finetune", arguments, loaded)
-        # Not a job's name and labels: nobody who ends jobs is to end a measurement.
+        # Without a job's name and labels, so that ./inv stop does not end a measurement.
         plan = dataclasses.replace(planned, name=f"bench-finetune-{os.getpid()}", labels={})
         ours = watched(plan, command(plan, threads))
         theirs = watched(plan, other_command(plan, threads, packages, "peft_side.py", *train))

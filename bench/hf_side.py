@@ -1,9 +1,9 @@
-"""The other side of bench/infer.py: transformers, a step at a time, on the same tokens.
+"""The transformers side of bench/infer.py: one step at a time, on the same tokens.
 
-``python hf_side.py bandwidth`` prints how fast this machine reads memory, in GB/s.
-``python hf_side.py FOLDER BATCH SOURCE OUTPUT ROUNDS`` prints what ``infer --benchmark``
-does. A loop over the model, because ``generate()`` would only cost it time; logits of the
-last position only.
+``python hf_side.py bandwidth`` prints the machine's memory bandwidth in GB/s.
+``python hf_side.py FOLDER BATCH SOURCE OUTPUT ROUNDS`` prints the same values as ``infer
+--benchmark``. It loops over the model and computes the logits of the last position only, because
+``generate()`` is slower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BYTES = 2**29  # as large as the weights, and no cache
 
 
 def bandwidth() -> float:
-    """Return the best of some sums over memory, in GB/s."""
+    """Return the highest bandwidth of several sums over memory, in GB/s."""
     values = torch.ones(_BYTES // 4)
     seconds = []
     for _ in range(10):
@@ -35,7 +35,7 @@ def bandwidth() -> float:
 
 @torch.inference_mode()
 def measure(folder: str, batch: int, source: int, output: int, rounds: int) -> dict[str, Any]:
-    """Do as ``entrypoints/inference/benchmark.py``."""
+    """Measure like ``entrypoints/inference/benchmark.py``."""
     begun = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
     loaded = time.perf_counter() - begun

@@ -3,12 +3,11 @@
 ``.venv/bin/python bench/infer.py [--part speed] [--part start] [--rounds N] [--json] [--write]``
 
 Both sides have the same weights (SmolLM2-135M-Instruct, float32), the same random prompts
-and the same threads, choose the likeliest token, and run in a container of the training
-image, taking turns. Ours is ``infer --benchmark``, with both engines; the other is
-``hf_side.py``, a loop over transformers' model. The digests of the tokens show that the
-work is the same. ``start`` is the time from the command line to the first token: a
-``docker run`` against the same program in a container that runs already. ``--write`` puts
-the tables into ``docs/performance.md``, and a picture beside it.
+and the same threads, decode greedily, and run in turns in a container of the training image. One
+side is ``infer --benchmark`` with both engines, the other ``hf_side.py``, a loop over
+transformers' model. The digests of the tokens show that both do the same work. ``start`` measures
+the time from the command line to the first token, with ``docker run`` and in a running container.
+``--write`` writes the tables and a picture to ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ENGINES = {"dynamic": MODEL, "static": EXPORTED}
 
 
 def prepare(loaded: settings.Settings, packages: Path, threads: int) -> Plan:
-    """Put the model there in all three layouts, and return a plan whose container is used."""
+    """Write the model in all three layouts, and return the plan of the container."""
     for name in ("configs", "data", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     steps = [("fetch", [MODEL])]
@@ -64,7 +63,7 @@ def prepare(loaded: settings.Settings, packages: Path, threads: int) -> Plan:
 
 
 def answered(line: Sequence[str]) -> Any:
-    """Return what a command prints as JSON.
+    """Return the JSON output of a command.
 
     Raises:
         JobError: it failed.
@@ -80,7 +79,7 @@ def answered(line: Sequence[str]) -> Any:
 
 
 def theirs(plan: Plan, packages: Path, threads: int, *arguments: str) -> Any:
-    """Return what the other side prints."""
+    """Return the output of the other side."""
     return answered(other_command(plan, threads, packages, "hf_side.py", *arguments))
 
 

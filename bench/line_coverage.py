@@ -5,8 +5,8 @@
 Every Python process is measured: pytest, its subprocesses, jobs in containers under any user,
 forked children. Not measured: processes that are killed (SIGKILL, or SIGTERM without a
 handler) and containers of engines that the tests start themselves. Prints a table and writes
-the same as JSON (``--output``), with each file's missing lines. The data says for each line
-which tests execute it (``.cache/coverage/coverage.sqlite``); ``bench/mutants.py`` reads it.
+the same as JSON (``--output``), with each file's missing lines. ``.cache/coverage/coverage.sqlite``
+has the tests that execute each line, for ``bench/mutants.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_ONCE = 500  # files that one command combines
 
 
 def run_suite(checkout: Checkout, name: str, suite: Suite, options: list[str]) -> dict[str, Any]:
-    """Run a suite under measurement; return how it ended."""
+    """Run a suite under measurement; return its result."""
     began = time.monotonic()
     parallel = ["-n", "2", "--dist", "worksteal"] if suite.is_parallel else []
     folders = [folder for folder in suite.folders if (checkout.root / folder).is_dir()]
@@ -72,7 +72,7 @@ def combine(checkout: Checkout) -> None:
 
 
 def report(checkout: Checkout) -> dict[str, Any]:
-    """Return the lines of every file of the packages, also of those that no test imports."""
+    """Return the lines of every file of the packages, including files that no test imports."""
     code = f"""
 import json, pathlib, sys, coverage
 found = coverage.Coverage(data_file={str(checkout.work / DATABASE)!r}, config_file=False)

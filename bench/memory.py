@@ -1,14 +1,13 @@
-"""The memory plan against what Paddle's allocator counts in real trainings on a CPU.
+"""Comparison of the memory plan with Paddle's allocator in real trainings on a CPU.
 
 ``.venv/bin/python bench/memory.py [--json] [--write]``
 
 Random Llamas of two sizes are trained for two steps by the ``finetune`` job in the
 training image, LoRA and full, with and without recompute; every row is filled to the same
-length. ``memory_probe.py`` prints what Paddle's allocator says: the most bytes of tensors
-at once, as ``max_memory_allocated`` does on a card. Beside it is the process's resident
-memory, which also has the interpreter, the libraries, the math library's buffers and what
-the CPU's allocator keeps in pieces; a card's allocator is another. ``--write`` puts the
-table into ``docs/memory.md``.
+length. ``memory_probe.py`` prints the peak bytes of tensors in Paddle's allocator, like
+``max_memory_allocated`` on a device. The table also has the process's resident memory, which
+includes the interpreter, libraries, buffers of the math library and fragments of the CPU's
+allocator; devices have another allocator. ``--write`` writes the table to ``docs/memory.md``.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ SIZES: dict[str, tuple[int, dict[str, int]]] = {  # rows of a batch, config.json
 
 
 def prepare(loaded: settings.Settings) -> None:
-    """Make the models and the data in the workspace."""
+    """Create the models and the data in the workspace."""
     for name in ("configs", "data/long", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     for file in ("bench/random_llama.py", "bench/memory_probe.py", "tests/support/tiny.py"):
@@ -101,7 +100,7 @@ def prepare(loaded: settings.Settings) -> None:
 
 
 def measure(loaded: settings.Settings, size: str, method: str, recompute: bool) -> dict[str, Any]:
-    """Train for two steps and return what was predicted and what was seen, in MiB."""
+    """Train for two steps and return the predicted and measured memory in MiB."""
     batch, shape = SIZES[size]
     config = {
         "model_name_or_path": size,
@@ -181,7 +180,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark and return the exit status; 5 where a prediction is off the goal."""
+    """Run the benchmark and return the exit status; 5 if a prediction misses the goal."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,7 +1,7 @@
-"""Run the finetune job and print the most bytes that Paddle's allocator had in tensors.
+"""Run the finetune job and print the peak bytes of tensors in Paddle's allocator.
 
-Paddle counts them on a CPU as on a card; only for a card does it have a public name for
-the number, ``paddle.device.cuda.max_memory_allocated``.
+Paddle counts them on a CPU as on a device, but has a public function for devices only,
+``paddle.device.cuda.max_memory_allocated``.
 """
 
 from __future__ import annotations

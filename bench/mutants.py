@@ -90,8 +90,8 @@ class Mutant:
         kind: one of :data:`KINDS`.
         file: relative to the root.
         line: its number when it was chosen.
-        text: the line, by which it is found again after other lines have moved.
-        old: what is replaced, on this line and perhaps those that follow.
+        text: the line, for locating it after other lines have moved.
+        old: the replaced text, on this line and possibly the following ones.
         column: where ``old`` starts.
         new: the replacement.
     """
@@ -106,7 +106,7 @@ class Mutant:
     new: str
 
     def locate(self, root: Path) -> int | None:
-        """Return the line's number in a checkout; None where the code is no longer there."""
+        """Return the line's number in a checkout; None if the code no longer exists."""
         path = root / self.file
         if not path.is_file():
             return None
@@ -115,7 +115,7 @@ class Mutant:
         return min(same, key=lambda number: abs(number - self.line), default=None)
 
     def apply(self, root: Path) -> bool:
-        """Put the fault into a checkout; return whether it fits there."""
+        """Apply the fault to a checkout; return whether the code matches."""
         line = self.locate(root)
         if line is None:
             return False
@@ -173,7 +173,7 @@ class Finder(ast.NodeVisitor):
         )
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        """Turn a comparison, or move its boundary."""
+        """Invert a comparison, or move its boundary."""
         if len(node.ops) == 1:
             start, end = self._span(node.left)[1], self._span(node.comparators[0])[0]
             between = re.fullmatch(r"([\s)]*)([<>=!]+|[a-z ]+?)([\s(]*)", self._source[start:end])
@@ -196,7 +196,7 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        """Leave out a call that is made for its effect."""
+        """Remove a call that is made for its effect."""
         if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
             if _LEFT_OUT.search(node.value.func.attr):
                 self._add("call left out", *self._span(node), "pass")
@@ -232,7 +232,7 @@ def candidates(root: Path, area: str) -> list[Mutant]:
 
 
 def choose(root: Path, seed: int, count: int) -> list[Mutant]:
-    """Choose faults: areas and kinds take turns, no two in one file's same line."""
+    """Choose faults evenly from areas and kinds, at most one per line."""
     pick = random.Random(seed)
     every = {area: candidates(root, area) for area in AREAS}
     chosen: list[Mutant] = []
@@ -259,7 +259,7 @@ class Contexts:
         self._root = root
 
     def tests(self, file: str, line: int) -> list[str]:
-        """Return the ids of the tests that execute a line, or its file where none is known."""
+        """Return the ids of the tests that execute a line, or its file if there are none."""
         if self._connection is None:
             return []
         rows = self._connection.execute(
@@ -276,12 +276,12 @@ class Contexts:
 
 
 class Undecided(Exception):
-    """The tests of a fault take too long, with it and without it."""
+    """The tests of a fault take too long, with and without the fault."""
 
 
 @dataclasses.dataclass
 class Verdict:
-    """What became of a fault."""
+    """The result of a fault."""
 
     mutant: Mutant
     caught_by: str = ""
@@ -341,7 +341,7 @@ class Hunt:
         return "nobody", ""
 
     def _rounds(self, mutant: Mutant, line: int) -> Iterator[tuple[list[str] | None, list[str]]]:
-        """Yield what to run, one after the other: ids (None: all) and their files."""
+        """Yield the runs of pytest: test ids (None for all) and their files."""
         tests = self._contexts.tests(mutant.file, line)
         tests = sorted(tests, key=lambda test: (Path(mutant.file).stem not in test, test))
         unit = [test for test in tests if test.startswith(("tests/unit/", "tests/fuzz/"))]
@@ -365,7 +365,7 @@ class Hunt:
     def _catcher(
         self, mutant: Mutant, ids: list[str] | None, files: list[str], expression: str
     ) -> str:
-        """Return the first test that fails because of a fault; an empty string for none."""
+        """Return the first test that fails because of a fault; empty if there is none."""
         while True:
             with self._mutated(mutant):
                 failed = self._failing(ids, files, expression)
@@ -435,7 +435,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def main() -> int:
-    """Judge the faults, and print and write the verdicts."""
+    """Test the faults, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--revision", default="HEAD", help="the commit whose tests are judged")
     parser.add_argument("--seed", type=int, help="choose faults anew; default: mutants.json")

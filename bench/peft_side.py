@@ -1,9 +1,9 @@
-"""The other side of bench/finetune.py: LoRA with transformers and peft, in a plain loop.
+"""The transformers and peft side of bench/finetune.py: LoRA in a plain loop.
 
 ``python peft_side.py convert CHECKPOINT FOLDER`` writes a fetched Llama checkpoint in
 Hugging Face's layout. ``python peft_side.py train FOLDER BATCHES.json SETTINGS.json``
-trains, and prints a line of JSON for every step. A plain loop, because ``Trainer`` would
-only cost it time.
+trains, and prints a line of JSON for every step. A plain loop is used because ``Trainer`` is
+slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IGNORED = -100  # what cross_entropy leaves out
 
 
 def convert(checkpoint: Path, folder: Path) -> None:
-    """PaddleNLP stores linear layers as [in, out], torch as [out, in]."""
+    """Convert a checkpoint: PaddleNLP stores linear layers as [in, out], torch as [out, in]."""
     weights = {}
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         linear = name.endswith("_proj.weight") or name == "lm_head.weight"
@@ -41,7 +41,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
 
 
 def train(folder: Path, batches: Path, settings: dict[str, Any]) -> None:
-    """Train one step a batch: the job's settings, so the same work."""
+    """Train one step per batch with the job's settings."""
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
     model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)

@@ -3,13 +3,13 @@
 ``.venv/bin/python bench/prepare.py --upstream DIR [--megabytes N] [--rounds N] [--json]``
 
 DIR is upstream's ``llm`` folder. Both read the same JSON lines with the same tokenizers (a
-LlamaTokenizer, and a Qwen2Tokenizer with merges, made on the spot) with as many processes as
-there are cores, in containers of the training image, taking turns; the times are those
-of the whole process, its start included: on the clock, and of the cores, which others that
-work on the machine change less. The run ends with an error if their bytes differ.
+LlamaTokenizer, and a Qwen2Tokenizer with merges, which the benchmark creates) with one process
+per core, in turns, in containers of the training image. Times include the start of the process:
+wall-clock time, and processor time, which depends less on other work on the machine. The run fails
+if the outputs differ.
 
-There are two texts: the project's own pages, whose lines come again and again, and the modules
-of Python's standard library, each once.
+There are two texts: the project's pages, with repeated lines, and the modules of Python's
+standard library, each once.
 
 ``.venv/bin/python bench/prepare.py --memory [--json]`` prints the peak memory of `prepare` for
 10 MB, 100 MB and 1 GB of text instead, in which every tenth word is new.
@@ -44,7 +44,7 @@ SCRIPT = "/upstream/tools/preprocess/create_pretraining_data.py"
 
 
 def main() -> None:
-    """Run both sides and print what came out."""
+    """Run both sides and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", type=Path, help="upstream's llm folder")
     parser.add_argument("--memory", action="store_true", help="print peak memory instead")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def show_speed(options: argparse.Namespace) -> None:
-    """Print how fast both sides are, with each tokenizer and each text."""
+    """Print the speed of both sides for each tokenizer and text."""
     document: dict[str, Any] = {"machine": machine(), "found": []}
     rows = []
     for text, write in (("pages", write_pages), ("modules", write_modules)):
@@ -126,14 +126,14 @@ print(peaks["own"], peaks["worker"])
 
 
 def peaks(model: str) -> tuple[int, int]:
-    """Return the peak memory of the process that reads and writes, and of a worker, in MiB."""
+    """Return the peak memory of the main process and of a worker, in MiB."""
     line = ["--input", "data/in.jsonl", "--output", "data/ours", "--model", model, "--force"]
     own, worker = run(None, "python", "-c", WATCHED, *line).split()[-2:]
     return int(own), int(worker)
 
 
 def compare(options: argparse.Namespace, model: str, name: str, size: int) -> dict[str, Any]:
-    """Return the seconds of both sides, on the clock and of the cores, taking turns."""
+    """Run both sides in turns; return their wall-clock and processor seconds."""
     workers = str(len(os.sched_getaffinity(0)))
     ours = ["-m", "entrypoints", "prepare", "--input", "data/in.jsonl", "--output", "data/ours"]
     ours += ["--append-eos", "--model", model, "--workers", workers, "--force"]
@@ -165,14 +165,14 @@ sys.exit(status)
 
 
 def seconds(upstream: Path, *command: str) -> tuple[float, float]:
-    """Run Python in the training image; return the seconds on the clock and of the cores."""
+    """Run Python in the training image; return the wall-clock and processor seconds."""
     began = time.monotonic()
     output = run(upstream, "python", "-c", TIMED, *command)
     return time.monotonic() - began, float(output.split()[-1])
 
 
 def run(upstream: Path | None, *command: str) -> str:
-    """Run a command in the training image, and return what it printed."""
+    """Run a command in the training image, and return its output."""
     docker = ["docker", "run", "--rm", "--network", "none", "-v", f"{WORK}:/workspace"]
     if upstream:
         docker += ["-v", f"{upstream.resolve()}:/upstream:ro"]
@@ -199,7 +199,7 @@ def write_modules(path: Path, megabytes: int) -> int:
 
 
 def write_new_words(path: Path, megabytes: int) -> int:
-    """Write sentences in which every tenth word was not there before."""
+    """Write sentences in which every tenth word is new."""
     lines, pick = sentences(), random.Random(1)
     words = [word for line in lines for word in line.split()]
     numbers, letters = itertools.count(), str.maketrans("0123456789", "abcdefghij")
@@ -219,7 +219,7 @@ def sentences() -> list[str]:
 
 
 def write(path: Path, texts: Iterable[str], megabytes: int) -> int:
-    """Write texts as JSON lines until they are so many; return the bytes written."""
+    """Write texts as JSON lines up to a size; return the bytes written."""
     written = 0
     with path.open("w") as stream:
         for text in texts:

@@ -3,13 +3,13 @@
 ``.venv/bin/python bench/pretrain.py [--steps N] [--rounds N] [--threads N] [--json]``
 
 Both sides train the same weights (llama-nano, random) on the same samples in the same order,
-in float32, with the same optimizer and threads, one and all: ours is the ``pretrain`` job as it
-is; the other is ``trainer_side.py``. Both run in a container of the training image, taking
-turns, and are watched from outside in the same way. The losses of the first step show that
-the work is the same.
+in float32, with the same optimizer and threads (one, and all). One side is the unmodified
+``pretrain`` job, the other ``trainer_side.py``. Both run in turns in a container of the training
+image and are measured in the same way. The losses of the first step show that both do the same
+work.
 
-Besides, the job runs in two processes with one thread each, each with the same rows as the
-one alone: twice the tokens in the same time would be an efficiency of 1.
+The job also runs in two processes with one thread each, each with as many rows as the single
+process: twice the tokens in the same time would be an efficiency of 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CONFIG, _SAMPLES, _SETTINGS = "configs/bench.json", "samples.npy", "trainer.jso
 
 
 def prepare(loaded: settings.Settings, packages: Path, steps: int, threads: int) -> dict[str, Any]:
-    """Put model, corpus, configuration and samples there, and return the configuration."""
+    """Write model, corpus, configuration and samples, and return the configuration."""
     for name in ("configs", "models", "runs", "data", "index"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     data = ["--input", "text:python-stdlib", "--output", "data/bench", "--model", MODEL]
@@ -87,7 +87,7 @@ def prepare(loaded: settings.Settings, packages: Path, steps: int, threads: int)
 def measure(
     loaded: settings.Settings, packages: Path, rounds: int, threads: int
 ) -> list[dict[str, Run]]:
-    """Let all take turns, and return what was seen of each round."""
+    """Run all variants in turns, and return the measurements of each round."""
     seen = []
     for number in range(1, rounds + 1):
         report.say(f"round {number} of {rounds}, load {report.load()}")
@@ -122,7 +122,7 @@ def _theirs(loaded: settings.Settings, packages: Path, threads: int) -> Run:
 
 
 def _unnamed(plan: Any) -> Any:
-    """Return the plan without a job's name and labels: nobody who ends jobs ends a measurement."""
+    """Return the plan without a job's name and labels, so that ``./inv stop`` does not end it."""
     return dataclasses.replace(plan, name=f"bench-pretrain-{os.getpid()}", labels={})
 
 
@@ -169,9 +169,9 @@ def _median(runs: Sequence[Run], key: str) -> float:
 
 
 def _ratio(seen: list[dict[str, Run]], side: str, by: str, key: str) -> float:
-    """Return how much longer a step is on one side than on the other.
+    """Return the ratio of the step times of two sides.
 
-    Steps of the same round are compared: the machine was then about as busy for both.
+    Steps of the same round are compared, when the machine was about equally busy.
     """
     ratios = [_median([entry[side]], key) / _median([entry[by]], key) for entry in seen]
     return round(statistics.median(ratios), 2)

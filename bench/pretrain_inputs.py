@@ -1,4 +1,4 @@
-"""Make what both sides of bench/pretrain.py begin with, in the training image.
+"""Create the inputs of both sides of bench/pretrain.py, in the training image.
 
 ``python pretrain_inputs.py CONFIG MODEL SAMPLES.npy BATCHES`` puts random weights into
 ``models/bench``, a copy of the model, and writes the first batches that the job will make of

@@ -1,7 +1,7 @@
-"""Make a random Llama and its tokenizer in an image: ``python random_llama.py NAME CONFIG``.
+"""Create a random Llama and its tokenizer in an image: ``python random_llama.py NAME CONFIG``.
 
-``tiny.py`` of the tests lies beside it and makes the tokenizer; CONFIG is the
-``config.json`` of the model, of which this writes random float32 weights.
+``tiny.py`` of the tests, in the same folder, creates the tokenizer. CONFIG is the model's
+``config.json``; the weights are random float32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What benchmarks print and write: the machine, tables and pictures, one JSON document."""
+"""Output of benchmarks: the machine, tables, pictures, and a JSON document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _END = "<!-- end -->"
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers were measured on, when, and by which command line."""
+    """Return the machine, the date and the command line of a measurement."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
@@ -40,12 +40,12 @@ def machine() -> dict[str, Any]:
 
 
 def load() -> float:
-    """Return how many processes wanted a core, on average over the last minute."""
+    """Return the average number of runnable processes over the last minute."""
     return round(os.getloadavg()[0], 1)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median of some values, and the values."""
+    """Return the median of values, and the values."""
     return {"median": round(statistics.median(values), 3), "all": [round(v, 3) for v in values]}
 
 
@@ -57,7 +57,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def say(text: str) -> None:
-    """Tell how far the benchmark is, on standard error."""
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -70,7 +70,7 @@ def show(document: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def publish(name: str, document: dict[str, Any], text: str) -> None:
-    """Put a benchmark's tables into ``docs/performance.md``, and a picture of it beside them.
+    """Write a benchmark's tables to ``docs/performance.md``, and its picture.
 
     Args:
         name: the benchmark's, without its ending.
@@ -78,14 +78,14 @@ def publish(name: str, document: dict[str, Any], text: str) -> None:
         text: its tables.
 
     Raises:
-        JobError: the page has no place for them, or it cannot be drawn.
+        JobError: the page has no marks for them, or the picture cannot be drawn.
     """
     write("performance.md", f"{name}.py", f"{text}\n\n{_measured_on(document)}")
     _draw(name, document)
 
 
 def _measured_on(document: dict[str, Any]) -> str:
-    """Return the line below a table that says on what, when and how it was measured."""
+    """Return the line below a table with the machine, date and command of the measurement."""
     on = document["machine"]
     return (
         f"{on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, "
@@ -94,11 +94,11 @@ def _measured_on(document: dict[str, Any]) -> str:
 
 
 def write(page: str, name: str, text: str) -> None:
-    """Put a benchmark's tables into a page of the documents, between the benchmark's marks.
+    """Write a benchmark's tables to a page of the documentation, between the benchmark's marks.
 
     Args:
         page: in docs/.
-        name: the benchmark's file, which stands in its first mark.
+        name: the benchmark's file, the name in its first mark.
         text: the tables.
 
     Raises:
@@ -123,9 +123,9 @@ def write(page: str, name: str, text: str) -> None:
 
 
 def _draw(name: str, document: dict[str, Any]) -> None:
-    """Draw a benchmark's document as ``docs/pictures/bench-<name>.svg``, by ``draw.py``.
+    """Draw a benchmark's document as ``docs/pictures/bench-<name>.svg`` with ``draw.py``.
 
-    It runs in the training image, which has matplotlib for the plots of trainings.
+    It runs in the training image, which has matplotlib.
 
     Raises:
         JobError: it cannot be drawn.

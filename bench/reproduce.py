@@ -1,13 +1,13 @@
-"""Two cold builds of one revision, and which of their layers are the same.
+"""Comparison of two cold builds of one revision, layer by layer.
 
 ``.venv/bin/python bench/reproduce.py [--backend cpu] [--json]``
 
-The builds have nothing in common but the OS image and the network: no cache of steps, cache
-mounts of their own, checkouts in other folders whose files have other dates and rights, as
-from another day and under another umask. What the first has made is saved to a file and
-removed from the engine before the second begins. Layers that differ are kept in
-``.cache/bench-reproduce``, told by their entries and, where it is installed, by diffoscope.
-Ends with 1 where any differs.
+The builds share nothing but the OS image and the network: no step cache, separate cache mounts,
+and checkouts in different folders whose files have different dates and permissions, as from
+another day and with another umask. The images of the first build are saved to a file and removed
+from the engine before the second build. Layers that differ are stored in
+``.cache/bench-reproduce`` and listed by entry, and by diffoscope if it is installed. The exit
+status is 1 if any layer differs.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Pair:
 
     @property
     def same(self) -> bool:
-        """Whether both builds made the same layer."""
+        """Whether the layer is the same in both builds."""
         return self.digests[0] == self.digests[1]
 
 
 def build(bench: Bench, which: str) -> float:
-    """Build the images from nothing; return the seconds."""
+    """Build the images without a cache; return the seconds."""
     report.say(f"{which} build, in {bench.root}")
     namespace = f"--set=*.args.BUILDKIT_CACHE_MOUNT_NS={bench.tag}"
     # One after the other: built at once without a cache, both run the steps that they share,
@@ -80,7 +80,7 @@ def build(bench: Bench, which: str) -> float:
 
 
 def make_another_checkout(root: Path) -> None:
-    """Give the files of a checkout the dates and rights that another day and umask would."""
+    """Give the files of a checkout the dates and permissions of another day and umask."""
     for path in (root, *root.rglob("*")):
         path.chmod(path.stat().st_mode | 0o020)
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - _DAYS))
@@ -101,7 +101,7 @@ class Saved:
     seconds: float
 
     def read(self, image: str) -> tuple[dict[str, Any], list[str]]:
-        """Return the configuration of an image, and the members that are its layers."""
+        """Return the configuration of an image, and the archive members of its layers."""
         with tarfile.open(self.path) as archive:
             listed = json.load(_member(archive, "manifest.json"))
             entry = next(e for e in listed if any(f"/{image}:" in tag for tag in e["RepoTags"]))
@@ -115,7 +115,7 @@ class Saved:
         return list(zip(configuration["rootfs"]["diff_ids"], texts, members, strict=True))
 
     def entries(self, member: str, copy: Path) -> dict[str, dict[str, Any]]:
-        """Write a layer to a file of its own, and return what is in it."""
+        """Write a layer to a file, and return its entries."""
         with tarfile.open(self.path) as archive, copy.open("wb") as stream:
             shutil.copyfileobj(_member(archive, member), stream)
         by_path = {}
@@ -153,7 +153,7 @@ def build_and_save(which: str, backend: str, source: Path, *, disturb: bool) -> 
 
 
 def compare(first: Saved, second: Saved) -> tuple[list[Pair], dict[str, list[str]]]:
-    """Return the layers beside each other, and how those differ that do, a line an entry."""
+    """Return the pairs of layers, and the differing entries, one per line."""
     pairs: list[Pair] = []
     why: dict[str, list[str]] = {}
     for image in IMAGES:
@@ -170,7 +170,7 @@ def compare(first: Saved, second: Saved) -> tuple[list[Pair], dict[str, list[str
 
 
 def values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a JSON document holds, by where: ``config.Labels.x``, ``history.0.created``."""
+    """Yield the values of a JSON document by path: ``config.Labels.x``, ``history.0.created``."""
     if isinstance(document, (dict, list)):
         pairs = document.items() if isinstance(document, dict) else enumerate(document)
         for key, value in pairs:
@@ -180,7 +180,7 @@ def values(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def configurations(first: Saved, second: Saved) -> dict[str, list[str]]:
-    """Return what differs in the configurations of images, a line each, by image."""
+    """Return the differences between the configurations of images, one line each, by image."""
     differences = {}
     for image in IMAGES:
         one, other = (dict(values(saved.read(image)[0])) for saved in (first, second))

@@ -1,13 +1,12 @@
-"""The server under load: 64 clients for two minutes, beside one client alone in the same run.
+"""The server under load: 64 clients for two minutes, compared with one client in the same run.
 
 ``.venv/bin/python bench/serve.py [--clients N] [--seconds S] [--json] [--write]``
 
 The server runs in a container of the inference image, with SmolLM2-135M-Instruct and its
-defaults. Every client asks again as soon as it is answered: greedy, streamed, one of twelve
-prompts of 30 to 700 tokens, for 16 to 64 tokens. Each prompt was answered before by the
-server to one client alone; an answer under load that is another one is counted, and so is
-one that does not come. ``--write`` puts the tables into ``docs/performance.md``, and a
-picture beside it.
+defaults. Every client sends its next request as soon as it is answered: greedy, streamed, one of
+twelve prompts of 30 to 700 tokens, for 16 to 64 tokens. One client sends each prompt first; answers
+under load that differ, and requests without an answer, are counted. ``--write`` writes the tables
+and a picture to ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -55,14 +54,14 @@ LENGTHS = (16, 24, 32, 64)
 
 @dataclass
 class Seen:
-    """What the clients saw.
+    """Measurements of the clients.
 
     Args:
         first: seconds to the first token of each answer.
         between: seconds between its pieces.
         whole: seconds of each answer.
         tokens: generated.
-        different: answers that are other ones than those to a client alone.
+        different: answers that differ from those to a single client.
         lost: requests without a whole answer, and why.
     """
 
@@ -75,12 +74,12 @@ class Seen:
 
 
 def prompts() -> list[tuple[str, int]]:
-    """Return the prompts, each with how many tokens are wanted."""
+    """Return the prompts, each with the number of tokens to generate."""
     return [(text, LENGTHS[at % len(LENGTHS)]) for at, text in enumerate((*SHORT, *LONG))]
 
 
 async def stream(client: httpx.AsyncClient, prompt: str, count: int) -> AsyncIterator[Any]:
-    """Yield the objects of an answer; the last one has the usage."""
+    """Yield the events of an answer; the last one has the usage."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
@@ -106,7 +105,7 @@ async def stream(client: httpx.AsyncClient, prompt: str, count: int) -> AsyncIte
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) -> str:
-    """Ask once, take down what came when, and return the answer."""
+    """Send one request, record the times of its tokens, and return the answer."""
     begun = last = time.perf_counter()
     pieces: list[str] = []
     reason, usage = None, None
@@ -127,7 +126,7 @@ async def ask(client: httpx.AsyncClient, prompt: str, count: int, seen: Seen) ->
 
 
 async def load(url: str, clients: int, seconds: float, alone: dict[str, str]) -> tuple[Seen, float]:
-    """Have so many clients ask for so many seconds; return what they saw and how long it took."""
+    """Run clients for a number of seconds; return their measurements and the duration."""
     seen = Seen()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     timeout = httpx.Timeout(600)
@@ -205,7 +204,7 @@ class Server:
         return {"memory_mib": round(memory / 2**20, 1), "threads": threads, "files": files}
 
     def failed(self) -> list[str]:
-        """Return the lines of its log that tell of an answer that did not end well."""
+        """Return the lines of its log about failed requests."""
         log = subprocess.run(
             ["docker", "logs", self.name], check=True, capture_output=True, text=True
         ).stderr
@@ -232,7 +231,7 @@ def percentiles(values: Sequence[float]) -> list[float]:
 
 
 def measured(seen: Seen, seconds: float) -> dict[str, Any]:
-    """Return the numbers of one load."""
+    """Return the statistics of one load."""
     return {
         "requests": len(seen.whole),
         "lost": len(seen.lost),
@@ -281,7 +280,7 @@ def tables(document: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, and print what was measured."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description="The server under load.")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)

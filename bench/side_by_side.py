@@ -1,4 +1,4 @@
-"""Two programs that do the same training, each in a container, watched from outside."""
+"""Two programs that do the same training, each in a container, measured from outside."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DEBIAN_PYTHON = "3.11"  # /usr/bin/python3 of the images
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training, as it was seen from outside.
+    """The measurements of one training.
 
     Args:
         start: seconds from the start of the process or container to its first step's end.
         seconds: of each later step.
         start_cpu: processor seconds until the first step's end.
         cpu: processor seconds of each later step.
-        peak_mib: the most resident memory of its processes, each one's added up.
+        peak_mib: the sum of the peak resident memory of its processes.
         losses: of each step.
     """
 
@@ -48,11 +48,11 @@ class Run:
 
 
 def watched(plan: Plan, line: Sequence[str]) -> Run:
-    """Run a training in a container and return what was seen of it.
+    """Run a training in a container and return its measurements.
 
     Args:
-        plan: whose container it is.
-        line: the command line; it prints a line a step, JSON or an event.
+        plan: of the container.
+        line: the command line; it prints a line per step, JSON or an event.
 
     Raises:
         JobError: it failed.
@@ -107,7 +107,7 @@ def _differences(values: Sequence[float]) -> list[float]:
 
 
 def _processes(plan: Plan) -> list[int]:
-    """Return all that runs below tini, the container's first process."""
+    """Return the descendants of tini, the container's first process."""
     line = ["docker", "inspect", "--format={{.State.Pid}}", plan.name]
     first = subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
     processes, left = [], [first]
@@ -160,7 +160,7 @@ def other_command(
 
 
 def yardstick(folder: Path) -> Path:
-    """Return a folder with torch, transformers and peft for Debian's Python, after making it."""
+    """Create a folder with torch, transformers and peft for Debian's Python, and return it."""
     requirements = BENCH / "requirements.txt"
     made_from = folder / "made-from.txt"
     if not made_from.is_file() or made_from.read_text() != requirements.read_text():

@@ -1,13 +1,12 @@
-"""The server for an hour: whole answers, clients that go away, wrong requests. Does it grow?
+"""Memory of the server over an hour of complete, aborted and invalid requests.
 
 ``.venv/bin/python bench/soak.py [--minutes M] [--clients N] [--gently] [--json] [--write]``
 
-The server is that of ``serve.py``. Each client asks again and again: most requests are read
-to the end, every fifth is left in the middle of its answer, every tenth is refused with 400.
-Twice a minute it is seen how much memory the process has, and how many threads and open
-files. The second half of the time may not take more than the first, by ``GOAL``: what is
-needed once has been needed by then. ``--gently`` leaves the server a third of a core, for
-other work beside it: that makes the requests fewer, and is no matter for the memory.
+The server is that of ``serve.py``. Clients send requests continuously: every fifth is aborted in
+the middle of its answer, every tenth is invalid (400), and the others are read to the end. The
+process's memory, threads and open files are recorded twice a minute. The peak memory of the second
+half may exceed that of the first half by at most ``GOAL``. ``--gently`` limits the server to a
+third of a core, for other work on the machine; that reduces the number of requests, not the memory.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ PIECES_BEFORE_LEAVING = 3
 
 
 async def request(client: httpx.AsyncClient, pick: random.Random) -> str:
-    """Ask in one of three ways, and return which.
+    """Send one of the three kinds of requests, and return its kind.
 
     Raises:
-        StackError, httpx.HTTPError: the server did not do what it has to.
+        StackError, httpx.HTTPError: the server did not respond as expected.
     """
     prompt, count = pick.choice(prompts())
     kind = pick.choices(("whole", "left", "refused"), (7, 2, 1))[0]
@@ -73,7 +72,7 @@ async def _counted(pieces: Any) -> Any:
 
 
 async def run(server: Server, clients: int, seconds: float) -> dict[str, Any]:
-    """Have the clients ask for so long; return what was seen of the server meanwhile."""
+    """Run the clients for a number of seconds; return the measurements of the server."""
     done: Counter[str] = Counter()
     lost: list[str] = []
     samples: list[dict[str, Any]] = []
@@ -106,7 +105,7 @@ async def run(server: Server, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def growth(samples: list[dict[str, Any]]) -> float:
-    """Return by what part the second half's most memory is above the first half's."""
+    """Return the growth of the peak memory from the first half to the second, as a fraction."""
     middle = samples[-1]["seconds"] / 2
     first = max(sample["memory_mib"] for sample in samples if sample["seconds"] <= middle)
     second = max(sample["memory_mib"] for sample in samples if sample["seconds"] > middle)
@@ -114,7 +113,7 @@ def growth(samples: list[dict[str, Any]]) -> float:
 
 
 def table(document: dict[str, Any]) -> str:
-    """Return what was seen at a few moments, as a table, and what was asked."""
+    """Return the measurements at a few moments as a table, and the numbers of requests."""
     samples = document["samples"]
     last = samples[-1]["seconds"]
     moments = [1 / 12, 1 / 4, 1 / 2, 3 / 4, 1]
@@ -135,7 +134,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure, print what was measured, and return 5 where the server grows or loses one."""
+    """Run the benchmark; return 5 if the memory grows or a request is lost."""
     parser = argparse.ArgumentParser(description="The server for an hour.")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=4)

@@ -1,4 +1,4 @@
-"""The other side of bench/pretrain.py: Hugging Face transformers' Trainer.
+"""The transformers side of bench/pretrain.py: the ``Trainer``.
 
 ``python trainer_side.py FOLDER SAMPLES.npy SETTINGS.json THREADS`` trains on the samples in their
 order, and prints a line of JSON for every step.
@@ -64,7 +64,7 @@ class Telling(TrainerCallback):
 
 
 def main(folder: Path, samples: Path, settings: dict[str, Any], threads: int) -> None:
-    """Train one step a batch: the job's settings, so the same work."""
+    """Train one step per batch with the job's settings."""
     torch.set_num_threads(threads)
     model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
     model.config.use_cache = False

@@ -145,7 +145,7 @@ def add_mounts(document: dict[str, Any], mounts: list[str], relay: Path, engine:
 
     Args:
         document: the request, which is changed.
-        mounts: as ``--volume`` takes them.
+        mounts: in the form of ``--volume``.
         relay: the socket that a container gets that wants the engine's.
         engine: the engine's socket.
     """

@@ -1,1 +1,1 @@
-"""What tests share: workspaces, fakes named as such, containers, and runs of jobs."""
+"""Shared helpers of the tests: workspaces, fakes, containers, and runs of jobs."""

@@ -1,4 +1,4 @@
-"""A whole bundle in a second: a project of three files, two images of few bytes, a model."""
+"""A tiny bundle: a project of three files, two images of a few bytes, and a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES = {
     "infer": ("os", "base", "infer"),
 }
 
-# The project's ./inv: it keeps how it was called, and can be told to fail.
+# The project's ./inv: it records its calls, and can be made to fail.
 _INV = """#!/bin/sh
 echo "$@" >>"$(dirname "$0")/calls"
 ! [ -e "$(dirname "$0")/fail-$1" ]
@@ -36,10 +36,10 @@ echo "$@" >>"$(dirname "$0")/calls"
 
 
 class Site:
-    """The machine with a network, and the one without: folders.
+    """Folders of the machine with a network and of the one without.
 
     Args:
-        home: holds ``project`` (a checkout), ``engine`` (a fake one), ``bundle``, ``to``.
+        home: has ``project`` (a checkout), ``engine`` (a fake one), ``bundle`` and ``to``.
     """
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ class Site:
         self.engine = home / "engine"
         self.settings = Settings(root=self.project, workspace=self.project, backend=BACKEND)
         self.said: list[str] = []
-        # Nobody's own settings of git: names, signatures, hooks.
+        # Without the user's git settings: names, signatures, hooks.
         for name in ("GLOBAL", "SYSTEM"):
             monkeypatch.setenv(f"GIT_CONFIG_{name}", os.devnull)
         self._make_project()
@@ -59,27 +59,27 @@ class Site:
         monkeypatch.setattr("paddle_stacks.build.export", self._export)
 
     def order(self, **changes: object) -> create.BundleSpec:
-        """Return an order for the bundle."""
+        """Return the specification of the bundle."""
         values = {"output": self.bundle, "models": ("tiny",), "pythons": (PYTHON,), **changes}
         return create.BundleSpec(**values)  # type: ignore[arg-type]
 
     def create(self, **changes: object) -> None:
-        """Make the bundle."""
+        """Create the bundle."""
         create.create(self.order(**changes), self.settings, self.said.append)
 
     def program(self, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the bundle's own program, with nothing of the project in reach."""
+        """Run the bundle's program in isolation from the project."""
         command = [sys.executable, "-I", self.bundle / "bundle.pyz", *map(str, words)]
         return subprocess.run(
             command, cwd=self.home, env={**os.environ, **variables}, capture_output=True, text=True
         )
 
     def load(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Load the bundle with its own program."""
+        """Load the bundle with its program."""
         return self.program("load", "--to", self.to, *words)
 
     def loaded(self) -> dict[str, bytes]:
-        """Return what was made: the project's files, and the engine's images and names."""
+        """Return the loaded state: the project's files, and the engine's images and tags."""
         state = {
             f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
             for folder in (self.to, self.engine)
@@ -182,7 +182,7 @@ os.replace, os.rename = _counted(os.replace), _counted(os.rename)
 
 
 def killed_at(moment: int, body: Callable[[], object]) -> bool:
-    """Run ``body`` in a process that is killed before its n-th rename; say whether it was."""
+    """Run ``body`` in a process that is killed before its n-th rename; return whether it was."""
     child = os.fork()
     if child == 0:
         status = 1

@@ -1,6 +1,6 @@
-"""Environments of the foreign clients that the server is tested with.
+"""Environments of the third-party clients that the server is tested with.
 
-Each is made once for its pins and kept under ``.cache/clients``.
+Each is created once for its pins, in ``.cache/clients``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def node_modules() -> Path:
 
 @contextmanager
 def _made(name: str, pins: bytes) -> Iterator[tuple[Path, bool]]:
-    """Yield an environment's folder, and whether it has yet to be filled; one process at a time."""
+    """Yield an environment's folder, and whether it is empty; one process at a time."""
     folder = _CACHE / f"{name}-{hashlib.sha256(pins).hexdigest()[:16]}"
     _CACHE.mkdir(parents=True, exist_ok=True)
     with Path(f"{folder}.lock").open("w") as lock:

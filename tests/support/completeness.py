@@ -1,7 +1,7 @@
-"""What of a job's work is complete, by the project's own judgement, and is what it has to be.
+"""Complete outputs of jobs, as the project itself recognizes them.
 
-Each function returns the complete things in a workspace, by name, with a digest of what is in
-them. What has a final name and is not whole is an ``AssertionError``, whatever hurt the job.
+Each function returns the complete outputs in a workspace, digests by name. An incomplete output
+with a final name is an ``AssertionError``, whatever interrupted the job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def model(workspace: Path) -> dict[str, str]:
-    """Return the fetched model, which its manifest vouches for."""
+    """Return the fetched model, verified with its manifest."""
     folder = workspace / "models" / NAME
     if not folder.exists():
         return {}
@@ -41,7 +41,7 @@ def model(workspace: Path) -> dict[str, str]:
 
 
 def downloaded(workspace: Path) -> int:
-    """Return how many bytes of a model have been brought; a file that comes again counts once."""
+    """Return the number of downloaded bytes of a model; a file that is repeated counts once."""
     sizes: dict[str, int] = {}
     for path in (workspace / "models" / ".downloads" / NAME).glob("*"):
         name = path.name.removesuffix(".part")
@@ -51,7 +51,7 @@ def downloaded(workspace: Path) -> int:
 
 
 def pair(workspace: Path) -> dict[str, str]:
-    """Return the corpus: where there is an index, there is a whole pair with its manifest."""
+    """Return the corpus; if the index exists, the pair and its manifest must be complete."""
     prefix = workspace / "data" / NAME
     if not corpus.index_path(prefix).exists():
         return {}
@@ -61,13 +61,13 @@ def pair(workspace: Path) -> dict[str, str]:
 
 
 def documents(workspace: Path) -> int:
-    """Return how many documents of a corpus are recorded as read."""
+    """Return the number of documents of a corpus that are recorded as read."""
     state = journal.read(corpus.partial_folder(workspace / "data" / NAME))
     return state.documents if state else 0
 
 
 def answers(workspace: Path) -> dict[str, str]:
-    """Return the file of answers, and each answer, in it or in its unfinished part."""
+    """Return the file of answers, and each answer in it or in its unfinished part."""
     output = workspace / f"{NAME}.jsonl"
     staged = workspace / ".output" / output.name / output.name
     if staged.parent.is_dir():  # `./inv` moves it to its place at the job's end
@@ -86,7 +86,7 @@ def answers(workspace: Path) -> dict[str, str]:
 
 
 def run(workspace: Path) -> dict[str, str]:
-    """Return a training's checkpoints, its losses, and what was trained."""
+    """Return a training's checkpoints, losses and result."""
     folder = workspace / "runs" / NAME
     results = {
         path.name: _weights(path)
@@ -104,7 +104,7 @@ def run(workspace: Path) -> dict[str, str]:
 
 
 def losses(folder: Path) -> dict[int, float]:
-    """Return a run's losses by step; the last line may be half there."""
+    """Return a run's losses by step; the last line may be incomplete."""
     path = folder / "metrics.jsonl"
     rows = path.read_text().split("\n")[:-1] if path.exists() else []
     entries = [json.loads(row) for row in rows]
@@ -112,20 +112,20 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def saved_step(workspace: Path) -> int:
-    """Return the step of the newest whole checkpoint."""
+    """Return the step of the newest complete checkpoint."""
     whole = (p for p in checkpoints.found(workspace / "runs" / NAME) if not checkpoints.damage(p))
     newest = next(whole, None)
     return 0 if newest is None else checkpoints.open_whole(newest).step
 
 
 def merged(workspace: Path) -> dict[str, str]:
-    """Return the exported model, all of its files."""
+    """Return all files of the exported model."""
     folder = workspace / "models" / NAME
     return {"model": digest(folder.iterdir())} if folder.exists() else {}
 
 
 def quantized(workspace: Path) -> dict[str, str]:
-    """Return the quantized model, all of its files but the report, which has times."""
+    """Return all files of the quantized model except the report, which has times."""
     folder = workspace / "models" / NAME
     if not folder.exists():
         return {}
@@ -134,7 +134,7 @@ def quantized(workspace: Path) -> dict[str, str]:
 
 
 def left_over(workspace: Path) -> list[str]:
-    """Return what an unfinished write has left, which a finished job leaves none of."""
+    """Return the files of unfinished writes, of which a finished job leaves none."""
     ends = (".part", ".old", ".parts", ".partial", ".saving", ".part.json")
     return sorted(str(p) for p in workspace.rglob("*") if p.name.endswith(ends))
 

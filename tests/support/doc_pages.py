@@ -1,12 +1,12 @@
-"""The fenced blocks of the documents, and what the markers before them say.
+"""The fenced blocks of the documentation, and the markers before them.
 
-A block of commands is ``sh`` (a command a line) or ``console`` (``$ command``, then its
-output), and a comment on the line before it says how it is known to be true:
+A block of commands is ``sh`` (one command per line) or ``console`` (``$ command``, then its
+output). A comment on the line before it has the test that runs it:
 
-    <!-- runs: tests/docs/test_commands.py -->     that test runs it, as it stands
-    <!-- needs: a DCU -->                          nothing here can run it
+    <!-- runs: tests/docs/test_commands.py -->     that test runs the block unchanged
+    <!-- needs: a DCU -->                          no machine here can run it
 
-Both together: the test runs it where there is what it needs.
+Both together: the test runs it on machines that have what it needs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Command:
     Args:
         text: what is typed.
         output: the lines that the page shows of its output.
-        status: its exit status: 0, or what ``$ echo $?`` after it shows.
+        status: its exit status: 0, or the output of ``$ echo $?`` after it.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Command:
 
     @property
     def bare(self) -> str:
-        """What is typed, without a comment behind it."""
+        """The command without a trailing comment."""
         return re.sub(r"\s+# .*$", "", self.text)
 
     @property
@@ -69,11 +69,11 @@ class Block:
     Args:
         page: its file.
         line: of its first fence, from 1.
-        language: the word behind the fence.
-        text: what is between the fences.
+        language: the word after the fence.
+        text: between the fences.
         runs: the tests that run it.
-        needs: what running it needs and CI has not.
-        file: the file that it shows, named where the paragraph before it begins; mostly empty.
+        needs: requirements that CI does not have.
+        file: the file that it shows, from the start of the paragraph before it; usually empty.
     """
 
     page: Path
@@ -126,6 +126,6 @@ def blocks(page: Path) -> list[Block]:
 
 
 def inline(page: Path) -> list[str]:
-    """Return the commands that stand in the text itself, as `./inv build`."""
+    """Return the commands in running text, such as `./inv build`."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     return re.findall(r"`(\./inv [^`]+)`", text)

@@ -1,8 +1,8 @@
-"""A ``docker`` command for tests: an engine that is a folder, as far as bundles use one.
+"""A fake ``docker`` command with the subcommands that bundles use; its engine is a folder.
 
-``FAKE_DOCKER`` names the folder: ``images/ID`` has the layers of an image, ``tags.json`` the
-names, ``archive.tar`` is what ``docker save`` gives. ``loads`` has a line for each load, with
-the layers that came.
+``FAKE_DOCKER`` names the folder: ``images/ID`` has the layers of an image, ``tags.json`` the tags,
+and ``archive.tar`` the output of ``docker save``. ``loads`` has a line with the layers of each
+load.
 """
 
 import json

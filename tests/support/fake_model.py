@@ -1,11 +1,11 @@
-"""A fake model for the server's tests: no weights, and answers that are known.
+"""A fake model for the server's tests, without weights and with predictable answers.
 
-``FakeNetwork`` keeps every text's tokens, and makes the next one's logits of all of them,
-so that an answer tells whether a text was mixed up with another one, or lost a token.
+``FakeNetwork`` stores the tokens of every sequence and computes the next logits from all of them,
+so that an answer shows whether sequences were mixed up or a token was lost.
 ``FakeTokenizer`` has a token for every byte: many characters are several tokens.
 
-Words in a prompt: with ``forever`` an answer has no end, with ``crash`` the network fails
-while it reads, with ``stumble`` at the third token.
+Words in a prompt: ``forever`` makes an endless answer, ``crash`` an error in the prefill, and
+``stumble`` an error at the third token.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def text(*, raw: bool = True, context: int = CONTEXT) -> Text:
 
 
 class FakeBatch:
-    """Texts under way, each with all of its tokens."""
+    """Running sequences with all of their tokens."""
 
     def __init__(self, network: FakeNetwork, rows: int) -> None:
         self._network = network
@@ -148,7 +148,7 @@ class FakeNetwork:
         prompt = bytes(token - FIRST for token in history[:start] if token >= FIRST)
         read = prompt if marked else bytes(token - FIRST for token in history if token >= FIRST)
         if b"crash" in read or (b"stumble" in read and len(history) - start == 3):
-            raise RuntimeError("the fake network was told to fail")
+            raise RuntimeError("injected fault of the fake network")
         digest = zlib.crc32(str(history).encode())
         scores = np.random.default_rng(digest).normal(size=VOCABULARY).astype(np.float32)
         scores[[PAD, BEGIN, END]] = -50
@@ -161,11 +161,11 @@ class FakeNetwork:
 
     @staticmethod
     def length(prompt: bytes) -> int:
-        """Return how many tokens the greedy answer to a conversation has."""
+        """Return the number of tokens of the greedy answer to a prompt."""
         return 10**9 if b"forever" in prompt else 20 + zlib.crc32(prompt) % 60
 
     @staticmethod
     def script(prompt: bytes) -> bytes:
-        """Return what is said over and over; it begins with a whole character."""
+        """Return the text that an answer repeats; it starts with a complete character."""
         at = zlib.crc32(prompt[::-1]) % len(SCRIPT)
         return (SCRIPT[at:] + SCRIPT[:at]).encode()

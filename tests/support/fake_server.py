@@ -1,6 +1,6 @@
-"""The server as it is, on a fake model: ``fake_server.py STEP_SECONDS [ARGUMENT …]``.
+"""The real server with a fake model: ``fake_server.py STEP_SECONDS [ARGUMENT …]``.
 
-A line on standard error says where it listens. Its arguments are those of ``serve``.
+It prints its address on standard error. Its arguments are those of ``serve``.
 """
 
 from __future__ import annotations

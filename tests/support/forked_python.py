@@ -1,11 +1,10 @@
-"""Start Python programs from a process that has imported Paddle by a fork in the place of exec.
+"""Start Python programs by fork instead of exec, from a process that has imported Paddle.
 
-A job of several processes starts Paddle's launcher, and that a worker for each rank: in a
-container each of them imports Paddle anew, which takes most of a small test's time. A fork of
-a warm job (warm_server.py) gives ``subprocess`` this instead. What a program gets by exec is
-made: descriptors, session, signals, environment, arguments and our own modules are new, and
-the exit status is the program's. One whose interpreter would be set up in another way
-(``PYTHONPATH``, ``-c``) is executed.
+A job of several processes starts Paddle's launcher, which starts a worker for each rank. Each of
+them imports Paddle, which takes most of the time of a small test. A fork of a warm job
+(warm_server.py) avoids that. The effects of exec are reproduced: descriptors, session, signals,
+environment, arguments and our modules are new, and the exit status is the program's. Programs with
+another interpreter setup (``PYTHONPATH``, ``-c``) are executed.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def install(fork: Callable[[], int]) -> None:
 
 
 def _can_fork(words: Sequence[str], environ: dict[str, str]) -> bool:
-    """Return whether a command line is Python's, with the interpreter that this one is."""
+    """Return whether a command line runs Python with this interpreter."""
     if words[0] != sys.executable or environ.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
         return False
     rest = _words_after_options(words)
@@ -64,10 +63,10 @@ def _words_after_options(words: Sequence[str]) -> list[str]:
 
 
 def _become(words: list[str], environ: dict[str, str], arguments: Sequence[Any]) -> NoReturn:
-    """Run a program in this new child, and end as its interpreter would.
+    """Run a program in this new child, and exit like its interpreter.
 
     Args:
-        words: ``-m MODULE`` or a file, and what follows.
+        words: ``-m MODULE`` or a file, and the arguments.
         environ: all of its environment.
         arguments: of ``subprocess._fork_exec`` (CPython 3.11).
     """
@@ -84,10 +83,10 @@ def _start(words: list[str], environ: dict[str, str], arguments: Sequence[Any]) 
 
 
 def end_with_status_of(program: Callable[[], None]) -> NoReturn:
-    """Run a program in this forked process, and end with the status of an interpreter.
+    """Run a program in this forked process, and exit with the status of an interpreter.
 
-    The exit handlers run, but no destructor of a library: Paddle's statistics would wait up to
-    a second for their thread. A job in a container of its own is where these are tested.
+    Exit handlers run, but destructors of libraries do not, because Paddle's statistics wait up to
+    a second for their thread. Tests in separate containers cover them.
     """
     status = 1
     try:
@@ -121,7 +120,7 @@ def _take_over(
     _environ: Any,
     *rest: Any,
 ) -> None:
-    """Do what happens between fork and exec: descriptors, session, signals, folder."""
+    """Set up what happens between fork and exec: descriptors, session, signals, folder."""
     stdin, parents_stdin, parents_stdout, stdout, parents_stderr, stderr = rest[:6]
     sees_failure, tells_failure, _restore, own_session = rest[6:10]
     preexec = rest[-2]
@@ -147,7 +146,7 @@ def _take_over(
 
 
 def _forget_parent() -> None:
-    """Drop what a new interpreter would not have."""
+    """Remove state that a new interpreter would not have."""
     atexit._clear()
     signal.alarm(0)
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__

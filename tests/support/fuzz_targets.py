@@ -1,4 +1,4 @@
-"""What is read from outside, each with whole examples of it to begin from."""
+"""Parsers of external input, each with valid examples to start from."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ RECORDED = ROOT / "paddle_stacks" / "simulated" / "recorded"
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes of somebody else's.
+    """A parser of untrusted bytes.
 
     Args:
-        run: reads them; given the bytes and an empty folder.
-        examples: makes whole ones.
-        text: whether they are text, or JSON; otherwise they are binary.
+        run: parses bytes; called with the bytes and an empty folder.
+        examples: returns valid inputs.
+        text: whether the inputs are text or JSON, not binary.
     """
 
     run: Callable[[bytes, Path], object]
@@ -139,7 +139,7 @@ def _safetensors_files() -> list[bytes]:
 
 
 def _hugging_face(name: str) -> Callable[[bytes, Path], object]:
-    """Convert a whole model of which one file is somebody else's."""
+    """Convert a complete model with one untrusted file."""
 
     def run(raw: bytes, folder: Path) -> object:
         source, output = folder / "source", folder / "made"
@@ -364,7 +364,7 @@ TARGETS: dict[str, Target] = {
 
 
 def examples(name: str) -> list[bytes]:
-    """Return whole inputs of a target, and those that once were its undoing."""
+    """Return valid inputs of a target, and those that once made it fail."""
     folder = ROOT / "tests" / "fuzz" / "corpus" / name
     contents = [path.read_bytes() for path in sorted(folder.glob("*"))]
     return [*TARGETS[name].examples(), *contents]

@@ -16,14 +16,14 @@ MERGES = ["t h", "th e", "Ġ a"]
 
 
 def interleaved(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """llama.cpp's layout of queries and keys (``LlamaModel.permute`` of its converter)."""
+    """Return queries or keys in llama.cpp's layout (``LlamaModel.permute`` of its converter)."""
     rows, columns = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
 def weights(seed: int = 0, tied: bool = True) -> dict[str, npt.NDArray[np.float32]]:
-    """Random weights in Hugging Face's names and layout."""
+    """Return random weights with Hugging Face's names and layout."""
     width = HIDDEN // HEADS * KEY_VALUE_HEADS
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (len(TOKENS), HIDDEN)}
     for n in range(LAYERS):
@@ -47,7 +47,7 @@ def weights(seed: int = 0, tied: bool = True) -> dict[str, npt.NDArray[np.float3
 
 
 def llama_cpp_name(name: str) -> str:
-    """The name that llama.cpp gives a weight of Hugging Face's."""
+    """Return llama.cpp's name of a weight."""
     outer = {
         "model.embed_tokens.weight": "token_embd.weight",
         "model.norm.weight": "output_norm.weight",

@@ -1,10 +1,9 @@
-"""Run a job, and hold it at a moment: ``hold_at.py MOMENT JOB …``.
+"""Run a job, and pause it at a moment: ``hold_at.py MOMENT JOB …``.
 
-A moment is a text, at the first line of the job's log that holds it; or ``rename N NAME``,
-before a file gets that name for the N-th time, which the last line of the log then says. A
-test that wants to meet the job there need not hurry. The job goes on when a signal has arrived
-that it handles, or when there is a file ``go-on`` in the workspace. It runs in the image, as
-the job would.
+A moment is the first line of the job's log that contains a text, or ``rename N NAME``: before a
+file gets that name for the N-th time, which the last line of the log reports. The job continues
+when it receives a signal that it handles, or when the workspace has a file ``go-on``. This runs in
+the image, like the job.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ GO_ON = "go-on"
 
 
 class Gate:
-    """Holds the job, once."""
+    """Pauses the job once."""
 
     def __init__(self) -> None:
         self._has_held = False
         self.is_released = False
 
     def hold(self) -> None:
-        """Return when the job is to go on."""
+        """Wait until the job may continue."""
         if not self._has_held:
             self._has_held = True
             while not (self.is_released or Path(GO_ON).exists()):
@@ -38,12 +37,12 @@ class Gate:
 
 
 class HoldingStream:
-    """Standard error; it returns from the write of the line only when the job is to go on.
+    """Standard error that pauses the job while it writes the line.
 
     Args:
         real: the stream.
-        text: what the line holds.
-        gate: holds the job.
+        text: a text in the line.
+        gate: pauses the job.
     """
 
     def __init__(self, real: Any, text: str, gate: Gate) -> None:
@@ -56,7 +55,7 @@ class HoldingStream:
         return getattr(self._real, name)
 
     def write(self, text: str) -> int:
-        """Write; hold where the line is complete."""
+        """Write, and pause when the line is complete."""
         count: int = self._real.write(text)
         self._line += text
         *lines, self._line = self._line.split("\n")
@@ -67,7 +66,7 @@ class HoldingStream:
 
 
 def hold_at_rename(number: int, name: str, gate: Gate) -> None:
-    """Hold before the N-th time that a file gets the name, in this process."""
+    """Pause before a file gets the name for the N-th time in this process."""
     renames = itertools.count(1)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

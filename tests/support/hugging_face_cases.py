@@ -1,4 +1,4 @@
-"""Hugging Face folders of many kinds, whose answers transformers was asked for.
+"""Hugging Face folders of many kinds, with transformers' answers.
 
 ``tests/parity/tokens.py`` writes the tokens into ``tests/parity/tokens.json``.
 """

@@ -1,4 +1,4 @@
-"""A small Llama as Hugging Face writes it, without its libraries."""
+"""A small Llama in Hugging Face's format, written without its libraries."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def begin_with_bos(folder: Path) -> None:
 
 
 def save(path: Path, tensors: dict[str, npt.NDArray[Any]], dtype: str) -> None:
-    """Write a safetensors file, by the format's own words."""
+    """Write a safetensors file according to the format's description."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     body = b""
     for name, array in tensors.items():
@@ -155,7 +155,7 @@ def write_adapter(
     config: dict[str, Any] | None = None,
     add: dict[str, npt.NDArray[Any]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Write an adapter of :func:`write`'s model as PEFT does, and return its factors."""
+    """Write an adapter of :func:`write`'s model in PEFT's format, and return its factors."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(1)
     sizes = {"mlp.down_proj": (INTERMEDIATE, HIDDEN), "self_attn.q_proj": (HIDDEN, HIDDEN)}

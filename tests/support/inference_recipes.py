@@ -37,7 +37,7 @@ def inference_recipes(backend: str) -> dict[str, Recipe]:
 
 
 def stock(workspace: Path, model: Path) -> None:
-    """Write what the recipes read: a model, prompts and configurations.
+    """Write the inputs of the recipes: a model, prompts and configurations.
 
     Args:
         workspace: an empty folder.

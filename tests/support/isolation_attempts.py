@@ -1,4 +1,4 @@
-"""Attempts that a job must not succeed with, what blocks each, and what ``--profile doc`` allows.
+"""Attempts that must fail in a job, what blocks them, and which ``--profile doc`` allows.
 
 ``probe.py`` tries each attempt in real containers. Unit tests compare Kubernetes documents and
 the table in docs/security.md with the same rows.
@@ -24,10 +24,10 @@ class Attempt:
         by: what blocks it in a plan and a Compose service.
         kubernetes: what blocks it in a pod.
         holds: whether a pod has that; None if a Kubernetes document cannot express it.
-        root: whether it succeeds for root in a container of ``--profile doc``, as for
-            whoever runs ``docker exec``; None where that depends on the machine.
-        job: the same for a job in it, from which the image's entry takes all capabilities
-            and all ways to new ones; of a workspace that is root's.
+        root: whether it succeeds for root in a container of ``--profile doc``, as with
+            ``docker exec``; None if that depends on the machine.
+        job: whether it succeeds for a job in that container with a workspace that belongs to
+            root; the image's entry program drops all capabilities.
     """
 
     name: str
@@ -76,7 +76,7 @@ def _read_only_root(pod: Pod, _: list[Pod]) -> bool:
 
 
 def _few_volumes(pod: Pod, _: list[Pod]) -> bool:
-    """Nothing of the node's, but the DCU's user land, which cannot be written."""
+    """Return whether the only volume of the node is the DCU's user space, read-only."""
     (container,) = pod["containers"]
     read_only = {m["name"] for m in container["volumeMounts"] if m.get("readOnly")}
     return all(

@@ -1,4 +1,4 @@
-"""Start jobs that are hurt: in a fork, or in a container of their own where that is hurt."""
+"""Start jobs that tests interrupt: in a fork, or in a container of their own."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.support.runner import HERE, SHARING, SUPPORT, Finished, Running
 ROOT = HERE.parents[1]
 IMAGE = "paddle-stacks/{}:cpu"
 STATUS = {signal.SIGKILL: 137, signal.SIGTERM: 143}
-"""What a job ends with that a signal ended."""
+"""The exit status of a job that a signal ended."""
 KILLED = STATUS[signal.SIGKILL]
 TIMEOUT = 600  # seconds, for jobs that take ten, or three minutes on a machine that is busy
 STARTED: list[Running] = []
-"""What the test that is running has begun; conftest.py ends what it leaves."""
+"""Jobs of the running test; conftest.py ends those that it leaves."""
 
 
 class Stamped(list[str]):
-    """Lines with the time at which each came, in seconds of the monotonic clock."""
+    """Lines with their times in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
 
     def append(self, line: str) -> None:
-        """Add a line that has just come."""
+        """Add a new line."""
         self.times.append(time.monotonic())
         super().append(line)
 
@@ -47,18 +47,19 @@ def start(
     image: str | None = None,
     forks: bool = False,
 ) -> Running:
-    """Start a job with the rights that a plan gives it.
+    """Start a job with the permissions of a plan.
 
     Args:
         argv: the job and its arguments, or another command.
         workspace: what is mounted.
         options: more of ``docker run``.
-        environ: variables of a job that has this machine's network; others have none.
-        change: the change of the file system at which it dies (kill_at_change.py); 0 counts them.
+        environ: variables of a job with this machine's network; None for no network.
+        change: the change of the file system at which it is killed (kill_at_change.py); 0 counts
+            the changes.
         hold_at: the line of its log at which it waits (hold_at.py).
-        mode: ``ro`` where the workspace may only be read.
+        mode: ``ro`` for a read-only workspace.
         image: another image than the job's.
-        forks: whether it may be a fork in a warm container, and not a container of its own.
+        forks: whether it may run as a fork in a warm container instead of its own container.
     """
     line = list(argv)
     if change is not None:
@@ -91,7 +92,7 @@ def start(
 
 
 def network_options(environ: Mapping[str, str] | None) -> list[str]:
-    """Return what ``docker run`` gets for a job with these variables."""
+    """Return the options of ``docker run`` for a job with these variables."""
     if not environ:
         return ["--network", "none"]
     variables = [word for name, value in environ.items() for word in ("-e", f"{name}={value}")]
@@ -99,12 +100,12 @@ def network_options(environ: Mapping[str, str] | None) -> list[str]:
 
 
 def run(argv: Sequence[str], workspace: Path, *options: str, **more: object) -> Finished:
-    """Run a job to its end, as :func:`start` begins it."""
+    """Run a job to its end; see :func:`start`."""
     return start(argv, workspace, *options, **more).wait(TIMEOUT)  # type: ignore[arg-type]
 
 
 def hurt(running: Running, by: signal.Signals = signal.SIGKILL) -> None:
-    """Signal a job, one that is only just being made too; not one that has ended."""
+    """Signal a job, even if its container is still being created, but not if it has ended."""
     while running.process.poll() is None:
         if running.container is None:
             running.send(by)

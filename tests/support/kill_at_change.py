@@ -1,9 +1,8 @@
 """Run a job, and kill its container at a change of its files: ``at_change.py N JOB …``.
 
-The container dies before the change number N; with 0 it lives, and the last line of standard
-error says how many changes there were. A change is a file that is opened to be written, a
-name that is given or taken away, a folder that is made: what Python's own code asks the
-system for, outside of ``/tmp``. It runs in the image, as the job would.
+The container is killed before change number N; with 0 it is not killed, and the last line of
+standard error has the number of changes. A change is a file opened for writing, a rename, a
+removal, or a new folder, by Python code, outside ``/tmp``. This runs in the image, like the job.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ELSEWHERE = ("/tmp", "/dev", "/proc")
 
 
 class Changes:
-    """Counts the changes that this process makes, and ends the container before one of them."""
+    """Counts the changes of this process, and kills the container before one of them."""
 
     def __init__(self, last: int) -> None:
         self.count = 0
@@ -28,7 +27,7 @@ class Changes:
         self._process = os.getpid()
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        """Be told of an event, as an audit hook is."""
+        """Handle an event as an audit hook."""
         if event == "open":
             path, _, flags = arguments
             if not isinstance(flags, int) or not flags & _WRITING:

@@ -1,4 +1,4 @@
-"""Signal a job again and again, and look each time at what is there."""
+"""Signal a job repeatedly, and check its outputs each time."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _CONTAINER_EVERY = 8
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody hurt.
+    """An uninterrupted run.
 
     Args:
-        complete: what it made, by name.
+        complete: its outputs, by name.
         lines: from its start to its first line, from each line to the next, and to its end,
             in seconds, and whether it was saving then.
         changes: of the file system.
@@ -46,8 +46,8 @@ class Moment:
 
     Args:
         change: its number, from 1; 0: at a line.
-        line: how many lines have come.
-        delay: seconds after the last of them.
+        line: the number of lines before it.
+        delay: seconds after the last line.
     """
 
     change: int = 0
@@ -57,12 +57,12 @@ class Moment:
 
 @dataclass
 class Outcomes:
-    """What became of the signals to a job: how often they came when, and what followed.
+    """Statistics of the signals to a job.
 
     Args:
-        hit: signals by what the job was doing.
-        followed: runs after a kill by what they did with what was there.
-        containers: the signals that went to a container of its own.
+        hit: number of signals by the job's phase.
+        followed: number of runs after a kill by how they handled existing outputs.
+        containers: number of signals to separate containers.
     """
 
     hit: Counter[str] = field(default_factory=Counter)
@@ -84,7 +84,7 @@ class Outcomes:
 
     @property
     def hits(self) -> int:
-        """Return how many signals hit a job that was there."""
+        """Return the number of signals that reached a running job."""
         return sum(count for when, count in self.hit.items() if when != AFTER)
 
 
@@ -93,7 +93,7 @@ ON, ANEW, KEPT = "went on", "began anew", "was whole"
 
 
 def watch(scenario: Scenario, workspace: Path) -> Undisturbed:
-    """Run a job to its end, and note what it made and when it did what."""
+    """Run a job to its end, and record its outputs and the times of its phases."""
     argv = [*scenario.argv, *scenario.reference]
     running = start(argv, workspace, environ=scenario.environ, change=0, forks=_can_fork(scenario))
     began = time.monotonic()  # the first fork waits for its server
@@ -111,12 +111,12 @@ def watch(scenario: Scenario, workspace: Path) -> Undisturbed:
 
 
 def _can_fork(scenario: Scenario) -> bool:
-    """Return whether forks can run it: a library reads its hub's address when it is imported."""
+    """Return whether forks can run it; libraries read the hub's address when they are imported."""
     return not scenario.environ
 
 
 def _saving(lines: Sequence[str], scenario: Scenario) -> list[bool]:
-    """Return for each line whether what follows it is saved."""
+    """Return for each line whether the job saves after it."""
     steps, phase = [], ""
     for index, line in enumerate(lines):
         phase = line.removeprefix("== ").strip() if line.startswith("== ") else phase
@@ -135,13 +135,13 @@ def pick(undisturbed: Undisturbed, chance: random.Random, *, by: signal.Signals)
 
 
 class Chain:
-    """A job that is signalled until one of its runs comes to its end, and then from the start.
+    """A job that is signalled until one of its runs completes, then starts over.
 
     Args:
         scenario: the job.
-        fresh: the workspace that it starts with, which is copied.
-        folder: where the copies go.
-        undisturbed: a run of it that nobody hurt.
+        fresh: the initial workspace, which is copied.
+        folder: for the copies.
+        undisturbed: an uninterrupted run.
         chance: chooses the moments.
         by: the signal.
     """
@@ -165,7 +165,7 @@ class Chain:
         self._starts = 0
 
     def run(self, kills: int) -> Outcomes:
-        """Hurt it so often, and see what follows each time to its end."""
+        """Interrupt the job a number of times, and check what follows each time."""
         while self.outcomes.hits < kills:
             workspace = self._workspace()
             older = self._scenario.complete(workspace)
@@ -190,7 +190,7 @@ class Chain:
     def _start(
         self, workspace: Path, moment: Moment | None, older: dict[str, str], was_hurt: bool
     ) -> bool:
-        """Start the job once, with what an earlier one left; return whether it was hurt."""
+        """Start the job on the files of the previous run; return whether it was interrupted."""
         before = self._scenario.complete(workspace)
         reached = self._scenario.progress(workspace)
         self._starts += 1
@@ -209,7 +209,7 @@ class Chain:
             self.outcomes.followed[_how(done, self._scenario)] += 1
         for name, digest in after.items():
             if self._by == signal.SIGTERM and name not in self._undisturbed.complete:
-                # Saved because it was told to stop; the run that goes on from it tells.
+                # Saved because of the request to stop; the next run verifies it.
                 assert name.startswith("checkpoint-"), f"{name}: {context}"
                 continue
             expected = (self._undisturbed.complete.get(name), older.get(name))
@@ -266,7 +266,7 @@ def _until(
 
 
 def _when(done: Finished, workspace: Path, scenario: Scenario) -> str:
-    """Return what a job was doing when it was killed, by what it said and left."""
+    """Return a killed job's phase, from its log and files."""
     phases = [line[3:] for line in done.stderr.splitlines() if line.startswith("== ")]
     if not phases:
         return BEFORE
@@ -275,7 +275,7 @@ def _when(done: Finished, workspace: Path, scenario: Scenario) -> str:
 
 
 def _how(done: Finished, scenario: Scenario) -> str:
-    """Return what a job that follows a kill does with what is there, by what it says."""
+    """Return how a job after a kill handles existing outputs, from its log."""
     if any(words in done.stderr for words in scenario.goes_on):
         return ON
     return KEPT if any(w in done.stderr for w in ("kept", "finished", "exists")) else ANEW

@@ -1,8 +1,8 @@
-"""What Kubernetes demands of a document: its published schemas, and its Pod Security Standards.
+"""Kubernetes' requirements for documents: published schemas and Pod Security Standards.
 
-The schemas of the API itself are those that the package kubernetes-validate ships. That of
-a PaddleJob is made from the fields that the Training Operator publishes in its Python SDK
-(kubeflow-training, ``openapi_types``), as its API server would hold a document to them.
+The schemas of the API come from the package kubernetes-validate. The schema of a PaddleJob is
+built from the fields in the Training Operator's Python SDK (kubeflow-training,
+``openapi_types``).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _PLAIN = {"str": "string", "int": "integer", "bool": "boolean"}
 
 
 def faults(document: Document, version: str = NEWEST) -> list[str]:
-    """Return what an API server that is strict about fields says against a document."""
+    """Return the faults that an API server with strict field validation reports."""
     if document["apiVersion"] == "kubeflow.org/v1":
         return [*_against(_paddle_job(), document, version), *_against_webhook(document)]
     if document["apiVersion"] == "scheduling.volcano.sh/v1beta1":
@@ -73,7 +73,7 @@ def faults(document: Document, version: str = NEWEST) -> list[str]:
 
 @cache
 def _published(kind: str, api_version: str, version: str) -> dict[str, Any]:
-    """Return the API's own schema, strict about fields that it does not know."""
+    """Return the API's schema, which rejects unknown fields."""
     group, _, of = api_version.rpartition("/")
     short = "-".join([kind.lower(), *([group.partition(".")[0]] if group else []), of])
     schema: dict[str, Any] = json.loads((_folder(version) / f"{short}.json").read_text())
@@ -95,7 +95,7 @@ def _registry(version: str) -> Registry[Any]:
 
 
 def _folder(version: str) -> Path:
-    """Return where the schemas of a version are, or of the last one before it."""
+    """Return the folder with the schemas of a version, or of the last version before it."""
     versions = [
         v for v in kubernetes_validate.utils.all_versions() if _number(v) <= _number(version)
     ]
@@ -109,7 +109,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 @cache
 def _paddle_job() -> dict[str, Any]:
-    """Return the schema of a PaddleJob, in which what the SDK does not list is not allowed."""
+    """Return the schema of a PaddleJob, which rejects fields that the SDK does not list."""
     schema = _of_model("KubeflowOrgV1PaddleJob")
     schema["properties"]["kind"] = {"enum": ["PaddleJob"]}
     schema["required"] = ["apiVersion", "kind", "metadata", "spec"]
@@ -140,7 +140,7 @@ def _of_type(kind: str) -> dict[str, Any]:
 
 
 def _against_webhook(job: Document) -> list[str]:
-    """Return what the operator's own checks say (1.9, paddlepaddle_webhook.go)."""
+    """Return the faults that the operator's webhook reports (1.9, paddlepaddle_webhook.go)."""
     faults = []
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job["metadata"]["name"]):
         faults.append("metadata.name: not a DNS-1035 label")
@@ -185,7 +185,7 @@ _VOLUMES = {
 
 
 def against_baseline(pod: Document) -> list[str]:
-    """Return what the "baseline" standard says against a pod; nothing where it passes."""
+    """Return the violations of the "baseline" standard in a pod."""
     faults = [f"Host Namespaces: {k}" for k in ("hostNetwork", "hostPID", "hostIPC") if pod.get(k)]
     faults += [
         f"HostPath Volumes: {volume['hostPath']['path']}"
@@ -220,7 +220,7 @@ def against_baseline(pod: Document) -> list[str]:
 
 
 def against_restricted(pod: Document) -> list[str]:
-    """Return what the "restricted" standard says against a pod, with what "baseline" says."""
+    """Return the violations of the "restricted" and "baseline" standards in a pod."""
     faults = against_baseline(pod)
     shared = pod.get("securityContext", {})
     faults += [

@@ -1,8 +1,8 @@
-"""A server on loopback that answers as a Kubernetes API server does, for what is used of it.
+"""A fake Kubernetes API server on loopback, with the parts of the API that the project uses.
 
-It knows who asks, what they may do, which namespaces and kinds there are, holds what it gets
-against the published schemas, tracks objects, deletes what they own, starts a job's pods and
-serves their logs. A test says what goes wrong.
+It checks tokens, roles, namespaces and kinds, validates documents with the published schemas,
+stores objects, deletes dependents, starts a job's pods and serves their logs. Tests can inject
+faults.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 class Answer(Exception):
-    """Ends a request with another answer than the one that was hoped for."""
+    """Ends a request with an error response."""
 
     def __init__(self, code: int, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ class Answer(Exception):
 
     @property
     def status(self) -> Object:
-        """The answer's body, as the API writes it."""
+        """Return the response body in the API's format."""
         return {
             "kind": "Status",
             "apiVersion": "v1",
@@ -83,7 +83,7 @@ class Answer(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A received request."""
 
     method: str
     path: str
@@ -98,15 +98,15 @@ class Cluster:
 
     Args:
         url: the server's address.
-        namespaces: those that there are.
+        namespaces: existing namespaces.
         served: groups with versions that the server has.
-        token: the one that is valid.
-        rules: what its user may do, as a Role has it; None: all.
-        quota: how many jobs a namespace may have.
-        faults: what goes wrong with the next requests that match: a method, a part of the
-            path, and a status, "reset" (before it is carried out) or "lost" (after that).
-        objects: all that there is.
-        logs: what each pod has written: lines without their ends, and :data:`RESET`.
+        token: the valid token.
+        rules: of its user's Role; None allows everything.
+        quota: maximum number of jobs in a namespace.
+        faults: of the next matching requests: a method, a part of the path, and a status,
+            "reset" (before the request is executed) or "lost" (after it).
+        objects: all stored objects.
+        logs: output of each pod: lines without line ends, and :data:`RESET`.
         requests: all requests.
     """
 
@@ -126,7 +126,7 @@ class Cluster:
     # ------------------------------------------------------------- what a test says and asks
 
     def add(self, group: str, plural: str, name: str, namespace: str = "", **rest: Any) -> Object:
-        """Put an object there without a request."""
+        """Store an object without a request."""
         metadata = {"name": name, "uid": str(uuid.uuid4()), **rest.pop("metadata", {})}
         stored = self.objects[group, plural, namespace, name] = {"metadata": metadata, **rest}
         return stored
@@ -134,12 +134,12 @@ class Cluster:
     def add_claim(
         self, name: str = "workspace", modes: tuple[str, ...] = ("ReadWriteMany",)
     ) -> None:
-        """Put a PersistentVolumeClaim there."""
+        """Store a PersistentVolumeClaim."""
         spec = {"accessModes": list(modes)}
         self.add(CORE, "persistentvolumeclaims", name, "training", spec=spec, status={})
 
     def warn(self, name: str, reason: str, message: str) -> None:
-        """Complain about an object, as the scheduler or a controller does."""
+        """Add a warning event for an object, like the scheduler or a controller."""
         self.add(
             CORE,
             "events",
@@ -153,29 +153,29 @@ class Cluster:
         )
 
     def of(self, plural: str) -> list[Object]:
-        """Return all objects of a kind, in the order of their creation."""
+        """Return all objects of a kind in order of creation."""
         return [each for key, each in self.objects.items() if key[1] == plural]
 
     def run(self, pod: Object, node: str = "node-a") -> None:
-        """Let a pod's container run."""
+        """Set a pod's container to running."""
         with self.changed:
             pod["spec"]["nodeName"] = node
             self._set(pod, "Running", running={"startedAt": self._now()})
 
     def wait(self, pod: Object, reason: str, message: str = "") -> None:
-        """Let a pod's container wait for something."""
+        """Set a pod's container to waiting."""
         with self.changed:
             self._set(pod, "Pending", waiting={"reason": reason, "message": message})
 
     def end(self, pod: Object, status: int = 0, reason: str = "") -> None:
-        """Let a pod's container end."""
+        """Terminate a pod's container."""
         with self.changed:
             reason = reason or ("Error" if status else "Completed")
             ended = {"exitCode": status, "reason": reason}
             self._set(pod, "Failed" if status else "Succeeded", terminated=ended)
 
     def finish(self, job: Object, condition: str, message: str = "", seconds: int = 3661) -> None:
-        """Let a job be over, so many seconds after it was started."""
+        """Finish a job a number of seconds after its start."""
         with self.changed:
             begun = datetime.fromisoformat(job["status"]["startTime"].replace("Z", "+00:00"))
             at = _text(begun + timedelta(seconds=seconds))
@@ -186,20 +186,20 @@ class Cluster:
             self.changed.notify_all()
 
     def replace(self, pod: Object) -> Object:
-        """Start another pod in the place of one, as a controller does after an eviction."""
+        """Replace a pod, like a controller after an eviction."""
         with self.changed:
             replacement = self._pod(self._owner_of(pod), _number(pod))
             self.changed.notify_all()
             return replacement
 
     def write(self, pod: Object, *lines: bytes) -> None:
-        """Let a pod's container write lines."""
+        """Append lines to the log of a pod's container."""
         with self.changed:
             self.logs.setdefault(pod["metadata"]["name"], []).extend(lines)
             self.changed.notify_all()
 
     def collect(self) -> None:
-        """Let what is being deleted be gone."""
+        """Remove the objects that are being deleted."""
         with self.changed:
             gone = {o["metadata"]["uid"] for o in self.objects.values() if _is_going(o)}
             self._remove(gone)
@@ -208,7 +208,7 @@ class Cluster:
     # ---------------------------------------------------------------- what the server does
 
     def answer(self, request: Request, token: str) -> Object:
-        """Carry a request out and return the body of the answer."""
+        """Execute a request and return the body of the response."""
         if token != f"Bearer {self.token}":
             raise Answer(401, "Unauthorized")
         path = request.path.strip("/").split("/")
@@ -329,7 +329,7 @@ class Cluster:
         return stored
 
     def _reconcile(self, job: Object) -> None:
-        """Start a job's pods, as its controller does, unless it has to wait."""
+        """Start a job's pods like its controller, unless it must wait."""
         spec = job["spec"]
         paddle = job["kind"] == "PaddleJob"
         suspended = (spec["runPolicy"] if paddle else spec).get("suspend", False)
@@ -383,7 +383,7 @@ class Cluster:
         ]
 
     def _remove(self, uids: set[str]) -> None:
-        """Remove objects, and what they own, as the garbage collector does."""
+        """Remove objects and their dependents, like the garbage collector."""
         gone = {
             key: each
             for key, each in self.objects.items()
@@ -450,7 +450,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             try:
                 if isinstance(fault, int):
-                    raise Answer(fault, "it is said to")
+                    raise Answer(fault, "injected fault")
                 document = state.answer(request, token)
                 text = json.dumps(document)
             except Answer as answer:
@@ -500,7 +500,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _lines(self, pod: Object, *, follow: bool) -> bool:
-        """Send a pod's output; return whether that came to its end."""
+        """Send a pod's output; return whether it was sent completely."""
         written = self.state.logs.setdefault(pod["metadata"]["name"], [])
         at = 0
         while True:
@@ -528,7 +528,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Nowhere:
-    """Where the rest of an answer goes whose connection has been reset."""
+    """A sink for the rest of an answer after the connection was reset."""
 
     closed = False
 
@@ -536,17 +536,17 @@ class _Nowhere:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing when a client goes away."""
+        """Ignore disconnected clients."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, OSError, ValueError)):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -582,7 +582,7 @@ def kubeconfig(path: Path, **servers: str) -> Path:
 
     Args:
         path: the file.
-        servers: by the context's name: its address, with ``|`` and a token behind it.
+        servers: ``ADDRESS|TOKEN`` by context.
     """
     parts = {name: text.partition("|") for name, text in servers.items()}
     config = {

@@ -1,4 +1,4 @@
-"""Looks for secrets in everything an image consists of: its layers, configuration and history."""
+"""Search for secrets in an image's layers, configuration and history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CERTIFICATE = re.compile(rb"-----BEGIN [A-Z ]*CERTIFICATE-----([A-Za-z0-9+/=\s]
 
 @dataclass(frozen=True)
 class Secrets:
-    """What an image must not hold.
+    """Secrets that an image must not contain.
 
     Args:
         texts: looked for in every file, in the configuration and in the history.
@@ -30,7 +30,7 @@ class Secrets:
 
 
 def certificates(content: bytes) -> frozenset[str]:
-    """Return the SHA-256 of each certificate in PEM that is in a file."""
+    """Return the SHA-256 of each PEM certificate in a file."""
     bodies = (b"".join(body.split()) for body in _CERTIFICATE.findall(content))
     return frozenset(
         hashlib.sha256(base64.b64decode(body)).hexdigest() for body in bodies if len(body) % 4 == 0
@@ -38,10 +38,10 @@ def certificates(content: bytes) -> frozenset[str]:
 
 
 def leaks(images: Sequence[str], secrets: Secrets) -> list[str]:
-    """Return where the images hold secrets, a line each.
+    """Return the places of secrets in images, one line each.
 
-    A layer is looked through even where a later one deletes what it holds: who
-    has the image has every layer.
+    Files that a later layer deletes are searched too, because everyone who has the image has all
+    layers.
 
     Args:
         images: ids of images; a layer that they share is read once.

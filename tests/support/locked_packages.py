@@ -1,4 +1,4 @@
-"""What the locks say is in an image."""
+"""The packages that the locks install in an image."""
 
 from __future__ import annotations
 

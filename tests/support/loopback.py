@@ -1,4 +1,4 @@
-"""A web server on loopback that serves files as well or as badly as a test wants."""
+"""A web server on loopback that serves files, with the faults that a test injects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PIECE = 16 * 1024  # bytes of a file that is sent slowly
 
 @dataclass
 class Server:
-    """What is served, and what was asked.
+    """The files and faults of a server, and the requests it received.
 
     Args:
         url: the server's address.
@@ -23,14 +23,14 @@ class Server:
         redirects: addresses by path.
         cut_after: bytes after which a connection is closed, once per entry.
         cut_at: the same by path.
-        stall_after: bytes after which nothing more comes, once per entry.
+        stall_after: bytes after which the transfer stalls, once per entry.
         stall_at: the same by path.
         statuses: answers to give before anything else, one per request.
         ranges: whether ranges are served.
         content_type: of every file.
-        refusal: status and headers of every answer, where nothing is to be had.
-        pause: seconds between one piece of a file and the next.
-        lengths: what is said of files' lengths, once each, whatever they are, by path.
+        refusal: status and headers of every answer, for a server that refuses all requests.
+        pause: seconds between two chunks of a file.
+        lengths: wrong lengths to announce, once each, by path.
         requests: path and headers of every request.
     """
 
@@ -126,12 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.release.wait(self.state.pause)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the test asks what was asked."""
+        """Log nothing; tests inspect the requests."""
 
 
 class _Listener(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing when a client goes away: tests kill clients."""
+        """Ignore disconnected clients: tests kill clients."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
-"""Folders that several tests start from, made once for a checkout and its images.
+"""Folders that several tests start from, created once for a checkout and its images.
 
-They are kept in ``.cache/test/made/`` as long as what they are made of stays the same, and are
-only read: tests copy them.
+They are stored in ``.cache/test/made/`` until their inputs change, and are read-only: tests copy
+them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _FOLDER = ROOT / ".cache" / "test" / "made"
 
 
 def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of that name, which ``make`` fills if there is none for this key.
+    """Return the folder of a name, which ``make`` fills if it does not exist for this key.
 
     Args:
         name: of the folder.
-        key: a text that differs wherever the content would.
+        key: a text that identifies the content.
         make: fills an empty folder.
     """
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -45,7 +45,7 @@ def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """Copy a folder; large files, which nothing writes into, become links if they can."""
+    """Copy a folder; large files, which are never modified, are hard-linked if possible."""
     shutil.copytree(source, target, copy_function=_copy)
     return target
 

@@ -1,7 +1,7 @@
-"""A machine with no network: an engine of its own in a network namespace with no route.
+"""A machine without a network: a separate engine in a network namespace without routes.
 
-The namespace has ``lo`` and the engine's own bridge, which leads nowhere. The engine starts
-with an empty folder, so that it has no image but those it is given.
+The namespace has ``lo`` and the engine's bridge. The engine starts with an empty folder, without
+images.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @dataclass(frozen=True)
 class Machine:
-    """The closed machine.
+    """The machine without a network.
 
     Args:
-        pid: the engine's, whose namespace it is.
-        socket: where the engine listens.
-        log: what the engine says.
+        pid: of the engine, for its namespace.
+        socket: of the engine.
+        log: of the engine.
     """
 
     pid: int
@@ -44,18 +44,18 @@ class Machine:
     log: Path
 
     def command(self, *words: str | Path) -> list[str]:
-        """Return a command line that runs inside."""
+        """Return a command line that runs on the machine."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, words)]
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a command inside: the closed engine, and no way that is set out."""
+        """The variables of a command on the machine: its engine, and no proxies."""
         ways = ("PIP_", "UV_", "HTTP", "http", "PADDLE_STACKS_", "DOCKER_")
         variables = {key: value for key, value in os.environ.items() if not key.startswith(ways)}
         return {**variables, "DOCKER_HOST": f"unix://{self.socket}"}
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command inside; fail with what it said if it does."""
+        """Run a command on the machine; fail with its output if it fails."""
         done = self.attempt(*words, cwd=cwd)
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -63,7 +63,7 @@ class Machine:
     def attempt(
         self, *words: str | Path, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside."""
+        """Run a command on the machine."""
         return subprocess.run(
             self.command(*words),
             cwd=cwd,
@@ -76,12 +76,12 @@ class Machine:
 
 @contextmanager
 def closed_machine() -> Iterator[Machine]:
-    """Yield a closed machine; everything of it is gone afterwards."""
+    """Yield a machine without a network; it is removed afterwards."""
     # Not pytest's folder: its name is too long for containerd's sockets.
     home = Path(tempfile.mkdtemp(prefix="closed-"))
     socket, log = home / "docker.sock", home / "dockerd.log"
     engine = ["dockerd", f"--data-root={home / 'data'}", f"--exec-root={home / 'run'}"]
-    # A network of its own, so that an address of the other engine's leads nowhere.
+    # A separate network, so that addresses of the other engine cannot be reached.
     engine += ["--bip=10.213.0.1/24"]
     engine += [f"--pidfile={home / 'pid'}", f"--host=unix://{socket}"]
     with log.open("wb") as stream:
@@ -113,7 +113,7 @@ def _wait(machine: Machine, process: subprocess.Popen[bytes]) -> None:
 
 
 def _unmount(home: Path) -> None:
-    """Unmount what an engine that was ended leaves mounted below its folders."""
+    """Unmount the mounts that a terminated engine leaves below its folders."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     for line in reversed(mounts):
         where = line.split()[1]

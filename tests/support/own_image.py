@@ -1,4 +1,4 @@
-"""Images that only tests need, made of the project's own base and of Debian's packages."""
+"""Images for tests, built from the project's base image and Debian's packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(dockerfile: Path, tag: str) -> None:
-    """Build an image as the project's own are, with the machine's network and CA bundle."""
+    """Build an image like the project's, with the machine's network settings and CA bundle."""
     line = ["docker", "build", "--quiet", "--file", str(dockerfile), "--tag", tag]
     with secrets(settings.load(ROOT)) as files:
         line += ["--secret", f"id=ca_bundle,src={files['CA_BUNDLE']}"]

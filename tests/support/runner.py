@@ -1,9 +1,9 @@
 """Run jobs in ``paddle-stacks/<image>:cpu``: in a warm container's fork, or with ``docker run``.
 
-A fork (warm.py) saves a container's start and the import of Paddle. What is tested of the start,
-of signals to the first process, of rights or of limits takes ``docker run``.
-``PADDLE_STACKS_TEST_PYTHON`` names an interpreter that has what the images have; jobs then run
-with it and without a container, for development.
+A fork (warm.py) saves the start of a container and the import of Paddle. Tests of the start, of
+signals to the first process, of permissions and of limits use ``docker run``. For development,
+``PADDLE_STACKS_TEST_PYTHON`` names an interpreter with the images' packages, which runs jobs
+without a container.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMEOUT = 600  # seconds, for jobs that take ten, or three minutes on a machine 
 SERVE_PORT = 8000
 HERE = Path(__file__).parent
 SUPPORT = "/srv/support"
-"""Where containers of the tests have the programs of this folder."""
+"""The mount of this folder in the containers of tests."""
 # A thread that waits for work leaves its core after a millisecond, and not after 200: other
 # jobs of the tests want it. The models of most tests are too small for two threads to help.
 SHARING = ("--env", "KMP_BLOCKTIME=1", "--env", "OMP_NUM_THREADS=1")
@@ -48,7 +48,7 @@ class Finished:
 
 @dataclass
 class Running:
-    """A job under way: its log as it comes, and a way to signal it."""
+    """A running job: its log, and a method to signal it."""
 
     process: subprocess.Popen[str] | warm.WarmProcess
     container: str | None
@@ -70,7 +70,7 @@ class Running:
             into.append(line)
 
     def wait_for(self, text: str, timeout: float = TIMEOUT) -> str:
-        """Return the first log line that holds ``text``."""
+        """Wait for the first log line that contains ``text``, and return it."""
         seen = 0
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -91,7 +91,7 @@ class Running:
         subprocess.run(["docker", "kill", "--signal", name, self.container], check=True)
 
     def url(self) -> str:
-        """Return where a server is found, when it is ready."""
+        """Wait until a server is ready, and return its address."""
         ready = self.wait_for("ready after ")
         if self.container is None:
             return next(word for word in ready.split() if word.startswith("http")).rstrip("/")
@@ -118,11 +118,10 @@ class Running:
 
 
 class Runner:
-    """``job(argv, workspace)`` runs a job to its end, ``job.start`` begins one.
+    """Runs jobs: ``job(argv, workspace)`` runs one to its end, ``job.start`` starts one.
 
     Args:
-        forks: whether jobs run in warm containers where that is possible, or each in a
-            container of its own.
+        forks: run jobs in warm containers if possible, instead of one container per job.
     """
 
     def __init__(self, *, forks: bool = True) -> None:
@@ -206,19 +205,19 @@ def writable_names(argv: Sequence[str], workspace: Path) -> set[str]:
 
 
 def image_of(argv: Sequence[str]) -> str:
-    """Return the image that a job, or another command of the tests, runs in."""
+    """Return the image for a job or another command of the tests."""
     argv = argv[3:] if argv[:2] == ["python", f"{SUPPORT}/hold_at.py"] else argv
     return JOBS[argv[0]].image if argv[0] in JOBS else "train"
 
 
 def holding(argv: Sequence[str], text: str) -> list[str]:
-    """Return the command that runs a job and holds it at a line of its log."""
+    """Return the command that runs a job and pauses it at a line of its log."""
     folder = SUPPORT if PYTHON is None else str(HERE)
     return ["python", f"{folder}/hold_at.py", text, *argv]
 
 
 def is_warm(argv: Sequence[str], workspace: Path) -> bool:
-    """Return whether a fork can run it: a server's port is published by its own container."""
+    """Return whether a fork can run it; a server needs its own container to publish a port."""
     is_script = argv[0] == "python" and argv[1].endswith(".py")
     if argv[0] == "serve" or not (is_script or argv[0] in JOBS):
         return False
@@ -237,11 +236,11 @@ def fork(
 
     Args:
         argv: the job and its arguments, or ``python FILE ARGUMENT …``.
-        workspace: what it has as ``/workspace``.
+        workspace: mounted at ``/workspace``.
         image: the name of the image, if it is not the job's.
-        with_stdin: whether its standard input is a pipe, or closed.
-        environ: variables beyond the image's. A job that has any, and a download, has this
-            machine's network; any other has a loopback of its own.
+        with_stdin: whether its standard input is a pipe instead of closed.
+        environ: more variables. A job with any, and a download, has this machine's network;
+            other jobs have a loopback only.
     """
     container = warm.container(image or image_of(argv), options=[*SHARING, *_trusted()])
     network = argv[0] == "fetch" or bool(environ)
@@ -264,7 +263,7 @@ def _container(argv: Sequence[str], workspace: Path) -> tuple[list[str], str]:
 
 
 def _trusted() -> list[str]:
-    """The machine's CA bundle as a plan mounts it: only `fetch` reaches a network."""
+    """Return the mount of the machine's CA bundle, for `fetch`, the only job with a network."""
     bundle = settings.load(REPOSITORY).ca_bundle
     if bundle is None:
         return []

@@ -1,4 +1,4 @@
-"""The jobs that are hurt, each on something small, and what they leave that is complete."""
+"""The jobs that tests interrupt, each with small inputs, and their complete outputs."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ HUB = "huggingface:org/tiny"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A job that is hurt.
+    """A job that tests interrupt.
 
     Args:
         argv: the job and its arguments.
-        kills: how many it gets in the suite.
-        stops: how many requests to stop it gets.
-        complete: the complete things in a workspace, by name, with a digest.
-        progress: how far an unfinished one is; it never goes back.
-        saving: the phases of the job in which it writes what is final.
-        older: what is under the final name before it starts; made by this argv.
-        reference: more arguments of the run that nobody hurts.
-        environ: variables of a job that has this machine's network; others have none.
-        goes_on: what the job says when it goes on from what is there.
+        kills: number of kills in the suite.
+        stops: number of requests to stop.
+        complete: returns the complete outputs in a workspace, digests by name.
+        progress: returns the progress of an unfinished job; it never decreases.
+        saving: the phases of the job in which it writes final outputs.
+        older: the arguments of a job that creates an older output first.
+        reference: more arguments of the uninterrupted run.
+        environ: variables of a job with this machine's network; without any, it has no network.
+        goes_on: the job's message when it resumes.
     """
 
     argv: tuple[str, ...]
@@ -66,7 +66,7 @@ class Scenario:
 
 
 def nothing(workspace: Path) -> int:
-    """Return the progress of a job that always begins anew."""
+    """Return the progress of a job that always starts over."""
     return 0
 
 
@@ -153,7 +153,7 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def make(folder: Path) -> None:
-    """Fill an empty workspace with what all scenarios start from; ``hub`` is a hub's model."""
+    """Fill an empty workspace with the inputs of all scenarios; ``hub`` is a hub's model."""
     shutil.copy(Path(__file__).with_name("tiny.py"), folder)
     _run(["python", "tiny.py", "models", "sentencepiece"], folder)
     (folder / "models" / "sentencepiece").rename(folder / "models" / "tiny")

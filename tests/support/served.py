@@ -1,4 +1,4 @@
-"""Starts the server on the fake model in a process of its own."""
+"""Start the server with the fake model in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = 60  # for what takes less than one
 
 
 class Served:
-    """A server, and what it has written to standard error."""
+    """A server and its standard error."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -48,7 +48,7 @@ class Served:
         return host, int(port)
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        """Post JSON; ``content`` posts bytes as they are."""
+        """Post JSON; ``content`` posts bytes unchanged."""
         if body is not None:
             options["json"] = body
         with httpx.Client(timeout=SECONDS, trust_env=False) as client:
@@ -66,7 +66,7 @@ class Served:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
     def logged(self, request: str) -> dict[str, Any]:
-        """Return the access line of a request by its X-Request-Id; it follows the response."""
+        """Wait for the access line of a request, by its X-Request-Id."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             for line in self.log():
@@ -84,7 +84,7 @@ class Served:
 
 @contextmanager
 def serving(*arguments: str, step_seconds: float = 0.0, hasty: bool = False) -> Iterator[Served]:
-    """Start a server; a hasty one waits a second where another waits half a minute."""
+    """Start a server; a hasty one waits for a second instead of half a minute."""
     program = [sys.executable, str(Path(__file__).with_name("fake_server.py"))]
     path = str(ROOT)
     process = subprocess.Popen(

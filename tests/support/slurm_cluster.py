@@ -1,8 +1,8 @@
-"""Starts and stops the machines of a Slurm, and reaches into them.
+"""Start and stop the machines of a Slurm cluster, and run commands on them.
 
-The nodes ask the engine of this machine for the jobs' containers, by a client that puts a
-container into its node's network (``docker`` in this folder). So all of it is real but the
-machines: Debian's Slurm, munge, Docker's own client and engine, the images.
+The nodes use this machine's engine for the jobs' containers, with a client that puts a container
+into its node's network (``docker`` in this folder). Everything except the machines is real:
+Debian's Slurm, munge, Docker's client and engine, the images.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ class SlurmCluster:
     """The machines.
 
     Args:
-        folder: for their configuration and the workspaces, which all of them see.
+        folder: their shared folder for configuration and workspaces.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.prefix = f"paddle-stacks-test-{uuid.uuid4().hex[:8]}"
-        # Root's files would be nobody's business; root on a cluster is rare.
+        # Not root: users of a cluster rarely are root.
         self.uid, self.gid = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1235)
         self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
 
     def start(self) -> None:
-        """Build the image, start the machines, and wait until the nodes are there."""
+        """Build the image, start the machines, and wait until the nodes are up."""
         client = shutil.which("docker")
         assert client, "the docker command is not installed"
         own_image.build(HERE / "Dockerfile", IMAGE)
@@ -92,7 +92,7 @@ class SlurmCluster:
         etc = self.folder / "etc"
         etc.mkdir()
         (etc / "slurm.conf").write_text(SLURM_CONF)
-        # Where nobody listens.
+        # An address without a server.
         (etc / "away.conf").write_text(f"{SLURM_CONF}SlurmctldPort=9\n")
         (etc / "gres.conf").write_text(GRES_CONF)
         (etc / "prefix").write_text(self.prefix)
@@ -127,7 +127,7 @@ class SlurmCluster:
         )
 
     def machine(self, name: str) -> str:
-        """Return the container that plays a machine."""
+        """Return the container of a machine."""
         return f"{self.prefix}-{name}"
 
     def make_workspace(self, name: str, of: Path) -> Path:
@@ -140,11 +140,11 @@ class SlurmCluster:
         return workspace
 
     def ask(self, *command: str) -> str:
-        """Return what a command on the controller prints, as root."""
+        """Run a command as root on the controller, and return its output."""
         return call(["docker", "exec", self.machine(CONTROLLER), *command])
 
     def states(self) -> dict[str, str]:
-        """Return the state of every node; nothing while the controller is not there."""
+        """Return the state of every node; empty while the controller is down."""
         try:
             printed = self.ask(
                 "sinfo", "--noheader", "--Node", "--format=%N %T", "--partition=main"
@@ -154,16 +154,16 @@ class SlurmCluster:
         return dict(line.split() for line in printed.splitlines())
 
     def wait_until_idle(self) -> None:
-        """Wait until no node has a job and all are there."""
+        """Wait until all nodes are up and idle."""
         wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), "all nodes are idle")
 
     def kill(self, name: str, *, heard: bool = False) -> None:
-        """End a node, and what runs on it.
+        """Kill a node and everything on it.
 
         Args:
             name: the node.
-            heard: whether the other node hears of it, as of a machine that restarts; of one
-                that loses its power nobody hears.
+            heard: whether connections are closed, as when a machine restarts; after a power loss
+                they are not.
         """
         machine, jobs = self.machine(name), self.containers(name)
         call(["docker", "kill", *([*jobs, machine] if heard else [machine, *jobs])])
@@ -178,7 +178,7 @@ class SlurmCluster:
         call(["docker", "start", self.machine(name)])
 
     def end_all_jobs(self) -> None:
-        """End what a test has left."""
+        """End the jobs that a test has left."""
         self.ask("scancel", "--user=user")
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ def call(command: list[str]) -> str:
 
 
 def wait_for(condition: Callable[[], bool], event: str, seconds: float = PATIENCE) -> None:
-    """Wait until something is so; fail when it does not become so."""
+    """Wait until a condition is true; fail after a timeout."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {event}"

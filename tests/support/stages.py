@@ -15,7 +15,7 @@ PLATFORM = load(BACKEND, ROOT)
 
 _DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("${BACKEND}", BACKEND)
 _TARGETS = re.findall(r'^target "([a-z]\w*)"', (ROOT / "docker-bake.hcl").read_text(), re.M)
-# Without a DCU's operators, ops is no image of its own: train and infer start from it.
+# Without a DCU's operators, ops is a stage only, the parent of train and infer.
 IMAGES = tuple(name for name in _TARGETS if name != "ops" or PLATFORM.architectures)
 
 
@@ -25,9 +25,9 @@ def is_stage(name: str) -> bool:
 
 
 def stages_in(image: str) -> set[str]:
-    """Return the Dockerfile's stages that an image consists of, itself among them."""
+    """Return the Dockerfile's stages of an image, including its own."""
     bodies = re.split(r"^FROM ", _DOCKERFILE, flags=re.M)[1:]
-    # What a step takes of another stage, and keeps, it has as /srv/code.
+    # Files of another stage that become part of a layer are mounted at /srv/code.
     taken = re.compile(r"type=bind,from=([\w-]+),source=\S+,target=/srv/code\s")
     copies = {body.split()[2]: taken.findall(body) for body in bodies}
     start = parents(_DOCKERFILE)
@@ -42,13 +42,13 @@ def stages_in(image: str) -> set[str]:
 
 
 def instructions_of(image: str) -> list[str]:
-    """Return the words that the instructions of an image's stages begin with, the first first."""
+    """Return the keywords of the instructions of an image's stages, in order."""
     bodies = {body.split()[2]: body for body in re.split(r"^FROM ", _DOCKERFILE, flags=re.M)[1:]}
     start = parents(_DOCKERFILE)
     instructions: list[str] = []
     stage = image
     while stage in start:
-        # Of its own lines, not of those that go on an instruction; FROM's own is cut off.
+        # Without continuation lines and without FROM.
         text = re.sub(r"\\\n", " ", bodies[stage].partition("\n")[2])
         instructions = [*re.findall(r"^([A-Z]+) ", text, flags=re.M), *instructions]
         stage = start[stage]

@@ -31,7 +31,7 @@ _MODULES = {
               "paddlenlp.trainer", "matplotlib.pyplot"),
     "infer": ("paddlenlp.utils.log", "paddlenlp.transformers", "fastapi"),
 }  # fmt: skip
-"""What an image's jobs import and take long for; it imports Paddle itself."""
+"""The slow imports of an image's jobs, besides Paddle."""
 _SHARED = Path(tempfile.gettempdir()).resolve()
 _started: dict[str, WarmContainer] = {}
 _lock = threading.Lock()

@@ -42,7 +42,7 @@ _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 40
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 HOST = "/host"
-"""Where the folder with all workspaces is mounted; a job does not see it."""
+"""The mount of the folder with all workspaces; jobs do not see it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -161,7 +161,7 @@ def _receive(connection: socket.socket) -> tuple[str, list[int]]:
 
 
 def _supervise(connection: socket.socket, init: int) -> int:
-    """Forward signals to the job until it ends; kill it when the caller goes away."""
+    """Forward signals to the job until it ends; kill it if the caller disconnects."""
     ended = os.pidfd_open(init)
     waiting = [ended, connection]
     while ended not in (readable := select.select(waiting, [], [])[0]):

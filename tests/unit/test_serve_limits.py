@@ -242,7 +242,7 @@ def test_the_log_says_why_a_request_was_refused(server: Served) -> None:
     lines = {name: server.logged(name) for name in ("cold", "bad")}
     assert lines["cold"]["param"] == "temperature" and "greater than" in lines["cold"]["error"]
     assert lines["bad"]["status"] == 500
-    assert lines["bad"]["cause"] == "RuntimeError: the fake network was told to fail"
+    assert lines["bad"]["cause"] == "RuntimeError: injected fault of the fake network"
 
 
 def test_the_log_has_nothing_that_a_terminal_obeys(server: Served) -> None:

@@ -329,7 +329,7 @@ def test_a_fault_in_one_prompt_fails_no_other_that_is_read_with_it(capfd) -> Non
     assert heard_good.text() == as_infer_does(asked[0][0]).text
     assert heard_other.text() == as_infer_does(asked[2][0]).text
     assert heard_running.reason() == "length"
-    assert "the fake network was told to fail" in capfd.readouterr().err
+    assert "injected fault of the fake network" in capfd.readouterr().err
 
 
 def test_a_fault_in_choosing_a_token_fails_its_own_request_only(capfd) -> None:
@@ -402,13 +402,13 @@ def test_a_fault_ends_what_is_under_way_and_the_engine_goes_on(engine, fault: st
     (bad, heard_bad), (good, heard_good) = work(f"<s>{fault}</s><s>"), work(PROMPTS[0])
     engine.submit([bad])
     wait_for(heard_bad)
-    cause = "RuntimeError: the fake network was told to fail"
+    cause = "RuntimeError: injected fault of the fake network"
     assert heard_bad.failure == Failure("fault", started=True, cause=cause)
     engine.submit([good])
     wait_for(heard_good)
     assert heard_good.text() == as_infer_does(good).text
     assert engine.alive
-    assert "the fake network was told to fail" in capfd.readouterr().err
+    assert "injected fault of the fake network" in capfd.readouterr().err
 
 
 def test_a_full_queue_counts_requests_and_not_their_prompts(engine) -> None:
