@@ -1,10 +1,11 @@
-"""The ``export`` job: a model with an adapter in its weights, a static graph, or both."""
+"""The ``export`` job: a merged model, a static graph, or the format of another tool."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from entrypoints.exporting import formats
 from entrypoints.exporting.request import check_architecture
 from entrypoints.fetching import folder as checkpoints
 from entrypoints.models.files import BASE, fingerprint
@@ -36,16 +37,22 @@ def main(argv: list[str]) -> int:
         workspace.check_trainable(model)
     if arguments.static:
         check_architecture(model)
+    if arguments.format:
+        formats.check(arguments, model, adapter)
     if adapter:
         phase("compare the base model")
         _check_base(model, adapter)
-    phase("start PaddlePaddle")
-    install_stubs()
-    libraries_log_to(None)
+    if not arguments.format:
+        phase("start PaddlePaddle")
+        install_stubs()
+        libraries_log_to(None)
     with writing_below(output), locked(output.parent, f".{output.name}.lock"):
         remove_unfinished(output)
         workspace.check_output(output, sources, force=arguments.force)
-        _export(arguments, model, adapter, output)
+        if arguments.format:
+            formats.export(arguments, model, adapter, output)
+        else:
+            _export(arguments, model, adapter, output)
     report("result", output=str(output))
     print(output)
     return 0

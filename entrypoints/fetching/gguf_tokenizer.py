@@ -19,7 +19,7 @@ from entrypoints.fetching.gguf_file import Gguf
 from entrypoints.fetching.sentencepiece_file import Vocabulary
 from paddle_stacks.errors import Problem, RequestError
 
-__all__ = ["MODEL_INPUTS", "files", "trimmed_template"]
+__all__ = ["MODEL_INPUTS", "files", "split_rule", "trimmed_template"]
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 """What a tokenizer gives a Llama. The fast tokenizer's default has ``token_type_ids``
@@ -88,6 +88,11 @@ def files(source: Gguf) -> dict[str, bytes]:
             remedy="supported: gpt2 (byte-level BPE) and llama (sentencepiece)",
         )
     return content | {"tokenizer_config.json": _json(common | own)}
+
+
+def split_rule(pre_tokenizer: Any) -> str:
+    """Return llama.cpp's name of the rule that a ``pre_tokenizer`` is; empty for none."""
+    return next((name for name, split in _SPLITS.items() if split == pre_tokenizer), "")
 
 
 def trimmed_template(template: str) -> str:

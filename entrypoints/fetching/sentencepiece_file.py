@@ -14,9 +14,10 @@ from pathlib import Path
 
 from paddle_stacks.errors import RequestError
 
-__all__ = ["Vocabulary", "encode", "pieces"]
+__all__ = ["Vocabulary", "encode", "pieces", "vocabulary"]
 
 _BPE = 2  # TrainerSpec.ModelType
+_NORMAL = 1  # SentencePiece.Type
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
@@ -92,18 +93,48 @@ def pieces(path: Path) -> list[str]:
         ) from None
 
 
+def vocabulary(path: Path) -> Vocabulary:
+    """Return the vocabulary of a sentencepiece model.
+
+    Raises:
+        RequestError: it is not such a model.
+    """
+    names = pieces(path)
+    try:
+        top = list(_fields(path.read_bytes()))
+        scores, types = [], []
+        for message in (content for field, content in top if field == 1):
+            fields = dict(_fields(message))
+            scores.append(struct.unpack("<f", fields[2])[0] if 2 in fields else 0.0)
+            types.append(_read_varint(fields[3], 0)[0] if 3 in fields else _NORMAL)
+        trainer = dict(pair for field, content in top if field == 2 for pair in _fields(content))
+        normalizer = dict(pair for field, content in top if field == 3 for pair in _fields(content))
+        unknown, begin, end = (
+            _read_varint(trainer[field], 0)[0] if field in trainer else default
+            for field, default in ((40, 0), (41, 1), (42, 2))
+        )
+        prefix = _read_varint(normalizer[3], 0)[0] if 3 in normalizer else 1
+    except (ValueError, IndexError, struct.error) as error:
+        raise RequestError(
+            f"it is not a sentencepiece model: {error}",
+            where=str(path),
+            remedy="get the file again from the model's source",
+        ) from None
+    return Vocabulary(names, scores, types, unknown, begin, end, bool(prefix))
+
+
 def _no_pieces() -> list[str]:
     raise ValueError("it has no pieces")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of a message's fields; a number's content is empty."""
+    """Yield number and content of a message's fields; of a varint as it is encoded."""
     at = 0
     while at < len(message):
         key, at = _read_varint(message, at)
         size = {_FIXED32: 4, _FIXED64: 8}.get(key & 7, 0)
         if key & 7 == _VARINT:
-            _, at = _read_varint(message, at)
+            size = _read_varint(message, at)[1] - at
         elif key & 7 == _BYTES:
             size, at = _read_varint(message, at)
         elif not size:

@@ -97,13 +97,18 @@ def problems_of(
     ]
 
 
-def write_weights(folder: Path, weights: Sequence[Tensor]) -> None:
-    """Write PaddleNLP's weights as safetensors, in shards with an index where they are large.
+def write_weights(folder: Path, weights: Sequence[Tensor], framework: str = "np") -> None:
+    """Write weights as safetensors, in shards with an index where they are large.
 
     A tied head is not written: PaddleNLP honours ``tie_word_embeddings`` since
     3.0.0b3 and gives the same logits with it as with a copy of the head (the
     parity test compares), training keeps the two tied as the model's makers did,
     and SmolLM2's checkpoint is 113 MB smaller.
+
+    Args:
+        folder: of the model.
+        weights: in the order of the file.
+        framework: as in :func:`safetensors_file.write`.
     """
     shards = _shards(weights)
     total = safetensors_file.total_bytes(weights)
@@ -113,7 +118,7 @@ def write_weights(folder: Path, weights: Sequence[Tensor]) -> None:
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        safetensors_file.write(folder / name, shard, _shifted(report, done))
+        safetensors_file.write(folder / name, shard, _shifted(report, done), framework)
         done += safetensors_file.total_bytes(shard)
         index |= {tensor.name: name for tensor in shard}
     if len(shards) > 1:

@@ -173,7 +173,10 @@ def opened(path: Path) -> Iterator[Callable[[Stored], npt.NDArray[Any]]]:
 
 
 def write(
-    path: Path, tensors: Sequence[Tensor], progress: Callable[[int], None] = lambda _: None
+    path: Path,
+    tensors: Sequence[Tensor],
+    progress: Callable[[int], None] = lambda _: None,
+    framework: str = "np",
 ) -> None:
     """Write a safetensors file; memory is bounded by the largest tensor.
 
@@ -181,11 +184,12 @@ def write(
         path: the file.
         tensors: what to write, in this order.
         progress: is told the number of bytes written so far.
+        framework: the metadata's "format": PaddleNLP takes ``np``, transformers ``pt``.
 
     Raises:
         ValueError: an array is not what its tensor announced.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "np"}}  # PaddleNLP takes no other
+    header: dict[str, Any] = {"__metadata__": {"format": framework}}
     end = 0
     for tensor in tensors:
         begin, end = end, end + tensor.nbytes

@@ -14,7 +14,7 @@ from paddlenlp.transformers import AutoModelForCausalLM
 from entrypoints.models import peft_adapter
 from paddle_stacks.errors import RequestError
 
-__all__ = ["load_adapted", "trainable_parameters", "with_adapter"]
+__all__ = ["adapter_weights", "load_adapted", "trainable_parameters", "with_adapter"]
 
 
 def load_adapted(folder: Path, adapter: Path) -> Any:
@@ -42,7 +42,7 @@ def with_adapter(model: Any, adapter: Path) -> Any:
             peft_adapter.write_paddle(adapter, Path(folder), "the model that PEFT trained it on")
             return with_adapter(model, Path(folder))
     settings = LoRAConfig.from_pretrained(str(adapter))
-    weights = _adapter_weights(adapter)
+    weights = adapter_weights(adapter)
     if _is_a_part(model):
         return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
     adapted = LoRAModel(model, settings)
@@ -66,7 +66,12 @@ def _is_a_part(model: Any) -> bool:
     return model.config.tensor_parallel_degree > 1 or isinstance(model, PipelineLayer)
 
 
-def _adapter_weights(adapter: Path) -> dict[str, Any]:
+def adapter_weights(adapter: Path) -> dict[str, Any]:
+    """Return the factors of a PaddleNLP adapter as NumPy arrays.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
     file = adapter / "lora_model_state.pdparams"
     try:
         weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)

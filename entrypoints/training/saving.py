@@ -24,6 +24,7 @@ __all__ = [
     "save_model",
     "save_spread",
     "save_spread_adapter",
+    "write_float32",
     "write_merged",
 ]
 
@@ -168,6 +169,21 @@ def write_merged(network: Any, companions: tuple[Path, ...], part: Path) -> None
     network.merge()
     network.restore_original_model()
     _write_model(network.model, companions, part)
+
+
+def write_float32(model: Path, part: Path) -> None:
+    """Write a model as safetensors in float32, into a folder that is there and empty.
+
+    Args:
+        model: a PaddleNLP checkpoint, such as one with pickled weights.
+        part: the folder.
+    """
+    from paddlenlp.transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(
+        str(model), dtype="float32", low_cpu_mem_usage=True
+    )
+    _write_model(network, (model,), part)
 
 
 @contextmanager

@@ -593,19 +593,32 @@ examples:
   export --model smollm2-135m-instruct --adapter try1 --merge --output models/mine
   export --model smollm2-135m-instruct --static --output exported/smollm2
   export --model smollm2-135m-instruct --adapter try1 --static --output exported/mine
+  export --model smollm2-135m-instruct --adapter try1 --format huggingface --output exported/hf
+  export --model smollm2-135m-instruct --format gguf --precision q8_0 --output exported/gguf
+  export --model smollm2-135m-instruct --adapter try1 --format peft --output exported/peft
 """
 
     merge: bool = _option("merge the adapter into the weights", False)
     static: bool = _option(
         "export a static graph too, for infer --engine static (merges --adapter)", False
     )
+    format: str | None = _option(
+        "write a model for other tools (merges --adapter), or the adapter alone for peft",
+        choices=("huggingface", "gguf", "peft", "paddlenlp"),
+    )
+    precision: str | None = _option(
+        "with --format: type of the weights (default: as they are stored)",
+        choices=("float32", "float16", "bfloat16", "q8_0"),
+    )
     output: str = _option("output folder, such as models/NAME", ..., metavar="FOLDER", path=WRITE)
     force: bool = _option("replace existing output", False)
 
     def _problems(self, backend: str) -> Iterator[Problem]:
-        if not self.merge and not self.static:
-            remedy = "--merge merges an adapter, --static makes a static graph"
-            yield Problem("--merge or --static is required", "export", remedy)
+        if not (self.merge or self.static or self.format):
+            remedy = "--merge merges an adapter, --static makes a static graph, --format "
+            remedy += "huggingface or gguf writes a model for other tools"
+            yield Problem("--merge, --static or --format is required", "export", remedy)
+        yield from self._format_problems()
         if self.merge and not self.adapter:
             remedy = "--adapter RUN, or leave --merge out"
             yield Problem("--merge requires --adapter", "export", remedy)
@@ -615,6 +628,26 @@ examples:
             yield Problem(message, "export", remedy)
         if not self.output.strip():
             yield Problem("--output is empty", "export", "--output models/NAME")
+
+    def _format_problems(self) -> Iterator[Problem]:
+        """Yield the options that contradict ``--format``."""
+        form, precision = self.format, self.precision
+        if form and (self.merge or self.static):
+            option = "--merge" if self.merge else "--static"
+            remedy = f"leave {option} out; --format merges --adapter, except for peft"
+            yield Problem(f"--format cannot be combined with {option}", "export", remedy)
+        if form == "peft" and not self.adapter:
+            message = "--format peft requires --adapter: it exports the adapter alone"
+            yield Problem(message, "export", "--adapter RUN")
+        if form == "peft" and precision:
+            message = "--format peft does not take --precision: an adapter is written in float32"
+            yield Problem(message, "export", "leave --precision out")
+        elif precision == "q8_0" and form not in (None, "gguf"):
+            message = f"--precision q8_0 is for --format gguf, not {form}"
+            yield Problem(message, "export", "--precision bfloat16, or ./inv quantize")
+        if precision and not form:
+            message = "--precision requires --format"
+            yield Problem(message, "export", "--format huggingface, gguf or paddlenlp")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,9 +42,9 @@ def test_what_makes_something(argv: list[str]) -> None:
         (
             [],
             "cpu",
-            "--merge or --static is required | export | --merge merges an adapter, --static",
+            "--merge, --static or --format is required | export | --merge merges an adapter",
         ),
-        (["--adapter", "a"], "cpu", "--merge or --static is required"),
+        (["--adapter", "a"], "cpu", "--merge, --static or --format is required"),
         (["--merge"], "cpu", "--merge requires --adapter"),
         (["--merge", "--static"], "cpu", "--merge requires --adapter"),
         (["--static"], "dcu", "--recipe export-block-fp16"),
