@@ -1,4 +1,4 @@
-"""The ``infer`` job: answers a prompt, a person or a file of prompts."""
+"""The ``infer`` job: answers a prompt, a chat or a file of prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Run the job; see ``infer --help``."""
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     options = parse(argv)
     model = workspace.find_trained(options.model)
     adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
@@ -33,27 +33,27 @@ def main(argv: list[str]) -> int:
     if options.engine == "static":
         exported.check(model)
     options = options.with_repetition_penalty(repetition_penalty(model))
-    # What a request can be refused for is looked at before Paddle is imported, which takes seconds.
+    # Requests are checked before Paddle is imported, which takes seconds.
     if options.input is not None:
-        _answer_file(options, model, adapter, begun)
+        _answer_file(options, model, adapter, start_time)
     elif options.prompt is not None:
-        _answer_prompt(options, model, adapter, begun)
+        _answer_prompt(options, model, adapter, start_time)
     elif options.benchmark:
         _measure(options, model, adapter)
     else:
-        _chat(options, model, adapter, begun)
+        _chat(options, model, adapter, start_time)
     return 0
 
 
-def _answer_file(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+def _answer_file(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:
     content, questions = read_prompts(options)
     _start(options)
     from entrypoints.inference.batch import answer_file
 
-    answer_file(options, content, questions, model, adapter, begun)
+    answer_file(options, content, questions, model, adapter, start_time)
 
 
-def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+def _answer_prompt(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:
     question = options.prompt or ""
     if question == STANDARD_STREAM:
         question = _standard_input()
@@ -63,7 +63,7 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, begun: f
 
     text = open_text(options, model)
     tokens = text.tokens(prompt)
-    session = Session.open(options, text, model, adapter, begun)
+    session = Session.open(options, text, model, adapter, start_time)
 
     def listen(piece: str) -> bool:
         say(piece, end="")
@@ -84,7 +84,7 @@ def _measure(options: Options, model: Path, adapter: Path | None) -> None:
     benchmark.run(options, lambda: load_model(options, model, adapter), vocabulary_size(model))
 
 
-def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> None:
+def _chat(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:
     _start(options)
     from entrypoints.inference.chat import talk
     from entrypoints.inference.session import Session, open_text
@@ -94,10 +94,9 @@ def _chat(options: Options, model: Path, adapter: Path | None, begun: float) -> 
         raise RequestError(
             "the model has no chat template, so it cannot chat",
             where=str(model),
-            remedy="--prompt TEXT takes texts as they are; a template goes into"
-            f" {model / 'chat_template.jinja'}",
+            remedy=f"use --prompt TEXT, or add a template as {model / 'chat_template.jinja'}",
         )
-    session = Session.open(options, text, model, adapter, begun)
+    session = Session.open(options, text, model, adapter, start_time)
     talk(session)
     session.report()
 
@@ -118,10 +117,10 @@ def _standard_input() -> str:
         raise RequestError(
             "the prompt is not UTF-8",
             where=where,
-            remedy="write it as UTF-8, or give it in a file: --input",
+            remedy="encode it as UTF-8, or use a file: --input",
         ) from None
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    remedy = "run the same command again; with --output it keeps the finished answers"
+    remedy = "run the same command again; with --output it resumes"
     raise Stopped(signum, "stopped", remedy)

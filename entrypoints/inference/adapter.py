@@ -1,9 +1,9 @@
-"""A LoRA adapter (arXiv:2106.09685), to be added into a base model's weights.
+"""Merging of LoRA adapters (arXiv:2106.09685) into a base model's weights.
 
 PaddleNLP writes ``lora_config.json`` and ``lora_model_state.pdparams``: for a
 linear layer's weight W ``[inputs, outputs]`` the factors A ``[inputs, r]`` and
-B ``[r, outputs]``. W + A·B·scaling gives the answers of the unmerged model, and
-costs nothing per token. Adapters of Hugging Face's PEFT are read into the same form
+B ``[r, outputs]``. W + A·B·scaling is equivalent to the unmerged model and costs nothing per
+token. Adapters of Hugging Face's PEFT are converted to the same form
 (:mod:`entrypoints.models.peft_adapter`).
 """
 
@@ -30,11 +30,11 @@ _LISTED = 5
 
 
 def check_base(folder: Path, model: Path) -> None:
-    """Refuse a model other than the one an adapter was trained on.
+    """Check that an adapter was trained on this model.
 
-    A model of the same name is taken for the same; the weights of another one
-    are compared, which takes seconds. An adapter that was made elsewhere does
-    not say what it was trained on: then the shapes decide, when it is loaded.
+    A model of the same name is accepted; otherwise the weights are compared, which takes
+    seconds. Adapters from elsewhere do not record their base model: then the shapes are
+    compared when the adapter is loaded.
 
     Raises:
         RequestError: the weights are not the same.
@@ -43,20 +43,20 @@ def check_base(folder: Path, model: Path) -> None:
     if not path.is_file():
         return
     try:
-        base = json_files.read_object(
-            path, message="it does not say what the adapter was trained on"
-        )
+        base = json_files.read_object(path, message="the adapter's base model is not recorded")
         name, expected = Path(base["model"]).name, base["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        fault = f"it does not say what the adapter was trained on: {type(error).__name__}: {error}"
+        fault = f"the adapter's base model is not recorded: {type(error).__name__}: {error}"
         raise RequestError(
-            fault, where=str(path), remedy="train the adapter again, or copy the run's folder whole"
+            fault,
+            where=str(path),
+            remedy="train the adapter again, or copy the complete folder of the run",
         ) from None
     if name != model.name and fingerprint(model) != expected:
         raise RequestError(
-            f"the adapter was trained on {name}, and the weights of {model} are not the same",
+            f"the adapter was trained on {name}, but the weights of {model} differ",
             where=str(folder),
-            remedy=f"--model {name}",
+            remedy=f"use --model {name}",
         )
 
 
@@ -90,7 +90,7 @@ class Adapter:
         Raises:
             RequestError: the adapter has more than that: layers that were trained as they are.
         """
-        found = {}
+        factors = {}
         for name, values in self._state.items():
             if not name.endswith(_FACTORS):
                 raise RequestError(
@@ -103,14 +103,13 @@ class Adapter:
                 layer = name.removesuffix(".lora_A")
                 if layer + ".lora_AB" in self._state:
                     values = values @ self._state[layer + ".lora_AB"]
-                found[layer] = (values, self._state[layer + ".lora_B"] * self._scaling)
-        return found
+                factors[layer] = (values, self._state[layer + ".lora_B"] * self._scaling)
+        return factors
 
     def changes(self) -> Iterator[tuple[str, npt.NDArray[np.float32], bool]]:
-        """Yield a weight's name, an array, and whether it is added or takes the weight's place.
+        """Yield a weight's name, an array, and whether it is added to the weight or replaces it.
 
-        Layers that were trained as they are (``trainable_modules``, biases) take
-        the place of the base model's.
+        Fully trained layers (``trainable_modules``, biases) replace those of the base model.
         """
         for name, values in self._state.items():
             if name.endswith(".lora_A"):
@@ -138,7 +137,7 @@ def _scaling(folder: Path) -> np.float32:
         raise RequestError(
             fault,
             where=str(path),
-            remedy="name the folder of a training's adapter: --adapter runs/NAME",
+            remedy="use the folder of a trained adapter: --adapter runs/NAME",
         ) from None
     for key in ("pissa", "do_qat"):
         if config.get(key):
@@ -158,22 +157,22 @@ def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     path = folder / _STATE
     if not path.is_file():
-        remedy = "is the run finished? start the same finetune command again: it resumes"
+        remedy = "if the run is unfinished, start the same finetune command again: it resumes"
         raise RequestError(
-            f"the adapter has no weights: no {_STATE}", where=str(folder), remedy=remedy
+            f"the adapter has no weights: {_STATE} is missing", where=str(folder), remedy=remedy
         )
     try:
         state = paddle.load(str(path), return_numpy=True)
     except RequestError:
         raise
-    except Exception as error:  # unpickling raises whatever the damage makes of it
+    except Exception as error:  # unpickling damaged data raises any exception
         fault = f"the adapter's weights are damaged: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy="train it again") from None
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise RequestError(
-            "this is not an adapter's state",
+            "the file is not an adapter's state",
             where=str(path),
-            remedy="train it again, or copy the run's folder whole",
+            remedy="train it again, or copy the complete folder of the run",
         )
     return {name: _as_float32(values) for name, values in state.items()}
 
@@ -194,13 +193,13 @@ def _check_fit(
         layer = name.removesuffix(".lora_A")
         if name.endswith((".lora_B", ".lora_AB")):
             if name.rpartition(".")[0] + ".lora_A" not in state:
-                faults.append(f"{name} has no lora_A beside it")
+                faults.append(f"{name} has no matching lora_A")
             continue
         target, shape = name, values.shape
         if name.endswith(".lora_A"):
             other = state.get(layer + ".lora_B")
             if other is None or values.ndim != 2 or values.shape[1:] != other.shape[:1]:
-                faults.append(f"{name} has no lora_B beside it that fits")
+                faults.append(f"{name} has no matching lora_B")
                 continue
             target, shape = layer + ".weight", (values.shape[0], other.shape[1])
         if target not in shapes:
@@ -210,12 +209,12 @@ def _check_fit(
                 f"the adapter's {target} is {list(shape)}, the base model's {list(shapes[target])}"
             )
     if not any(name.endswith(_FACTORS) for name in state):
-        faults.append("it holds no LoRA factors")
+        faults.append("it has no LoRA factors")
     if faults:
         more = len(faults) - _LISTED
-        remedy = "give the --model that the adapter was trained on"
+        remedy = "use the --model that the adapter was trained on"
         problems = [Problem(fault, str(folder), remedy) for fault in faults[:_LISTED]]
         if more > 0:
-            problems.append(Problem(f"and {more} more of the kind", str(folder), remedy))
+            problems.append(Problem(f"and {more} more", str(folder), remedy))
         lead = Problem("the adapter does not fit the base model", str(folder), remedy)
         raise RequestError([lead, *problems])

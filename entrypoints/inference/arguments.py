@@ -1,10 +1,10 @@
-"""The arguments of ``infer``, checked together before anything is loaded."""
+"""Arguments of ``infer``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from entrypoints.inference.sampling import Sampling
+from entrypoints.inference.sampling import SamplingConfig
 from entrypoints.runtime.arguments import parse as parse_arguments
 from paddle_stacks.jobs import backends
 from paddle_stacks.jobs.options import InferOptions
@@ -17,33 +17,34 @@ STANDARD_STREAM = "-"
 
 @dataclass(frozen=True)
 class Options:
-    """What ``infer`` is asked to do.
+    """Options of ``infer``.
 
     Args:
-        engine: what computes: ``dynamic``, ``static`` or ``native``.
-        model: name in ``models/`` or path of the base model; for the static engine an
-            exported folder.
+        engine: ``dynamic``, ``static`` or ``native``.
+        model: name in ``models/`` or path of the base model; an exported folder for the
+            static engine.
         adapter: run or path of a LoRA adapter, or None.
-        prompt: a question, or ``-``; this, ``input``, ``chat`` or ``benchmark`` is given.
+        prompt: a question, or ``-``; exactly one of this, ``input``, ``chat`` and
+            ``benchmark`` is set.
         input: a file of prompts, or ``-``.
-        output: where the answers to ``input`` go; ``-`` is standard output.
-        chat: whether to talk.
-        benchmark: whether to measure.
-        source_length: of each prompt that is measured, in tokens.
-        rounds: that are measured.
-        system: a system message for prompts that bring none, or None.
-        raw: whether the prompt goes to the model as it is, without the chat template.
-        sampling: how tokens are chosen.
+        output: the file for the answers to ``input``; ``-`` is standard output.
+        chat: whether to chat.
+        benchmark: whether to run the benchmark.
+        source_length: prompt length of the benchmark, in tokens.
+        rounds: measured rounds of the benchmark.
+        system: a system message for prompts that have none, or None.
+        raw: whether prompts are passed unchanged, without the chat template.
+        sampling: the sampling parameters.
         stops: texts that end an answer.
-        max_new_tokens: an answer's greatest length.
-        batch_size: how many prompts of ``input`` are answered at once.
-        logprobs: how many of the likeliest tokens are told at each place of an answer to
-            ``input``; None for no probabilities.
-        dtype: what is computed in: ``float32`` or ``float16``.
+        max_new_tokens: the maximum number of tokens of an answer.
+        batch_size: the number of prompts of ``input`` in a batch.
+        logprobs: the number of most probable tokens per position in answers to ``input``;
+            None for no log probabilities.
+        dtype: the computation type: ``float32`` or ``float16``.
         precision: of the native engine's weights: ``fp32``, ``bf16`` or ``int8``; None for that
             of the checkpoint.
-        force: whether an existing ``output``, or what is left of another run's, is replaced.
-        own_repetition_penalty: whether the command says which one it wants.
+        force: whether to replace an existing ``output`` or another run's partial output.
+        own_repetition_penalty: whether the command line sets the repetition penalty.
     """
 
     engine: str
@@ -58,7 +59,7 @@ class Options:
     rounds: int
     system: str | None
     raw: bool
-    sampling: Sampling
+    sampling: SamplingConfig
     stops: tuple[str, ...]
     max_new_tokens: int
     batch_size: int
@@ -76,10 +77,10 @@ class Options:
 
 
 def parse(argv: list[str]) -> Options:
-    """Return the options that ``argv`` holds.
+    """Return the options on the command line.
 
     Raises:
-        RequestError: they are wrong; all that is out of range is named at once.
+        RequestError: they are invalid; all faults at once.
     """
     arguments = parse_arguments(InferOptions, argv)
     return Options(
@@ -107,8 +108,8 @@ def parse(argv: list[str]) -> Options:
     )
 
 
-def _sampling(arguments: InferOptions) -> Sampling:
-    return Sampling(
+def _sampling(arguments: InferOptions) -> SamplingConfig:
+    return SamplingConfig(
         greedy=(arguments.decode or _implied(arguments)) == "greedy",
         temperature=1.0 if arguments.temperature is None else arguments.temperature,
         top_k=arguments.top_k or 0,

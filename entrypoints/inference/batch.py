@@ -1,4 +1,4 @@
-"""A file of prompts in, a file of answers out."""
+"""Answers to a file of prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from entrypoints.inference import fingerprint
 from entrypoints.inference.arguments import STANDARD_STREAM, Options
 from entrypoints.inference.batch_input import batches
-from entrypoints.inference.part import Part, open_part
-from entrypoints.inference.sampling import Choice
+from entrypoints.inference.partial_output import PartialOutput, open_partial
+from entrypoints.inference.sampling import SampledToken
 from entrypoints.inference.session import Session, open_text
 from entrypoints.inference.text import all_tokens
 from entrypoints.runtime.console import note, phase, report
@@ -28,19 +28,19 @@ def answer_file(
     prompts: Sequence[Prompt],
     model: Path,
     adapter: Path | None,
-    begun: float,
+    start_time: float,
 ) -> None:
-    """Answer every prompt; those that an earlier run has answered are not answered again."""
+    """Answer every prompt that an interrupted earlier run has not answered."""
     with _unfinished(options, content, prompts, model, adapter) as part:
         left = [number for number in range(len(prompts)) if number not in part.done]
         if part.done:
-            note(f"{len(part.done)} of {len(prompts)} answers are there already")
+            note(f"{len(part.done)} of {len(prompts)} answers already exist")
         if not left:
             return
         phase("check the prompts")
         text = open_text(options, model)
         tokens = dict(zip(left, all_tokens(text, [prompts[n] for n in left]), strict=True))
-        session = Session.open(options, text, model, adapter, begun)
+        session = Session.open(options, text, model, adapter, start_time)
         phase("answer")
         for batch in batches({number: len(tokens[number]) for number in left}, options.batch_size):
             _answer_batch(session, part, prompts, tokens, batch)
@@ -50,8 +50,8 @@ def answer_file(
         session.report()
 
 
-class _Printed(Part):
-    """Answers that go to standard output, each as soon as those before it are there."""
+class _StandardOutput(PartialOutput):
+    """Prints answers to standard output, in the order of the prompts."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout, {})
@@ -70,17 +70,17 @@ def _unfinished(
     prompts: Sequence[Prompt],
     model: Path,
     adapter: Path | None,
-) -> AbstractContextManager[Part]:
+) -> AbstractContextManager[PartialOutput]:
     if options.output == STANDARD_STREAM:
-        return nullcontext(_Printed())
+        return nullcontext(_StandardOutput())
     depends_on = fingerprint.of_run(options, model, adapter, content)
     ids = [prompt.id for prompt in prompts]
-    return open_part(Path(options.output), depends_on, ids, force=options.force)
+    return open_partial(Path(options.output), depends_on, ids, force=options.force)
 
 
 def _answer_batch(
     session: Session,
-    part: Part,
+    part: PartialOutput,
     prompts: Sequence[Prompt],
     tokens: Mapping[int, Sequence[int]],
     batch: Sequence[int],
@@ -95,11 +95,11 @@ def _answer_batch(
             "finish_reason": answer.finish_reason,
         }
         if session.options.logprobs is not None:
-            line["logprobs"] = [_told(choice) for choice in answer.choices]
+            line["logprobs"] = [_logprob_fields(choice) for choice in answer.choices]
         part.add(number, line)
 
 
-def _told(choice: Choice) -> dict[str, Any]:
-    """Return how likely a token was, as an output line says it."""
-    top = [{"token_id": each.token, "logprob": each.logprob} for each in choice.likeliest]
+def _logprob_fields(choice: SampledToken) -> dict[str, Any]:
+    """Return the log probabilities of a token for an output line."""
+    top = [{"token_id": each.token, "logprob": each.logprob} for each in choice.top_logprobs]
     return {"token_id": choice.chosen.token, "logprob": choice.chosen.logprob, "top": top}

@@ -1,4 +1,4 @@
-"""The prompts of ``--input``: read and checked before Paddle is imported, put into batches."""
+"""Reading and batching of the prompts of ``--input``, without Paddle."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["batches", "read_prompts"]
 
 
 def read_prompts(options: Options) -> tuple[bytes, list[Prompt]]:
-    """Return what ``--input`` holds, as it is and as prompts.
+    """Return the content of ``--input``, and its prompts.
 
     Raises:
-        RequestError: it cannot be read, or lines are wrong.
+        RequestError: it cannot be read, or lines are invalid.
     """
     name = options.input or STANDARD_STREAM
     if name == STANDARD_STREAM:
@@ -28,16 +28,18 @@ def read_prompts(options: Options) -> tuple[bytes, list[Prompt]]:
         except OSError as error:
             fault = f"cannot read the prompts: {error.strerror}"
             raise RequestError(
-                fault, where=name, remedy="--input FILE, below the workspace; - is standard input"
+                fault,
+                where=name,
+                remedy="use --input FILE with a path in the workspace, or - for standard input",
             ) from None
     prompts = [with_system(prompt, options.system) for prompt in parse(content, name)]
     return content, prompts
 
 
 def batches(lengths: Mapping[int, int], size: int) -> list[list[int]]:
-    """Return the prompts' numbers in batches of similar length, so that little is padded.
+    """Return the prompts' numbers in batches of similar length, to reduce padding.
 
-    The longest come first: what runs out of memory does so at once.
+    The longest come first, so that a run that exceeds the memory fails at once.
     """
     order = sorted(lengths, key=lambda number: (-lengths[number], number))
     return [order[at : at + size] for at in range(0, len(order), size)]

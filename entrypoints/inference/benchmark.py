@@ -1,4 +1,4 @@
-"""``infer --benchmark``: how fast a model reads prompts and answers, and what memory it takes."""
+"""``infer --benchmark``: speed of prefill and decoding, and memory use."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _PERCENTILES = (50, 90, 99)
 
 
 def check_lengths(options: Options, context: int) -> None:
-    """Refuse what does not fit into a model's context.
+    """Check that prompt and answer fit into the model's context.
 
     Raises:
-        RequestError: source and output are longer together.
+        RequestError: they are longer.
     """
     length = options.source_length + options.max_new_tokens
     if length > context:
         raise RequestError(
-            f"{options.source_length} tokens of source and {options.max_new_tokens} of output are"
-            f" {length}, and the model's context is {context}",
+            f"{options.source_length} source and {options.max_new_tokens} output tokens are"
+            f" {length} in total, but the model's context is {context}",
             where="--source-length, --max-new-tokens",
-            remedy="shorter ones",
+            remedy="reduce --source-length or --max-new-tokens",
         )
 
 
 def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) -> None:
-    """Measure a model, print a table on standard error and a JSON document as the result.
+    """Measure a model; print a table to standard error and the result as JSON.
 
     Args:
         options: of the run.
         load: returns the model.
-        vocabulary: the number of its tokens.
+        vocabulary: its vocabulary size.
     """
     before = time.perf_counter()
     phase("load the model")
@@ -73,15 +73,15 @@ def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) ->
 
 
 def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str, Any]:
-    """Return what rounds of the same work took, after one that is not counted.
+    """Return the times of equal rounds, after one warm-up round.
 
-    The prompts are random tokens, and an end token ends nothing, so that every round is
-    equally long. The likeliest token is chosen.
+    The prompts are random tokens and end tokens are ignored, so all rounds have the same
+    length. Decoding is greedy.
 
     Args:
-        model: it.
-        options: batch, lengths, rounds and seed are used.
-        vocabulary: the number of its tokens.
+        model: the model.
+        options: batch size, lengths, rounds and seed are used.
+        vocabulary: its vocabulary size.
     """
     random = np.random.default_rng(options.sampling.seed)
     size = (options.batch_size, options.source_length)
@@ -89,7 +89,7 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
     first: list[float] = []
     steps: list[float] = []
     for number in range(options.rounds + 1):
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         decoding = model.start(prompts)
         tokens = decoding.logits.argmax(axis=-1).tolist()
         times, chosen = [time.perf_counter()], [tokens]
@@ -99,7 +99,7 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
             times.append(time.perf_counter())
             chosen.append(tokens)
         if number:
-            first.append(times[0] - begun)
+            first.append(times[0] - start_time)
             steps += np.diff(times).tolist()
         report("progress", what="rounds", done=number, total=options.rounds, unit="")
     batch, source = options.batch_size, options.source_length
@@ -115,14 +115,14 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
         "tokens_per_second": round(
             batch * options.max_new_tokens * options.rounds / (sum(first) + sum(steps)), 1
         ),
-        # Tells whether another program's tokens for the same prompts are the same.
+        # Shows whether another program generates the same tokens for the same prompts.
         "tokens_sha256": hashlib.sha256(json.dumps(chosen).encode()).hexdigest(),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """Return the lines of a table for a person."""
+    """Return the lines of a table."""
     rows = [
         ("batch, source, output", "{batch_size}, {source_length}, {output_length} tokens"),
         ("engine, threads", "{engine}, {threads}"),

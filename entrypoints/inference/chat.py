@@ -1,4 +1,4 @@
-"""Talking with a model: at a terminal, or through a pipe with a question per line."""
+"""Chat at a terminal, or through a pipe with one question per line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from paddle_stacks.jobs.prompts import Message, Prompt
 
 __all__ = ["talk"]
 
-_HELP = "/reset begins anew, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
+_HELP = "/reset starts a new conversation, /exit or Ctrl-D quits, Ctrl-C stops an answer"
 
 
 def talk(session: Session) -> None:
-    """Answer what standard input says, line by line, until it ends or says ``/exit``.
+    """Answer standard input line by line until it ends or a line is ``/exit``.
 
     Answers go to standard output, everything else to standard error.
 
@@ -35,7 +35,7 @@ def talk(session: Session) -> None:
             break
         if line == "/reset":
             history.clear()
-            note("begun anew")
+            note("new conversation")
         elif line.startswith("/"):
             note(f"unknown command {line.split()[0]}: {_HELP}")
         else:
@@ -43,14 +43,15 @@ def talk(session: Session) -> None:
             answers += 1
     if not turns:
         raise RequestError(
-            "there was nothing on standard input to answer",
+            "standard input is empty",
             where="--chat",
-            remedy="at a terminal: docker run -it …; in a pipe: docker run -i …, a question a line",
+            remedy="use docker run -it … at a terminal, or docker run -i … in a pipe, with one"
+            " question per line",
         )
 
 
 def _lines() -> Iterator[str]:
-    """Yield what is said, empty lines left out; Ctrl-C at the question only asks again."""
+    """Yield the nonempty lines; Ctrl-C at the prompt only prints a new prompt."""
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401 - gives input() a history and the arrow keys
@@ -64,7 +65,7 @@ def _lines() -> Iterator[str]:
             if not terminal:
                 raise
             print(file=sys.stderr)
-            note("Ctrl-D leaves")
+            note("Ctrl-D quits")
             continue
         except UnicodeDecodeError as error:
             raise RequestError(
@@ -80,21 +81,21 @@ def _lines() -> Iterator[str]:
 def _answer(session: Session, history: list[Message], number: int) -> list[Message]:
     """Print the answer to the last message and return the conversation with it.
 
-    Where the conversation outgrows the context, its oldest turns are forgotten.
+    If the conversation exceeds the context, its oldest turns are dropped.
     """
-    recent, tokens = _fitting(session, history)
+    recent, tokens = _truncated(session, history)
     with _Interruption() as interruption:
 
         def listen(piece: str) -> bool:
             say(piece, end="")
-            return not interruption.asked
+            return not interruption.requested
 
         [answer] = session.answer([tokens], [number], listen)
     print(flush=True)
     return [*recent, Message("assistant", answer.text)]
 
 
-def _fitting(session: Session, history: list[Message]) -> tuple[list[Message], list[int]]:
+def _truncated(session: Session, history: list[Message]) -> tuple[list[Message], list[int]]:
     recent = history
     while True:
         system = session.options.system
@@ -105,25 +106,23 @@ def _fitting(session: Session, history: list[Message]) -> tuple[list[Message], l
             if len(recent) < 3:
                 raise
             recent = recent[2:]
-            note(
-                "the conversation is longer than the model's context: its oldest turn is forgotten"
-            )
+            note("the conversation exceeds the model's context: its oldest turn is dropped")
 
 
 class _Interruption:
-    """Ctrl-C ends the answer, not the job; a second one, before the answer has ended, does."""
+    """Makes Ctrl-C stop the answer; a second Ctrl-C before its end stops the job."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __enter__(self) -> _Interruption:
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(signal.SIGINT, self._previous)
 
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -1,8 +1,9 @@
-"""Decoding a batch of texts with a cache of keys and values, whatever engine computes.
+"""Batched decoding with a KV cache, for both engines.
 
-Each text has a row of the cache and fills its slots from the first one on, so that texts
-of unlike length need no padding in it, a row does not notice the others, and rows come
-and go between steps. A token that is padding goes to the last slot, which no text reads.
+Each text has a row of the cache and fills its slots from the first one on. So texts of
+different length need no padding in the cache, rows are independent of each other, and rows
+can be added and removed between steps. Padding tokens are written to the last slot, which is
+never read.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ Array = npt.NDArray[Any]
 
 
 class Engine(Protocol):
-    """What computes a step."""
+    """Computes one step."""
 
     def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
-        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+        """Return logits, ``[vocabulary, rows]``, and update the cache; the inputs are arrays."""
 
 
 class Cache:
@@ -42,28 +43,28 @@ class Cache:
     Args:
         config: the model's.
         rows: texts.
-        slots: of each row, the one for padding included.
+        slots: per row, including the one for padding.
 
     Attributes:
         tensors: the same memory, as each layer's :data:`Slots` of keys and of values;
-            another list whenever the memory is another.
+            a new list whenever the memory is reallocated.
     """
 
     def __init__(self, config: LlamaConfig, rows: int, slots: int) -> None:
         self._config = config
         size = (rows, config.num_key_value_heads, slots, config.head_dim)
-        # Zeros: what is masked counts for nothing, but must not be infinite.
+        # Zeros, because masked values must be finite.
         layers = range(config.num_hidden_layers)
         self._arrays = [(np.zeros(size, np.float32), np.zeros(size, np.float32)) for _ in layers]
         self.slots = slots
         self.tensors = self._as_tensors()
 
     def gather(self, parts: Sequence[tuple[Cache, Sequence[int]]], slots: int) -> None:
-        """Hold these rows of these caches, in this order; its own may be among them.
+        """Replace the content by rows of caches, which may include this one.
 
         Args:
-            parts: caches, and rows of each.
-            slots: of each row from now on; what lies behind is dropped.
+            parts: caches and rows of each, in the new order.
+            slots: the new number per row; further slots are dropped.
         """
         for layer in range(len(self._arrays)):
             old = [(cache._arrays[layer], list(rows)) for cache, rows in parts]
@@ -76,8 +77,8 @@ class Cache:
 
     def _views(self, array: npt.NDArray[np.float32]) -> Slots:
         flat = shared(array.reshape(-1, self._config.head_dim))
-        # Not a second one of the kind: Paddle keeps one deleter for an address, and the
-        # memory under two such tensors would never be given back.
+        # Not a second DLPack tensor: Paddle keeps one deleter per address, so the memory under
+        # two such tensors would never be freed.
         whole = paddle.empty(array.shape)
         flat._share_buffer_to(whole)
         return flat, whole
@@ -98,10 +99,10 @@ def _gathered(
 
 
 class Model:
-    """A model that is called a step at a time.
+    """A model that decodes step by step.
 
     Args:
-        engine: what computes.
+        engine: computes the steps.
         config: the model's.
         rotation: cosines and signed sines of every position, ``[context, width]`` each.
     """
@@ -112,19 +113,19 @@ class Model:
         self.rotation = rotation
 
     def begin(self, rows: int) -> Decoding:
-        """Return a decoding of so many texts, of which nothing has been read yet."""
+        """Return an empty batch with this number of texts."""
         return Decoding(self, rows)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
-        """Read prompts, a chunk of all of them at a time, and return their decoding."""
+        """Prefill prompts in chunks and return their batch."""
         longest = max(map(len, prompts))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
         is_token = np.zeros((len(prompts), longest), dtype=bool)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
             is_token[row, : len(prompt)] = True
-        # The cache grows with each chunk, though the length is known: every token looks at
-        # all slots there are, and copying the cache is cheaper than looking at empty ones.
+        # The cache grows with each chunk although the final length is known: attention covers
+        # all slots, and copying the cache is cheaper than attending to empty ones.
         decoding = self.begin(len(prompts))
         chunk = max(_CHUNK // len(prompts), 1)
         for begin in range(0, longest, chunk):
@@ -133,14 +134,14 @@ class Model:
 
 
 class Decoding:
-    """A batch of texts in the making: what the model has read, and what it makes of it.
+    """A batch of texts during decoding: its KV cache and the current logits.
 
     Args:
         model: the model.
         rows: texts in the batch.
 
     Attributes:
-        logits: of the next token, ``[rows, vocabulary]``.
+        logits: of the next tokens, ``[rows, vocabulary]``.
     """
 
     def __init__(self, model: Model, rows: int) -> None:
@@ -152,16 +153,16 @@ class Decoding:
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest text; every text takes the memory of so many."""
+        """Tokens of the longest text; every text uses this much of the cache."""
         return int(self._lengths.max())
 
     def _reserve(self, length: int) -> None:
-        """Make room for texts of so many tokens."""
+        """Make room for texts of this length."""
         if length >= self._cache.slots:
             self._gather([(self._cache, range(len(self._lengths)))], length)
 
     def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens.
+        """Feed the next tokens.
 
         Args:
             tokens: ``[rows, new]``.
@@ -170,17 +171,17 @@ class Decoding:
         inputs, counts = self._next_inputs(tokens, is_token)
         logits = np.ascontiguousarray(self._model.engine.run(inputs, self._cache).T)
         self._lengths += counts
-        # A row that has read nothing but padding goes on from what it read before.
+        # Rows with padding only keep their logits.
         self.logits = logits if counts.all() else np.where(counts[:, None], logits, self.logits)
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Give the model the next tokens, and return what it makes of every one.
+        """Feed the next tokens, and return the logits after each of them.
 
         Args:
             tokens: ``[rows, new]``.
 
         Returns:
-            Logits of the token behind each, ``[rows x new, vocabulary]``: memory for them all.
+            ``[rows x new, vocabulary]``.
         """
         inputs, counts = self._next_inputs(tokens, np.ones_like(tokens, dtype=bool))
         every = replace(inputs, last=np.arange(tokens.size))
@@ -190,33 +191,33 @@ class Decoding:
         return logits
 
     def step(self, tokens: Sequence[int]) -> None:
-        """Give the model the token that was chosen for every text."""
+        """Feed the sampled token of every text."""
         column = np.array(tokens, dtype=np.int64)[:, None]
         self.read(column, np.ones_like(column, dtype=bool))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only; one that is named more than once is continued as often."""
+        """Keep only these texts; a row that is repeated is duplicated."""
         rows = list(rows)
         self._lengths = self._lengths[rows]
         self.logits = self.logits[rows]
         self._gather([(self._cache, rows)], self.columns)
 
     def join(self, other: Decoding) -> None:
-        """Go on with the texts of another decoding as well, which come behind these."""
+        """Append the texts of another batch."""
         parts = [(part._cache, range(len(part._lengths))) for part in (self, other)]
         self._lengths = np.concatenate([self._lengths, other._lengths])
         self.logits = np.concatenate([self.logits, other.logits])
         self._gather(parts, self.columns)
 
     def _gather(self, parts: Sequence[tuple[Cache, Sequence[int]]], length: int) -> None:
-        # An eighth is left free: copying a text's cache now and then costs less than
-        # looking at twice as many slots at every step.
+        # An eighth is left free: copying the cache now and then costs less than attending to
+        # twice as many slots in every step.
         slots = -(-(length + length // 8 + 1) // _STEP) * _STEP
         self._cache.gather(parts, slots)
         self._mask = None
 
     def _next_inputs(self, tokens: Array, is_token: Array) -> tuple[Inputs, Array]:
-        """Return a step's inputs, with room made for them, and how many tokens each row gets."""
+        """Make room for a step; return its inputs and the number of new tokens per row."""
         counts = is_token.sum(axis=1)
         self._reserve(int((self._lengths + counts).max()))
         positions = np.maximum(self._lengths[:, None] + np.cumsum(is_token, axis=1) - 1, 0)
@@ -227,7 +228,7 @@ class Decoding:
         config, slots = self._model.config, self._cache.slots
         shape = (rows, new, rotary_heads(config), config.head_dim)
         cos, sin = (
-            _stretched(table[positions][:, :, None], shape) for table in self._model.rotation
+            _broadcast(table[positions][:, :, None], shape) for table in self._model.rotation
         )
         heads = np.arange(rows * config.num_key_value_heads).reshape(rows, -1, 1) * slots
         slot = np.where(is_token, positions, slots - 1)[:, None]
@@ -238,7 +239,7 @@ class Decoding:
         return Inputs(tokens.copy(), cos, sin, mask, (heads + slot).reshape(-1), last)
 
     def _next_mask(self, positions: Array) -> npt.NDArray[np.float32]:
-        """Return the mask of one token a row: the one before it, with one slot more."""
+        """Return the mask for one token per row: the previous mask with one more slot."""
         if self._mask is None:
             self._mask = self._whole_mask(positions)
         else:
@@ -252,24 +253,24 @@ class Decoding:
         mask = np.where(visible, np.float32(0), _HIDDEN)[:, None, None]
         kv_heads = config.num_key_value_heads
         group = config.num_attention_heads // kv_heads
-        whole = _stretched(mask, (rows, kv_heads, group, new, slots))
+        whole = _broadcast(mask, (rows, kv_heads, group, new, slots))
         return whole.reshape(rows, kv_heads, group * new, slots)
 
 
-def _stretched(array: Array, shape: tuple[int, ...]) -> Array:
+def _broadcast(array: Array, shape: tuple[int, ...]) -> Array:
     return np.array(np.broadcast_to(array, shape), order="C")
 
 
 def shared(array: Array) -> Any:
-    """Return a tensor on an array's memory, which has to be contiguous and writable."""
+    """Return a tensor that shares an array's memory, which must be contiguous and writable."""
     return from_dlpack(array.__dlpack__())
 
 
 def keep_freed_memory() -> None:
-    """Have the allocator keep large blocks that are freed, instead of giving them back.
+    """Make the allocator keep large freed blocks instead of returning them to the system.
 
-    A step's temporaries are as large as the last one's. Given back, each is mapped and
-    zeroed anew page by page, which took half of the time of reading a long prompt.
+    Every step allocates temporaries of the same sizes. Returned blocks are mapped and zeroed
+    again page by page, which took half of the prefill time of a long prompt.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # mallopt(3)
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""The dynamic engine: Paddle carries out a Llama's operations one by one."""
+"""The dynamic engine: Paddle executes the operations of a Llama one by one."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Computes steps.
+    """Computes steps with the dynamic graph.
 
     Args:
         config: the model's.
-        weights: by PaddleNLP's names, float32; they are used where they are.
-        tap: sees what every product takes; None for none.
+        weights: by PaddleNLP's names, float32; used in place.
+        tap: called with the input of every product; may be None.
     """
 
     def __init__(
         self, config: LlamaConfig, weights: Mapping[str, npt.NDArray[Any]], tap: Tap | None = None
     ) -> None:
-        # Strided views, Paddle's default, are turned into matrices by a kernel that takes
-        # 20 ns an element; plain copies take a thirtieth.
+        # Strided views, Paddle's default, are made contiguous by a kernel that takes 20 ns per
+        # element; plain copies take a thirtieth of that.
         paddle.set_flags({"FLAGS_use_stride_kernel": False})
         keep_freed_memory()
         tensors = {name: shared(array) for name, array in weights.items()}
         self._network = Network(config, tensors, tap)
 
     def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
-        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+        """Return logits, ``[vocabulary, rows]``, and update the cache; the inputs are arrays."""
         tensors = Inputs(**{name: shared(array) for name, array in vars(inputs).items()})
         with paddle.no_grad():
             logits: npt.NDArray[np.float32] = self._network.logits(tensors, cache.tensors).numpy()

@@ -1,34 +1,33 @@
-"""What ``export --static`` writes beside a model's weights, checked without Paddle."""
+"""The files that ``export --static`` writes beside a model's weights; checked without Paddle."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs.files import sha256_of
 
 __all__ = ["FORMAT", "MANIFEST", "PROGRAM", "check"]
 
 PROGRAM, MANIFEST = "static.pdmodel", "static.json"
 FORMAT = 1
-"""Of the program's inputs and of the manifest; another one cannot be run."""
+"""Version of the program's inputs and of the manifest; others cannot be run."""
 
 
 def check(folder: Path) -> None:
-    """Refuse a folder that holds no static graph, or not all of one.
+    """Check that a folder holds a complete static graph.
 
-    The weights' sizes are compared, not their contents, which would take longer than
-    loading them.
+    Only the sizes of the weights are compared: hashing them would take longer than loading.
 
     Raises:
-        RequestError: with what is wrong, and what to do.
+        RequestError: files are missing, damaged or of another version.
     """
     again = f"export it again: ./inv export --model MODEL --static --output {folder} --force"
     path = folder / MANIFEST
     if not path.is_file():
         raise RequestError(
-            f"{folder} holds no static graph: no {MANIFEST}",
+            f"{folder} has no static graph: {MANIFEST} is missing",
             where=str(folder),
             remedy=f"./inv export --model {folder.name} --static --output exported/{folder.name},"
             " then --model with that folder",
@@ -38,19 +37,19 @@ def check(folder: Path) -> None:
         version, files = manifest["format"], dict(manifest["files"])
         sums = {name: (int(about["size"]), str(about["sha256"])) for name, about in files.items()}
         if odd := [name for name in sums if not json_files.is_below(name)]:
-            raise ValueError(f"it names files outside of its folder: {odd[0][:80]}")
+            raise ValueError(f"a file is outside of the folder: {odd[0][:80]}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         fault = f"not an export's manifest: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy=again) from None
     if version != FORMAT:
         raise RequestError(
-            f"a static graph of the format {version!r}, and this version runs {FORMAT}",
+            f"the static graph has format {version!r}, expected {FORMAT}",
             where=str(path),
             remedy=again,
         )
     for name in (PROGRAM, "config.json"):
         if name not in sums:
-            raise RequestError(f"the manifest has no {name}", where=str(path), remedy=again)
+            raise RequestError(f"{name} is missing in the manifest", where=str(path), remedy=again)
     for name, (size, digest) in sums.items():
         _check_file(folder / name, size, digest, again)
 
@@ -60,10 +59,10 @@ def _check_file(path: Path, size: int, digest: str, again: str) -> None:
         raise RequestError("the file is missing", where=str(path), remedy=again)
     actual = path.stat().st_size
     if actual != size:
-        message = f"it has {actual} bytes, and had {size} when it was exported"
+        message = f"the file has {actual} bytes, expected {size}"
         raise RequestError(message, where=str(path), remedy=again)
     if path.suffix in (".safetensors", ".pdparams"):
         return
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        message = "it is not what was exported: its SHA-256 is another"
+    if sha256_of(path) != digest:
+        message = "the file differs from what was exported: its SHA-256 does not match"
         raise RequestError(message, where=str(path), remedy=again)

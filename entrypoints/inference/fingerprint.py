@@ -1,4 +1,4 @@
-"""What an answer depends on, as a few values that can be compared."""
+"""Fingerprints of everything that an answer depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK, _BLOCKS = 64 * 2**10, 64
 
 
 def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) -> dict[str, str]:
-    """Return what decides the answers to a file of prompts, by the words a person knows it by.
+    """Return the fingerprints of a run with a file of prompts, by option.
 
     Args:
         options: of the run.
@@ -32,7 +32,7 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         "--stop": of_bytes("\0".join(options.stops).encode()),
         "--max-new-tokens": str(options.max_new_tokens),
     }
-    if options.dtype != "float32":  # words that records written before them do not have
+    if options.dtype != "float32":  # keys that older partial outputs do not have
         values["--dtype"] = options.dtype
     if options.engine != "dynamic":
         values["--engine"] = options.engine
@@ -48,7 +48,7 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
 
 
 def of_folder(folder: Path) -> str:
-    """Return a digest of a folder's files: names and contents, not their dates."""
+    """Return a digest of the names and contents of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -62,10 +62,9 @@ def of_bytes(content: bytes) -> str:
 
 
 def _file(path: Path) -> bytes:
-    """Return the digest of a file, or of blocks spread evenly over a large one.
+    """Return the digest of a file, or of evenly spaced blocks of a large one.
 
-    Training changes every weight, so that blocks tell models apart in a
-    hundredth of the time that the whole takes.
+    Training changes every weight, so blocks distinguish models in a hundredth of the time.
     """
     digest, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as stream:

@@ -7,27 +7,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from entrypoints.inference.protocols import Decoding, LanguageModel
-from entrypoints.inference.sampling import Choice, Chooser, Logits, Sampling, choice
+from entrypoints.inference.sampling import (
+    Logits,
+    SampledToken,
+    Sampler,
+    SamplingConfig,
+    sampled_token,
+)
 from entrypoints.inference.stream import TextStream
 from entrypoints.inference.text import Text
 from paddle_stacks.jobs.prompts import SamplingParams
 
-__all__ = ["Answer", "Asked", "Limits", "Row", "Speed", "answer_all", "wished"]
+__all__ = [
+    "Answer",
+    "GenerationConfig",
+    "GenerationStats",
+    "RunningSequence",
+    "StoppingCriteria",
+    "generate",
+    "with_overrides",
+]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where an answer ends.
+class StoppingCriteria:
+    """The conditions that end an answer, and the form of its text.
 
     Args:
-        max_new_tokens: at so many tokens.
-        context: where prompt and answer fill the model's context.
-        stops: at any of these texts.
-        stop_token_ids: at any of these tokens, besides the model's end tokens.
-        ignore_eos: not at the model's end tokens.
-        min_tokens: at no end token and no stop text before so many tokens.
-        include_stop: with the stop text that ended it, which is left out otherwise.
-        skip_special_tokens: without special tokens in the text.
+        max_new_tokens: the maximum number of tokens.
+        context: the maximum number of tokens of prompt and answer together.
+        stops: texts that end the answer.
+        stop_token_ids: tokens that end the answer, in addition to the model's end tokens.
+        ignore_eos: whether the answer continues after the model's end tokens.
+        min_tokens: tokens before which neither end tokens nor stop texts count.
+        include_stop: whether the text includes the stop text that ended it.
+        skip_special_tokens: whether special tokens are removed from the text.
     """
 
     max_new_tokens: int
@@ -41,103 +55,101 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is wanted of an answer.
+class GenerationConfig:
+    """The settings of one answer.
 
     Args:
-        sampling: how tokens are chosen.
-        limits: where it ends.
-        likeliest: how many of the likeliest tokens are told at each place; None for no
-            probabilities.
+        sampling: the sampling parameters.
+        limits: the stopping criteria.
+        top_logprobs: the number of most probable tokens to return per position; None for no
+            log probabilities.
     """
 
-    sampling: Sampling
-    limits: Limits
-    likeliest: int | None = None
+    sampling: SamplingConfig
+    limits: StoppingCriteria
+    top_logprobs: int | None = None
 
 
-def wished(usual: Asked, params: SamplingParams) -> Asked:
-    """Return what is wanted of an answer: what its prompt says, else what is usual."""
-    given = {
+def with_overrides(defaults: GenerationConfig, params: SamplingParams) -> GenerationConfig:
+    """Return the defaults with the settings that a prompt overrides."""
+    overrides = {
         name: value
         for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")
         if (value := getattr(params, name)) is not None
     }
-    greedy = usual.sampling.greedy
+    greedy = defaults.sampling.greedy
     if params.decode is not None:
         greedy = params.decode == "greedy"
-    elif given.keys() & {"temperature", "top_k", "top_p"}:
+    elif overrides.keys() & {"temperature", "top_k", "top_p"}:
         greedy = False
-    limits = usual.limits
+    limits = defaults.limits
     if params.max_new_tokens is not None:
         limits = replace(limits, max_new_tokens=params.max_new_tokens)
     if params.stop is not None:
         limits = replace(limits, stops=params.stop)
-    sampling = replace(usual.sampling, greedy=greedy, **given)
-    return replace(usual, sampling=sampling, limits=limits)
+    sampling = replace(defaults.sampling, greedy=greedy, **overrides)
+    return replace(defaults, sampling=sampling, limits=limits)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """An answer of the model.
 
     Args:
         text: without special tokens, and without the stop text that ended it.
-        token_ids: the tokens that were generated, without the end token; with
-            those of a stop text.
+        token_ids: the generated tokens, without the end token but with those of a stop text.
         finish_reason: ``stop`` at an end token or a stop text, ``length`` at a
-            limit, ``interrupted`` where the listener wanted no more.
-        choices: how likely the model found each of the tokens, where that was asked for.
+            limit, ``interrupted`` if the listener returned false.
+        choices: the tokens with their log probabilities, if requested.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[SampledToken, ...] = ()
 
 
 @dataclass
-class Speed:
-    """What was generated, and how fast; filled as the work goes on."""
+class GenerationStats:
+    """Number and speed of the generated tokens; updated during generation."""
 
     tokens: int = 0
     seconds: float = 0.0
     first_token: float | None = field(default=None)
-    """``time.perf_counter()`` when the first token of all was there."""
+    """``time.perf_counter()`` at the first token of the run."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second, prompts' reading included."""
+        """Tokens per second, including prefill."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Row:
-    """One answer in the making.
+class RunningSequence:
+    """An answer during generation.
 
     Args:
         text: the tokenizer.
         prompt: the prompt's tokens.
-        chooser: chooses its tokens.
-        limits: where it ends.
-        likeliest: how many of the likeliest tokens are told at each place; None for no
-            probabilities.
+        sampler: samples its tokens.
+        limits: the stopping criteria.
+        top_logprobs: as in :class:`GenerationConfig`.
 
     Attributes:
-        tokens: that were generated so far.
-        reason: why it ended, as in :class:`Answer`; empty while it goes on.
+        tokens: the tokens generated so far.
+        reason: the finish reason, as in :class:`Answer`; empty while it is unfinished.
     """
 
     def __init__(
         self,
         text: Text,
         prompt: Sequence[int],
-        chooser: Chooser,
-        limits: Limits,
-        likeliest: int | None = None,
+        sampler: Sampler,
+        limits: StoppingCriteria,
+        top_logprobs: int | None = None,
     ) -> None:
-        self.chooser = chooser
-        self._likeliest = likeliest
-        self._choices: list[Choice] = []
+        self.sampler = sampler
+        self._top_logprobs = top_logprobs
+        self._choices: list[SampledToken] = []
         self.stream = TextStream(
             text.decode if limits.skip_special_tokens else text.decode_all,
             limits.stops,
@@ -151,7 +163,7 @@ class Row:
         self._room = min(limits.max_new_tokens, limits.context - len(prompt))
 
     def take(self, token: int) -> str:
-        """Take the next token and return what may be shown; sets the reason when it ends."""
+        """Add the next token and return the new text; sets the reason when the answer ends."""
         if token in self._ends:
             self.reason = "stop"
             return self.stream.finish()
@@ -165,62 +177,66 @@ class Row:
         return piece
 
     def answer(self) -> Answer:
-        """Return the answer as far as it has come."""
-        # An end token was chosen too, and is not part of the answer.
+        """Return the answer so far."""
+        # An end token was sampled too, but is not part of the answer.
         choices = tuple(self._choices[: len(self.tokens)])
         return Answer(self.stream.text, tuple(self.tokens), self.reason, choices)
 
-    def choose(self, logits: Logits) -> int:
+    def sample(self, logits: Logits) -> int:
         """Return the next token."""
         banned = self._ends if len(self.tokens) < self._min_tokens else ()
-        token = self.chooser.choose(logits, banned)
-        if self._likeliest is not None:
-            self._choices.append(choice(logits, token, self._likeliest))
+        token = self.sampler.sample(logits, banned)
+        if self._top_logprobs is not None:
+            self._choices.append(sampled_token(logits, token, self._top_logprobs))
         return token
 
 
-def answer_all(
+def generate(
     model: LanguageModel,
     text: Text,
     prompts: Sequence[Sequence[int]],
     numbers: Sequence[int],
-    asked: Sequence[Asked],
+    configs: Sequence[GenerationConfig],
     listen: Callable[[str], bool] = lambda _: True,
-    speed: Speed | None = None,
+    speed: GenerationStats | None = None,
 ) -> list[Answer]:
-    """Answer prompts together, and return the answers in their order.
+    """Generate answers in one batch, and return them in the order of the prompts.
 
     Args:
         model: the model.
         text: its tokenizer.
         prompts: tokens of each prompt; shorter than the model's context.
-        numbers: each answer's number in the run: its random numbers depend on it.
-        asked: what is wanted of each answer.
-        listen: is given text as it comes, and returns whether to go on; for one
-            prompt only, as texts would mix.
-        speed: is filled.
+        numbers: each answer's number in the run, which its random numbers depend on.
+        configs: the settings of each answer.
+        listen: called with new text; returns whether to continue. For a single prompt only,
+            because texts would mix.
+        speed: updated.
     """
-    speed = speed or Speed()
-    begun = time.perf_counter()
+    speed = speed or GenerationStats()
+    start_time = time.perf_counter()
     rows = [
-        Row(text, prompt, Chooser(one.sampling, number, prompt), one.limits, one.likeliest)
-        for prompt, number, one in zip(prompts, numbers, asked, strict=True)
+        RunningSequence(
+            text, prompt, Sampler(one.sampling, number, prompt), one.limits, one.top_logprobs
+        )
+        for prompt, number, one in zip(prompts, numbers, configs, strict=True)
     ]
     decoding, going = model.start(prompts), rows
     while going:
-        chosen = [row.choose(logits) for row, logits in zip(going, decoding.logits, strict=True)]
+        chosen = [row.sample(logits) for row, logits in zip(going, decoding.logits, strict=True)]
         speed.first_token = speed.first_token or time.perf_counter()
         for row, token in zip(going, chosen, strict=True):
             if not listen(row.take(token)) and not row.reason:
                 row.reason = "interrupted"
         going = _advance(decoding, going, chosen)
     speed.tokens += sum(len(row.tokens) for row in rows)
-    speed.seconds += time.perf_counter() - begun
+    speed.seconds += time.perf_counter() - start_time
     return [row.answer() for row in rows]
 
 
-def _advance(decoding: Decoding, rows: list[Row], chosen: Sequence[int]) -> list[Row]:
-    """Drop the rows that have ended and give the others their token; return the others."""
+def _advance(
+    decoding: Decoding, rows: list[RunningSequence], chosen: Sequence[int]
+) -> list[RunningSequence]:
+    """Remove finished rows, feed the others their tokens, and return them."""
     unfinished = [at for at, row in enumerate(rows) if not row.reason]
     if not unfinished:
         return []

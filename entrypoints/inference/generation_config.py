@@ -1,4 +1,4 @@
-"""The defaults that a model's ``generation_config.json`` sets for its answers."""
+"""Defaults from a model's ``generation_config.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["repetition_penalty"]
 
 
 def repetition_penalty(folder: Path) -> float:
-    """Return the repetition penalty of a model's answers; 1.0 is none.
+    """Return a model's default repetition penalty; 1.0 for none.
 
-    transformers applies it to greedy answers too. The temperature and the other settings of
-    sampling are not taken over: answers are greedy unless a command says otherwise.
+    transformers applies it to greedy decoding too. Temperature and other sampling parameters are
+    ignored: decoding is greedy by default.
 
     Raises:
         RequestError: the file is damaged.

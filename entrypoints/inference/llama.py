@@ -1,25 +1,23 @@
-"""A step of a Llama on a CPU, written once for both engines.
+"""One step of a Llama on a CPU, shared by both engines.
 
-Over tensors, :class:`Network` is the dynamic engine's; over a program's variables it
-makes the graph that ``export --static`` writes. The weights are PaddleNLP's,
-by its names and in its layout, so that they are used where the file is mapped. What
-differs from PaddleNLP's own network is what its operations cost on a CPU with Paddle
-3.0.0b2, measured with SmolLM2-135M on two cores:
+With tensors, :class:`Network` computes the steps of the dynamic engine; with a program's
+variables it builds the graph that ``export --static`` writes. The weights have PaddleNLP's
+names and layout, so the mapped file is used in place. The differences from PaddleNLP's own
+network reflect the cost of operations on a CPU with Paddle 3.0.0b2, measured with SmolLM2-135M
+on two cores:
 
-* keys and values are written into a cache that stays where it is. Upstream joins the
-  past and the new at every step: with 8 texts of 512 tokens that copies 190 MB, and
-  takes three quarters of the step;
-* the cache is ``[rows, heads, slots, width]``, ready for the product, and grouped
+* keys and values are written into a fixed cache. Upstream concatenates past and new ones in
+  every step: with 8 texts of 512 tokens that copies 190 MB and takes three quarters of the
+  step;
+* the cache is ``[rows, heads, slots, head_dim]``, ready for the product, and grouped
   queries are rows of one product instead of copies of the keys;
-* a sum or product of tensors of unlike shapes takes up to 50 times as long as one of
-  like shapes, so masks and rotations come in their full shape, made once per step for
-  all layers; where one has to be stretched it stands on the right, which is the
-  cheaper side;
-* squares are products: ``pow`` calls libm. Paddle has one kernel for all of a norm, five
-  times as fast with 8 texts, but of AVX-512's instructions alone: it would end the process
-  on every processor that has none;
-* the head is the left factor: ``[vocabulary, hidden]`` times 8 texts is at the memory's
-  speed, the other way round at a third of it.
+* a sum or product of tensors with different shapes takes up to 50 times as long as one with
+  equal shapes, so masks and rotations are expanded once per step for all layers; where
+  broadcasting is unavoidable, the smaller tensor is on the right, which is cheaper;
+* squares are products, because ``pow`` calls libm. Paddle has a fused kernel for norms, five
+  times as fast with 8 texts, but it requires AVX-512 and crashes on other processors;
+* the head is the left factor: ``[vocabulary, hidden]`` times 8 texts runs at memory
+  bandwidth, the other order at a third of it.
 
 A step of 8 texts with 512 tokens each takes 30 ms instead of 78; a prompt of 512 tokens
 half a second instead of 1.7.
@@ -53,15 +51,15 @@ Tensor = Any
 """A ``paddle.Tensor``, or a program's variable."""
 
 Slots = tuple[Tensor, Tensor]
-"""A layer's keys or values: ``[rows x heads x slots, width]`` to write, and the same
-memory as ``[rows, heads, slots, width]`` to read."""
+"""A layer's keys or values: ``[rows x heads x slots, head_dim]`` to write, and the same
+memory as ``[rows, heads, slots, head_dim]`` to read."""
 
 Tap = Callable[[str, Tensor], Tensor]
-"""Is given what a product is about to take, and returns what it takes: itself, to look
-on, or its value in eight bits. The name is the product's, as ``llama.layers.0.mlp.down_proj``;
-products that share an input have one tap, the first one's. The products with the cache
-have upstream's names, ``….self_attn.cachek_matmul`` and ``….cachev_matmul``, and are given the
-new keys and values, ``[rows, heads, new, width]``."""
+"""Called with the name and the input of each product; returns the input to use: the same for
+observers, or its int8 approximation. Names are like ``llama.layers.0.mlp.down_proj``; products
+that share an input are called once, for the first of them. The products with the cache have
+upstream's names, ``….self_attn.cachek_matmul`` and ``….cachev_matmul``; their inputs are the new
+keys and values, ``[rows, heads, new, head_dim]``."""
 
 
 def llama_config(config: Any) -> LlamaConfig:
@@ -81,15 +79,15 @@ def rotary_heads(config: LlamaConfig) -> int:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a step is given besides weights and caches.
+    """The inputs of a step besides weights and caches.
 
     Args:
         tokens: ``[rows, new]``, int64.
-        cos: of each token's position, ``[rows, new, turned heads, width]``.
-        sin: likewise; its first half is negative.
-        mask: added to the scores, ``[rows, key heads, group x new, slots]``.
-        slots: where each key head's new tokens go, ``[rows x key heads x new]``, int64.
-        last: which of the ``rows x new`` tokens logits are wanted of, ``[rows]``, int64.
+        cos: of each token's position, ``[rows, new, rotary heads, head_dim]``.
+        sin: likewise; its first half is negated.
+        mask: added to the scores, ``[rows, KV heads, group x new, slots]``.
+        slots: cache slots of the new tokens, ``[rows x KV heads x new]``, int64.
+        last: indices of the tokens in ``rows x new`` to return logits of, ``[rows]``, int64.
     """
 
     tokens: Tensor
@@ -107,14 +105,14 @@ _KINDS = ("weight", "bias", "shift_bias", "smooth_weight")
 class Network:
     """A Llama with its weights.
 
-    Besides those of every Llama it takes what shift and smoothing leave (``quantizing``):
-    biases of norms and projections, and a vector that is added to a projection's input
-    (``shift_bias``) and one that scales it (``smooth_weight``).
+    It also supports the weights that shifting and smoothing add (``quantizing``): biases of
+    norms and projections, a vector added to a projection's input (``shift_bias``) and one that
+    scales it (``smooth_weight``).
 
     Args:
         config: the model's.
         weights: tensors, or a program's variables, by PaddleNLP's names.
-        tap: sees what every product takes; None for none.
+        tap: called with the input of every product; may be None.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class Network:
         self._layers = [_Layer(weights, layer, tap) for layer in range(config.num_hidden_layers)]
 
     def logits(self, inputs: Inputs, caches: Sequence[tuple[Slots, Slots]]) -> Tensor:
-        """Return the logits of the tokens that are next, ``[vocabulary, rows]``.
+        """Return the logits of the next tokens, ``[vocabulary, rows]``.
 
         The new tokens' keys and values are written into the caches.
 
@@ -144,13 +142,13 @@ class Network:
             hidden = hidden + _feed_forward(layer, normal)
         hidden = paddle.gather(hidden.reshape([-1, self._config.hidden_size]), inputs.last)
         hidden = _normalized(hidden, self._norm, epsilon)
-        # A head of its own is a linear layer's, [hidden, vocabulary].
+        # An untied head is the weight of a linear layer, [hidden, vocabulary].
         transposed = not self._config.tie_word_embeddings
         return paddle.matmul(self._head, hidden, transpose_x=transposed, transpose_y=True)
 
 
 class _Layer:
-    """A layer's weights, and what is done with one of them."""
+    """A layer's weights and the operations with one of them."""
 
     def __init__(self, weights: Mapping[str, Tensor], number: int, tap: Tap | None) -> None:
         self._prefix = f"llama.layers.{number}."
@@ -166,13 +164,13 @@ class _Layer:
         bias = self._own["bias"].get(name)
         return normal if bias is None else normal + bias
 
-    def entering(self, name: str, hidden: Tensor) -> Tensor:
-        """Return what a projection takes of what it is given."""
+    def input_of(self, name: str, hidden: Tensor) -> Tensor:
+        """Return a projection's input after shift and smoothing."""
         shift, scale = self._own["shift_bias"].get(name), self._own["smooth_weight"].get(name)
         hidden = hidden if shift is None else hidden + shift
-        return self.seen(name, hidden if scale is None else hidden * scale)
+        return self.tapped(name, hidden if scale is None else hidden * scale)
 
-    def seen(self, name: str, tensor: Tensor) -> Tensor:
+    def tapped(self, name: str, tensor: Tensor) -> Tensor:
         return tensor if self._tap is None else self._tap(self._prefix + name, tensor)
 
     def projected(self, name: str, hidden: Tensor) -> Tensor:
@@ -187,10 +185,10 @@ def _normalized(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def _feed_forward(layer: _Layer, hidden: Tensor) -> Tensor:
-    hidden = layer.entering("mlp.gate_proj", hidden)
+    hidden = layer.input_of("mlp.gate_proj", hidden)
     gate = nn.functional.silu(layer.projected("mlp.gate_proj", hidden))
     product = gate * layer.projected("mlp.up_proj", hidden)
-    return layer.projected("mlp.down_proj", layer.entering("mlp.down_proj", product))
+    return layer.projected("mlp.down_proj", layer.input_of("mlp.down_proj", product))
 
 
 def _attention(
@@ -198,42 +196,42 @@ def _attention(
 ) -> Tensor:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head_dim = config.head_dim
-    hidden = layer.entering("self_attn.q_proj", hidden)
+    hidden = layer.input_of("self_attn.q_proj", hidden)
     parts = [layer.projected(f"self_attn.{name}_proj", hidden) for name in "qk"]
     rotary = paddle.concat(parts, axis=-1).reshape([0, 0, heads + kv_heads, head_dim])
-    # rotate_half(x) * sin is roll(x, half) * [-sin, sin]: both halves of sin are alike.
+    # rotate_half(x) * sin is roll(x, half) * [-sin, sin], since both halves of sin are equal.
     rotary = rotary * inputs.cos + paddle.roll(rotary, head_dim // 2, axis=-1) * inputs.sin
     query, key = paddle.split(rotary.transpose([0, 2, 1, 3]), [heads, kv_heads], axis=1)
     value = layer.projected("self_attn.v_proj", hidden).reshape([0, 0, kv_heads, head_dim])
-    key = layer.seen("self_attn.cachek_matmul", key)
-    value = layer.seen("self_attn.cachev_matmul", value.transpose([0, 2, 1, 3]))
+    key = layer.tapped("self_attn.cachek_matmul", key)
+    value = layer.tapped("self_attn.cachev_matmul", value.transpose([0, 2, 1, 3]))
     all_keys = _written(keys, inputs.slots, key)
     all_values = _written(values, inputs.slots, value)
-    # A key head's group of queries lies side by side, so that its rows make one matrix.
+    # The group of queries of a KV head is contiguous, so it forms one matrix.
     query = (query * head_dim**-0.5).reshape([0, kv_heads, -1, head_dim])
     scores = paddle.matmul(query, all_keys, transpose_y=True) + inputs.mask
     mixed = paddle.matmul(nn.functional.softmax(scores, axis=-1), all_values)
     mixed = mixed.reshape([0, heads, -1, head_dim]).transpose([0, 2, 1, 3])
     mixed = mixed.reshape([0, 0, heads * head_dim])
-    return layer.projected("self_attn.o_proj", layer.entering("self_attn.o_proj", mixed))
+    return layer.projected("self_attn.o_proj", layer.input_of("self_attn.o_proj", mixed))
 
 
 def _written(memory: Slots, where: Tensor, new: Tensor) -> Tensor:
-    """Write into a cache, where it is, and return all of it.
+    """Write into a cache in place, and return the whole cache.
 
     Args:
         memory: the cache.
         where: as :attr:`Inputs.slots`.
-        new: ``[rows, heads, new, width]``.
+        new: ``[rows, heads, new, head_dim]``.
     """
     flat, whole = memory
     new = new.reshape([-1, new.shape[-1]])
     if paddle.in_dynamic_mode():
         paddle.scatter_(flat, where, new)
         return whole
-    # Paddle's functions make new variables in a program; its operators need not. The
-    # second one says that the cache is read after it was written. It copies nothing:
-    # its kernel sees that the two are one memory.
+    # Paddle's functions create new variables in a program; its operators need not. The
+    # second operator orders the read of the cache after the write. It does not copy, because
+    # its kernel detects that both share their memory.
     block = paddle.static.default_main_program().current_block()
     block.append_op(
         type="scatter",
@@ -261,17 +259,17 @@ def cache_names(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
 def rotation_tables(
     config: Any, context: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return cosines and signed sines of every position, ``[context, head_dim]`` each.
+    """Return cosines and signed sines of all positions, ``[context, head_dim]`` each.
 
-    They are those of PaddleNLP's embeddings, whatever scaling the configuration asks for.
+    They are computed by PaddleNLP's embeddings, which support every scaling.
 
     Args:
         config: PaddleNLP's ``LlamaConfig``.
-        context: positions.
+        context: the number of positions.
     """
     from paddlenlp.transformers.llama.modeling import LlamaAttention
 
-    # What _init_rope reads of an attention layer, which would come with weights.
+    # A stand-in with the attributes that _init_rope reads; a real layer would have weights.
     layer: Any = type("Layer", (), {"_init_rope": LlamaAttention._init_rope})()
     head_dim = config.hidden_size // config.num_attention_heads
     layer.config, layer.head_dim = config, head_dim

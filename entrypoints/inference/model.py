@@ -1,4 +1,4 @@
-"""A causal language model, ready to decode: its weights, an adapter in them, a cache."""
+"""Loading of causal language models for decoding, optionally with a merged adapter."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
 
 _LISTED = 5
 
-# What a checkpoint's configuration may say for the machine it was trained on, as every device
-# has it: the fused kernels are there for some of them only.
+# Settings of the training machine in a checkpoint's configuration, with values that work on every
+# device: only some have the fused kernels.
 _PLAIN = {
     "use_flash_attention": False,
     "use_fused_rms_norm": False,
@@ -43,16 +43,16 @@ _PLAIN = {
 def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> LanguageModel:
     """Return the model of a PaddleNLP checkpoint, with an adapter merged into it.
 
-    A Llama on a CPU is ours (``llama.py``); everything else is PaddleNLP's network.
+    A Llama on a CPU runs with this project's network (``llama.py``), others with PaddleNLP's.
 
     Args:
         folder: the checkpoint.
         adapter: the adapter; None for none.
-        dtype: what is computed in; a CPU has ``float32`` only.
+        dtype: the computation type; a CPU supports ``float32`` only.
 
     Raises:
-        RequestError: the checkpoint or the adapter is missing, damaged or of a
-            kind that is not supported, or the two do not belong together.
+        RequestError: the checkpoint or the adapter is missing, damaged or not supported, or
+            they do not belong together.
     """
     # The native engine uses this module too, and does without Paddle.
     import paddle
@@ -64,9 +64,9 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
 
     if adapter and workspace.is_quantized(folder):
         raise RequestError(
-            f"{folder} was quantized, and its scales are not those of an adapter",
+            f"{folder} is quantized, so an adapter cannot be merged",
             where=str(adapter),
-            remedy="merge the adapter first (export --merge), then quantize what it makes",
+            remedy="merge the adapter first (export --merge), then quantize the result",
         )
     weights = Weights(folder)
     device = backends.device(backends.current())
@@ -83,7 +83,7 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
             arrays |= {
                 ours: merged(name) for ours, name in quantized.extra_weights(weights).items()
             }
-            tap = quantized.tap_of(folder, llama.num_hidden_layers, llama.num_key_value_heads)
+            tap = quantized.rounding_of(folder, llama.num_hidden_layers, llama.num_key_value_heads)
         engine = dynamic.Engine(llama, arrays, tap)
         return Model(engine, llama, rotation_tables(config, llama.max_position_embeddings))
     network = _empty(config, dtype)
@@ -91,14 +91,14 @@ def load(folder: Path, adapter: Path | None = None, dtype: str = "float32") -> L
     check_complete(weights, {name: tuple(each.shape) for name, each in parameters.items()})
     merged = _merged(weights, adapter, dtype)
     for name, parameter in parameters.items():
-        # Shares the memory, as PaddleNLP's own loader does; on a card it is the copy's there.
+        # Shares the memory, like PaddleNLP's own loader; on a device it is that of the copy.
         array = merged(name)
         (shared(array) if device == "cpu" else paddle.to_tensor(array))._share_buffer_to(parameter)
     return NetworkModel(network)
 
 
 def _merged(weights: Weights, adapter: Path | None, dtype: str) -> Callable[[str], Any]:
-    """Return what gives a weight by its name, with the adapter's change in it."""
+    """Return a function that returns a weight by name, with the adapter merged."""
     changes = Adapter(adapter, {name: weights.shape(name) for name in weights}) if adapter else None
     changed: dict[str, npt.NDArray[Any]] = {}
     for name, values, added in changes.changes() if changes else ():
@@ -112,30 +112,30 @@ def _merged(weights: Weights, adapter: Path | None, dtype: str) -> Callable[[str
 
 
 def context_length(folder: Path) -> int:
-    """Return the number of tokens a model can look back on.
+    """Return the length of a model's context, in tokens.
 
     Raises:
-        RequestError: its ``config.json`` cannot be read or does not say.
+        RequestError: ``config.json`` cannot be read or lacks it.
     """
     return _configured(folder, "max_position_embeddings")
 
 
 def vocabulary_size(folder: Path) -> int:
-    """Return the number of tokens a model knows.
+    """Return the size of a model's vocabulary.
 
     Raises:
-        RequestError: its ``config.json`` cannot be read or does not say.
+        RequestError: ``config.json`` cannot be read or lacks it.
     """
     return _configured(folder, "vocab_size")
 
 
 def _configured(folder: Path, key: str) -> int:
-    """Return a positive number that a model's configuration has to say."""
+    """Return a required positive number of a model's configuration."""
     path = folder / "config.json"
     number = json_files.read_object(path, message="not a model's configuration").get(key)
     if type(number) is not int or not 0 < number < 2**31:
         raise RequestError(
-            f"{key} is {number!r:.40}, not a number from 1",
+            f"{key} is {number!r:.40}, expected a positive number",
             where=str(path),
             remedy="fetch the model again: ./inv fetch NAME --force",
         )
@@ -143,10 +143,10 @@ def _configured(folder: Path, key: str) -> int:
 
 
 def read_config(folder: Path) -> Any:
-    """Return a checkpoint's configuration, without what only some devices have.
+    """Return a checkpoint's configuration, without device-specific settings.
 
     Raises:
-        RequestError: it is not that of a causal language model.
+        RequestError: the model is not a causal language model.
     """
     from paddlenlp import transformers
 
@@ -158,19 +158,19 @@ def read_config(folder: Path) -> Any:
         raise RequestError(
             f'the architecture "{name}" is not a causal language model of PaddleNLP',
             where=str(folder / "config.json"),
-            remedy="architectures are LlamaForCausalLM and the like",
+            remedy="use a model with an architecture such as LlamaForCausalLM",
         )
     return config
 
 
 def _empty(config: Any, dtype: str) -> Any:
-    """Return the network that a configuration is for, without values in it."""
+    """Return the network of a configuration, with uninitialized weights."""
     import paddle
     from paddlenlp import transformers
     from paddlenlp.transformers.model_utils import no_init_weights
 
-    # From now on: PaddleNLP makes its masks in the default type, and the lowest float32
-    # would be minus infinity in float16, of which softmax makes no number.
+    # PaddleNLP creates masks in the default type. The lowest float32 would be minus infinity
+    # in float16, for which softmax returns NaN.
     paddle.set_default_dtype(dtype)
     with no_init_weights(), paddle.LazyGuard():
         network = getattr(transformers, config.architectures[0])(config)
@@ -179,10 +179,10 @@ def _empty(config: Any, dtype: str) -> Any:
 
 
 def check_complete(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a checkpoint whose weights are not those of its configuration.
+    """Check that a checkpoint's weights match its configuration.
 
     Raises:
-        RequestError: weights are missing, or of another shape.
+        RequestError: weights are missing or have another shape.
     """
     faults = []
     for name, shape in expected.items():

@@ -1,4 +1,4 @@
-"""Decoding with PaddleNLP's own network: what runs on a card, and what is no Llama."""
+"""Decoding with PaddleNLP's own network: for devices, and for models other than Llama."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKENS = 1  # the axis of PaddleNLP's keys and values that counts the tokens
 
 
 class NetworkModel:
-    """PaddleNLP's network, called a step at a time.
+    """PaddleNLP's network with step-by-step decoding.
 
     Args:
         network: a ``…ForCausalLM``.
@@ -26,11 +26,11 @@ class NetworkModel:
         self._network = network
 
     def begin(self, rows: int) -> NetworkDecoding:
-        """Return a decoding of so many texts, of which nothing has been read yet."""
+        """Return an empty batch with this number of texts."""
         return NetworkDecoding(self._network, rows)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> NetworkDecoding:
-        """Read prompts, padded on the left to one length, and return their decoding."""
+        """Prefill prompts, padded on the left to equal length, and return their batch."""
         longest = max(map(len, prompts))
         tokens = np.zeros((len(prompts), longest), dtype=np.int64)
         is_token = np.zeros((len(prompts), longest), dtype=bool)
@@ -45,14 +45,14 @@ class NetworkModel:
 
 
 class NetworkDecoding:
-    """A batch of texts in the making: what the model has read, and what it makes of it.
+    """A batch of texts during decoding: its KV cache and the current logits.
 
     Args:
         network: a ``…ForCausalLM``.
         rows: texts in the batch.
 
     Attributes:
-        logits: of the next token, ``[batch, vocabulary]``.
+        logits: of the next tokens, ``[batch, vocabulary]``.
     """
 
     logits: npt.NDArray[np.float32]
@@ -60,20 +60,20 @@ class NetworkDecoding:
     def __init__(self, network: Any, rows: int) -> None:
         self._network = network
         self._past: Any = None
-        self._known = np.zeros((rows, 0), dtype=bool)
+        self._is_token = np.zeros((rows, 0), dtype=bool)
 
     def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens.
+        """Feed the next tokens.
 
         Args:
             tokens: ``[batch, new]``.
             is_token: ``[batch, new]``, false where a token is padding.
         """
-        # Nothing is copied where it is float32 already.
+        # No copy if it is float32 already.
         self.logits = self._forward(tokens, is_token)[:, -1].numpy().astype(np.float32, copy=False)
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Give the model the next tokens, and return the logits behind each.
+        """Feed the next tokens, and return the logits after each of them.
 
         Args:
             tokens: ``[batch, new]``.
@@ -89,12 +89,12 @@ class NetworkDecoding:
 
     def _forward(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> Any:
         """Run the network on the next tokens, and return its logits, ``[batch, new, …]``."""
-        past, new = self._known.shape[1], tokens.shape[1]
-        self._known = np.concatenate([self._known, is_token], axis=1)
-        positions = np.maximum(np.cumsum(self._known, axis=1) - 1, 0)[:, past:]
-        # Of four dimensions, so that PaddleNLP takes it as it is.
+        past, new = self._is_token.shape[1], tokens.shape[1]
+        self._is_token = np.concatenate([self._is_token, is_token], axis=1)
+        positions = np.maximum(np.cumsum(self._is_token, axis=1) - 1, 0)[:, past:]
+        # Four-dimensional, so that PaddleNLP uses it unchanged.
         before = np.arange(past + new) <= np.arange(past, past + new)[:, None]
-        visible = self._known[:, None, None, :] & before
+        visible = self._is_token[:, None, None, :] & before
         with paddle.no_grad():
             output = self._network(
                 input_ids=paddle.to_tensor(tokens),
@@ -108,26 +108,25 @@ class NetworkDecoding:
         return output.logits
 
     def step(self, tokens: Sequence[int]) -> None:
-        """Give the model the token that was chosen for every text."""
+        """Feed the sampled token of every text."""
         column = np.array(tokens, dtype=np.int64)[:, None]
         self.read(column, np.ones_like(column, dtype=bool))
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only; one that is named more than once is continued as often."""
+        """Keep only these texts; a row that is repeated is duplicated."""
         index = paddle.to_tensor(np.array(rows, dtype=np.int64))
         self._past = [
             tuple(paddle.index_select(part, index, axis=0) for part in layer)
             for layer in self._past
         ]
-        self._known = self._known[list(rows)]
+        self._is_token = self._is_token[list(rows)]
         self.logits = self.logits[list(rows)]
         self._trim()
 
     def join(self, other: NetworkDecoding) -> None:
-        """Go on with the texts of another decoding as well, which come behind these.
+        """Append the texts of another batch.
 
-        The shorter ones are padded on the left; positions and masks follow from what is
-        known, so that no text notices the others.
+        The shorter ones are padded on the left; positions and masks exclude the padding.
         """
         longest = max(self.columns, other.columns)
         self._past = [
@@ -138,15 +137,15 @@ class NetworkDecoding:
             for layer, added in zip(self._past, other._past, strict=True)
         ]
         masks = [
-            np.pad(part._known, ((0, 0), (longest - part.columns, 0))) for part in (self, other)
+            np.pad(part._is_token, ((0, 0), (longest - part.columns, 0))) for part in (self, other)
         ]
-        self._known = np.concatenate(masks)
+        self._is_token = np.concatenate(masks)
         self.logits = np.concatenate([self.logits, other.logits])
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest text; every text takes the memory of so many."""
-        return int(self._known.shape[1])
+        """Tokens of the longest text; every text uses this much of the cache."""
+        return int(self._is_token.shape[1])
 
     def _padded(self, part: Any, length: int) -> Any:
         missing = length - part.shape[_TOKENS]
@@ -157,8 +156,8 @@ class NetworkDecoding:
         return paddle.concat([paddle.zeros(shape, part.dtype), part], axis=_TOKENS)
 
     def _trim(self) -> None:
-        """Drop the columns that are padding for every text that is left."""
-        unused = int(self._known.any(axis=0).argmax())
+        """Remove the columns that are padding for all remaining texts."""
+        unused = int(self._is_token.any(axis=0).argmax())
         if not unused:
             return
         axis, end = _TOKENS, self.columns
@@ -166,4 +165,4 @@ class NetworkDecoding:
             tuple(paddle.slice(part, [axis], [unused], [end]) for part in layer)
             for layer in self._past
         ]
-        self._known = self._known[:, unused:]
+        self._is_token = self._is_token[:, unused:]

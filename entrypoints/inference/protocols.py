@@ -1,4 +1,4 @@
-"""What a model and a batch of texts can do, whatever computes; it needs no Paddle."""
+"""Interfaces of models and batches, independent of the engine and of Paddle."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ __all__ = ["Decoding", "LanguageModel"]
 
 
 class Decoding(Protocol):
-    """A batch of texts in the making: what the model has read, and what it makes of it.
+    """A batch of texts during decoding: its KV cache and the current logits.
 
     Attributes:
-        logits: of the next token, ``[rows, vocabulary]``.
+        logits: of the next tokens, ``[rows, vocabulary]``.
     """
 
     logits: npt.NDArray[np.float32]
 
     @property
     def columns(self) -> int:
-        """Tokens of the longest text; every text takes the memory of so many."""
+        """Tokens of the longest text; every text uses this much of the cache."""
 
     def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens, ``[rows, new]``; not ``is_token`` are paddings."""
+        """Feed the next tokens, ``[rows, new]``; positions without ``is_token`` are padding."""
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Give the model the next tokens, ``[rows, new]``, and return the logits behind each.
+        """Feed the next tokens, ``[rows, new]``, and return the logits after each of them.
 
         Returns:
             ``[rows x new, vocabulary]``.
         """
 
     def step(self, tokens: Sequence[int]) -> None:
-        """Give the model the token that was chosen for every text."""
+        """Feed the sampled token of every text."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only; one that is named more than once is continued as often."""
+        """Keep only these texts; a row that is repeated is duplicated."""
 
     def join(self, other: Any) -> None:
-        """Go on with the texts of another decoding of the model as well, behind these."""
+        """Append the texts of another batch of the same model."""
 
 
 class LanguageModel(Protocol):
-    """A model that is called a step at a time."""
+    """A model that decodes step by step."""
 
     def begin(self, rows: int) -> Decoding:
-        """Return a decoding of so many texts, of which nothing has been read yet."""
+        """Return an empty batch with this number of texts."""
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
-        """Read prompts and return their decoding."""
+        """Prefill prompts and return their batch."""

@@ -1,17 +1,16 @@
-"""A model that was quantized: its scales, and what a CPU makes of them.
+"""Quantized models: their scales, and their simulation on a CPU.
 
 The layout is that of upstream's ``llm/utils/quant.py``, which its fused kernels read on a
-card: weights that are whole numbers, ``weight_scales.json`` with a scale for each of their
-outputs, ``act_scales.json`` with one for what enters a product, ``cachekv_scales.json``
-with one for each head of the cache, repeated for each query of its group. A scale is the
-largest absolute value, and stands for 127. With shifting or smoothing of all linears
-upstream's layers are wrapped, and ``.layer`` is in the names of the two that are.
+device: int8 weights, ``weight_scales.json`` with a scale for each output, ``act_scales.json``
+with one for the input of each product, and ``cachekv_scales.json`` with one for each head of
+the cache, repeated for each query head of its group. A scale is the largest absolute value and
+corresponds to 127. With shifting or smoothing of all linear layers, upstream wraps two layers,
+whose names then contain ``.layer``.
 
-Paddle's wheel for a CPU has no product of eight bits (``weight_only_linear``,
-``llm_int8_linear`` and ``matmul`` of int8 all lack a kernel), and turning a weight into
-float32 at each use takes 1.7 to 2.8 times as long as a product of float32. So weights
-become what they stand for when a model is loaded, and what enters a product is put into
-eight bits and back: the answers are those of eight bits, the speed is float32's.
+Paddle's CPU wheel has no int8 products (``weight_only_linear``, ``llm_int8_linear`` and int8
+``matmul`` lack a kernel), and converting a weight to float32 at each use takes 1.7 to 2.8 times
+as long as a float32 product. Therefore weights are dequantized when a model is loaded, and
+activations are rounded to int8 and back: the results are those of int8, the speed is float32's.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ __all__ = [
     "Rounding",
     "activation_scales",
     "extra_weights",
-    "spelt",
-    "tap_of",
+    "rounding_of",
+    "upstream_name",
     "weight_scales",
 ]
 
 WRAPPED = ("self_attn.o_proj", "mlp.down_proj")
-"""The projections that upstream wraps, to shift and smooth what enters them."""
+"""The projections that upstream wraps, to shift and smooth their inputs."""
 
 CACHES = ("self_attn.cachek_matmul", "self_attn.cachev_matmul")
 
@@ -51,13 +50,13 @@ _LISTED = 5
 Floats = npt.NDArray[np.float32]
 
 
-def spelt(name: str, *, wrapped: bool) -> str:
+def upstream_name(name: str, *, wrapped: bool) -> str:
     """Return upstream's name of a projection, as ``llama.layers.0.mlp.down_proj``."""
     return f"{name}.layer" if wrapped and name.endswith(WRAPPED) else name
 
 
 def weight_scales(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:
-    """Return the scales of the weights in eight bits, ``[outputs]`` each.
+    """Return the scales of the int8 weights, ``[outputs]`` each.
 
     Args:
         folder: the model's.
@@ -75,32 +74,32 @@ def weight_scales(folder: Path, weights: Mapping[str, tuple[int, ...]]) -> dict[
         value = stored.get(f"{layer}.weight_quanter", stored.get(f"{layer}.layer.weight_quanter"))
         scales = _positive(value)
         if scales is None or scales.shape != shape[1:]:
-            faults.append(f"{name} has no scale for each of its {shape[-1]} outputs")
+            faults.append(f"{name} requires a scale for each of its {shape[-1]} outputs")
         else:
             scales_by_name[name] = scales
     _raise(faults, path)
     return scales_by_name
 
 
-def tap_of(folder: Path, layers: int, key_heads: int) -> Rounding | None:
-    """Return what puts activations and cache into eight bits; None where they stay as they are.
+def rounding_of(folder: Path, layers: int, kv_heads: int) -> Rounding | None:
+    """Return the rounding of activations and cache; None if they are not quantized.
 
     For the arguments see :func:`activation_scales`.
 
     Raises:
         RequestError: scales are damaged.
     """
-    scales = activation_scales(folder, layers, key_heads)
+    scales = activation_scales(folder, layers, kv_heads)
     return Rounding(scales) if scales else None
 
 
-def activation_scales(folder: Path, layers: int, key_heads: int) -> dict[str, Floats]:
-    """Return the scales of activations and caches that are in eight bits, by the product's name.
+def activation_scales(folder: Path, layers: int, kv_heads: int) -> dict[str, Floats]:
+    """Return the scales of int8 activations and caches, by the name of the product.
 
     Args:
         folder: the model's.
-        layers: of the model.
-        key_heads: heads of keys and values.
+        layers: the number of layers.
+        kv_heads: heads of keys and values.
 
     Returns:
         ``[]`` for an activation, ``[1, heads, 1, 1]`` for a cache.
@@ -114,7 +113,7 @@ def activation_scales(folder: Path, layers: int, key_heads: int) -> dict[str, Fl
     for name, value in stored.items():
         values = _positive(value)
         if values is None or values.size != 1:
-            faults.append(f"{name} is {str(value)[:40]}, and not one positive number")
+            faults.append(f"{name} is {str(value)[:40]}, expected one positive number")
         else:
             product = name.removesuffix(".activation_quanter").removesuffix(".layer")
             scales[product] = values.reshape(())
@@ -123,16 +122,16 @@ def activation_scales(folder: Path, layers: int, key_heads: int) -> dict[str, Fl
     products = [f"llama.layers.{layer}.{cache}" for layer in range(layers) for cache in CACHES]
     for product in products if stored else ():
         values = _positive(stored.get(f"{product}.activation_quanter"))
-        if values is None or values.ndim != 1 or not values.size or values.size % key_heads:
-            faults.append(f"{product} has no scale for each head")
+        if values is None or values.ndim != 1 or not values.size or values.size % kv_heads:
+            faults.append(f"{product} requires a scale for each head")
         else:
-            scales[product] = values[:: values.size // key_heads].reshape(1, key_heads, 1, 1)
+            scales[product] = values[:: values.size // kv_heads].reshape(1, kv_heads, 1, 1)
     _raise(faults, folder / CACHE)
     return scales
 
 
 def extra_weights(names: Mapping[str, Any]) -> dict[str, str]:
-    """Return the weights that shifting and smoothing have left, by the names of our network.
+    """Return the weights that shifting and smoothing added, by the names of this project's network.
 
     Args:
         names: the checkpoint's weights.
@@ -146,7 +145,7 @@ def extra_weights(names: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Rounding:
-    """Puts into eight bits, and back, what enters a product: a :data:`llama.Tap`.
+    """Rounds the inputs of products to int8 and back: a :data:`llama.Tap`.
 
     Args:
         scales: by the product's name: ``[]``, or ``[1, heads, 1, 1]`` for a cache.
@@ -156,13 +155,13 @@ class Rounding:
         import paddle
 
         self._scales = dict(scales)
-        # Once, and not for every product of every token.
+        # Computed once instead of for every product of every token.
         self._steps = {
             name: paddle.to_tensor(scale / np.float32(LARGEST)) for name, scale in scales.items()
         }
 
     def __call__(self, name: str, tensor: Any) -> Any:
-        """Return the tensor in eight bits; as it is where there is no scale of that name."""
+        """Return the rounded tensor; unchanged if there is no scale of that name."""
         import paddle
 
         step = self._steps.get(name)
@@ -176,10 +175,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _positive(value: Any) -> Floats | None:
-    """Return numbers as an array; None where they are none, not finite or not above zero."""
+    """Return positive numbers as an array; None if a value is not a finite number above zero."""
     try:
         numbers = np.array(value)
-    except (ValueError, OverflowError):  # lists of unlike lengths, or numbers without end
+    except (ValueError, OverflowError):  # ragged lists, or huge integers
         return None
     if numbers.dtype.kind not in "iuf":
         return None

@@ -1,9 +1,10 @@
-"""How the next token is chosen from a model's logits.
+"""Sampling of the next token from a model's logits.
 
-The order of the steps, and what each does at its limits, is that of Hugging Face
+The order of the steps, and their behavior at the limits, are those of Hugging Face
 transformers (``generation/logits_process.py``): repetition penalty, temperature,
-top-k, top-p. What only vLLM has stands where vLLM has it: logit bias first, presence
-and frequency penalties after the repetition penalty, min-p after the temperature.
+top-k, top-p. Parameters that only vLLM has are applied where vLLM applies them: logit bias
+first, presence and frequency penalties after the repetition penalty, min-p after the
+temperature.
 
 Plain NumPy: Paddle's ``log_softmax`` is quadratic in the vocabulary on a CPU at batch 1,
 and its ``top_p_sampling`` has no CPU kernel.
@@ -19,38 +20,38 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "Chance",
-    "Choice",
-    "Chooser",
     "Logits",
-    "Sampling",
-    "choice",
+    "SampledToken",
+    "Sampler",
+    "SamplingConfig",
+    "TokenLogprob",
+    "apply_repetition_penalty",
     "distribution",
-    "penalized",
+    "sampled_token",
 ]
 
 Logits = npt.NDArray[np.float32]
 
-_LIKELY = 512  # a sampled token is among so many in nearly every step
+_LIKELY = 512  # the sampled token is nearly always among this many of the most probable ones
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
+class SamplingConfig:
+    """Sampling parameters.
 
     Args:
-        greedy: always the likeliest token; temperature, top_k and top_p have no say.
+        greedy: always the most probable token; temperature, top_k and top_p are ignored.
         temperature: divides the logits; > 0.
-        top_k: only the k likeliest tokens; 0 for all.
-        top_p: only the likeliest tokens that together have at least this
-            probability; in (0, 1], 1 for all.
+        top_k: only the k most probable tokens; 0 for all.
+        top_p: only the most probable tokens whose probabilities add up to at least this;
+            in (0, 1], 1 for all.
         repetition_penalty: divides the positive logits of tokens that have occurred,
             in the prompt or since, and multiplies the negative ones; 1 for none.
         seed: of the random numbers; ≥ 0.
-        min_p: only tokens with at least this share of the likeliest one's probability;
+        min_p: only tokens with at least this share of the highest probability;
             0 for all.
         presence_penalty: subtracted from the logits of tokens that have been generated.
-        frequency_penalty: the same, as often as the token has been generated.
+        frequency_penalty: the same, multiplied by how often the token has been generated.
         logit_bias: added to the logits of these tokens.
     """
 
@@ -66,36 +67,36 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
-class Chooser:
-    """Chooses the tokens of one answer.
+class Sampler:
+    """Samples the tokens of one answer.
 
-    Its random numbers are its own, drawn from the seed and the answer's number:
-    an answer does not depend on what else is in its batch.
+    Its random numbers depend on the seed and the answer's number only, so an answer does not
+    depend on the other rows of its batch.
 
     Args:
-        sampling: how.
-        number: which answer of the run this is, from 0.
+        sampling: the sampling parameters.
+        number: the answer's number in the run, from 0.
         prompt: the prompt's tokens, which the repetition penalty counts.
     """
 
-    def __init__(self, sampling: Sampling, number: int, prompt: Iterable[int]) -> None:
+    def __init__(self, sampling: SamplingConfig, number: int, prompt: Iterable[int]) -> None:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64([sampling.seed, number]))
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
         self._counts_tokens = bool(sampling.presence_penalty or sampling.frequency_penalty)
         self._counts: Counter[int] = Counter()
 
-    def choose(self, logits: Logits, banned: Collection[int] = ()) -> int:
+    def sample(self, logits: Logits, banned: Collection[int] = ()) -> int:
         """Return the next token.
 
         Args:
             logits: ``[vocabulary]``, float32.
-            banned: tokens that are not chosen.
+            banned: tokens to exclude.
         """
         sampling = self._sampling
         logits = self._biased(logits, banned)
         if sampling.repetition_penalty != 1.0:
-            logits = penalized(logits, self._seen, sampling.repetition_penalty)
+            logits = apply_repetition_penalty(logits, self._seen, sampling.repetition_penalty)
         if self._counts:
             tokens = np.fromiter(self._counts, dtype=np.int64)
             counts = np.fromiter(self._counts.values(), dtype=np.float32)
@@ -126,11 +127,11 @@ class Chooser:
 
 
 @dataclass(frozen=True)
-class Chance:
-    """A token, and how likely the model found it.
+class TokenLogprob:
+    """A token and its log probability.
 
     Args:
-        token: its number.
+        token: its ID.
         logprob: natural logarithm of its probability, before temperature and penalties.
     """
 
@@ -139,37 +140,37 @@ class Chance:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A token that was chosen.
+class SampledToken:
+    """A generated token with log probabilities.
 
     Args:
-        chosen: it.
-        likeliest: the likeliest ones at its place, likeliest first.
+        chosen: the token.
+        top_logprobs: the most probable tokens at its position, in descending order.
     """
 
-    chosen: Chance
-    likeliest: tuple[Chance, ...]
+    chosen: TokenLogprob
+    top_logprobs: tuple[TokenLogprob, ...]
 
 
-def choice(logits: Logits, token: int, likeliest: int) -> Choice:
-    """Return how likely a token was, and the likeliest ones at its place.
+def sampled_token(logits: Logits, token: int, top_logprobs: int) -> SampledToken:
+    """Return a token with the log probabilities at its position.
 
     Args:
-        logits: ``[vocabulary]``, float32, as the model gave them.
-        token: that was chosen.
-        likeliest: how many are told besides.
+        logits: ``[vocabulary]``, float32, the model's output.
+        token: the sampled token.
+        top_logprobs: the number of most probable tokens to return.
     """
     exact = logits.astype(np.float64)
     exact -= exact.max()
     exact -= np.log(np.exp(exact).sum())
-    count = min(likeliest, exact.size)
+    count = min(top_logprobs, exact.size)
     best = np.argpartition(exact, -count)[-count:] if count else np.arange(0)
     ordered = best[np.lexsort((best, -exact[best]))]
-    top = tuple(Chance(int(at), float(exact[at])) for at in ordered)
-    return Choice(Chance(token, float(exact[token])), top)
+    top = tuple(TokenLogprob(int(at), float(exact[at])) for at in ordered)
+    return SampledToken(TokenLogprob(token, float(exact[token])), top)
 
 
-def penalized(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:
+def apply_repetition_penalty(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:
     """Return the logits with the repetition penalty of CTRL (arXiv:1909.05858) on ``seen``."""
     tokens = np.fromiter(seen, dtype=np.int64)
     logits = logits.copy()
@@ -179,16 +180,16 @@ def penalized(logits: Logits, seen: Iterable[int], penalty: float) -> Logits:
 
 
 def distribution(
-    logits: Logits, sampling: Sampling
+    logits: Logits, sampling: SamplingConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the tokens that may come next, likeliest first, and their probabilities.
+    """Return the candidates for the next token, most probable first, and their probabilities.
 
     Args:
         logits: ``[vocabulary]``, float32.
         sampling: temperature, min_p, top_k and top_p are used.
     """
     scaled = logits.astype(np.float64)
-    scaled -= scaled.max()  # first: the likeliest stays at 0, however small the temperature is
+    scaled -= scaled.max()  # first, so that the maximum stays 0 at any temperature
     with np.errstate(over="ignore"):
         scaled /= sampling.temperature
     tokens = np.arange(scaled.size)
@@ -201,20 +202,20 @@ def distribution(
         tokens, scaled = tokens[top], scaled[top]
     weights = np.exp(scaled)
     weights /= weights.sum()
-    order = _likeliest_first(weights, sampling.top_p)
+    order = _most_probable_first(weights, sampling.top_p)
     tokens, weights = tokens[order], weights[order]
     if sampling.top_p < 1.0:
-        # A token stays if those before it do not reach top_p yet.
+        # A token stays if those before it do not add up to top_p.
         count = int(np.searchsorted(np.cumsum(weights), sampling.top_p, side="left")) + 1
         tokens, weights = tokens[:count], weights[:count]
     return tokens, weights / weights.sum()
 
 
-def _likeliest_first(weights: npt.NDArray[np.float64], needed: float) -> npt.NDArray[np.int64]:
-    """Return an order by falling weight that covers at least ``needed`` of the whole.
+def _most_probable_first(weights: npt.NDArray[np.float64], needed: float) -> npt.NDArray[np.int64]:
+    """Return an order by descending weight that covers at least ``needed`` of the total.
 
-    Sorting a vocabulary takes longer than a step of a small model; where a few
-    hundred tokens cover what is needed, only they are sorted.
+    Sorting a vocabulary takes longer than a step of a small model, so only a few hundred tokens
+    are sorted if they cover it.
     """
     if needed < 1.0 and weights.size > 2 * _LIKELY:
         likely = np.argpartition(weights, -_LIKELY)[-_LIKELY:]
@@ -226,6 +227,6 @@ def _likeliest_first(weights: npt.NDArray[np.float64], needed: float) -> npt.NDA
 def _sorted(
     tokens: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]:
-    # By token where weights are equal, so that the order does not depend on the way to it.
+    # By token if weights are equal, so that both callers give the same order.
     ordered: npt.NDArray[np.int64] = tokens[np.lexsort((tokens, -weights[tokens]))]
     return ordered

@@ -1,4 +1,4 @@
-"""A model and its tokenizer with a run's options: what prompt, file and chat have in common."""
+"""A loaded model with its tokenizer and options, for prompts, files and chats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pathlib import Path
 
 from entrypoints.inference import text as texts
 from entrypoints.inference.arguments import Options
-from entrypoints.inference.generate import Answer, Asked, Limits, Speed, answer_all, wished
+from entrypoints.inference.generate import (
+    Answer,
+    GenerationConfig,
+    GenerationStats,
+    StoppingCriteria,
+    generate,
+    with_overrides,
+)
 from entrypoints.inference.model import context_length, load
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
@@ -21,29 +28,29 @@ __all__ = ["Session", "load_model", "open_text"]
 
 @dataclass(frozen=True)
 class Session:
-    """What answers need.
+    """A loaded model with a run's options.
 
     Args:
-        options: of the run.
+        options: the job's options.
         text: the tokenizer.
         model: the model.
-        limits: where answers end.
-        begun: ``time.perf_counter()`` when the job began.
-        speed: of all answers so far.
+        limits: the stopping criteria.
+        start_time: ``time.perf_counter()`` at the start of the job.
+        speed: statistics of all answers so far.
     """
 
     options: Options
     text: Text
     model: LanguageModel
-    limits: Limits
-    begun: float
-    speed: Speed
+    limits: StoppingCriteria
+    start_time: float
+    speed: GenerationStats
 
     @classmethod
     def open(
-        cls, options: Options, text: Text, model: Path, adapter: Path | None, begun: float
+        cls, options: Options, text: Text, model: Path, adapter: Path | None, start_time: float
     ) -> Session:
-        """Load the model, and the adapter into it."""
+        """Load the model and merge the adapter, if there is one."""
         before = time.perf_counter()
         phase("load the model" + (" with its adapter" if adapter else ""))
         network = load_model(options, model, adapter)
@@ -51,8 +58,8 @@ class Session:
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"
         )
-        limits = Limits(options.max_new_tokens, context_length(model), options.stops)
-        return cls(options, text, network, limits, begun, Speed())
+        limits = StoppingCriteria(options.max_new_tokens, context_length(model), options.stops)
+        return cls(options, text, network, limits, start_time, GenerationStats())
 
     def answer(
         self,
@@ -61,31 +68,32 @@ class Session:
         listen: Callable[[str], bool] = lambda _: True,
         params: Sequence[SamplingParams] = (),
     ) -> list[Answer]:
-        """Answer prompts together; see :func:`entrypoints.inference.generate.answer_all`.
+        """Answer prompts in one batch; see :func:`entrypoints.inference.generate.generate`.
 
         Args:
             prompts: their tokens.
-            numbers: of each in the run.
-            listen: to the text as it comes.
-            params: the sampling parameters of each prompt; empty for those of the options.
+            numbers: the number of each in the run.
+            listen: called with new text.
+            params: the sampling parameters that each prompt overrides; empty for none.
         """
-        usual = Asked(self.options.sampling, self.limits, self.options.logprobs)
-        asked = [wished(usual, each) for each in params or [DEFAULT_SAMPLING] * len(prompts)]
-        return answer_all(self.model, self.text, prompts, numbers, asked, listen, self.speed)
+        defaults = GenerationConfig(self.options.sampling, self.limits, self.options.logprobs)
+        overrides = params or [DEFAULT_SAMPLING] * len(prompts)
+        configs = [with_overrides(defaults, each) for each in overrides]
+        return generate(self.model, self.text, prompts, numbers, configs, listen, self.speed)
 
     def report(self) -> None:
-        """Say how much was generated, and how fast."""
+        """Report the number and the speed of the generated tokens."""
         first = self.speed.first_token
         report(
             "result",
             tokens=self.speed.tokens,
             tokens_per_second=round(self.speed.tokens_per_second, 1),
-            seconds_to_first_token=None if first is None else round(first - self.begun, 2),
+            seconds_to_first_token=None if first is None else round(first - self.start_time, 2),
         )
 
 
 def load_model(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
-    """Return the model for the engine that was asked for, with the adapter in it."""
+    """Return the model for the selected engine, with the adapter merged."""
     if options.engine == "static":
         from entrypoints.inference import static
 
@@ -98,8 +106,8 @@ def load_model(options: Options, model: Path, adapter: Path | None) -> LanguageM
 
 
 def open_text(options: Options, model: Path) -> Text:
-    """Load the tokenizer, and say so if it has no chat template that would be used."""
+    """Load the tokenizer, and report a missing chat template."""
     text = texts.load(model, context_length(model), raw=options.raw)
     if not text.has_template and not options.raw:
-        note("the model has no chat template: prompts go to it as they are")
+        note("the model has no chat template: prompts are passed unchanged")
     return text

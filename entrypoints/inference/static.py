@@ -1,8 +1,8 @@
-"""The static engine: Paddle Inference carries out the program that ``export --static`` wrote.
+"""The static engine: Paddle Inference executes the program that ``export --static`` wrote.
 
-All that a step needs is the program's input, weights and caches too, and stays where it
-is: the weights are mapped from the checkpoint's file and shared between processes, and
-the caches are written in place. Paddle's parameter file would be copied instead.
+Everything is an input of the program, including weights and caches, and is used in place: the
+weights are mapped from the checkpoint's file and shared between processes, and the caches are
+updated in place. Paddle's parameter file would be copied instead.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from paddle_stacks.errors import RequestError
 
 __all__ = ["Engine", "load"]
 
-_GARBAGE_GB = 2**-8  # 4 MiB, of what a core's caches hold
+_GARBAGE_GB = 2**-8  # 4 MiB, which fit into a core's caches
 
-# What llama.py makes a graph of. A program is somebody's code: among Paddle's operations are
-# some that write a file (save_combine), load a library or call Python (py_func).
+# The operations of llama.py. A program is untrusted code: some of Paddle's operations write files
+# (save_combine), load libraries or call Python (py_func).
 _OPERATIONS = frozenset(
     {
         *("concat", "elementwise_add", "elementwise_mul", "feed", "fetch", "gather"),
@@ -41,28 +41,27 @@ _OPERATIONS = frozenset(
 
 
 class Engine:
-    """Computes steps.
+    """Computes steps with the static graph.
 
     Args:
         program: the file.
-        weights: by PaddleNLP's names, float32; they are used where they are.
+        weights: by PaddleNLP's names, float32; used in place.
     """
 
     def __init__(self, program: Path, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         from paddle import inference
 
         keep_freed_memory()
-        # By itself Paddle's executor has another thread free every result as soon as it is
-        # used, which wakes that thread 1500 times in a step, and has it spin in between
-        # where the products want the core: a third of a step on two cores.
+        # By default Paddle's executor frees every intermediate result in another thread, which
+        # wakes up 1500 times per step and spins in between on a core that the products need.
+        # That takes a third of a step on two cores.
         paddle.set_flags({"FLAGS_eager_delete_tensor_gb": _GARBAGE_GB})
         config = inference.Config()
         config.set_prog_file(str(program))
         config.disable_gpu()
         config.disable_glog_info()
-        # As the program was written: the newer form that Paddle would turn it into has no
-        # name for an input that is written. Its passes find nothing here to fuse, and
-        # oneDNN's products of one row take half as long again as MKL's.
+        # No conversion to the new IR, which does not support inputs that are written. Its passes
+        # find nothing to fuse, and oneDNN's products of one row take 1.5 times as long as MKL's.
         config.switch_ir_optim(False)
         config.enable_new_ir(False)
         config.disable_mkldnn()
@@ -77,7 +76,7 @@ class Engine:
         self._bound: object = None
 
     def run(self, inputs: Inputs, cache: Cache) -> npt.NDArray[np.float32]:
-        """Return logits, ``[vocabulary, rows]``, and write into the cache; arrays go in."""
+        """Return logits, ``[vocabulary, rows]``, and update the cache; the inputs are arrays."""
         if self._bound is not cache.tensors:
             self._bind(
                 {
@@ -100,10 +99,10 @@ class Engine:
 
 
 def _check_operations(path: Path) -> None:
-    """Refuse a program that does something else than compute a step.
+    """Reject a program with operations that a step does not need.
 
     Raises:
-        RequestError: it does, or is no program.
+        RequestError: it has such operations, or is not a program.
     """
     from paddle.base import core
 
@@ -111,15 +110,15 @@ def _check_operations(path: Path) -> None:
         program = core.ProgramDesc(path.read_bytes())
     except ValueError:
         raise RequestError(
-            "it is not a program of Paddle's", where=str(path), remedy="export the model again"
+            "the file is not a Paddle program", where=str(path), remedy="export the model again"
         ) from None
     blocks = [program.block(number) for number in range(program.num_blocks())]
     operations = {block.op(number).type() for block in blocks for number in range(block.op_size())}
     if other := sorted(operations - _OPERATIONS):
         raise RequestError(
-            f"the program has operations that no export makes: {', '.join(other)}",
+            f"the program has operations that an export never contains: {', '.join(other)}",
             where=str(path),
-            remedy="export the model again, with this version",
+            remedy="export the model again with this version",
         )
 
 
@@ -127,8 +126,8 @@ def load(folder: Path) -> Model:
     """Return the model of an exported folder, for the static engine.
 
     Raises:
-        RequestError: the folder is not one that ``export --static`` wrote, or files of
-            it are missing or damaged.
+        RequestError: ``export --static`` did not write the folder, or files are missing or
+            damaged.
     """
     exported.check(folder)
     _check_operations(folder / exported.PROGRAM)

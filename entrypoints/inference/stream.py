@@ -1,4 +1,4 @@
-"""Tokens as text, as they come: never half a character, never beyond a stop text."""
+"""Incremental detokenization: whole characters only, and never beyond a stop text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["TextStream"]
 
-_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder makes of a character's first bytes
+_HALF = "\N{REPLACEMENT CHARACTER}"  # the decoding of an incomplete character
 
 
 class TextStream:
     """The text of one answer.
 
-    A character can be spread over several tokens, and a token's text can depend
-    on the one before it (sentencepiece's spaces). So text is decoded together
-    with the tokens before it, and held back while it ends within a character or
-    could still become a stop text.
+    A character can consist of several tokens, and a token's text can depend on the previous
+    one (sentencepiece's spaces). Therefore tokens are decoded together with those before them,
+    and text is held back while it ends within a character or could become a stop text.
 
     Args:
         decode: returns the text of a sequence of tokens.
         stops: texts that end the answer.
-        min_tokens: tokens before which no stop text counts.
-        include_stop: whether the text ends with the stop text that ended it.
+        min_tokens: tokens before which stop texts do not count.
+        include_stop: whether the text includes the stop text that ended it.
 
     Attributes:
-        text: what has been let out so far.
-        stopped: whether a stop text has come.
+        text: the text returned so far.
+        stopped: whether a stop text was reached.
     """
 
     def __init__(
@@ -43,12 +42,12 @@ class TextStream:
         self._min_tokens = min_tokens
         self._include_stop = include_stop
         self._tokens: list[int] = []
-        self._begin = 0  # of the tokens that are decoded again as context
+        self._begin = 0  # of the tokens that are decoded again for context
         self._done = 0  # tokens whose text is known
-        self._held = ""  # known, but perhaps the beginning of a stop text
+        self._held = ""  # decoded, but possibly the beginning of a stop text
 
     def push(self, token: int) -> str:
-        """Take the next token and return the text that is certain now; it may be empty."""
+        """Add the next token and return the text that is now final; it may be empty."""
         if self.stopped:
             return ""
         self._tokens.append(token)
@@ -56,19 +55,18 @@ class TextStream:
         if text.endswith(_HALF) or len(text) <= len(context):
             return ""
         self._begin, self._done = self._done, len(self._tokens)
-        return self._let_out(text[len(context) :])
+        return self._release(text[len(context) :])
 
     def finish(self) -> str:
-        """Return what was held back: nothing more comes.
+        """Return the held-back text at the end of the answer.
 
-        A character of which only the first bytes came (the answer was cut at its
-        greatest length) is left out.
+        An incomplete character, left by an answer that was cut off, is dropped.
         """
         if self.stopped:
             return ""
         context, text = self._context_and_text()
         self._done = len(self._tokens)
-        piece = self._let_out(text[len(context) :].rstrip(_HALF))
+        piece = self._release(text[len(context) :].rstrip(_HALF))
         if self.stopped:
             return piece
         rest, self._held = self._held, ""
@@ -79,7 +77,7 @@ class TextStream:
         context = self._tokens[self._begin : self._done]
         return self._decode(context), self._decode(self._tokens[self._begin :])
 
-    def _let_out(self, piece: str) -> str:
+    def _release(self, piece: str) -> str:
         self._held += piece
         if len(self._tokens) < self._min_tokens:
             certain, self._held = self._held, ""
@@ -98,7 +96,7 @@ class TextStream:
         return certain
 
     def _beginning_of_stop(self) -> int:
-        """Return the length of the longest end of the held text that a stop text begins with."""
+        """Return the length of the longest suffix of the held text that a stop text starts with."""
         longest = 0
         for stop in self._stops:
             for size in range(min(len(stop) - 1, len(self._held)), longest, -1):

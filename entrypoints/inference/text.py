@@ -1,4 +1,4 @@
-"""From a prompt to tokens and back: the tokenizer, the chat template, the end tokens."""
+"""Conversion of prompts to tokens and back: tokenizer, chat template and end tokens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from paddle_stacks.jobs.prompts import Prompt, listed
 
 __all__ = ["Text", "load"]
 
-_SPACE = "\u2581"  # as sentencepiece spells it
+_SPACE = "\u2581"  # in sentencepiece's spelling
 _PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
-# How byte-level tokenizers, GPT-2's and its successors', spell bytes: the printable ones as
-# they are in Latin-1, the others as the characters from 256 on.
+# The spelling of bytes in byte-level tokenizers (GPT-2's and its successors'): printable bytes
+# as in Latin-1, the others as the characters from 256 on.
 _BYTES = {chr(byte): byte for byte in _PRINTED} | {
     chr(256 + at): byte for at, byte in enumerate(b for b in range(256) if b not in _PRINTED)
 }
-_SURELY_LONG = 32  # characters per token of context, beyond which it is worth a closer look
+_LONG = 32  # characters per token of context beyond which the longest token is looked up
 
 
 class Text:
@@ -32,8 +32,8 @@ class Text:
         tokenizer: PaddleNLP's.
         folder: the model's, for messages.
         context: the model's context, in tokens.
-        raw: whether prompts go to the model as they are.
-        vocabulary_size: rows of the model's embedding; None: every id has one.
+        raw: whether prompts are passed unchanged.
+        vocabulary_size: rows of the model's embedding; None for no check.
 
     Attributes:
         ends: the tokens that end an answer.
@@ -54,15 +54,15 @@ class Text:
         self._vocabulary_size = vocabulary_size
         self.ends = _ends(folder, tokenizer)
         self.has_template = tokenizer.chat_template is not None
-        # A space, as byte-level tokenizers spell it: every one of them has the token.
+        # The spelling of a space, which is a token of every byte-level tokenizer.
         self._byte_level = "\u0120" in tokenizer.get_vocab()
 
     def tokens(self, prompt: Prompt) -> list[int]:
-        """Return a prompt's tokens, the beginning of the answer included.
+        """Return a prompt's tokens, including the beginning of the answer.
 
         Raises:
-            RequestError: it does not fit into the model's context, or the model's
-                chat template does not take it.
+            RequestError: it exceeds the model's context, or the model's chat template
+                rejects it.
         """
         plain = self._raw or not self.has_template
         text = self._plain(prompt) if plain else self._rendered(prompt)
@@ -92,26 +92,26 @@ class Text:
         return {name: getattr(self._tokenizer, name, None) for name in names}
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, special ones left out."""
+        """Return the text of tokens, without special ones."""
         text: str = self._tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
     def decode_all(self, tokens: list[int]) -> str:
-        """Return the text of tokens, special ones included."""
+        """Return the text of tokens, including special ones."""
         text: str = self._tokenizer.decode(
             tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
-    def spelt(self, token: int) -> bytes:
-        """Return what a token is spelt with; it can be a part of a character.
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token, which may be part of a character.
 
-        Tokens that are never part of a text, as the end token, are spelt by their names.
+        Special tokens, such as the end token, are spelt by their names.
         """
         piece: str = self._tokenizer.convert_ids_to_tokens(token)
-        if piece is None:  # a row of the output that no token belongs to
+        if piece is None:  # a row of the embedding without a token
             return b""
         if match := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
             return bytes([int(match[1], 16)])
@@ -125,15 +125,13 @@ class Text:
         if self._raw:
             message, remedy = "--raw takes prompts, not messages", 'write {"id": …, "prompt": "…"}'
         else:
-            message = (
-                "the model has no chat template, so that it takes neither messages nor --system"
-            )
+            message = "the model has no chat template, so it accepts neither messages nor --system"
             remedy = "give a plain prompt, or put the model's template into chat_template.jinja"
         raise RequestError(message, where=prompt.where or str(self._folder), remedy=remedy)
 
     def _rendered(self, prompt: Prompt) -> str:
         template = self._tokenizer.chat_template
-        if hasattr(template, "render_conversation"):  # PaddleNLP's own kind
+        if hasattr(template, "render_conversation"):  # PaddleNLP's own format
             return self._rendered_by_paddle(prompt)
         messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
         try:
@@ -144,22 +142,21 @@ class Text:
             raise RequestError(
                 f"the model's chat template fails: {error}",
                 where=prompt.where or str(self._folder),
-                remedy="write the messages as the model's source says; --raw goes without the"
-                " template",
+                remedy="write the messages as the model's documentation requires, or use --raw",
             ) from None
         return text
 
     def _rendered_by_paddle(self, prompt: Prompt) -> str:
-        """Render with PaddleNLP's own kind of template, ``chat_template.json``."""
+        """Render with a template in PaddleNLP's own format, ``chat_template.json``."""
         messages, context = prompt.messages, {}
         self._check_turns(prompt)
         if messages[0].role == "system":
             if "system" not in (self._tokenizer.chat_template.system or ""):
-                message = "the model's chat template has a system message of its own"
+                message = "the model's chat template has a fixed system message"
                 raise RequestError(
                     message,
                     where=prompt.where or str(self._folder),
-                    remedy="put what it says into the first message of the user",
+                    remedy="put the system message's text into the first message of the user",
                 )
             context, messages = {"system": messages[0].content}, messages[1:]
         turns = [[m.content for m in messages[at : at + 2]] for at in range(0, len(messages), 2)]
@@ -167,17 +164,20 @@ class Text:
         return text
 
     def _check_turns(self, prompt: Prompt) -> None:
-        """Check that user and assistant speak in turn: this kind of template has pairs."""
+        """Check that the messages of user and assistant alternate; these templates have pairs."""
         roles = [m.role for m in prompt.messages]
         turns = roles[1:] if roles[0] == "system" else roles
         if any(role != ("user", "assistant")[at % 2] for at, role in enumerate(turns)) or (
             len(turns) % 2 == 0
         ):
-            message = "the model's chat template takes user and assistant in turn, the user last"
+            message = (
+                "the model's chat template requires alternating user and assistant messages,"
+                " the last one of the user"
+            )
             raise RequestError(
                 message,
                 where=prompt.where or str(self._folder),
-                remedy="leave out what is not in turn; --raw goes without the template",
+                remedy="remove the messages that do not alternate, or use --raw",
             )
 
     def _check_length(self, length: int, prompt: Prompt | None, about: str) -> None:
@@ -199,11 +199,11 @@ class Text:
             )
 
     def _longest_token(self, text: str) -> int:
-        """Return a bound on the characters of a token.
+        """Return an upper bound of the characters of a token.
 
-        Splitting a long text into tokens takes long; one that cannot fit is told by its length.
+        Tokenizing a long text takes long, so one that cannot fit is rejected by its length.
         """
-        if len(text) < self._context * _SURELY_LONG:
+        if len(text) < self._context * _LONG:
             return len(text) + 1
         return max(map(len, self._tokenizer.get_vocab()))
 
@@ -222,7 +222,7 @@ def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Return the tokens of every prompt.
 
     Raises:
-        RequestError: prompts do not fit; up to 20 of them are named.
+        RequestError: prompts are invalid; up to 20 of them are listed.
     """
     rows: list[list[int]] = []
     problems: list[Problem] = []
@@ -237,9 +237,9 @@ def all_tokens(text: Text, prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def _ends(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Return the end tokens that generation_config.json, else config.json, and the tokenizer name.
+    """Return the end tokens from generation_config.json, else config.json, and the tokenizer.
 
-    Llama 3 has several, as a list.
+    Llama 3 has a list of them.
     """
     ends: set[int] = set()
     for name in ("generation_config.json", "config.json"):

@@ -1,8 +1,7 @@
-"""A checkpoint's weights, mapped into memory instead of read.
+"""Memory-mapped weights of a checkpoint.
 
-A model is ready when its first weights are needed, not when the last one has been
-copied; processes share the pages. The mapping is private: what is changed here
-(a merged adapter) never reaches the file.
+Nothing is copied before it is used, and processes share the pages. The mapping is private:
+changes such as a merged adapter never reach the file.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ _TYPES = {
 class Weights(Mapping[str, npt.NDArray[np.float32]]):
     """The weights of a folder with ``model.safetensors``, or with shards and their index.
 
-    Opening it checks that every file is there and whole. A weight is an array of
-    float32; one of another type is converted when it is asked for, and one in eight bits
-    becomes what it stands for.
+    Opening it checks that all files exist and are complete. Weights are arrays of float32;
+    those of other types are converted on access, int8 ones with their scales.
 
     Args:
         folder: the checkpoint.
 
     Raises:
-        RequestError: it holds no safetensors, or files are missing or damaged.
+        RequestError: it has no safetensors, or files are missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,9 +52,9 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
             for name, stored in read_header(path).items():
                 if stored.dtype not in _TYPES:
                     raise RequestError(
-                        f"{name} is of the type {stored.dtype}",
+                        f"{name} has the unsupported type {stored.dtype}",
                         where=str(path),
-                        remedy="fetch the model again: that makes float32 or float16 of it",
+                        remedy="fetch the model again, which converts it to float32 or float16",
                     )
                 self._stored[name] = (path, stored)
         shapes = {
@@ -82,7 +80,7 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
         return len(self._stored)
 
     def as_stored(self, name: str) -> Tensor:
-        """Return a weight as it is in its file, to be written into another."""
+        """Return a weight as stored, for writing it into another file."""
         stored = self._stored[name][1]
         integers = f"<u{ITEM_SIZES[stored.dtype]}"
         return Tensor(
@@ -103,7 +101,7 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
         return self._scales[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a weight's shape without touching the weight."""
+        """Return a weight's shape without reading the weight."""
         return self._stored[name][1].shape
 
 
@@ -113,9 +111,9 @@ def _files(folder: Path) -> list[Path]:
     index = folder / _INDEX
     if not index.is_file():
         raise RequestError(
-            f"{folder} holds no weights: neither {_SINGLE} nor {_INDEX}",
+            f"{folder} has no weights: neither {_SINGLE} nor {_INDEX} exists",
             where=str(folder),
-            remedy="./inv fetch turns other formats into this one",
+            remedy="./inv fetch converts other formats",
         )
     names = sorted(set(json_files.shards(index, remedy=_AGAIN).values()))
     missing = [name for name in names if not (folder / name).is_file()]

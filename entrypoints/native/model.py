@@ -266,9 +266,9 @@ class NativeDecoding:
         else:
             self.logits[rows] = logits
 
-    def read(self, tokens: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Give the model the next tokens, ``[rows, new]``; not ``known`` are paddings."""
-        self.append([row[valid] for row, valid in zip(tokens, known, strict=True)])
+    def read(self, tokens: npt.NDArray[np.int64], is_token: npt.NDArray[np.bool_]) -> None:
+        """Give the model the next tokens, ``[rows, new]``; not ``is_token`` are paddings."""
+        self.append([row[valid] for row, valid in zip(tokens, is_token, strict=True)])
 
     def read_all(self, tokens: npt.NDArray[np.int64]) -> Floats:
         """Give the model the next tokens, ``[rows, new]``, and return the logits behind each.

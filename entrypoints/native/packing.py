@@ -459,11 +459,11 @@ def _check(config: NativeConfig, weights: Weights) -> None:
                 f" {list(shape)}"
             )
     faults += _extra_faults(config, weights)
-    known = {*shapes, *quantized.extra_weights(weights).values(), HEAD}
+    expected = {*shapes, *quantized.extra_weights(weights).values(), HEAD}
     faults += [
         f"the weight {name} is not one that the native engine uses"
         for name in weights
-        if name not in known
+        if name not in expected
     ]
     if faults:
         more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []

@@ -147,7 +147,7 @@ def test_the_engine_is_restarted(
         assert signum == signal.SIGKILL and "the output exists" in said, said
     else:
         assert again.returncode == 0, said
-        assert "answers are there already" in said, said
+        assert "answers already exist" in said, said
     assert completeness.answers(workspace) == wanted
     assert len(wanted) > count
     assert completeness.left_over(workspace) == []

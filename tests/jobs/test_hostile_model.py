@@ -106,7 +106,7 @@ def test_a_program_that_writes_a_file(job, workspace: Path) -> None:
     manifest["files"]["static.pdmodel"] = sums
     (folder / "static.json").write_text(json.dumps(manifest))
     done = job(asked, workspace)
-    assert done.status == 2 and "no export makes: save_combine" in done.stderr, done.stderr
+    assert done.status == 2 and "an export never contains: save_combine" in done.stderr, done.stderr
     assert not (workspace / MARK).exists()
 
 

@@ -102,9 +102,9 @@ def test_a_killed_run_is_gone_on_with(job, ready: Path) -> None:
     assert running.wait().status == 128 + signal.SIGKILL
     assert not (ready / "out.jsonl").exists()
     refused = infer(job, ready, *line, "--seed", "3", status=2)
-    assert "begun with other --seed" in refused.stderr
+    assert "started with other values of --seed" in refused.stderr
     done = infer(job, ready, *line)
-    assert "of 60 answers are there already" in done.stderr
+    assert "of 60 answers already exist" in done.stderr
     whole = infer(job, ready, *line[:4], *line[6:])
     assert (ready / "out.jsonl").read_text(encoding="utf-8") == whole.stdout
     assert not (ready / "out.jsonl.part").exists()
@@ -120,7 +120,7 @@ def test_a_stopped_run_says_so_and_is_gone_on_with(job, ready: Path) -> None:
     assert stopped.status == 128 + signal.SIGTERM
     assert "Traceback" not in stopped.stderr
     assert (ready / "out.jsonl.part").is_file()
-    assert "answers are there already" in infer(job, ready, *line).stderr
+    assert "answers already exist" in infer(job, ready, *line).stderr
     assert len(answers(ready / "out.jsonl")) == 60
 
 
@@ -216,7 +216,7 @@ def test_messages_and_a_system_message(job, ready: Path) -> None:
     assert "in.jsonl:2" in refused.stderr
     assert "and 1 more place: 3" in refused.stderr
     refused = infer(job, ready, *line, "--model", "tiny", "--system", "ka?", status=2)
-    assert "system message of its own" in refused.stderr
+    assert "fixed system message" in refused.stderr
 
 
 def test_a_chat_remembers_until_it_is_reset(job, ready: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_chat_remembers_until_it_is_reset(job, ready: Path) -> None:
     done = infer(job, ready, *line, stdin=said)
     first, second, third = done.stdout.splitlines()
     assert first == third != second
-    assert "begun anew" in done.stderr
+    assert "new conversation" in done.stderr
     assert "unknown command /what" in done.stderr
 
 
@@ -234,7 +234,7 @@ def test_a_chat_longer_than_the_context_forgets_its_oldest_turn(job, ready: Path
     line = ["--model", "tiny-fast", "--chat", "--max-new-tokens", "30", "--stop", "\n"]
     done = infer(job, ready, *line, stdin="ka lo mi?\n" * 5)
     assert len(done.stdout.splitlines()) == 5
-    assert "its oldest turn is forgotten" in done.stderr
+    assert "its oldest turn is dropped" in done.stderr
 
 
 def test_a_chat_without_anything_to_read(job, ready: Path) -> None:

@@ -11,50 +11,51 @@ import pytest
 
 from entrypoints.inference import benchmark
 from entrypoints.inference.arguments import parse
-from entrypoints.inference.generate import Asked, Limits, wished
-from entrypoints.inference.sampling import Sampling, choice
+from entrypoints.inference.generate import GenerationConfig, StoppingCriteria, with_overrides
+from entrypoints.inference.sampling import SamplingConfig, sampled_token
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.prompts import DEFAULT_SAMPLING, SamplingParams
 
 VOCABULARY = 11
-GREEDY = Asked(Sampling(), Limits(8, 100, ("a",)), None)
-SAMPLING = dataclasses.replace(GREEDY, sampling=Sampling(greedy=False, top_k=3, seed=1))
+GREEDY = GenerationConfig(SamplingConfig(), StoppingCriteria(8, 100, ("a",)), None)
+SAMPLING = dataclasses.replace(GREEDY, sampling=SamplingConfig(greedy=False, top_k=3, seed=1))
 
 
 @pytest.mark.parametrize(
     ("usual", "wishes", "sampling"),
     [
-        (GREEDY, DEFAULT_SAMPLING, Sampling()),
-        (SAMPLING, DEFAULT_SAMPLING, Sampling(greedy=False, top_k=3, seed=1)),
-        (GREEDY, SamplingParams(top_p=0.5), Sampling(greedy=False, top_p=0.5)),
-        (GREEDY, SamplingParams(seed=4), Sampling(seed=4)),
-        (GREEDY, SamplingParams(decode="sampling"), Sampling(greedy=False)),
-        (SAMPLING, SamplingParams(decode="greedy"), Sampling(greedy=True, top_k=3, seed=1)),
-        (SAMPLING, SamplingParams(top_k=0, seed=0), Sampling(greedy=False, top_k=0, seed=0)),
+        (GREEDY, DEFAULT_SAMPLING, SamplingConfig()),
+        (SAMPLING, DEFAULT_SAMPLING, SamplingConfig(greedy=False, top_k=3, seed=1)),
+        (GREEDY, SamplingParams(top_p=0.5), SamplingConfig(greedy=False, top_p=0.5)),
+        (GREEDY, SamplingParams(seed=4), SamplingConfig(seed=4)),
+        (GREEDY, SamplingParams(decode="sampling"), SamplingConfig(greedy=False)),
+        (SAMPLING, SamplingParams(decode="greedy"), SamplingConfig(greedy=True, top_k=3, seed=1)),
+        (SAMPLING, SamplingParams(top_k=0, seed=0), SamplingConfig(greedy=False, top_k=0, seed=0)),
     ],
 )
 def test_a_prompt_chooses_how_it_is_answered(
-    usual: Asked, wishes: SamplingParams, sampling: Sampling
+    usual: GenerationConfig, wishes: SamplingParams, sampling: SamplingConfig
 ) -> None:
-    assert wished(usual, wishes).sampling == sampling
+    assert with_overrides(usual, wishes).sampling == sampling
 
 
 def test_a_prompt_chooses_where_its_answer_ends() -> None:
-    assert wished(GREEDY, DEFAULT_SAMPLING).limits == GREEDY.limits
-    assert wished(GREEDY, SamplingParams(max_new_tokens=2)).limits == Limits(2, 100, ("a",))
-    assert wished(GREEDY, SamplingParams(stop=())).limits == Limits(8, 100, ())
+    assert with_overrides(GREEDY, DEFAULT_SAMPLING).limits == GREEDY.limits
+    limits = with_overrides(GREEDY, SamplingParams(max_new_tokens=2)).limits
+    assert limits == StoppingCriteria(2, 100, ("a",))
+    assert with_overrides(GREEDY, SamplingParams(stop=())).limits == StoppingCriteria(8, 100, ())
 
 
 def test_how_likely_tokens_are() -> None:
     logits = np.array([1.0, 3.0, 2.0, 3.0, -5.0], dtype=np.float32)
     exact = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
-    found = choice(logits, 2, 3)
+    found = sampled_token(logits, 2, 3)
     assert found.chosen.token == 2
     assert found.chosen.logprob == pytest.approx(exact[2])
-    assert [each.token for each in found.likeliest] == [1, 3, 2]
-    assert [each.logprob for each in found.likeliest] == pytest.approx(exact[[1, 3, 2]].tolist())
-    assert choice(logits, 2, 0).likeliest == ()
-    assert len(choice(logits, 2, 20).likeliest) == 5
+    assert [each.token for each in found.top_logprobs] == [1, 3, 2]
+    assert [each.logprob for each in found.top_logprobs] == pytest.approx(exact[[1, 3, 2]].tolist())
+    assert sampled_token(logits, 2, 0).top_logprobs == ()
+    assert len(sampled_token(logits, 2, 20).top_logprobs) == 5
 
 
 class CountingModel:
@@ -126,5 +127,5 @@ def test_a_benchmark_writes_one_document(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_benchmark_that_does_not_fit() -> None:
     asked = options("--source-length", "90", "--max-new-tokens", "20")
     benchmark.check_lengths(asked, 110)
-    with pytest.raises(RequestError, match="are 110, and the model's context is 109"):
+    with pytest.raises(RequestError, match="are 110 in total, but the model's context is 109"):
         benchmark.check_lengths(asked, 109)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints.inference.arguments import parse
-from entrypoints.inference.sampling import Sampling
+from entrypoints.inference.sampling import SamplingConfig
 from paddle_stacks import recipes
 from paddle_stacks.errors import RequestError
 
@@ -25,7 +25,7 @@ def faults(*argv: str) -> str:
 
 def test_defaults() -> None:
     options = parse(PROMPT)
-    assert options.sampling == Sampling(True, 1.0, 0, 1.0, 1.0, 0)
+    assert options.sampling == SamplingConfig(True, 1.0, 0, 1.0, 1.0, 0)
     assert (options.max_new_tokens, options.batch_size, options.stops) == (128, 8, ())
     assert (options.output, options.adapter, options.system) == ("-", None, None)
 
@@ -49,7 +49,7 @@ def test_other_options_do_not(option: str) -> None:
 def test_what_is_said_counts() -> None:
     line = [*MODEL, "--input", "-", "--stop", "a", "--stop", "b", "--decode", "sampling"]
     options = parse([*line, "--top-k", "3", "--seed", "9", "--output", "o", "--force"])
-    assert options.sampling == Sampling(False, 1.0, 3, 1.0, 1.0, 9)
+    assert options.sampling == SamplingConfig(False, 1.0, 3, 1.0, 1.0, 9)
     assert (options.input, options.output, options.force) == ("-", "o", True)
     assert options.stops == ("a", "b")
 

@@ -14,7 +14,7 @@ from entrypoints.inference import fingerprint
 from entrypoints.inference.adapter import _as_float32, check_base
 from entrypoints.inference.arguments import parse
 from entrypoints.inference.batch_input import batches
-from entrypoints.inference.part import open_part
+from entrypoints.inference.partial_output import open_partial
 from entrypoints.inference.weights import Weights
 from entrypoints.models.files import BASE
 from entrypoints.models.files import fingerprint as weights_fingerprint
@@ -33,7 +33,7 @@ def answered(name: str) -> dict[str, str]:
 
 
 def interrupted(output: Path, *numbers: int) -> Path:
-    with pytest.raises(Killed), open_part(output, BEGUN, IDS, force=False) as part:
+    with pytest.raises(Killed), open_partial(output, BEGUN, IDS, force=False) as part:
         for number in numbers:
             part.add(number, answered(IDS[number]))
         raise Killed
@@ -41,9 +41,9 @@ def interrupted(output: Path, *numbers: int) -> Path:
     return output.with_name(output.name + ".part")
 
 
-def finish(output: Path, begun: dict[str, str] = BEGUN, *, force: bool = False) -> list[int]:
+def finish(output: Path, start_time: dict[str, str] = BEGUN, *, force: bool = False) -> list[int]:
     """Answer what is left; return what was there already."""
-    with open_part(output, begun, IDS, force=force) as part:
+    with open_partial(output, start_time, IDS, force=force) as part:
         before = sorted(part.done)
         for number in range(3):
             if number not in part.done:
@@ -53,7 +53,7 @@ def finish(output: Path, begun: dict[str, str] = BEGUN, *, force: bool = False) 
 
 def test_answers_are_in_the_order_of_the_prompts(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "out.jsonl"
-    with open_part(output, BEGUN, IDS, force=False) as part:
+    with open_partial(output, BEGUN, IDS, force=False) as part:
         for number in (2, 0, 1):
             part.add(number, answered(IDS[number]))
     found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
@@ -106,7 +106,7 @@ def test_other_options_are_named(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     part = interrupted(output, 0)
     before = part.read_bytes()
-    with pytest.raises(RequestError, match=r"begun with other --seed$"):
+    with pytest.raises(RequestError, match=r"started with other values of --seed$"):
         finish(output, {"--model": "m", "--seed": "2"})
     assert part.read_bytes() == before
     assert finish(output, {"--model": "m", "--seed": "2"}, force=True) == []
@@ -115,7 +115,7 @@ def test_other_options_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["hello\n", "[]\n", '{"begun_with": 1}\n'])
 def test_a_part_of_something_else(tmp_path: Path, content: str) -> None:
     (tmp_path / "out.part").write_text(content)
-    with pytest.raises(RequestError, match="not unfinished answers"):
+    with pytest.raises(RequestError, match="not a partial output"):
         finish(tmp_path / "out")
     assert (tmp_path / "out.part").read_text() == content
 
@@ -127,7 +127,7 @@ def test_a_part_with_an_answer_that_is_not_ours(tmp_path: Path, entry: object) -
     part = interrupted(tmp_path / "out", 1)
     with part.open("a") as stream:
         stream.write(json.dumps(entry) + "\n")
-    with pytest.raises(RequestError, match="not unfinished answers"):
+    with pytest.raises(RequestError, match="not a partial output"):
         finish(tmp_path / "out")
 
 
@@ -248,13 +248,13 @@ def test_a_damaged_index(tmp_path: Path, index: str) -> None:
 
 
 def test_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no weights"):
+    with pytest.raises(RequestError, match="has no weights"):
         Weights(tmp_path)
 
 
 def test_integers_are_no_weights(tmp_path: Path) -> None:
     write(tmp_path / "model.safetensors", "I32", np.zeros(1, dtype=np.int32))
-    with pytest.raises(RequestError, match="of the type I32"):
+    with pytest.raises(RequestError, match="has the unsupported type I32"):
         Weights(tmp_path)
 
 
@@ -264,7 +264,7 @@ def test_an_adapter_of_another_base(tmp_path: Path) -> None:
         folder.mkdir()
         write(folder / "model.safetensors", "F32", np.full(3, value, dtype=np.float32))
     adapter.mkdir()
-    check_base(adapter, other)  # made elsewhere: it does not say
+    check_base(adapter, other)  # made elsewhere: it is not recorded
     told = {"model": "models/base", "weights_sha256": weights_fingerprint(base)}
     (adapter / BASE).write_text(json.dumps(told))
     check_base(adapter, base)
@@ -273,7 +273,7 @@ def test_an_adapter_of_another_base(tmp_path: Path) -> None:
     base.rename(tmp_path / "renamed")
     check_base(adapter, tmp_path / "renamed")
     (adapter / BASE).write_text("[]")
-    with pytest.raises(RequestError, match="does not say"):
+    with pytest.raises(RequestError, match="is not recorded"):
         check_base(adapter, other)
 
 

@@ -1,8 +1,8 @@
-"""The unfinished output of a run, from which the same command goes on.
+"""Partial output of a run, from which the same command continues.
 
-``OUTPUT.part`` begins with a line that says what the answers depend on; a line
-per answer follows, in the order they were made, each flushed when it was made.
-When all are there, ``OUTPUT`` is written in the order of the prompts.
+The first line of ``OUTPUT.part`` is a fingerprint of everything that the answers depend on.
+One line per answer follows, in the order of generation, each flushed at once. When all answers
+exist, ``OUTPUT`` is written in the order of the prompts.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import remove_unfinished, replacing_file
 
-__all__ = ["Part", "open_part"]
+__all__ = ["PartialOutput", "open_partial"]
 
-_BEGUN_WITH = "begun_with"
+_FINGERPRINT = "begun_with"
 
 
-class Part:
-    """Answers that are done, by the number of their prompt.
+class PartialOutput:
+    """The finished answers, by the number of their prompt.
 
     Args:
         stream: the file, open for appending.
-        done: the answers it holds.
+        done: the answers in it.
     """
 
     def __init__(self, stream: IO[str], done: dict[int, Mapping[str, Any]]) -> None:
@@ -38,39 +38,39 @@ class Part:
         self.done = done
 
     def add(self, number: int, line: Mapping[str, Any]) -> None:
-        """Append an answer; it survives the process from here on."""
+        """Append an answer; from here on it survives the process."""
         self._stream.write(_encoded({"number": number, "line": line}))
         self._stream.flush()
         self.done[number] = line
 
 
 @contextmanager
-def open_part(
+def open_partial(
     output: Path, fingerprint: Mapping[str, str], ids: Sequence[str | int], *, force: bool
-) -> Iterator[Part]:
-    """Yield what is done of ``output``; write ``output`` when the block ends well.
+) -> Iterator[PartialOutput]:
+    """Yield the partial output; write ``output`` when the block succeeds.
 
-    If the block raises, the part stays for the next run.
+    If the block raises, the partial output stays for the next run.
 
     Args:
-        output: the file that is wanted.
-        fingerprint: what the answers depend on.
-        ids: the prompts' ids, in their order.
-        force: whether an existing output is replaced and a part of other options dropped.
+        output: the final file.
+        fingerprint: of everything that the answers depend on.
+        ids: the prompts' IDs, in their order.
+        force: whether to replace an existing output, and a partial one of other options.
 
     Raises:
-        RequestError: the output exists, another job is writing it, or its part
-            was begun with other options.
-        MachineError: the machine does not let us write.
+        RequestError: the output exists, another job is writing it, or the partial output
+            belongs to other options.
+        MachineError: the file cannot be written.
     """
     path = output.with_name(output.name + ".part")
-    # With a part beside it, the output may be that of a run killed before it removed the part.
+    # If both exist, a run may have been killed before it removed the partial output.
     _check_free(output, force or path.exists())
     with writing_below(path.parent), _locked(path, output) as stream:
         remove_unfinished(output)
         done = _read(stream, path, fingerprint, ids, force)
         _check_free(output, force or len(done) == len(ids))
-        part = Part(stream, done)
+        part = PartialOutput(stream, done)
         yield part
         with replacing_file(output) as final:
             for number in range(len(ids)):
@@ -80,15 +80,15 @@ def open_part(
 
 def _check_free(output: Path, allowed: bool) -> None:
     if output.is_dir():
-        raise RequestError("the output is a folder", where=str(output), remedy="name a file")
+        raise RequestError("the output is a folder", where=str(output), remedy="use a file")
     if output.exists() and not allowed:
-        remedy = "name another --output, or replace it with --force"
+        remedy = "use another --output, or replace it with --force"
         raise RequestError("the output exists", where=str(output), remedy=remedy)
 
 
 @contextmanager
 def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
-    """Yield the part, open and ours alone."""
+    """Yield the partial output, open and locked."""
     try:
         with writing_below(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +98,16 @@ def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
         raise RequestError(
             fault,
             where=str(path.parent),
-            remedy="--output FILE, in a folder of the workspace that may be written",
+            remedy="use --output FILE in a writable folder of the workspace",
         ) from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            remedy = "wait for it, or name another --output"
+            remedy = "wait for it, or use another --output"
             fault = "another job is writing this output"
             raise RequestError(fault, where=str(output), remedy=remedy) from None
-        # Between opening and locking, the one before us may have finished and removed the file.
+        # Another job may have finished and removed the file between opening and locking.
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(stream.fileno())):
             raise RequestError(
                 "another job has just finished this output",
@@ -124,17 +124,17 @@ def _read(
     ids: Sequence[str | int],
     force: bool,
 ) -> dict[int, Mapping[str, Any]]:
-    """Return the answers of a part that was begun with the same; begin it if there is none."""
-    # As bytes: the last line may be torn, in the middle of a character too.
+    """Return the answers of a partial output with this fingerprint; start one if there is none."""
+    # As bytes: the last line may be cut, even within a character.
     whole = path.read_bytes().splitlines(keepends=True)
     if whole and not whole[-1].endswith(b"\n"):
         del whole[-1]
-    begun_with = _decoded(whole[0], path).get(_BEGUN_WITH) if whole else None
-    if begun_with != dict(fingerprint):
+    stored = _decoded(whole[0], path).get(_FINGERPRINT) if whole else None
+    if stored != dict(fingerprint):
         if whole and not force:
-            raise _begun_differently(path, begun_with, fingerprint)
+            raise _other_options(path, stored, fingerprint)
         stream.truncate(0)
-        stream.write(_encoded({_BEGUN_WITH: dict(fingerprint)}))
+        stream.write(_encoded({_FINGERPRINT: dict(fingerprint)}))
         stream.flush()
         return {}
     stream.truncate(sum(map(len, whole)))
@@ -150,14 +150,14 @@ def _read(
     return done
 
 
-def _begun_differently(path: Path, begun_with: Any, fingerprint: Mapping[str, str]) -> RequestError:
-    if not isinstance(begun_with, dict):
+def _other_options(path: Path, stored: Any, fingerprint: Mapping[str, str]) -> RequestError:
+    if not isinstance(stored, dict):
         return _damaged(path)
-    names = [name for name in fingerprint if begun_with.get(name) != fingerprint[name]]
+    names = [name for name in fingerprint if stored.get(name) != fingerprint[name]]
     return RequestError(
-        f"unfinished answers are there, and were begun with other {', '.join(names)}",
+        f"the partial output was started with other values of {', '.join(names)}",
         where=str(path),
-        remedy="go on with the same, or begin anew with --force",
+        remedy="use the same options, or start again with --force",
     )
 
 
@@ -172,8 +172,8 @@ def _decoded(line: bytes, path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> RequestError:
-    remedy = "remove it, or begin anew with --force"
-    return RequestError("these are not unfinished answers of infer", where=str(path), remedy=remedy)
+    remedy = "remove it, or start again with --force"
+    return RequestError("this is not a partial output of infer", where=str(path), remedy=remedy)
 
 
 def _encoded(line: Mapping[str, Any]) -> str:
