@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> int:
     """Run the job; see ``serve --help``."""
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     options = parse(argv)
     model = workspace.find_model(options.model)
     adapter = workspace.find_adapter(options.adapter) if options.adapter is not None else None
@@ -24,23 +24,24 @@ def main(argv: list[str]) -> int:
         check_base(adapter, model)
     from entrypoints.serving.server import listen, run
 
-    # Before the model is loaded, which takes seconds: the port may be taken.
+    # Before the model is loaded, which takes seconds, because the port may be in use.
     listening = listen(options.host, options.port)
     phase("start PaddlePaddle")
     libraries_log_to(None)
-    from entrypoints.serving.assembly import assemble
+    from entrypoints.serving.model_loader import load_server
 
-    server = assemble(options, model, adapter)
+    server = load_server(options, model, adapter)
     server.engine.start()
-    _say_who_may(options)
-    note(f"ready after {time.perf_counter() - begun:.1f} s: {listening.url} has {server.name}")
+    _report_access(options)
+    seconds = time.perf_counter() - start_time
+    note(f"ready after {seconds:.1f} s: {listening.url} serves {server.name}")
     phase("serving")
     run(server.app, server.engine, listening, options.grace)
     return 0
 
 
-def _say_who_may(options: Options) -> None:
+def _report_access(options: Options) -> None:
     if not options.keys:
-        note("no API keys: only this machine is answered")
+        note("no API keys: only connections from this machine are accepted")
         if not options.published and Path("/.dockerenv").exists():
-            warn("without --published nothing outside this container reaches the server")
+            warn("without --published the server cannot be reached from outside this container")

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's API, what watches a server, and the chat page."""
+"""Routes: OpenAI's API, monitoring, and the chat page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from entrypoints.serving.errors import ApiError
 from entrypoints.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from entrypoints.serving.requests import (
+from entrypoints.serving.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -26,18 +26,18 @@ from entrypoints.serving.requests import (
     TokenizeRequest,
 )
 from entrypoints.serving.scheduler import describe
-from entrypoints.serving.service import Conversation, Service
+from entrypoints.serving.service import RunningRequest, Service
 from paddle_stacks import __version__
 
 __all__ = ["PAGE", "make"]
 
 PAGE = Path(__file__).parent / "page"
-"""The chat page: files that are served as they are."""
+"""The folder of the chat page, which is served as static files."""
 
 _FRESH = {"Cache-Control": "no-cache"}
 _DONE = b"data: [DONE]\n\n"
 _ERRORS = {
-    "description": "An error, as OpenAI's API has it.",
+    "description": "An error in OpenAI's format.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 _ANSWERS = {
@@ -67,10 +67,10 @@ def make(service: Service, metrics: Metrics) -> FastAPI:
     """Return the application.
 
     Args:
-        service: answers requests.
-        metrics: that ``/metrics`` shows.
+        service: answers the requests.
+        metrics: for ``/metrics``.
     """
-    # FastAPI's own pages of documentation load scripts from elsewhere.
+    # FastAPI's documentation pages load scripts from other sites.
     app = FastAPI(title="paddle-stacks", version="v1", docs_url=None, redoc_url=None)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -87,14 +87,14 @@ def make(service: Service, metrics: Metrics) -> FastAPI:
 def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", **_posted(ChatRequest))
     async def chat_completions(request: Request) -> Response:
-        """Answer a conversation."""
+        """Answer a chat."""
         parsed = await _parsed(request, service, ChatRequest)
         _log_request(request, "messages", parsed)
         return await _answer(request, service, parsed)
 
     @app.post("/v1/completions", **_posted(CompletionRequest))
     async def completions(request: Request) -> Response:
-        """Go on with a text."""
+        """Continue a text."""
         parsed = await _parsed(request, service, CompletionRequest)
         _log_request(request, "prompt", parsed)
         return await _answer(request, service, parsed)
@@ -102,7 +102,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
     @app.api_route("/v1/responses/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     async def responses() -> Response:
-        """Refuse the Responses API, which this server does not have."""
+        """Reject requests of the Responses API."""
         message = "this server has no Responses API: use POST /v1/chat/completions"
         raise ApiError(404, message, code="unsupported_api")
 
@@ -112,7 +112,7 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize", **_posted(TokenizeRequest, streams=False))
     async def tokenize(request: Request) -> Response:
-        """Return the tokens of a text or a conversation."""
+        """Return the tokens of a text or a chat."""
         return JSONResponse(
             await service.tokenize(await _parsed(request, service, TokenizeRequest))
         )
@@ -126,12 +126,12 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
 
     @app.get("/tokenizer_info", responses=dict.fromkeys((401, 403, 421, 429), _ERRORS))
     async def tokenizer_info() -> dict[str, Any]:
-        """Return the special tokens that a client needs to count as the server does."""
+        """Return the special tokens that clients need to count tokens like the server."""
         return dict(service.encoder.special_tokens())
 
 
 def _posted(kind: type[BaseModel], *, streams: bool = True) -> dict[str, Any]:
-    """Return what a route tells FastAPI of a body that it does not read itself."""
+    """Return the OpenAPI description of a body that FastAPI does not parse."""
     answers = _ANSWERS if streams else {"description": "The answer."}
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     content = {"application/json": {"schema": schema}}
@@ -153,7 +153,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", responses={401: _ERRORS, 403: _ERRORS, 421: _ERRORS, 429: _ERRORS})
     async def models() -> dict[str, Any]:
-        """Return the models there are."""
+        """Return the list of models."""
         return {"object": "list", "data": [entry]}
 
     @app.get(
@@ -161,23 +161,23 @@ def _add_models(app: FastAPI, service: Service) -> None:
         responses=dict.fromkeys((401, 403, 404, 421, 429), _ERRORS),
     )
     async def model(name: str) -> dict[str, Any]:
-        """Return one of them."""
+        """Return one model."""
         if name != service.model:
             raise ApiError(404, f'the model "{name}" does not exist', code="model_not_found")
         return entry
 
 
 def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    @app.get("/healthz", responses={500: {"description": "It does not compute any more."}})
+    @app.get("/healthz", responses={500: {"description": "The engine has failed."}})
     async def healthz() -> JSONResponse:
-        """Say whether the server works; it has to be started again where it does not."""
+        """Return whether the server works; if not, it must be restarted."""
         if service.engine.alive:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "the engine has ended"}, 500)
 
     @app.get("/health", response_class=Response, responses={500: {"description": "See /healthz."}})
     async def health() -> Response:
-        """Say the same by the status alone, as vLLM does."""
+        """Return the same as a status only, like vLLM."""
         return Response(status_code=200 if service.engine.alive else 500)
 
     @app.get("/version")
@@ -185,9 +185,9 @@ def _add_watching(app: FastAPI, service: Service, metrics: Metrics) -> None:
         """Return the version of paddle-stacks."""
         return {"version": __version__}
 
-    @app.get("/readyz", responses={503: {"description": "It takes nothing new."}})
+    @app.get("/readyz", responses={503: {"description": "It accepts no new requests."}})
     async def readyz() -> JSONResponse:
-        """Say whether the server takes requests."""
+        """Return whether the server accepts requests."""
         if service.engine.alive and not service.engine.draining:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "draining"}, 503)
@@ -208,7 +208,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _declare(app: FastAPI, model: str) -> None:
-    """Put the bodies that the routes read themselves into the OpenAPI document."""
+    """Add the request bodies to the OpenAPI document."""
     document = app.openapi()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Error"] = _ERROR_SCHEMA
@@ -226,71 +226,71 @@ def _declare(app: FastAPI, model: str) -> None:
 
 
 async def _json_body(request: Request) -> bytes:
-    """Return the body of a request that says it is JSON.
+    """Return the body of a request with the content type JSON.
 
-    A page of another site can make a browser send a form or plain text here, but not JSON:
-    for that a browser asks first, and is not told yes.
+    Another site's page can make a browser send forms or plain text without permission, but not
+    JSON, which requires a successful preflight request.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(415, "the body has to be JSON, with Content-Type: application/json")
+        raise ApiError(415, "the body must be JSON, with Content-Type: application/json")
     return await request.body()
 
 
 async def _parsed(request: Request, service: Service, kind: type[Parsed]) -> Parsed:
     parsed, unknown = await service.parse(await _json_body(request), kind)
     if unknown:
-        request.scope["state"]["told"]["ignored_fields"] = unknown
+        request.scope["state"]["log_fields"]["ignored_fields"] = unknown
     return parsed
 
 
 def _log_request(request: Request, field: str, parsed: ChatRequest | CompletionRequest) -> None:
-    told: dict[str, Any] = request.scope["state"]["told"]
-    told["stream"] = bool(parsed.stream)
+    fields: dict[str, Any] = request.scope["state"]["log_fields"]
+    fields["stream"] = bool(parsed.stream)
     if request.scope["state"]["log_prompts"]:
-        told[field] = parsed.model_dump(mode="json", exclude_unset=True)[field]
+        fields[field] = parsed.model_dump(mode="json", exclude_unset=True)[field]
 
 
 async def _answer(
     request: Request, service: Service, parsed: ChatRequest | CompletionRequest
 ) -> Response:
-    client = request.scope["state"]["told"].get("key") or ""
-    conversation = await service.begin(parsed, client)
+    client = request.scope["state"]["log_fields"].get("key") or ""
+    running = await service.begin(parsed, client)
     try:
-        async with _watched(request, conversation):
+        async with _watched(request, running):
             if parsed.stream:
-                stream = conversation.stream()
+                stream = running.stream()
                 first = await anext(stream, None)
             else:
-                response = await conversation.whole()
+                response = await running.whole()
     except BaseException:
-        _close(request, conversation)
+        _close(request, running)
         raise
-    if parsed.stream and not conversation.failed:
-        return _Stream(request, conversation, first, stream)
-    _close(request, conversation)
-    # Where nobody is there any more, nobody reads this; 499 is nginx's word for it.
-    return Response(status_code=499) if conversation.failed else JSONResponse(response)
+    if parsed.stream and not running.failed:
+        return _Stream(request, running, first, stream)
+    _close(request, running)
+    # 499 is nginx's status for a disconnected client, who does not receive it.
+    return Response(status_code=499) if running.failed else JSONResponse(response)
 
 
-def _close(request: Request, conversation: Conversation) -> None:
-    """Let go of what is not wanted any more, and tell the log what there was."""
-    conversation.let_go()
-    told: dict[str, Any] = request.scope["state"]["told"]
-    told |= conversation.usage
-    told["finish_reasons"] = [answer.finish_reason for answer in conversation.answers]
-    if conversation.failed:
-        told["failed"] = conversation.failed
+def _close(request: Request, running: RunningRequest) -> None:
+    """Cancel unfinished answers, and add the result to the log."""
+    running.cancel()
+    fields: dict[str, Any] = request.scope["state"]["log_fields"]
+    fields |= running.usage
+    fields["finish_reasons"] = [answer.finish_reason for answer in running.answers]
+    if running.failed:
+        fields["failed"] = running.failed
 
 
 @asynccontextmanager
-async def _watched(request: Request, conversation: Conversation) -> AsyncIterator[None]:
-    """Tell a conversation when its client leaves."""
+async def _watched(request: Request, running: RunningRequest) -> AsyncIterator[None]:
+    """Cancel a request when its client disconnects."""
 
     async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        conversation.leave()
+        running.leave()
 
     watcher = asyncio.create_task(wait())
     try:
@@ -300,32 +300,32 @@ async def _watched(request: Request, conversation: Conversation) -> AsyncIterato
 
 
 class _Stream(Response):
-    """Server-sent events, an object each, as they come.
+    """A stream of objects as server-sent events.
 
     Args:
-        request: that is answered.
-        conversation: whose objects they are.
-        first: the first of them.
-        rest: those that follow; None is the end of a stream that came to its end.
+        request: the HTTP request.
+        running: the submitted request.
+        first: the first object.
+        rest: the following objects; None marks the end of a complete stream.
     """
 
     def __init__(
         self,
         request: Request,
-        conversation: Conversation,
+        running: RunningRequest,
         first: dict[str, Any] | None,
         rest: AsyncIterator[dict[str, Any] | None],
     ) -> None:
         self.status_code = 200
         self.background = None
         self._request = request
-        self._conversation = conversation
+        self._conversation = running
         self._first = first
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
-        # no and no-transform: a proxy that waits for the whole makes no stream of it.
+        """Send the stream."""
+        # Otherwise a proxy could buffer the stream.
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache, no-transform"),
@@ -338,7 +338,7 @@ class _Stream(Response):
                 async for chunk in self._rest:
                     await send(_part(_event(chunk)))
         except ApiError as error:
-            self._request.scope["state"]["told"] |= error.log_fields()
+            self._request.scope["state"]["log_fields"] |= error.log_fields()
             await send(_part(_event(error.body())))
         finally:
             _close(self._request, self._conversation)
@@ -358,7 +358,7 @@ def _event(chunk: dict[str, Any] | None) -> bytes:
 
 
 class _Files(StaticFiles):
-    """The chat page's files, which a browser asks for anew when they have changed."""
+    """The files of the chat page, which browsers must revalidate."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         """Return a file."""
@@ -369,14 +369,14 @@ class _Files(StaticFiles):
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    request.scope["state"]["told"] |= error.log_fields()
+    request.scope["state"]["log_fields"] |= error.log_fields()
     return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-    """Say that the server is at fault; the log has the rest."""
-    fault = ApiError(500, "the server failed; its log says how", cause=describe(error))
-    request.scope["state"]["told"] |= fault.log_fields()
+    """Return an error 500; the log has the details."""
+    fault = ApiError(500, "the server failed; see its log", cause=describe(error))
+    request.scope["state"]["log_fields"] |= fault.log_fields()
     return JSONResponse(fault.body(), fault.status)
 
 
@@ -388,5 +388,5 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     }
     message = messages.get(error.status_code, str(error.detail))
     refusal = ApiError(error.status_code, message)
-    request.scope["state"]["told"] |= refusal.log_fields()
+    request.scope["state"]["log_fields"] |= refusal.log_fields()
     return JSONResponse(refusal.body(), error.status_code, headers=error.headers)

@@ -15,33 +15,33 @@ from paddle_stacks.jobs.serving import Keys
 __all__ = ["MOUNTED_KEYS", "Options", "parse"]
 
 MOUNTED_KEYS = Path("/run/secrets/api_keys")
-"""Where Compose and plans put the keys; read without being named."""
+"""The file in which Compose and plans mount the keys; read by default."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``serve`` is asked to do.
+    """Options of ``serve``.
 
     Args:
         model: name in ``models/`` or path of the base model.
         adapter: run or path of a LoRA adapter, or None.
-        name: what clients call the model; empty for its folder's name.
-        dtype: what is computed in: ``float32`` or ``float16``.
+        name: the model's name in the API; empty for its folder's name.
+        dtype: the computation type: ``float32`` or ``float16``.
         host: the address to listen on.
         port: to listen on.
-        published: whether this is a container whose port an engine publishes.
-        keys: who may use it; none where it answers its own machine only.
-        requests_per_minute: of each key; 0 for no limit.
-        log_prompts: whether the log has what is asked.
-        origins: of sites whose pages may use the server.
-        batch_size: answers at once.
-        max_waiting: requests that may wait.
-        max_new_tokens: an answer's greatest length.
-        max_prompt_tokens: a prompt's greatest length; None for what the context holds.
-        cache_tokens: tokens whose keys and values are kept.
-        prefill_tokens: tokens of prompts that are read between two steps.
-        timeout: seconds for a request.
-        grace: seconds to finish what is under way.
+        published: whether this is a container with a published port.
+        keys: the API keys; empty to answer this machine only.
+        requests_per_minute: per key; 0 for no limit.
+        log_prompts: whether prompts are logged.
+        origins: sites whose pages may use the server.
+        batch_size: the maximum number of running sequences.
+        max_waiting: the maximum number of waiting requests.
+        max_new_tokens: the maximum length of an answer.
+        max_prompt_tokens: the maximum length of a prompt; None for the context's.
+        cache_tokens: tokens in the KV cache.
+        prefill_tokens: prefilled tokens per step.
+        timeout: of a request, in seconds.
+        grace: seconds to finish running requests at shutdown.
     """
 
     model: str
@@ -66,10 +66,10 @@ class Options:
 
 
 def parse(argv: list[str]) -> Options:
-    """Return the options that ``argv`` holds.
+    """Return the options on the command line.
 
     Raises:
-        RequestError: they are wrong; all that is out of range is named at once.
+        RequestError: they are invalid; all faults at once.
     """
     arguments = parse_arguments(ServeOptions, argv)
     keys = _keys(arguments.api_keys)
@@ -104,10 +104,10 @@ def _keys(named: str | None) -> Keys:
 
 
 def _check_host(arguments: ServeOptions, keys: Keys) -> None:
-    """Check that keys are given where other machines reach the server.
+    """Check that there are API keys if other machines can reach the server.
 
-    A container does not see where its port is published, and its engine's proxy hides where a
-    connection comes from: what counts is the address that the port is published on.
+    A container does not see where its port is published, and Docker's proxy hides the source of
+    connections, so the address of the published port decides.
     """
     if keys:
         return

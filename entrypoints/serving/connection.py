@@ -1,8 +1,7 @@
-"""What a connection may take: uvicorn's, with an end to waiting for a request.
+"""Uvicorn's connection with a timeout for request headers.
 
-Uvicorn closes a connection on which nothing follows a response. It waits without end for
-the first request, and for the rest of one whose headers have begun to come: a client that
-is cut off, or means harm, would keep its connection for good.
+Uvicorn closes idle connections after a response, but waits forever for the first request, and
+for the rest of incomplete headers. Lost or malicious clients would keep their connections.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 __all__ = ["HEADER_SECONDS", "Connection"]
 
 HEADER_SECONDS = 20.0
-"""For a request's headers to come, from the connection or from their first byte."""
+"""Timeout for a request's headers, from the connection or from their first byte."""
 
 
 class Connection(H11Protocol):
-    """A connection that is closed where the headers of a request do not come."""
+    """A connection with a timeout for request headers."""
 
     header_seconds = HEADER_SECONDS
 
@@ -30,12 +29,12 @@ class Connection(H11Protocol):
         self.app_state = {**self.app_state, "abort": self._abort}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timeout for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Process received data."""
         if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
             self._wait()  # the beginning of another request
         super().data_received(data)
@@ -43,7 +42,7 @@ class Connection(H11Protocol):
             self._stop_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Cancel the timeout."""
         self._stop_waiting()
         super().connection_lost(exc)
 

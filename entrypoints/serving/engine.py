@@ -1,4 +1,4 @@
-"""The one thread that computes; everybody else hands it work and listens."""
+"""The engine: a thread that computes the answers."""
 
 from __future__ import annotations
 
@@ -12,150 +12,149 @@ from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.runtime.console import warn
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.scheduler import Scheduler, Space, describe
-from entrypoints.serving.work import Work
+from entrypoints.serving.request import Request
+from entrypoints.serving.scheduler import Scheduler, SchedulerConfig, describe
 
 __all__ = ["Draining", "Engine", "Full"]
 
 
 class Full(Exception):
-    """As much waits as may wait.
+    """The queue is full.
 
     Args:
-        retry_after: seconds after which it is worth another try.
+        retry_after: seconds until a new attempt is worthwhile.
     """
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
-        super().__init__(f"full, again in {retry_after} s")
+        super().__init__(f"queue full, retry in {retry_after} s")
 
 
 class Draining(Exception):
-    """What is under way is finished, and nothing new is begun."""
+    """The engine finishes running requests and accepts no new ones."""
 
 
 class Engine:
     """Computes answers until it is stopped.
 
-    A fault in a round ends the works that were under way, and the engine goes on with
-    those that wait.
+    A fault in a step ends the running requests; the engine continues with the waiting ones.
 
     Args:
         network: the model.
-        text: its tokenizer, which this thread has for itself.
-        space: what there is room for.
-        metrics: is told what happens.
-        clock: seconds from any beginning.
+        text: its tokenizer, used by this thread only.
+        config: the limits of the scheduler.
+        metrics: updated.
+        clock: returns seconds.
     """
 
     def __init__(
         self,
         network: LanguageModel,
         text: Text,
-        space: Space,
+        config: SchedulerConfig,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self._space = space
-        self._scheduler = Scheduler(network, text, space, metrics, clock)
-        self._news = threading.Condition()
+        self._config = config
+        self._scheduler = Scheduler(network, text, config, metrics, clock)
+        self._changed = threading.Condition()
         self._draining = False
         self._stopping = False
-        self._seconds_per_work = 1.0  # of late
-        self._busy = 0.0  # seconds of work since a work has ended
+        self._seconds_per_request = 1.0  # moving average
+        self._busy = 0.0  # seconds of computation since the last request ended
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new is taken."""
+        """Whether new requests are rejected."""
         return self._draining
 
-    def submit(self, works: Sequence[Work]) -> None:
-        """Hand in the works of a request.
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue the prompts of an HTTP request.
 
         Raises:
-            Full: too many requests wait, of all clients or of this one.
-            Draining: the server is about to end.
+            Full: too many requests are waiting, of all clients or of this one.
+            Draining: the server is shutting down.
         """
-        with self._news:
+        with self._changed:
             if self._draining or self._stopping:
                 raise Draining
-            self._check_queue(works[0].client)
-            for work in works:
-                work.arrived = self.clock()
-            self._scheduler.waiting.add(works)
-            self._news.notify()
+            self._check_queue(requests[0].client)
+            for request in requests:
+                request.arrived = self.clock()
+            self._scheduler.waiting.add(requests)
+            self._changed.notify()
 
     def _check_queue(self, client: str) -> None:
-        space, free = self._space, self._free_places()
+        config, free = self._config, self._free_seqs()
         total = self._scheduler.waiting.requests()
         own = self._scheduler.waiting.requests(client)
-        full = total >= space.waiting + free
-        if space.waiting_per_client:
-            # A client without a request in the queue can always add one.
-            full = own >= space.waiting_per_client + free or (full and own > 0)
+        full = total >= config.max_waiting + free
+        if config.max_waiting_per_client:
+            # A client without waiting requests can always add one.
+            full = own >= config.max_waiting_per_client + free or (full and own > 0)
         if full:
-            raise Full(self._patience(total + 1))
+            raise Full(self._retry_after(total + 1))
 
-    def cancel(self, works: Sequence[Work]) -> None:
-        """Let go of works; those that have ended do not mind."""
-        with self._news:
-            for work in works:
-                work.cancelled = True
-            self._news.notify()
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """Cancel requests; ended ones are ignored."""
+        with self._changed:
+            for request in requests:
+                request.cancelled = True
+            self._changed.notify()
 
     def drain(self) -> None:
-        """Take nothing new from now on."""
-        with self._news:
+        """Reject new requests from now on."""
+        with self._changed:
             self._draining = True
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End what is under way, and the thread."""
-        with self._news:
+        """End all requests and the thread."""
+        with self._changed:
             self._draining = self._stopping = True
-            self._news.notify()
+            self._changed.notify()
         self._thread.join(timeout)
 
-    def _free_places(self) -> int:
-        return max(self._space.places - self._scheduler.taken, 0)
+    def _free_seqs(self) -> int:
+        return max(self._config.max_num_seqs - self._scheduler.used_seqs, 0)
 
-    def _patience(self, waiting: int) -> int:
-        """Return a guess at the seconds until a place in the queue is free."""
-        ahead = max(waiting - self._space.waiting, 1)
-        return max(1, min(math.ceil(ahead * self._seconds_per_work), 60))
+    def _retry_after(self, waiting: int) -> int:
+        """Return the estimated seconds until the queue has room."""
+        ahead = max(waiting - self._config.max_waiting, 1)
+        return max(1, min(math.ceil(ahead * self._seconds_per_request), 60))
 
     def _run(self) -> None:
-        while self._wait_for_news():
-            begun, ended = self.clock(), self._scheduler.ended
+        while self._wait_for_work():
+            start_time, ended = self.clock(), self._scheduler.ended
             try:
-                self._scheduler.round()
+                self._scheduler.step()
             except Exception as error:
-                # Whatever a model or its memory can do: others wait, and may have more luck.
-                warn(f"a round of the engine failed:\n{traceback.format_exc()}")
+                # Any error of the model: the waiting requests may still succeed.
+                warn(f"a step of the engine failed:\n{traceback.format_exc()}")
                 self._scheduler.fail("fault", describe(error))
-            self._learn(self._scheduler.ended - ended, self.clock() - begun)
+            self._update_average(self._scheduler.ended - ended, self.clock() - start_time)
         self._scheduler.fail("stopped")
         self._scheduler.fail_waiting("stopped")
 
-    def _learn(self, ended: int, seconds: float) -> None:
+    def _update_average(self, ended: int, seconds: float) -> None:
         self._busy += seconds
         if ended:
-            self._seconds_per_work += 0.2 * (self._busy / ended - self._seconds_per_work)
+            self._seconds_per_request += 0.2 * (self._busy / ended - self._seconds_per_request)
             self._busy = 0.0
 
-    def _wait_for_news(self) -> bool:
-        """Take in what has come; wait for it if there is nothing else to do."""
-        with self._news:
+    def _wait_for_work(self) -> bool:
+        """Wait until there is work; return false to stop."""
+        with self._changed:
             while not self._stopping and self._scheduler.idle:
-                self._news.wait()
+                self._changed.wait()
             return not self._stopping

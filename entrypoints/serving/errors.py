@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API has them."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """A request that is not answered.
+    """An error response.
 
     Args:
-        status: HTTP's.
-        message: what is wrong, and what to do about it.
-        param: the field that is wrong, if one is.
-        code: a word for programs, if there is one.
-        headers: that go with it.
-        cause: what the log says besides, and the client does not see.
+        status: the HTTP status.
+        message: the error and its remedy.
+        param: the invalid field, if any.
+        code: an identifier for programs, if any.
+        headers: further headers.
+        cause: details for the log, which the client does not see.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class ApiError(Exception):
         super().__init__(message)
 
     def log_fields(self) -> dict[str, str]:
-        """Return what the log says of it."""
+        """Return its fields in the log."""
         fields = {"error": self.message, "param": self.param, "cause": self.cause}
         return {name: value for name, value in fields.items() if value}
 
     def body(self) -> dict[str, Any]:
-        """Return the object that says so."""
+        """Return the body of the response."""
         kind = _TYPES.get(self.status, "invalid_request_error")
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}

@@ -1,8 +1,8 @@
-"""Prometheus metrics, by the names that vLLM made usual.
+"""Prometheus metrics with vLLM's names.
 
-https://docs.vllm.ai/en/stable/usage/metrics/: a dashboard or an autoscaler that knows
-vLLM's knows these. What a name means there it means here; those of parts that this
-server has not (preemption, prefix caches, …) are left out.
+https://docs.vllm.ai/en/stable/usage/metrics/: dashboards and autoscalers for vLLM work with
+them. Names have the same meaning; metrics of features that this server lacks (preemption,
+prefix caches, …) are omitted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from prometheus_client import Counter as _Counter
 from prometheus_client import Gauge as _Gauge
 from prometheus_client import Histogram as _Histogram
 
-from entrypoints.serving.work import Work
+from entrypoints.serving.request import Request
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -26,43 +26,49 @@ class Metrics:
     """The metrics of one server.
 
     Args:
-        model: the model's name, a label of them all.
+        model: the model's name, a label of all metrics.
     """
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
         self._model = model
-        self._running = self._gauge("num_requests_running", "requests that are computed")
-        self._waiting = self._gauge("num_requests_waiting", "requests that wait for a place")
-        self._cache = self._gauge("kv_cache_usage_perc", "share of the cache in use, 1 is all")
-        self._prompt = self._counter("prompt_tokens", "tokens of prompts that were read")
-        self._made = self._counter("generation_tokens", "tokens that were generated")
+        self._running = self._gauge("num_requests_running", "running requests")
+        self._waiting = self._gauge("num_requests_waiting", "waiting requests")
+        self._cache = self._gauge("kv_cache_usage_perc", "used share of the cache, at most 1")
+        self._prompt = self._counter("prompt_tokens", "prefilled prompt tokens")
+        self._generated = self._counter("generation_tokens", "generated tokens")
         self._success = _Counter(
             "vllm:request_success",
-            "answers that have ended, by the reason",
+            "ended answers by finish reason",
             ["model_name", "finished_reason"],
             registry=self.registry,
         )
         seconds = _REQUEST_SECONDS
-        self._first = self._histogram("time_to_first_token_seconds", "to the first token", seconds)
+        self._first = self._histogram(
+            "time_to_first_token_seconds", "time to the first token", seconds
+        )
         self._between = self._histogram(
-            "inter_token_latency_seconds", "between a token and the one before", _STEP_SECONDS
+            "inter_token_latency_seconds", "time between two tokens", _STEP_SECONDS
         )
         self._per_token = self._histogram(
-            "request_time_per_output_token_seconds", "of a request, per token", _STEP_SECONDS
+            "request_time_per_output_token_seconds", "time of a request per token", _STEP_SECONDS
         )
-        self._whole = self._histogram("e2e_request_latency_seconds", "of a request", seconds)
-        self._queue = self._histogram("request_queue_time_seconds", "waiting", seconds)
+        self._whole = self._histogram("e2e_request_latency_seconds", "total time", seconds)
+        self._queue = self._histogram("request_queue_time_seconds", "time in the queue", seconds)
         self._inference = self._histogram(
-            "request_inference_time_seconds", "from its place to its end", seconds
+            "request_inference_time_seconds", "time from admission to the end", seconds
         )
-        self._prefill = self._histogram("request_prefill_time_seconds", "reading", seconds)
-        self._decode = self._histogram("request_decode_time_seconds", "generating", seconds)
-        self._prompts = self._histogram("request_prompt_tokens", "of a request's prompt", _TOKENS)
-        self._answers = self._histogram("request_generation_tokens", "of its answers", _TOKENS)
-        self._max_tokens = self._histogram("request_params_max_tokens", "asked for", _TOKENS)
-        self._count = self._histogram("request_params_n", "answers asked for", _COUNTS)
-        self._rounds = self._histogram("iteration_tokens_total", "tokens of a round", _TOKENS)
+        self._prefill = self._histogram("request_prefill_time_seconds", "prefill time", seconds)
+        self._decode = self._histogram("request_decode_time_seconds", "decoding time", seconds)
+        self._prompts = self._histogram("request_prompt_tokens", "tokens of a prompt", _TOKENS)
+        self._answers = self._histogram(
+            "request_generation_tokens", "tokens of the answers", _TOKENS
+        )
+        self._max_tokens = self._histogram(
+            "request_params_max_tokens", "requested max_tokens", _TOKENS
+        )
+        self._count = self._histogram("request_params_n", "requested answers", _COUNTS)
+        self._steps = self._histogram("iteration_tokens_total", "tokens of a step", _TOKENS)
         self._http = _Counter(
             "http_requests",
             "requests by method, route and status",
@@ -71,7 +77,7 @@ class Metrics:
         )
         self._http_seconds = _Histogram(
             "http_request_duration_seconds",
-            "from a request to the end of its response",
+            "time to the end of the response",
             ["method", "handler"],
             buckets=seconds,
             registry=self.registry,
@@ -92,57 +98,57 @@ class Metrics:
         return histogram.labels(self._model)
 
     def state(self, running: int, waiting: int, cache: float) -> None:
-        """Take down how full the engine is; ``cache`` is a share of 1."""
+        """Set the engine's load; ``cache`` is at most 1."""
         self._running.set(running)
         self._waiting.set(waiting)
         self._cache.set(cache)
 
-    def round(self, tokens: int) -> None:
-        """Take down the tokens that a round has read or made."""
-        self._rounds.observe(tokens)
+    def step(self, tokens: int) -> None:
+        """Record the tokens of a step."""
+        self._steps.observe(tokens)
 
-    def first_token(self, work: Work, now: float) -> None:
-        """Take down that a work's prompt was read, and its first token made."""
-        begun = work.started if work.started is not None else now
-        self._prompt.inc(len(work.prompt))
-        self._first.observe(now - work.arrived)
-        self._queue.observe(begun - work.arrived)
-        self._prefill.observe(now - begun)
+    def first_token(self, request: Request, now: float) -> None:
+        """Record the first token of a request."""
+        start_time = request.started if request.started is not None else now
+        self._prompt.inc(len(request.prompt))
+        self._first.observe(now - request.arrived)
+        self._queue.observe(start_time - request.arrived)
+        self._prefill.observe(now - start_time)
 
     def between_tokens(self, seconds: float) -> None:
-        """Take down the time from one token of an answer to the next."""
+        """Record the time between two tokens of an answer."""
         self._between.observe(seconds)
 
-    def ended(self, work: Work, reason: str, now: float) -> None:
-        """Take down the end of a work.
+    def ended(self, request: Request, reason: str, now: float) -> None:
+        """Record the end of a request.
 
         Args:
-            work: it.
-            reason: ``abort`` or ``error``; empty where its answers have reasons of their own.
+            request: the request.
+            reason: ``abort`` or ``error``; empty if all answers have a finish reason.
             now: on the engine's clock.
         """
-        for index in range(work.count):
-            ended = work.finish_reasons.get(index) or reason
+        for index in range(request.count):
+            ended = request.finish_reasons.get(index) or reason
             self._success.labels(self._model, ended).inc()
-        self._made.inc(work.tokens)
-        self._whole.observe(now - work.arrived)
-        self._prompts.observe(len(work.prompt))
-        self._answers.observe(work.tokens)
-        self._max_tokens.observe(work.limits.max_new_tokens)
-        self._count.observe(work.count)
-        if work.started is not None:
-            self._inference.observe(now - work.started)
-        if work.first_token is not None:
-            self._decode.observe(now - work.first_token)
-            per_answer = work.tokens / work.count
+        self._generated.inc(request.tokens)
+        self._whole.observe(now - request.arrived)
+        self._prompts.observe(len(request.prompt))
+        self._answers.observe(request.tokens)
+        self._max_tokens.observe(request.limits.max_new_tokens)
+        self._count.observe(request.count)
+        if request.started is not None:
+            self._inference.observe(now - request.started)
+        if request.first_token is not None:
+            self._decode.observe(now - request.first_token)
+            per_answer = request.tokens / request.count
             if per_answer > 1:
-                self._per_token.observe((now - work.first_token) / (per_answer - 1))
+                self._per_token.observe((now - request.first_token) / (per_answer - 1))
 
     def http(self, method: str, handler: str, status: int, seconds: float) -> None:
-        """Take down a response."""
+        """Record an HTTP response."""
         self._http.labels(method, handler, str(status)).inc()
         self._http_seconds.labels(method, handler).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Return all of them, as Prometheus reads them."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

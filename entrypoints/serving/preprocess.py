@@ -1,4 +1,4 @@
-"""From a request to work for the engine: tokens, sampling parameters, limits."""
+"""Preprocessing of requests: tokens, sampling parameters and stopping criteria."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from entrypoints.inference.generate import Limits
-from entrypoints.inference.sampling import Sampling
+from entrypoints.inference.generate import StoppingCriteria
+from entrypoints.inference.sampling import SamplingConfig
 from entrypoints.inference.text import Text
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.requests import (
+from entrypoints.serving.protocol import (
     MAX_N,
     MAX_PROMPTS,
     ChatMessage,
@@ -19,31 +19,31 @@ from entrypoints.serving.requests import (
     DetokenizeRequest,
     TokenizeRequest,
 )
+from entrypoints.serving.request import Failure, PromptLogprobs, Request, RequestOutput
 from entrypoints.serving.scheduler import describe
-from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.prompts import Message, Prompt
 
-__all__ = ["Bounds", "EncodedPrompt", "Encoder", "make_works"]
+__all__ = ["EncodedPrompt", "Encoder", "RequestLimits", "make_requests"]
 
 _MAX_ANSWERS = 2 * MAX_PROMPTS
 
-Listen = Callable[[int, Piece | PromptLogprobs | Failure], None]
+Listen = Callable[[int, RequestOutput | PromptLogprobs | Failure], None]
 
 
 @dataclass(frozen=True)
-class Bounds:
+class RequestLimits:
     """Limits of requests.
 
     Args:
         context: the model's context, in tokens.
-        vocabulary: the model's number of tokens.
-        prompt_tokens: a prompt's greatest length.
-        new_tokens: an answer's greatest length.
-        cache_tokens: what one request's answers may take together.
-        places: the answers that can be worked at together.
-        seconds: for a request.
-        repetition_penalty: of requests that name none; the model's.
+        vocabulary: the size of the model's vocabulary.
+        prompt_tokens: the maximum length of a prompt.
+        new_tokens: the maximum length of an answer.
+        cache_tokens: the maximum number of tokens of one request's answers together.
+        max_num_seqs: the maximum number of running sequences.
+        seconds: the timeout of a request.
+        repetition_penalty: the model's default.
     """
 
     context: int
@@ -51,18 +51,18 @@ class Bounds:
     prompt_tokens: int
     new_tokens: int
     cache_tokens: int
-    places: int
+    max_num_seqs: int
     seconds: float
     repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as the model reads it.
+    """A tokenized prompt.
 
     Args:
-        tokens: of it.
-        text: of it, where the answer repeats it; else empty.
+        tokens: its tokens.
+        text: its text if the answer repeats it; else empty.
     """
 
     tokens: list[int]
@@ -70,24 +70,24 @@ class EncodedPrompt:
 
 
 class Encoder:
-    """Turns prompts into tokens.
+    """Tokenizes prompts.
 
     Args:
         chat: the tokenizer with the model's chat template.
-        raw: the same without.
-        bounds: of requests.
+        raw: the same without chat template.
+        bounds: the limits of requests.
     """
 
-    def __init__(self, chat: Text, raw: Text, bounds: Bounds) -> None:
+    def __init__(self, chat: Text, raw: Text, bounds: RequestLimits) -> None:
         self._chat = chat
         self._raw = raw
         self._bounds = bounds
 
     def chat(self, request: ChatRequest) -> list[EncodedPrompt]:
-        """Return the tokens of a conversation, the beginning of the answer included.
+        """Return the tokens of a chat, including the beginning of the answer.
 
         Raises:
-            ApiError: 400, it does not fit, or the model's template does not take it.
+            ApiError: 400, it is too long, or the model's template rejects it.
         """
         tokens = self._chat_tokens(request.messages)
         self._check(tokens, "messages")
@@ -97,15 +97,15 @@ class Encoder:
         """Return the tokens of every prompt.
 
         Raises:
-            ApiError: 400, one of them does not fit, or holds a token that the model has not.
+            ApiError: 400, one is too long, or has tokens outside of the vocabulary.
         """
         return [self._completion(prompt, request) for prompt in request.prompts]
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
-        """Return the tokens of a text or a conversation, even if they do not fit.
+        """Return the tokens of a text or a chat, even if they exceed the context.
 
         Raises:
-            ApiError: 400, it is far too long, or the model's template does not take it.
+            ApiError: 400, it is far too long, or the model's template rejects it.
         """
         if request.messages is not None:
             return self._chat_tokens(request.messages)
@@ -113,10 +113,10 @@ class Encoder:
         return self._encode(request.prompt or "", special)
 
     def detokenize(self, request: DetokenizeRequest) -> str:
-        """Return the text of tokens, special ones included.
+        """Return the text of tokens, including special ones.
 
         Raises:
-            ApiError: 400, one of them is not the model's.
+            ApiError: 400, a token is not in the vocabulary.
         """
         self._check_vocabulary(request.tokens, "tokens")
         return self._raw.decode_all(request.tokens)
@@ -143,8 +143,8 @@ class Encoder:
         try:
             return self._chat.tokens(Prompt(0, turns, plain=False))
         except RequestError as error:
-            raise self._refusal(error, "messages") from None
-        except Exception as error:  # a template is a program, and fails with errors of its own
+            raise self._rejection(error, "messages") from None
+        except Exception as error:  # a template can raise any exception
             raise ApiError(
                 400,
                 f"the model's chat template failed on these messages: {type(error).__name__}",
@@ -156,16 +156,16 @@ class Encoder:
         try:
             return self._raw.encode(text, add_special_tokens=add_special_tokens)
         except RequestError as error:
-            raise self._refusal(error, "prompt") from None
+            raise self._rejection(error, "prompt") from None
 
-    def _refusal(self, error: RequestError, field: str) -> ApiError:
+    def _rejection(self, error: RequestError, field: str) -> ApiError:
         message = error.problems[0].what
         if "tokens long" in message:
             return self._too_long(message, field)
         return ApiError(400, message, param=field)
 
     def _too_long(self, message: str, field: str) -> ApiError:
-        # Clients look for OpenAI's words.
+        # OpenAI's wording, which clients search for.
         return ApiError(
             400,
             f"This model's maximum context length is {self._bounds.context} tokens: {message}",
@@ -178,12 +178,12 @@ class Encoder:
         if not tokens:
             raise ApiError(400, "the prompt is empty", param=field)
         if len(tokens) > longest:
-            message = f"the prompt is {len(tokens)} tokens long, and {longest} are accepted"
+            message = f"the prompt is {len(tokens)} tokens long, expected at most {longest}"
             raise self._too_long(message, field)
         self._check_vocabulary(tokens, field)
 
     def _check_vocabulary(self, tokens: Sequence[int], field: str) -> None:
-        """Check that the model has a row for every token; a tokenizer may have more."""
+        """Check that all tokens are in the model's vocabulary; a tokenizer may have more."""
         size = self._bounds.vocabulary
         if tokens and max(tokens) >= size:
             raise ApiError(
@@ -191,59 +191,61 @@ class Encoder:
             )
 
 
-def make_works(
+def make_requests(
     request: ChatRequest | CompletionRequest,
     prompts: Sequence[EncodedPrompt],
-    bounds: Bounds,
+    bounds: RequestLimits,
     now: float,
     listen: Listen,
     client: str = "",
-) -> list[Work]:
-    """Return the works of a request, one for each prompt.
+) -> list[Request]:
+    """Return the engine's requests, one for each prompt.
 
     Args:
-        request: the request.
+        request: the HTTP request.
         prompts: its prompts.
-        bounds: of requests.
+        bounds: the limits of requests.
         now: on the engine's clock.
-        listen: is given the number of the prompt, and the news.
-        client: whose request it is.
+        listen: called with the number of the prompt and the output.
+        client: the client's name.
 
     Raises:
-        ApiError: 400, it is more than the server does at once.
+        ApiError: 400, it exceeds the server's limits.
     """
     count = request.candidates
     _check_count(request, len(prompts), bounds)
     sampling, limits = _sampling(request, bounds), _limits(request, bounds)
     num_logprobs = request.num_logprobs
     if num_logprobs is None and count > (request.n or 1):
-        num_logprobs = 0  # the best of several are those with the greatest mean logprob
-    works = []
+        num_logprobs = 0  # the mean logprobs rank the candidates
+    engine_requests = []
     for number, prompt in enumerate(prompts):
-        work = Work(
+        engine_request = Request(
             prompt=prompt.tokens,
             count=count,
             sampling=sampling,
             limits=limits,
-            likeliest=num_logprobs,
+            top_logprobs=num_logprobs,
             deadline=now + bounds.seconds,
             listen=_numbered(listen, number),
             num_prompt_logprobs=request.num_prompt_logprobs,
             client=client,
         )
-        if work.longest * count > bounds.cache_tokens and count > 1:
+        if engine_request.longest * count > bounds.cache_tokens and count > 1:
             raise ApiError(
                 400,
-                f"{count} answers of up to {work.longest} tokens: the cache holds"
+                f"{count} answers of up to {engine_request.longest} tokens: the cache holds"
                 f" {bounds.cache_tokens} tokens",
                 param="n",
             )
-        works.append(work)
-    return works
+        engine_requests.append(engine_request)
+    return engine_requests
 
 
-def _check_count(request: ChatRequest | CompletionRequest, prompts: int, bounds: Bounds) -> None:
-    count, most = request.candidates, min(bounds.places, MAX_N)
+def _check_count(
+    request: ChatRequest | CompletionRequest, prompts: int, bounds: RequestLimits
+) -> None:
+    count, most = request.candidates, min(bounds.max_num_seqs, MAX_N)
     if count > most:
         field = "n" if count == request.n else "best_of"
         raise ApiError(400, f"{field}: expected at most {most}, got {count}", param=field)
@@ -255,15 +257,17 @@ def _check_count(request: ChatRequest | CompletionRequest, prompts: int, bounds:
         )
 
 
-def _limits(request: ChatRequest | CompletionRequest, bounds: Bounds) -> Limits:
-    wished = request.max_new_tokens
-    if wished is not None and (request.min_tokens or 0) > wished:
-        raise ApiError(400, f"min_tokens: expected at most {wished}", param="min_tokens")
+def _limits(request: ChatRequest | CompletionRequest, bounds: RequestLimits) -> StoppingCriteria:
+    requested = request.max_new_tokens
+    if requested is not None and (request.min_tokens or 0) > requested:
+        raise ApiError(400, f"min_tokens: expected at most {requested}", param="min_tokens")
     stop_token_ids = frozenset(request.stop_token_ids or ())
     _check_tokens(stop_token_ids, "stop_token_ids", bounds)
-    return Limits(
-        # Cut to the server's limit; the context cuts it further (`Work.longest`).
-        max_new_tokens=bounds.new_tokens if wished is None else min(wished, bounds.new_tokens),
+    return StoppingCriteria(
+        # Reduced to the server's limit; the context limits it further (`Request.longest`).
+        max_new_tokens=bounds.new_tokens
+        if requested is None
+        else min(requested, bounds.new_tokens),
         context=bounds.context,
         stops=request.stops,
         stop_token_ids=stop_token_ids,
@@ -274,12 +278,12 @@ def _limits(request: ChatRequest | CompletionRequest, bounds: Bounds) -> Limits:
     )
 
 
-def _sampling(request: ChatRequest | CompletionRequest, bounds: Bounds) -> Sampling:
+def _sampling(request: ChatRequest | CompletionRequest, bounds: RequestLimits) -> SamplingConfig:
     temperature = 1.0 if request.temperature is None else request.temperature
     seed = secrets.randbits(63) if request.seed is None else request.seed % 2**64
     logit_bias = {int(token): bias for token, bias in (request.logit_bias or {}).items()}
     _check_tokens(logit_bias, "logit_bias", bounds)
-    return Sampling(
+    return SamplingConfig(
         greedy=temperature == 0,
         temperature=temperature or 1.0,
         top_k=max(request.top_k or 0, 0),
@@ -293,7 +297,9 @@ def _sampling(request: ChatRequest | CompletionRequest, bounds: Bounds) -> Sampl
     )
 
 
-def _check_tokens(tokens: frozenset[int] | dict[int, float], field: str, bounds: Bounds) -> None:
+def _check_tokens(
+    tokens: frozenset[int] | dict[int, float], field: str, bounds: RequestLimits
+) -> None:
     if tokens and max(tokens) >= bounds.vocabulary:
         raise ApiError(
             400,
@@ -302,5 +308,7 @@ def _check_tokens(tokens: frozenset[int] | dict[int, float], field: str, bounds:
         )
 
 
-def _numbered(listen: Listen, number: int) -> Callable[[Piece | PromptLogprobs | Failure], None]:
-    return lambda news: listen(number, news)
+def _numbered(
+    listen: Listen, number: int
+) -> Callable[[RequestOutput | PromptLogprobs | Failure], None]:
+    return lambda output: listen(number, output)

@@ -1,4 +1,4 @@
-"""The queue of requests that wait for the engine: clients take turns."""
+"""The queue of waiting requests, with one request of each client in turn."""
 
 from __future__ import annotations
 
@@ -6,66 +6,66 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 
-from entrypoints.serving.work import Work
+from entrypoints.serving.request import Request
 
 __all__ = ["RequestQueue"]
 
 
 class RequestQueue:
-    """Requests in the order they came, one of each client in turn.
+    """Waiting requests in the order of arrival, one of each client in turn.
 
     A client with a hundred requests delays another client's next one by one request, not by a
-    hundred. A request with a list of prompts is one request, whose prompts follow each other.
+    hundred. The prompts of one HTTP request stay together and count as one.
 
-    Every method may be called from any thread.
+    All methods are thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._clients: OrderedDict[str, deque[deque[Work]]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[deque[Request]]] = OrderedDict()
         self._length = 0
 
     def __len__(self) -> int:
-        """Return the number of prompts that wait."""
+        """Return the number of waiting prompts."""
         return self._length
 
-    def add(self, works: Iterable[Work]) -> None:
-        """Add a request, as the works of its prompts."""
-        request = deque(works)
+    def add(self, prompts: Iterable[Request]) -> None:
+        """Add the prompts of one HTTP request."""
+        request = deque(prompts)
         if not request:
             return
         with self._lock:
             self._clients.setdefault(request[0].client, deque()).append(request)
             self._length += len(request)
 
-    def append(self, work: Work) -> None:
+    def append(self, prompt: Request) -> None:
         """Add a request with one prompt."""
-        self.add([work])
+        self.add([prompt])
 
-    def extend(self, works: Iterable[Work]) -> None:
+    def extend(self, prompts: Iterable[Request]) -> None:
         """Add requests with one prompt each."""
-        for work in works:
-            self.append(work)
+        for prompt in prompts:
+            self.append(prompt)
 
     def requests(self, client: str | None = None) -> int:
-        """Return the number of requests that wait, of all clients or of one."""
+        """Return the number of waiting HTTP requests, of all clients or of one."""
         with self._lock:
             if client is not None:
                 return len(self._clients.get(client, ()))
             return sum(map(len, self._clients.values()))
 
-    def peek(self) -> Work | None:
-        """Return the next prompt; None if none waits."""
+    def peek(self) -> Request | None:
+        """Return the next prompt, or None."""
         with self._lock:
             for requests in self._clients.values():
                 return requests[0][0]
             return None
 
-    def pop(self) -> Work:
-        """Remove the next prompt and return it; the turn goes to the next client."""
+    def pop(self) -> Request:
+        """Remove and return the next prompt; then it is the next client's turn."""
         with self._lock:
             client, requests = next(iter(self._clients.items()))
-            work = requests[0].popleft()
+            prompt = requests[0].popleft()
             self._length -= 1
             if not requests[0]:
                 requests.popleft()
@@ -73,18 +73,18 @@ class RequestQueue:
                 self._clients.move_to_end(client)
             else:
                 del self._clients[client]
-            return work
+            return prompt
 
-    def pop_ended(self, now: float) -> list[Work]:
-        """Remove the requests that were cancelled or are late, and return their works."""
-        ended: list[Work] = []
+    def pop_ended(self, now: float) -> list[Request]:
+        """Remove and return the prompts that were cancelled or are past their deadline."""
+        ended: list[Request] = []
         with self._lock:
             for client, requests in list(self._clients.items()):
-                # The works of a request are cancelled together, and have one deadline.
+                # The prompts of a request are cancelled together and have one deadline.
                 late = [r for r in requests if r[0].cancelled or now >= r[0].deadline]
                 if not late:
                     continue
-                ended += (work for request in late for work in request)
+                ended += (prompt for request in late for prompt in request)
                 left = deque(request for request in requests if request not in late)
                 if left:
                     self._clients[client] = left
@@ -93,10 +93,10 @@ class RequestQueue:
             self._length -= len(ended)
         return ended
 
-    def clear(self) -> list[Work]:
-        """Remove everything and return it."""
+    def clear(self) -> list[Request]:
+        """Remove and return all prompts."""
         with self._lock:
-            works = [w for requests in self._clients.values() for r in requests for w in r]
+            prompts = [w for requests in self._clients.values() for r in requests for w in r]
             self._clients.clear()
             self._length = 0
-        return works
+        return prompts

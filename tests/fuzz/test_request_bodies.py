@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from entrypoints.serving import requests
+from entrypoints.serving import protocol
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.guard import LARGEST_BODY
-from entrypoints.serving.preprocess import Bounds, EncodedPrompt, make_works
+from entrypoints.serving.middleware import MAX_BODY_BYTES
+from entrypoints.serving.preprocess import EncodedPrompt, RequestLimits, make_requests
 
 SEED = int(os.environ.get("FUZZ_SEED", "13"))
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 SECONDS, MEMORY = 3.0, 128 * 2**20
 
 KINDS: tuple[Any, ...] = (
-    requests.ChatRequest,
-    requests.CompletionRequest,
-    requests.TokenizeRequest,
-    requests.DetokenizeRequest,
+    protocol.ChatRequest,
+    protocol.CompletionRequest,
+    protocol.TokenizeRequest,
+    protocol.DetokenizeRequest,
 )
 FIELDS = sorted({name for kind in KINDS for name in kind.model_fields} | {"x", "tools", "user"})
 VALUES: tuple[Any, ...] = (
@@ -36,8 +36,14 @@ VALUES: tuple[Any, ...] = (
     *(10**400, "", "x", "\u202e", "\x00", "a" * 3000, [], {}, [[]], [None], [0] * 300, ["a"] * 9),
     *([[1, 2], [3]], {"5": 1}, {"include_usage": True}, {"type": "text"}),
 )
-BOUNDS = Bounds(
-    context=64, vocabulary=32, prompt_tokens=63, new_tokens=16, cache_tokens=64, places=4, seconds=1
+BOUNDS = RequestLimits(
+    context=64,
+    vocabulary=32,
+    prompt_tokens=63,
+    new_tokens=16,
+    cache_tokens=64,
+    max_num_seqs=4,
+    seconds=1,
 )
 
 
@@ -78,19 +84,19 @@ def large(pick: random.Random) -> bytes:
     )
     field = pick.choice(FIELDS).encode()
     before = b'{"model":"m","%s":' % field + b"[" * pick.choice([1, 2, 50])
-    count = pick.choice([1000, 50_000, LARGEST_BODY])
-    room = (LARGEST_BODY - len(before) - 100) // (len(item) + 1)
+    count = pick.choice([1000, 50_000, MAX_BODY_BYTES])
+    room = (MAX_BODY_BYTES - len(before) - 100) // (len(item) + 1)
     return before + b",".join([item] * min(count, room)) + b"]" * pick.choice([1, 2, 50]) + b"}"
 
 
 def check(raw: bytes, kind: Any) -> bool:
     """Parse a body as the server does, and return whether it is a request."""
     try:
-        request, unknown = requests.parse(raw, kind)
+        request, unknown = protocol.parse(raw, kind)
         assert len(unknown) <= 100
         if kind in KINDS[:2]:
             prompts = [EncodedPrompt([1])]
-            make_works(request, prompts, BOUNDS, 0.0, lambda number, news: None)
+            make_requests(request, prompts, BOUNDS, 0.0, lambda number, news: None)
     except ApiError as error:
         assert error.status == 400
         assert 0 < len(error.message) < 1500

@@ -203,7 +203,7 @@ def test_what_a_template_does_not_take_is_refused(job, workspace: Path) -> None:
     twice = [*user("ka?"), *user("lo?")]
     for model, messages, words in (
         ("tiny", twice, "user and assistant in turn"),
-        ("tiny", [{"role": "system", "content": "x"}, *user("ka?")], "system message of its own"),
+        ("tiny", [{"role": "system", "content": "x"}, *user("ka?")], "fixed system message"),
     ):
         with served(job, workspace, "--model", model) as (running, url):
             with pytest.raises(openai.BadRequestError, match=words):

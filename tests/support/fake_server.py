@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 
-from entrypoints.serving import arguments, guard, server
+from entrypoints.serving import arguments, middleware, server
+from entrypoints.serving.app_factory import Model, Tokenizers, create_server
 from entrypoints.serving.connection import Connection
-from entrypoints.serving.parts import Model, Tokenizers, put_together
 from paddle_stacks.errors import StackError, render
 from tests.support import fake_model
 
@@ -29,9 +29,9 @@ def main(argv: list[str]) -> int:
         fingerprint="fp_fake",
     )
     listening = server.listen(options.host, options.port)
-    parts = put_together(options, model)
+    parts = create_server(options, model)
     if "HASTY" in os.environ:
-        Connection.header_seconds = guard.READ_SECONDS = 1.0
+        Connection.header_seconds = middleware.IO_TIMEOUT_SECONDS = 1.0
         server.KEEP_ALIVE_SECONDS = 1
     parts.engine.start()
     print(f"ready: {listening.url}", file=sys.stderr, flush=True)

@@ -19,8 +19,8 @@ from entrypoints.fetching import checkpoint, gguf, huggingface, package
 from entrypoints.inference import adapter, exported, weights
 from entrypoints.models import safetensors_file
 from entrypoints.preparing import documents, pair
-from entrypoints.preparing.reading import Place, Reader
-from entrypoints.serving import requests
+from entrypoints.preparing.reading import Position, Reader
+from entrypoints.serving import protocol
 from entrypoints.serving.errors import ApiError
 from entrypoints.training import checkpoints
 from paddle_stacks import settings, toml
@@ -90,7 +90,7 @@ def _prepared(form: str) -> Callable[[bytes, Path], object]:
         try:
             problems = [
                 documents.documents(block, form, documents.Rules())
-                for block in reader.blocks(Place())
+                for block in reader.blocks(Position())
             ]
         finally:
             reader.close()
@@ -241,7 +241,7 @@ def _indexes() -> list[bytes]:
 def _seal(raw: bytes, folder: Path) -> object:
     _put(raw, folder, "checkpoint.json")
     _put(b"x", folder, "weights")
-    return checkpoints.damage(folder) or checkpoints.open_whole(folder)
+    return checkpoints.damage(folder) or checkpoints.open_complete(folder)
 
 
 def _seals() -> list[bytes]:
@@ -282,7 +282,7 @@ def _backend(raw: bytes, folder: Path) -> object:
 def _request(kind: type[Any]) -> Callable[[bytes, Path], object]:
     def run(raw: bytes, folder: Path) -> object:
         try:
-            return requests.parse(raw, kind)
+            return protocol.parse(raw, kind)
         except ApiError as error:
             assert error.status == 400
             return None
@@ -355,9 +355,9 @@ TARGETS: dict[str, Target] = {
         lambda raw, folder: serving.load(_put(raw, folder, "keys")),
         lambda: [b"# ours\nanna 0123456789abcdef0123456789abcdef\n"],
     ),
-    "chat-request": Target(_request(requests.ChatRequest), lambda: [_CHAT]),
+    "chat-request": Target(_request(protocol.ChatRequest), lambda: [_CHAT]),
     "completion-request": Target(
-        _request(requests.CompletionRequest),
+        _request(protocol.CompletionRequest),
         lambda: [b'{"model": "m", "prompt": [[1, 2]], "logprobs": 2}'],
     ),
 }

@@ -16,8 +16,8 @@ import httpx
 import openai
 import pytest
 
+from entrypoints.serving.request import Failure
 from entrypoints.serving.service import as_api_error
-from entrypoints.serving.work import Failure
 from tests.support.fake_model import FakeNetwork, FakeTokenizer
 from tests.support.served import ROOT, Served, serving
 
@@ -345,7 +345,7 @@ def test_time_that_is_over_is_told_before_the_answer_and_in_it() -> None:
         assert (over.status_code, over.json()["error"]["code"]) == (504, "timeout")
         with slow_stream(served, {**asked, "stream": True}) as lines:
             said = list(lines)
-        assert "time was over" in said[-1] and len(said) > 2
+        assert "timed out" in said[-1] and len(said) > 2
         assert served.end() == 0
 
 
@@ -545,7 +545,7 @@ def test_when_there_is_no_time_left_everybody_is_told_so() -> None:
             next(lines)
             served.process.send_signal(signal.SIGTERM)
             said = list(lines)
-        assert "the server ended" in said[-1]
+        assert "the server shut down" in said[-1]
         assert served.process.wait(60) == 128 + signal.SIGTERM
     assert "stopped before every answer was finished" in "".join(served.lines)
 
@@ -571,4 +571,4 @@ def test_a_port_that_is_taken_is_the_machines_fault(server: Served) -> None:
         check=False,
     )
     assert done.returncode == 3
-    assert "cannot listen on 127.0.0.1" in done.stderr and "--port N" in done.stderr
+    assert "cannot listen on 127.0.0.1" in done.stderr and "use another --port" in done.stderr

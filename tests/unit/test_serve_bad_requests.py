@@ -143,7 +143,7 @@ WRONG_TEXTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [[5], [300]]}, "vocabulary of 259"),
     ({"prompt": ["a"] * 2049}, "a text, a list of"),
     ({"prompt": ["a"] * 1000, "n": 8}, "at most 4096 answers"),
-    ({"prompt": [5] * 2048}, "2047 are accepted"),
+    ({"prompt": [5] * 2048}, "expected at most 2047"),
     ({"logprobs": True}, "logprobs"),
     ({"logprobs": 21}, "logprobs"),
     ({"echo": "yes"}, "echo"),

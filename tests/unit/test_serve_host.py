@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from entrypoints.serving import arguments
-from entrypoints.serving.limits import RateLimit
-from entrypoints.serving.peers import Peers, gateways, host_of, is_local_name
+from entrypoints.serving.client_address import ClientAddresses, gateways, host_of, is_local_name
+from entrypoints.serving.rate_limit import RateLimit
 from entrypoints.serving.server import listen
 from paddle_stacks import launch, preflight
 from paddle_stacks.errors import MachineError, RequestError
@@ -270,11 +270,11 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_which_connections_are_this_machines(client: str, server: str, local: bool) -> None:
-    assert Peers(frozenset({"172.17.0.1"})).local(client, server) is local
+    assert ClientAddresses(frozenset({"172.17.0.1"})).local(client, server) is local
 
 
 def test_outside_a_container_a_gateway_is_a_stranger() -> None:
-    assert not Peers(frozenset()).local("172.17.0.1", "172.17.0.2")
+    assert not ClientAddresses(frozenset()).local("172.17.0.1", "172.17.0.2")
 
 
 def test_gateways_are_those_of_the_default_routes(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from entrypoints.serving import guard
+from entrypoints.serving import middleware
 from entrypoints.serving.body import MAX_VALUES
+from entrypoints.serving.client_address import ClientAddresses
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.guard import LARGEST_BODY, Guard, Rules
-from entrypoints.serving.limits import RateLimit
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.peers import Peers
-from entrypoints.serving.requests import ChatRequest, CompletionRequest, parse
+from entrypoints.serving.middleware import MAX_BODY_BYTES, AccessRules, Middleware
+from entrypoints.serving.protocol import ChatRequest, CompletionRequest, parse
+from entrypoints.serving.rate_limit import RateLimit
 from paddle_stacks.jobs.serving import Keys
 from tests.support.served import Served, serving
 
@@ -40,9 +40,9 @@ def server() -> Iterator[Served]:
         yield made
 
 
-def filled(before: bytes, item: bytes, after: bytes, count: int = LARGEST_BODY) -> bytes:
+def filled(before: bytes, item: bytes, after: bytes, count: int = MAX_BODY_BYTES) -> bytes:
     """Return a body with as many items as fit into the largest one, or ``count``."""
-    room = LARGEST_BODY - len(before) - len(after) - len(item)
+    room = MAX_BODY_BYTES - len(before) - len(after) - len(item)
     return before + (item + b",") * min(room // (len(item) + 1), count) + item + after
 
 
@@ -80,17 +80,17 @@ COSTLY: dict[str, tuple[str, bytes]] = {
         ),
     ),
     "objects": (CHATS, filled(b"[", b"{}", b"]")),
-    "quotes": (CHATS, b'"' * LARGEST_BODY),
-    "backslashes": (CHATS, b'["' + b"\\" * (LARGEST_BODY - 4) + b'"]'),
-    "digits": (CHATS, b"[" + b"9" * (LARGEST_BODY - 2) + b"]"),
-    "depth": (CHATS, b"[" * LARGEST_BODY),
+    "quotes": (CHATS, b'"' * MAX_BODY_BYTES),
+    "backslashes": (CHATS, b'["' + b"\\" * (MAX_BODY_BYTES - 4) + b'"]'),
+    "digits": (CHATS, b"[" + b"9" * (MAX_BODY_BYTES - 2) + b"]"),
+    "depth": (CHATS, b"[" * MAX_BODY_BYTES),
 }
 
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_body_costs_little_whatever_is_in_it(name: str) -> None:
     path, body = COSTLY[name]
-    assert len(body) <= LARGEST_BODY
+    assert len(body) <= MAX_BODY_BYTES
     kind: Any = ChatRequest if path == CHATS else CompletionRequest
     began = time.process_time()
     with pytest.raises(ApiError) as refused:
@@ -182,12 +182,12 @@ def test_a_body_that_comes_byte_by_byte_has_a_deadline() -> None:
 
 
 def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MAX_BUFFERED", 100)
+    monkeypatch.setattr(middleware, "MAX_BUFFERED", 100)
     statuses: list[int] = []
     inner: list[int] = []
-    rules = Rules(
+    rules = AccessRules(
         keys=Keys({}),
-        peers=Peers(frozenset()),
+        addresses=ClientAddresses(frozenset()),
         rate=RateLimit(0, time.monotonic),
         log=io.StringIO(),
     )
@@ -215,13 +215,13 @@ def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
         await receive()
         if not inner:  # another body while this one is held
             inner.append(1)
-            await request(middleware, 60)
+            await request(guarded, 60)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    middleware = Guard(application, rules, Metrics("fake"))
-    asyncio.run(request(middleware, 60))
-    asyncio.run(request(middleware, 60))
+    guarded = Middleware(application, rules, Metrics("fake"))
+    asyncio.run(request(guarded, 60))
+    asyncio.run(request(guarded, 60))
     assert statuses == [503, 200, 200], "and the room of a body that is done with is free again"
 
 

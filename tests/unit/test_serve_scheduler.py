@@ -9,28 +9,28 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from entrypoints.inference.generate import Asked, Limits, answer_all
-from entrypoints.inference.sampling import Sampling
-from entrypoints.inference.sampling import choice as choice_of
+from entrypoints.inference.generate import GenerationConfig, StoppingCriteria, generate
+from entrypoints.inference.sampling import SamplingConfig
+from entrypoints.inference.sampling import sampled_token as choice_of
 from entrypoints.serving.engine import Draining, Engine, Full
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.scheduler import Scheduler, Space
-from entrypoints.serving.work import Failure, Piece, PromptLogprobs, Work
+from entrypoints.serving.request import Failure, PromptLogprobs, Request, RequestOutput
+from entrypoints.serving.scheduler import Scheduler, SchedulerConfig
 from tests.support import fake_model
 from tests.support.fake_model import FakeNetwork
 
-SPACE = Space(places=4, cache_tokens=16384, prefill_tokens=64, waiting=100)
-GREEDY = Sampling()
+SPACE = SchedulerConfig(max_num_seqs=4, cache_tokens=16384, prefill_tokens=64, max_waiting=100)
+GREEDY = SamplingConfig()
 
 
 @dataclass
 class Listener:
     """What was said of one work."""
 
-    news: list[Piece | Failure] = field(default_factory=list)
+    news: list[RequestOutput | Failure] = field(default_factory=list)
 
-    def pieces(self, index: int = 0) -> list[Piece]:
-        return [n for n in self.news if isinstance(n, Piece) and n.index == index]
+    def pieces(self, index: int = 0) -> list[RequestOutput]:
+        return [n for n in self.news if isinstance(n, RequestOutput) and n.index == index]
 
     def text(self, index: int = 0) -> str:
         return "".join(piece.text for piece in self.pieces(index))
@@ -51,23 +51,25 @@ class Clock:
         return self.now
 
 
-def work(prompt: str, **changes) -> tuple[Work, Listener]:
+def work(prompt: str, **changes) -> tuple[Request, Listener]:
     heard = Listener()
     tokens = fake_model.FakeTokenizer()(prompt)["input_ids"]
     given = {
         "prompt": tokens,
         "count": 1,
         "sampling": GREEDY,
-        "limits": Limits(200, fake_model.CONTEXT),
-        "likeliest": None,
+        "limits": StoppingCriteria(200, fake_model.CONTEXT),
+        "top_logprobs": None,
         "deadline": 1e9,
         "listen": heard.news.append,
         "arrived": 100.0,
     }
-    return Work(**{**given, **changes}), heard
+    return Request(**{**given, **changes}), heard
 
 
-def scheduler(space: Space = SPACE, network: FakeNetwork | None = None, clock=None) -> Scheduler:
+def scheduler(
+    space: SchedulerConfig = SPACE, network: FakeNetwork | None = None, clock=None
+) -> Scheduler:
     return Scheduler(
         network or FakeNetwork(), fake_model.text(), space, Metrics("fake"), clock or Clock()
     )
@@ -77,7 +79,7 @@ def finish(made: Scheduler, rounds: int = 10_000) -> int:
     for number in range(rounds):
         if made.idle:
             return number
-        made.round()
+        made.step()
     raise AssertionError("it does not end")
 
 
@@ -96,9 +98,9 @@ class Batched:
         return batch
 
 
-def as_infer_does(asked: Work, number: int = 0):
-    wanted = [Asked(asked.sampling, asked.limits)]
-    (answer,) = answer_all(Batched(), fake_model.text(), [asked.prompt], [number], wanted)
+def as_infer_does(asked: Request, number: int = 0):
+    wanted = [GenerationConfig(asked.sampling, asked.limits)]
+    (answer,) = generate(Batched(), fake_model.text(), [asked.prompt], [number], wanted)
     return answer
 
 
@@ -118,15 +120,17 @@ def test_an_answer_is_the_same_whoever_comes_and_goes(seed: int) -> None:
     pick = random.Random(seed)
     made, asked = scheduler(), []
     for number in range(24):
-        sampling = pick.choice([GREEDY, Sampling(greedy=False, temperature=1.5, seed=number)])
-        limits = Limits(
-            pick.choice([1, 7, 200]), fake_model.CONTEXT, pick.choice([(), ("fox",), ("狸 j",)])
+        sampling = pick.choice([GREEDY, SamplingConfig(greedy=False, temperature=1.5, seed=number)])
+        limits = StoppingCriteria(
+            pick.choice([1, 7, 200]),
+            fake_model.CONTEXT,
+            pick.choice([(), ("fox",), ("狸 j",)]),
         )
         given, heard = work(pick.choice(PROMPTS), sampling=sampling, limits=limits)
         made.waiting.append(given)
         asked.append((given, heard))
         for _ in range(pick.randrange(12)):
-            made.round()
+            made.step()
     finish(made)
     for given, heard in asked:
         alone = as_infer_does(given)
@@ -137,7 +141,7 @@ def test_an_answer_is_the_same_whoever_comes_and_goes(seed: int) -> None:
 
 def test_pieces_are_whole_characters_as_they_come() -> None:
     made = scheduler()
-    given, heard = work(FOREVER, limits=Limits(200, fake_model.CONTEXT))
+    given, heard = work(FOREVER, limits=StoppingCriteria(200, fake_model.CONTEXT))
     made.waiting.append(given)
     finish(made)
     assert "狐狸" in heard.text() and "🐶" in heard.text() and "\ufffd" not in heard.text()
@@ -150,11 +154,11 @@ def test_a_request_joins_those_under_way_and_none_waits_for_their_end() -> None:
     first, heard_first = work(FOREVER)
     made.waiting.append(first)
     for _ in range(10):
-        made.round()
-    second, heard_second = work(PROMPTS[0], limits=Limits(3, fake_model.CONTEXT))
+        made.step()
+    second, heard_second = work(PROMPTS[0], limits=StoppingCriteria(3, fake_model.CONTEXT))
     made.waiting.append(second)
     for _ in range(4):
-        made.round()
+        made.step()
     assert heard_second.reason() == "length"
     assert not heard_first.reason()
     network_steps = [n for kind, n in made._network.calls if kind == "step"]
@@ -167,12 +171,12 @@ def test_a_round_reads_no_more_than_its_share_of_a_long_prompt() -> None:
     given, _ = work("<s>" + "a" * 1000)
     running, heard = work(FOREVER)
     made.waiting.append(running)
-    made.round()
+    made.step()
     made.waiting.append(given)
     before = heard.pieces()[-1].tokens if heard.pieces() else 0
     network.calls.clear()
     for _ in range(1001 // 64 + 1):
-        made.round()
+        made.step()
     reads = [n for kind, n in network.calls if kind == "read"]
     assert sum(reads) == 1001 and max(reads) == 64
     assert sum(kind == "step" for kind, _ in network.calls) == len(reads)
@@ -184,10 +188,10 @@ def test_a_short_prompt_behind_a_long_one_waits_for_one_part_of_it() -> None:
     long, heard_long = work("<s>" + "a" * 1000)
     short, heard_short = work("<s>hi</s><s>")
     made.waiting.extend([long, short])
-    made.round()
+    made.step()
     assert not heard_short.news
-    made.round()
-    made.round()
+    made.step()
+    made.step()
     assert heard_short.pieces() and not heard_long.news
 
 
@@ -196,18 +200,22 @@ def test_short_prompts_are_read_together() -> None:
     made = scheduler(network=network)
     for number in range(3):
         made.waiting.append(work("ab" * (number + 1))[0])
-    made.round()
+    made.step()
     assert [call for call in network.calls if call[0] == "read"] == [("read", 18)]
 
 
 def test_no_more_than_the_places_are_taken_and_in_the_order_of_coming() -> None:
-    made = scheduler(Space(places=2, cache_tokens=16384, prefill_tokens=64, waiting=9))
-    asked = [work(f"<s>{n}</s><s>", limits=Limits(5, fake_model.CONTEXT)) for n in range(5)]
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=2, cache_tokens=16384, prefill_tokens=64, max_waiting=9)
+    )
+    asked = [
+        work(f"<s>{n}</s><s>", limits=StoppingCriteria(5, fake_model.CONTEXT)) for n in range(5)
+    ]
     made.waiting.extend(given for given, _ in asked)
     order: list[int] = []
     while not made.idle:
-        made.round()
-        assert made.taken <= 2
+        made.step()
+        assert made.used_seqs <= 2
         for number, (_, heard) in enumerate(asked):
             if heard.news and number not in order:
                 order.append(number)
@@ -215,17 +223,21 @@ def test_no_more_than_the_places_are_taken_and_in_the_order_of_coming() -> None:
 
 
 def test_the_cache_bounds_how_many_long_ones_run_together() -> None:
-    made = scheduler(Space(places=4, cache_tokens=1000, prefill_tokens=64, waiting=9))
-    limits = Limits(400, fake_model.CONTEXT)
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=4, cache_tokens=1000, prefill_tokens=64, max_waiting=9)
+    )
+    limits = StoppingCriteria(400, fake_model.CONTEXT)
     for _ in range(3):
         made.waiting.append(work(FOREVER, limits=limits)[0])
-    made.round()
-    assert made.taken == 2, "two of 421 tokens fit into 1000, three do not"
+    made.step()
+    assert made.used_seqs == 2, "two of 421 tokens fit into 1000, three do not"
 
 
 def test_one_that_is_too_long_for_the_cache_runs_alone() -> None:
-    made = scheduler(Space(places=4, cache_tokens=100, prefill_tokens=64, waiting=9))
-    given, heard = work(FOREVER, limits=Limits(300, fake_model.CONTEXT))
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=4, cache_tokens=100, prefill_tokens=64, max_waiting=9)
+    )
+    given, heard = work(FOREVER, limits=StoppingCriteria(300, fake_model.CONTEXT))
     made.waiting.append(given)
     finish(made)
     assert heard.reason() == "length"
@@ -234,7 +246,7 @@ def test_one_that_is_too_long_for_the_cache_runs_alone() -> None:
 def test_several_answers_to_one_prompt_read_it_once() -> None:
     network = FakeNetwork()
     made = scheduler(network=network)
-    sampling = Sampling(greedy=False, temperature=2.0, seed=7)
+    sampling = SamplingConfig(greedy=False, temperature=2.0, seed=7)
     given, heard = work(PROMPTS[0], count=3, sampling=sampling)
     made.waiting.append(given)
     finish(made)
@@ -245,11 +257,13 @@ def test_several_answers_to_one_prompt_read_it_once() -> None:
 
 
 def test_a_cancelled_request_gives_its_place_back_and_says_nothing_more() -> None:
-    made = scheduler(Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=9))
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=1, cache_tokens=16384, prefill_tokens=64, max_waiting=9)
+    )
     (first, heard_first), (second, heard_second) = work(FOREVER), work(PROMPTS[3])
     made.waiting.extend([first, second])
     for _ in range(8):
-        made.round()
+        made.step()
     said = len(heard_first.news)
     first.cancelled = True
     finish(made)
@@ -260,12 +274,15 @@ def test_a_cancelled_request_gives_its_place_back_and_says_nothing_more() -> Non
 @pytest.mark.parametrize("rounds", [0, 1, 6], ids=["waiting", "reading", "answering"])
 def test_a_request_whose_time_is_over_is_ended_wherever_it_is(rounds: int) -> None:
     clock = Clock()
-    made = scheduler(Space(places=2, cache_tokens=16384, prefill_tokens=64, waiting=9), clock=clock)
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=2, cache_tokens=16384, prefill_tokens=64, max_waiting=9),
+        clock=clock,
+    )
     other, heard_other = work(PROMPTS[3])
     given, heard = work(FOREVER * 20 if rounds == 1 else "forever", deadline=200.0)
     made.waiting.extend([given, other])
     for _ in range(rounds):
-        made.round()
+        made.step()
     clock.now = 200.0
     finish(made)
     assert heard.failure == Failure("timeout", started=rounds > 0)
@@ -274,7 +291,7 @@ def test_a_request_whose_time_is_over_is_ended_wherever_it_is(rounds: int) -> No
 
 def test_a_stop_text_ends_one_and_not_the_others() -> None:
     made = scheduler()
-    limits = Limits(200, fake_model.CONTEXT, ("fox 狐",))
+    limits = StoppingCriteria(200, fake_model.CONTEXT, ("fox 狐",))
     (given, heard), (other, heard_other) = work(FOREVER, limits=limits), work(PROMPTS[2])
     made.waiting.extend([given, other])
     finish(made)
@@ -284,14 +301,14 @@ def test_a_stop_text_ends_one_and_not_the_others() -> None:
 
 def test_probabilities_are_told_of_every_token_once() -> None:
     made = scheduler()
-    given, heard = work(PROMPTS[2], likeliest=3)
+    given, heard = work(PROMPTS[2], top_logprobs=3)
     made.waiting.append(given)
     finish(made)
     choices = [choice for piece in heard.pieces() for choice in piece.choices]
     assert [c.chosen.token for c in choices] == list(as_infer_does(given).token_ids)
     for choice in choices:
-        assert len(choice.likeliest) == 3
-        assert choice.likeliest[0] == choice.chosen, "greedy"
+        assert len(choice.top_logprobs) == 3
+        assert choice.top_logprobs[0] == choice.chosen, "greedy"
 
 
 def test_probabilities_are_the_softmax() -> None:
@@ -299,17 +316,21 @@ def test_probabilities_are_the_softmax() -> None:
     exact = np.log(np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum())
     found = choice_of(logits, 7, 4)
     assert found.chosen.logprob == pytest.approx(exact[7])
-    assert [c.token for c in found.likeliest] == list(np.argsort(-exact)[:4])
-    assert choice_of(logits, 7, 0).likeliest == ()
-    assert len(choice_of(logits, 7, 99).likeliest) == 50
+    assert [c.token for c in found.top_logprobs] == list(np.argsort(-exact)[:4])
+    assert choice_of(logits, 7, 0).top_logprobs == ()
+    assert len(choice_of(logits, 7, 99).top_logprobs) == 50
 
 
 def test_clients_take_turns() -> None:
-    made = scheduler(Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=9))
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=1, cache_tokens=16384, prefill_tokens=64, max_waiting=9)
+    )
     order: list[str] = []
     for client, count in (("a", 4), ("b", 2), ("c", 1)):
         for number in range(count):
-            given, _ = work("<s>x</s><s>", limits=Limits(1, fake_model.CONTEXT), client=client)
+            given, _ = work(
+                "<s>x</s><s>", limits=StoppingCriteria(1, fake_model.CONTEXT), client=client
+            )
             given.listen = lambda _, name=f"{client}{number}": order.append(name)
             made.waiting.append(given)
     finish(made)
@@ -319,9 +340,9 @@ def test_clients_take_turns() -> None:
 def test_a_fault_in_one_prompt_fails_no_other_that_is_read_with_it(capfd) -> None:
     made = scheduler()
     asked = [work(f"<s>user: {text}</s><s>") for text in ("hello", "crash", "you")]
-    running, heard_running = work(FOREVER, limits=Limits(30, fake_model.CONTEXT))
+    running, heard_running = work(FOREVER, limits=StoppingCriteria(30, fake_model.CONTEXT))
     made.waiting.append(running)
-    made.round()
+    made.step()
     made.waiting.extend(given for given, _ in asked)
     finish(made)
     (_, heard_good), (_, heard_bad), (_, heard_other) = asked
@@ -335,7 +356,7 @@ def test_a_fault_in_one_prompt_fails_no_other_that_is_read_with_it(capfd) -> Non
 def test_a_fault_in_choosing_a_token_fails_its_own_request_only(capfd) -> None:
     made = scheduler()
     bias = {fake_model.VOCABULARY: 1.0}  # beyond the logits; the server refuses it before
-    given, heard = work("<s>user: a</s><s>", sampling=Sampling(logit_bias=bias), count=2)
+    given, heard = work("<s>user: a</s><s>", sampling=SamplingConfig(logit_bias=bias), count=2)
     other, heard_other = work(PROMPTS[0])
     made.waiting.extend([given, other])
     finish(made)
@@ -346,13 +367,17 @@ def test_a_fault_in_choosing_a_token_fails_its_own_request_only(capfd) -> None:
 
 @pytest.mark.parametrize("part", [7, 64])
 def test_logprobs_of_a_prompt_are_those_of_its_tokens(part: int) -> None:
-    made = scheduler(Space(places=4, cache_tokens=16384, prefill_tokens=part, waiting=9))
-    given, heard = work("a prompt", num_prompt_logprobs=2, limits=Limits(1, fake_model.CONTEXT))
+    made = scheduler(
+        SchedulerConfig(max_num_seqs=4, cache_tokens=16384, prefill_tokens=part, max_waiting=9)
+    )
+    given, heard = work(
+        "a prompt", num_prompt_logprobs=2, limits=StoppingCriteria(1, fake_model.CONTEXT)
+    )
     other, heard_other = work(PROMPTS[0])
     made.waiting.extend([given, other])
     finish(made)
     told = heard.news[0]
-    assert isinstance(told, PromptLogprobs) and isinstance(heard.news[1], Piece)
+    assert isinstance(told, PromptLogprobs) and isinstance(heard.news[1], RequestOutput)
     tokens = list(given.prompt)
     assert [choice.chosen.token for choice in told.choices] == tokens[1:]
     for at, choice in enumerate(told.choices, 1):
@@ -363,7 +388,7 @@ def test_logprobs_of_a_prompt_are_those_of_its_tokens(part: int) -> None:
 
 def test_no_new_tokens_end_a_request_when_its_prompt_is_read() -> None:
     made = scheduler()
-    given, heard = work("a prompt", limits=Limits(0, fake_model.CONTEXT))
+    given, heard = work("a prompt", limits=StoppingCriteria(0, fake_model.CONTEXT))
     made.waiting.append(given)
     finish(made)
     assert (heard.text(), heard.reason(), given.tokens) == ("", "length", 0)
@@ -378,7 +403,7 @@ def engine():
     made = Engine(
         FakeNetwork(),
         fake_model.text(),
-        Space(places=2, cache_tokens=16384, prefill_tokens=64, waiting=2),
+        SchedulerConfig(max_num_seqs=2, cache_tokens=16384, prefill_tokens=64, max_waiting=2),
         Metrics("fake"),
     )
     yield made
@@ -390,7 +415,9 @@ def wait_for(heard: Listener) -> None:
 
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        if heard.failure or any(n.finish_reason for n in heard.news if isinstance(n, Piece)):
+        if heard.failure or any(
+            n.finish_reason for n in heard.news if isinstance(n, RequestOutput)
+        ):
             return
         time.sleep(0.002)
     raise AssertionError(f"no end came: {heard.news}")
@@ -413,9 +440,9 @@ def test_a_fault_ends_what_is_under_way_and_the_engine_goes_on(engine, fault: st
 
 def test_a_full_queue_counts_requests_and_not_their_prompts(engine) -> None:
     # The thread is not started: what comes stays.
-    engine.submit([work(f"<s>{n}</s><s>", limits=Limits(1, 99))[0] for n in range(40)])
+    engine.submit([work(f"<s>{n}</s><s>", limits=StoppingCriteria(1, 99))[0] for n in range(40)])
     for _ in range(3):  # two places and two that wait
-        engine.submit([work("a", limits=Limits(1, 99))[0]])
+        engine.submit([work("a", limits=StoppingCriteria(1, 99))[0]])
     with pytest.raises(Full) as full:
         engine.submit([work("e")[0]])
     assert 1 <= full.value.retry_after <= 60
@@ -423,11 +450,19 @@ def test_a_full_queue_counts_requests_and_not_their_prompts(engine) -> None:
 
 
 def test_a_client_leaves_room_in_the_queue_for_the_others() -> None:
-    space = Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=4, waiting_per_client=2)
+    space = SchedulerConfig(
+        max_num_seqs=1,
+        cache_tokens=16384,
+        prefill_tokens=64,
+        max_waiting=4,
+        max_waiting_per_client=2,
+    )
     made = Engine(FakeNetwork(), fake_model.text(), space, Metrics("fake"))
-    last = [work(f"<s>{n}</s><s>", client=f"c{n}", limits=Limits(1, 99)) for n in range(4)]
+    last = [
+        work(f"<s>{n}</s><s>", client=f"c{n}", limits=StoppingCriteria(1, 99)) for n in range(4)
+    ]
     for _ in range(3):
-        made.submit([work("a", client="c0", limits=Limits(1, 99))[0]])
+        made.submit([work("a", client="c0", limits=StoppingCriteria(1, 99))[0]])
     with pytest.raises(Full):
         made.submit([last[0][0]])
     for given, _ in last[1:]:
@@ -455,11 +490,11 @@ def test_stopping_tells_all_that_wait() -> None:
     made = Engine(
         FakeNetwork(step_seconds=0.001),
         fake_model.text(),
-        Space(places=1, cache_tokens=16384, prefill_tokens=64, waiting=9),
+        SchedulerConfig(max_num_seqs=1, cache_tokens=16384, prefill_tokens=64, max_waiting=9),
         Metrics("fake"),
     )
     made.start()
-    asked = [work(FOREVER, limits=Limits(2000, 4000)) for _ in range(3)]
+    asked = [work(FOREVER, limits=StoppingCriteria(2000, 4000)) for _ in range(3)]
     made.submit([given for given, _ in asked])
     made.stop()
     assert not made.alive

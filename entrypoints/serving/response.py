@@ -1,14 +1,14 @@
-"""OpenAI's objects, made of what the engine says."""
+"""OpenAI's response objects, built from the engine's outputs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from entrypoints.inference.sampling import Chance, Choice
-from entrypoints.serving.work import Piece
+from entrypoints.inference.sampling import SampledToken, TokenLogprob
+from entrypoints.serving.request import RequestOutput
 
 __all__ = ["Answer", "Chat", "Completion", "Echo", "Header", "usage_of"]
 
@@ -17,7 +17,7 @@ TokenBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True)
 class Header:
-    """What every object of a response begins with.
+    """The common fields of a response's objects.
 
     Args:
         id: of the response.
@@ -32,7 +32,7 @@ class Header:
     fingerprint: str
 
     def object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """Return an object of a kind."""
+        """Return a response object."""
         return {
             "id": self.id,
             "object": kind,
@@ -46,37 +46,37 @@ class Header:
 
 @dataclass
 class Answer:
-    """One answer as far as it has come.
+    """An answer so far.
 
     Attributes:
-        text: of it.
-        choices: its tokens, where probabilities were asked for.
-        tokens: how many tokens it has.
-        finish_reason: why it ended; empty while it goes on.
+        text: its text.
+        choices: its tokens, if log probabilities were requested.
+        tokens: the number of its tokens.
+        finish_reason: empty while it is unfinished.
     """
 
     text: str = ""
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[SampledToken] = field(default_factory=list)
     tokens: int = 0
     finish_reason: str = ""
 
-    def add(self, piece: Piece) -> None:
-        """Take in what comes next."""
-        self.text += piece.text
-        self.choices += piece.choices
-        self.tokens = piece.tokens
-        self.finish_reason = piece.finish_reason
+    def add(self, output: RequestOutput) -> None:
+        """Append an output."""
+        self.text += output.text
+        self.choices += output.choices
+        self.tokens = output.tokens
+        self.finish_reason = output.finish_reason
 
     @property
     def mean_logprob(self) -> float:
-        """The mean logprob of its tokens; an answer without tokens comes last."""
+        """The mean logprob of its tokens; minus infinity without tokens."""
         if not self.choices:
             return -math.inf
         return sum(choice.chosen.logprob for choice in self.choices) / len(self.choices)
 
 
 def usage_of(prompt_tokens: int, answers: Sequence[Answer]) -> dict[str, int]:
-    """Return how many tokens a response took."""
+    """Return the token counts of a response."""
     completion_tokens = sum(answer.tokens for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
@@ -85,19 +85,32 @@ def usage_of(prompt_tokens: int, answers: Sequence[Answer]) -> dict[str, int]:
     }
 
 
-class Chat:
-    """The objects of ``/v1/chat/completions``.
+@dataclass(frozen=True)
+class _Objects:
+    """Builds the objects of a response.
 
     Args:
-        header: of the response.
+        header: their common fields.
         token_bytes: returns a token's bytes.
-        likeliest: how many of the likeliest tokens are told; None for no probabilities.
+        top_logprobs: the number of most probable tokens per position; None for no logprobs.
     """
 
-    def __init__(self, header: Header, token_bytes: TokenBytes, likeliest: int | None) -> None:
-        self._header = header
-        self._bytes = token_bytes
-        self._likeliest = likeliest
+    header: Header
+    token_bytes: TokenBytes
+    top_logprobs: int | None
+
+    chunk_kind: ClassVar[str]
+
+    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the last object of a stream if usage was requested."""
+        return self.header.object(self.chunk_kind, [], usage=usage)
+
+
+@dataclass(frozen=True)
+class Chat(_Objects):
+    """The objects of ``/v1/chat/completions``."""
+
+    chunk_kind = "chat.completion.chunk"
 
     def whole(self, answers: Sequence[Answer], usage: dict[str, int]) -> dict[str, Any]:
         """Return the response."""
@@ -110,33 +123,29 @@ class Chat:
             }
             for index, answer in enumerate(answers)
         ]
-        return self._header.object("chat.completion", choices, usage=usage)
+        return self.header.object("chat.completion", choices, usage=usage)
 
     def first(self, index: int) -> dict[str, Any]:
-        """Return what a stream begins an answer with."""
+        """Return the first object of an answer in a stream."""
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, (), "")
 
-    def chunks(self, index: int, piece: Piece, before: Answer) -> list[dict[str, Any]]:
-        """Return what a stream says of a piece.
+    def chunks(self, index: int, output: RequestOutput, before: Answer) -> list[dict[str, Any]]:
+        """Return the objects of a new output in a stream.
 
         Args:
-            index: of the answer in the response.
-            piece: of it.
+            index: the answer's number in the response.
+            output: the output.
             before: the answer so far.
         """
         chunks = []
-        if piece.text or piece.choices:
-            chunks.append(self._chunk(index, {"content": piece.text}, piece.choices, ""))
-        if piece.finish_reason:
-            chunks.append(self._chunk(index, {}, (), piece.finish_reason))
+        if output.text or output.choices:
+            chunks.append(self._chunk(index, {"content": output.text}, output.choices, ""))
+        if output.finish_reason:
+            chunks.append(self._chunk(index, {}, (), output.finish_reason))
         return chunks
 
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Return what a stream ends with where usage was asked for."""
-        return self._header.object("chat.completion.chunk", [], usage=usage)
-
     def _chunk(
-        self, index: int, delta: dict[str, Any], choices: Sequence[Choice], reason: str
+        self, index: int, delta: dict[str, Any], choices: Sequence[SampledToken], reason: str
     ) -> dict[str, Any]:
         choice = {
             "index": index,
@@ -144,68 +153,60 @@ class Chat:
             "logprobs": self._logprobs(choices) if choices else None,
             "finish_reason": reason or None,
         }
-        return self._header.object("chat.completion.chunk", [choice])
+        return self.header.object(self.chunk_kind, [choice])
 
-    def _logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
-        if self._likeliest is None:
+    def _logprobs(self, choices: Sequence[SampledToken]) -> dict[str, Any] | None:
+        if self.top_logprobs is None:
             return None
         content = [
             {
-                **self._chance(choice.chosen),
-                "top_logprobs": [self._chance(chance) for chance in choice.likeliest],
+                **self._logprob(choice.chosen),
+                "top_logprobs": [self._logprob(logprob) for logprob in choice.top_logprobs],
             }
             for choice in choices
         ]
         return {"content": content, "refusal": None}
 
-    def _chance(self, chance: Chance) -> dict[str, Any]:
-        spelt = self._bytes(chance.token)
+    def _logprob(self, logprob: TokenLogprob) -> dict[str, Any]:
+        spelt = self.token_bytes(logprob.token)
         return {
             "token": spelt.decode("utf-8", errors="replace"),
-            "logprob": chance.logprob,
+            "logprob": logprob.logprob,
             "bytes": list(spelt),
         }
 
 
 @dataclass
 class Echo:
-    """A prompt that its answers begin with.
+    """A prompt that is repeated in its answers.
 
     Args:
         text: of the prompt.
         tokens: of the prompt.
-        choices: its tokens from the second on, where logprobs are wanted.
+        choices: its tokens from the second on, if logprobs were requested.
     """
 
     text: str
     tokens: Sequence[int]
-    choices: Sequence[Choice] = ()
+    choices: Sequence[SampledToken] = ()
 
 
-class Completion:
+@dataclass(frozen=True)
+class Completion(_Objects):
     """The objects of ``/v1/completions``.
 
     Args:
-        header: of the response.
+        header: their common fields.
         token_bytes: returns a token's bytes.
-        likeliest: the number of likeliest tokens at each position; None for no logprobs.
-        echoes: of the prompts; empty where the answers do not repeat them.
+        top_logprobs: the number of most probable tokens per position; None for no logprobs.
+        echoes: of the prompts; empty if the answers do not repeat them.
         n: answers to each prompt.
     """
 
-    def __init__(
-        self,
-        header: Header,
-        token_bytes: TokenBytes,
-        likeliest: int | None,
-        echoes: Sequence[Echo] = (),
-        n: int = 1,
-    ) -> None:
-        self._header = header
-        self._bytes = token_bytes
-        self._likeliest = likeliest
-        self._echoes = echoes
-        self._n = n
+    echoes: Sequence[Echo] = ()
+    n: int = 1
+
+    chunk_kind = "text_completion"
 
     def whole(self, answers: Sequence[Answer], usage: dict[str, int]) -> dict[str, Any]:
         """Return the response."""
@@ -216,32 +217,28 @@ class Completion:
                 text = echo.text + text
                 logprobs = self._echoed_logprobs(echo, answer.choices)
             choices.append(self._choice(index, text, logprobs, answer.finish_reason))
-        return self._header.object("text_completion", choices, usage=usage)
+        return self.header.object(self.chunk_kind, choices, usage=usage)
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """Return what a stream begins an answer with: the prompt, where it is repeated."""
+        """Return the first object of an answer in a stream: the prompt, if it is repeated."""
         if not (echo := self._echo(index)):
             return None
         choice = self._choice(index, echo.text, self._echoed_logprobs(echo, ()), "")
-        return self._header.object("text_completion", [choice])
+        return self.header.object(self.chunk_kind, [choice])
 
-    def chunks(self, index: int, piece: Piece, before: Answer) -> list[dict[str, Any]]:
-        """Return what a stream says of a piece; arguments as :meth:`Chat.chunks`."""
+    def chunks(self, index: int, output: RequestOutput, before: Answer) -> list[dict[str, Any]]:
+        """Return the objects of a new output in a stream; arguments as in :meth:`Chat.chunks`."""
         logprobs = None
-        if self._likeliest is not None:
+        if self.top_logprobs is not None:
             echo = self._echo(index)
             offset = len(self._spelt(echo.tokens)) if echo else 0
             offset += len(self._spelt([choice.chosen.token for choice in before.choices]))
-            logprobs = self._logprobs(piece.choices, offset)
-        choice = self._choice(index, piece.text, logprobs, piece.finish_reason)
-        return [self._header.object("text_completion", [choice])]
-
-    def usage(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Return what a stream ends with where usage was asked for."""
-        return self._header.object("text_completion", [], usage=usage)
+            logprobs = self._logprobs(output.choices, offset)
+        choice = self._choice(index, output.text, logprobs, output.finish_reason)
+        return [self.header.object(self.chunk_kind, [choice])]
 
     def _echo(self, index: int) -> Echo | None:
-        return self._echoes[index // self._n] if self._echoes else None
+        return self.echoes[index // self.n] if self.echoes else None
 
     def _choice(
         self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str
@@ -253,9 +250,11 @@ class Completion:
             "finish_reason": reason or None,
         }
 
-    def _echoed_logprobs(self, echo: Echo, choices: Sequence[Choice]) -> dict[str, Any] | None:
+    def _echoed_logprobs(
+        self, echo: Echo, choices: Sequence[SampledToken]
+    ) -> dict[str, Any] | None:
         """Return the logprobs of a prompt and its answer; null for the first token."""
-        if self._likeliest is None:
+        if self.top_logprobs is None:
             return None
         first = self._token(echo.tokens[0])
         rest = self._logprobs([*echo.choices, *choices], len(first))
@@ -268,8 +267,8 @@ class Completion:
             "text_offset": [0, *rest["text_offset"]],
         }
 
-    def _logprobs(self, choices: Sequence[Choice], offset: int) -> dict[str, Any] | None:
-        if self._likeliest is None:
+    def _logprobs(self, choices: Sequence[SampledToken], offset: int) -> dict[str, Any] | None:
+        if self.top_logprobs is None:
             return None
         tokens = [self._token(choice.chosen.token) for choice in choices]
         offsets = []
@@ -280,17 +279,17 @@ class Completion:
             "tokens": tokens,
             "token_logprobs": [choice.chosen.logprob for choice in choices],
             "top_logprobs": [
-                {self._token(chance.token): chance.logprob for chance in choice.likeliest}
+                {self._token(logprob.token): logprob.logprob for logprob in choice.top_logprobs}
                 for choice in choices
             ]
-            if self._likeliest
+            if self.top_logprobs
             else None,
             "text_offset": offsets,
         }
 
     def _token(self, token: int) -> str:
-        """Return a token as text; one that is part of a character as its bytes, as vLLM does."""
-        spelt = self._bytes(token)
+        """Return a token as text; an incomplete character as bytes, like vLLM."""
+        spelt = self.token_bytes(token)
         try:
             return spelt.decode("utf-8")
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The parts of a server whose model is there, put together."""
+"""Creation of the server's application from a loaded model."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.serving import api
 from entrypoints.serving.arguments import Options
+from entrypoints.serving.client_address import ClientAddresses, gateways
 from entrypoints.serving.engine import Engine
-from entrypoints.serving.guard import Guard, Rules
-from entrypoints.serving.limits import RateLimit
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.peers import Peers, gateways
-from entrypoints.serving.preprocess import Bounds, Encoder
-from entrypoints.serving.scheduler import Space
+from entrypoints.serving.middleware import AccessRules, Middleware
+from entrypoints.serving.preprocess import Encoder, RequestLimits
+from entrypoints.serving.rate_limit import RateLimit
+from entrypoints.serving.scheduler import SchedulerConfig
 from entrypoints.serving.service import Service
 
-__all__ = ["Model", "Parts", "Tokenizers", "put_together"]
+__all__ = ["Model", "Server", "Tokenizers", "create_server"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Server:
     """A server that does not listen yet.
 
     Args:
-        app: the application.
-        engine: what computes, not started.
+        app: the ASGI application.
+        engine: computes the answers; not started.
         name: the model's name.
     """
 
@@ -40,12 +40,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """A model's tokenizer, once for each thread that uses it.
+    """A model's tokenizers, one for each thread.
 
     Args:
-        chat: for conversations.
-        raw: the same object for texts that go to the model as they are.
-        engine: another one, for what is generated.
+        chat: for chats.
+        raw: the same object without chat template.
+        engine: another object, for generated tokens.
     """
 
     chat: Text
@@ -55,16 +55,16 @@ class Tokenizers:
 
 @dataclass(frozen=True)
 class Model:
-    """A model, and what has to be known of it.
+    """A loaded model.
 
     Args:
-        network: computes.
-        tokenizers: its.
-        name: what clients call it.
+        network: the model.
+        tokenizers: its tokenizers.
+        name: its name in the API.
         context: in tokens.
-        vocabulary: its number of tokens.
+        vocabulary: the size of its vocabulary.
         fingerprint: of its weights.
-        repetition_penalty: of answers that no request says one for.
+        repetition_penalty: the default.
     """
 
     network: LanguageModel
@@ -76,42 +76,42 @@ class Model:
     repetition_penalty: float = 1.0
 
 
-def put_together(options: Options, model: Model) -> Parts:
+def create_server(options: Options, model: Model) -> Server:
     """Return the server of a model."""
     metrics = Metrics(model.name)
-    space = Space(
-        places=options.batch_size,
+    config = SchedulerConfig(
+        max_num_seqs=options.batch_size,
         cache_tokens=max(options.cache_tokens, model.context),
         prefill_tokens=options.prefill_tokens,
-        waiting=options.max_waiting,
-        waiting_per_client=max(options.max_waiting // 2, 1) if len(options.keys) > 1 else 0,
+        max_waiting=options.max_waiting,
+        max_waiting_per_client=max(options.max_waiting // 2, 1) if len(options.keys) > 1 else 0,
     )
-    bounds = Bounds(
+    bounds = RequestLimits(
         context=model.context,
         vocabulary=model.vocabulary,
         prompt_tokens=options.max_prompt_tokens or model.context - 1,
         new_tokens=options.max_new_tokens,
-        cache_tokens=space.cache_tokens,
-        places=space.places,
+        cache_tokens=config.cache_tokens,
+        max_num_seqs=config.max_num_seqs,
         seconds=options.timeout,
         repetition_penalty=model.repetition_penalty,
     )
     tokenizers = model.tokenizers
-    engine = Engine(model.network, tokenizers.engine, space, metrics)
+    engine = Engine(model.network, tokenizers.engine, config, metrics)
     service = Service(
         engine=engine,
         encoder=Encoder(tokenizers.chat, tokenizers.raw, bounds),
         bounds=bounds,
-        token_bytes=tokenizers.engine.spelt,
+        token_bytes=tokenizers.engine.token_bytes,
         model=model.name,
         created=int(time.time()),
         fingerprint=model.fingerprint,
     )
-    rules = Rules(
+    rules = AccessRules(
         keys=options.keys,
-        peers=Peers(gateways() if options.published else frozenset()),
+        addresses=ClientAddresses(gateways() if options.published else frozenset()),
         rate=RateLimit(options.requests_per_minute, time.monotonic),
         log_prompts=options.log_prompts,
         origins=options.origins,
     )
-    return Parts(Guard(api.make(service, metrics), rules, metrics), engine, model.name)
+    return Server(Middleware(api.make(service, metrics), rules, metrics), engine, model.name)

@@ -1,8 +1,7 @@
-"""HTTP middleware: authentication, rate limits, limits of bodies, CORS, and the access log.
+"""HTTP middleware: authentication, rate limits, body limits, CORS, and the access log.
 
-In the order of a request: its name and the security headers, how its body is framed, whether
-it comes from this machine (where no keys are asked for), whose key it has, how often that one
-may ask, how large the body is, and how long reading it and being read may take.
+The order of the checks: framing of the body, the client's address (without API keys), the API
+key, its rate limit, the size of the body, and timeouts for reading and writing.
 """
 
 from __future__ import annotations
@@ -21,25 +20,27 @@ from typing import IO, Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from entrypoints.serving.client_address import ClientAddresses, host_of, is_local_name
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.limits import RateLimit
 from entrypoints.serving.metrics import Metrics
-from entrypoints.serving.peers import Peers, host_of, is_local_name
+from entrypoints.serving.rate_limit import RateLimit
 from paddle_stacks.errors import printable
 from paddle_stacks.jobs.serving import Keys
 
-__all__ = ["LARGEST_BODY", "MAX_BUFFERED", "READ_SECONDS", "Guard", "Rules"]
+__all__ = ["IO_TIMEOUT_SECONDS", "MAX_BODY_BYTES", "MAX_BUFFERED", "AccessRules", "Middleware"]
 
-LARGEST_BODY = 4 * 2**20
-"""Bytes. 128k tokens are about 0.5 MB; as JSON, with every character escaped, six times that."""
+MAX_BODY_BYTES = 4 * 2**20
+"""128k tokens are about 0.5 MB, and six times that as JSON with all characters escaped."""
 
-READ_SECONDS = 30.0
-"""For a body to come, all of it, and for a part of a response to be taken."""
+IO_TIMEOUT_SECONDS = 30.0
+"""Timeout for receiving a whole body, and for sending a part of a response."""
 
-MAX_BUFFERED = 64 * LARGEST_BODY
-"""Bytes of bodies that the server holds at a time."""
+MAX_BUFFERED = 64 * MAX_BODY_BYTES
+"""Total bytes of all bodies in memory."""
 
-_DISCARDED = 4 * LARGEST_BODY  # bytes of a body that is too large, read so that it is told so
+_DISCARDED = (
+    4 * MAX_BODY_BYTES
+)  # bytes to read of a body that is too large, before the client reads the error
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -50,38 +51,38 @@ _SECURITY = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-# A client's own words would make metrics without end.
+# Arbitrary methods would create an unlimited number of metrics.
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-# What watches the server asks every few seconds; the log has it when it fails.
+# Monitoring requests these every few seconds; they are logged only on failure.
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9-]{1,64}(, ?[A-Za-z0-9-]{1,64}){0,63}")
 
-# The chat page, and what watches the server: they say nothing about the model or its users.
+# The chat page and health checks: they reveal nothing about the model or its users.
 _WITHOUT_KEY = frozenset({"/", "/health", "/healthz", "/readyz"})
 _WITHOUT_KEY_UNDER = "/page/"
-# What a server that is watched asks for every few seconds counts for no rate.
+# Monitoring does not count for the rate limit.
 _WITHOUT_RATE = frozenset({"/metrics", "/openapi.json", "/version"})
 
 _LONGEST_FIELD = 500  # characters of a field of the access log
-_PROMPT_FIELDS = frozenset({"messages", "prompt"})  # there only with --log-prompts, and whole
+_PROMPT_FIELDS = frozenset({"messages", "prompt"})  # logged only with --log-prompts, and unabridged
 
 
 @dataclass(frozen=True)
-class Rules:
+class AccessRules:
     """Rules for clients.
 
     Args:
-        keys: who may use the server; none to answer this machine only.
-        peers: which addresses are this machine's.
-        rate: how often each may ask.
-        log_prompts: whether the log has what is asked.
-        log: where the log goes, a JSON object a line.
-        origins: of sites whose pages may use the server; ``*`` is every site.
+        keys: the API keys; empty to answer this machine only.
+        addresses: detects connections from this machine.
+        rate: the rate limit of each client.
+        log_prompts: whether prompts are logged.
+        log: the access log, one JSON object per line.
+        origins: sites whose pages may use the server; ``*`` for all.
     """
 
     keys: Keys
-    peers: Peers
+    addresses: ClientAddresses
     rate: RateLimit
     log_prompts: bool = False
     log: IO[str] = sys.stderr
@@ -89,19 +90,19 @@ class Rules:
 
 
 class _Gone(Exception):
-    """The client takes nothing any more."""
+    """The client no longer reads the response."""
 
 
-class Guard:
-    """An ASGI application before another.
+class Middleware:
+    """ASGI middleware.
 
     Args:
-        app: the other.
-        rules: what is asked of clients.
-        metrics: are told of every response.
+        app: the application behind it.
+        rules: for clients.
+        metrics: updated with every response.
     """
 
-    def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, metrics: Metrics) -> None:
         self._app = app
         self._rules = rules
         self._metrics = metrics
@@ -112,31 +113,34 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         exchange = _Exchange(scope, receive, send, self._rules, self._buffer)
-        scope["state"] |= {"told": exchange.told, "log_prompts": self._rules.log_prompts}
+        scope["state"] |= {
+            "log_fields": exchange.log_fields,
+            "log_prompts": self._rules.log_prompts,
+        }
         try:
             try:
                 exchange.check_framing()
                 if exchange.is_preflight:
                     await exchange.answer_preflight()
                     return None
-                exchange.told["key"] = self._admitted(scope, exchange.headers)
+                exchange.log_fields["key"] = self._admitted(scope, exchange.headers)
                 await self._app(scope, exchange.receive, exchange.send)
             except ApiError as error:
-                # Without an answer begun it can still be told; else the connection is cut.
+                # After the start of a response the connection can only be closed.
                 if exchange.status:
                     raise
                 await exchange.refuse(error)
         except _Gone:
-            exchange.told["failed"] = "slow reader"
+            exchange.log_fields["failed"] = "slow reader"
             await exchange.abort()
-        except ClientDisconnect:  # before its body was there
-            exchange.told["failed"] = "gone"
+        except ClientDisconnect:  # before the body was complete
+            exchange.log_fields["failed"] = "gone"
         finally:
             self._finish(scope, exchange)
         return None
 
     def _admitted(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str | None:
-        """Return whose key a request has; None where none is asked for.
+        """Return the name of a request's API key; None if none is required.
 
         Raises:
             ApiError: 401, 403, 421 or 429.
@@ -146,19 +150,19 @@ class Guard:
         name = None
         public = path in _WITHOUT_KEY or path.startswith(_WITHOUT_KEY_UNDER)
         if not rules.keys:
-            _check_local(scope, headers, rules.peers)
+            _check_local(scope, headers, rules.addresses)
         elif not public:
             name = _key_owner(headers, rules.keys)
         counts = not public and path not in _WITHOUT_RATE
         if counts and (wait := rules.rate.take(name or "")):
-            message = f"too many requests a minute: the next one in {wait} s"
+            message = f"rate limit exceeded: retry in {wait} s"
             retry = {"Retry-After": str(wait)}
             raise ApiError(429, message, code="rate_limit_exceeded", headers=retry)
         return name
 
     def _finish(self, scope: Scope, exchange: _Exchange) -> None:
         exchange.release()
-        seconds = time.perf_counter() - exchange.begun
+        seconds = time.perf_counter() - exchange.start_time
         route = scope.get("route")
         handler = getattr(route, "path", None) or "other"
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -173,13 +177,13 @@ class Guard:
             "path": scope["path"],
             "status": exchange.status,
             "seconds": round(seconds, 4),
-            **exchange.told,
+            **exchange.log_fields,
         }
         print(_as_log_line(line), file=self._rules.log, flush=True)
 
 
 def _as_log_line(fields: Mapping[str, Any]) -> str:
-    """Return an access line: fields cut, and nothing in it that a terminal would obey."""
+    """Return an access log line with truncated fields and without control characters."""
     cut = {
         name: printable(value, 0 if name in _PROMPT_FIELDS else _LONGEST_FIELD)
         if isinstance(value, str)
@@ -190,7 +194,7 @@ def _as_log_line(fields: Mapping[str, Any]) -> str:
 
 
 class _Buffer:
-    """Counts the bytes of the bodies that the server holds."""
+    """Counts the bytes of all bodies in memory."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -199,7 +203,7 @@ class _Buffer:
         """Add bytes.
 
         Raises:
-            ApiError: 503, they are too many; none are added.
+            ApiError: 503, the limit is exceeded; none are added.
         """
         if self.held + count > MAX_BUFFERED:
             message = "the server is reading too many large requests: try again"
@@ -208,25 +212,25 @@ class _Buffer:
 
 
 class _Exchange:
-    """One request and its response, with their limits.
+    """One request and its response.
 
     Attributes:
-        name: the request's; the client's own if it brings one.
-        headers: the request's.
-        told: what else the log says of it.
-        status: of the response; 0 while there is none.
+        name: the request ID; the client's own if it sends one.
+        headers: of the request.
+        log_fields: further fields of the log line.
+        status: of the response; 0 before it.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, rules: Rules, buffer: _Buffer
+        self, scope: Scope, receive: Receive, send: Send, rules: AccessRules, buffer: _Buffer
     ) -> None:
-        self.begun = time.perf_counter()
+        self.start_time = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self.headers.get(b"x-request-id", b"")
         self.name = (
             request_id.decode() if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8)
         )
-        self.told: dict[str, Any] = {}
+        self.log_fields: dict[str, Any] = {}
         self.status = 0
         self._connection: Callable[[], None] | None = scope["state"].get("abort")
         self._receive, self._send, self._rules = receive, send, rules
@@ -234,7 +238,7 @@ class _Exchange:
         self._buffer = buffer
         self._buffered = self._read = 0
         self._deadline: float | None = None  # of the body
-        self._whole = False  # the body has been read to its end
+        self._whole = False  # the whole body was read
 
     @property
     def is_preflight(self) -> bool:
@@ -246,15 +250,15 @@ class _Exchange:
         )
 
     async def answer_preflight(self) -> None:
-        """Say what a page of an allowed origin may do."""
-        wished = self.headers.get(b"access-control-request-headers", b"")
+        """Answer a preflight request of an allowed origin."""
+        requested = self.headers.get(b"access-control-request-headers", b"")
         headers = [
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
             (b"access-control-max-age", b"600"),
             (b"content-length", b"0"),
         ]
-        if _HEADER_NAMES.fullmatch(wished):
-            headers.append((b"access-control-allow-headers", wished))
+        if _HEADER_NAMES.fullmatch(requested):
+            headers.append((b"access-control-allow-headers", requested))
         await self.send({"type": "http.response.start", "status": 204, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -264,32 +268,32 @@ class _Exchange:
         return origin if origin.decode("latin-1") in allowed or (origin and "*" in allowed) else b""
 
     def release(self) -> None:
-        """Give back the memory of the body."""
+        """Release the memory of the body."""
         self._buffer.held -= self._buffered
         self._buffered = 0
 
     def check_framing(self) -> None:
-        """Refuse a body whose length is ambiguous or too large, before it is read.
+        """Reject a body whose length is ambiguous or too large, before it is read.
 
         Raises:
             ApiError: 400 or 413.
         """
         if b"transfer-encoding" in self.headers and b"content-length" in self.headers:
-            # A proxy in front may believe the other one (RFC 9112, 6.3: request smuggling).
+            # A proxy in front may use the other one (RFC 9112, 6.3: request smuggling).
             message = "the request has both Content-Length and Transfer-Encoding"
             raise ApiError(400, message, headers={"Connection": "close"})
         length = self.headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > LARGEST_BODY:
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
             raise _too_large()
 
     async def receive(self) -> Message:
-        """Return the next part of the body, or that the client has left."""
+        """Return the next part of the body, or the client's disconnection."""
         if self._whole:
             return await self._receive()
         message = await self._next_part()
         count = len(message.get("body", b""))
         self._read += count
-        if self._read > LARGEST_BODY:
+        if self._read > MAX_BODY_BYTES:
             raise _too_large()
         self._buffer.take(count)
         self._buffered += count
@@ -298,11 +302,11 @@ class _Exchange:
     async def _next_part(self) -> Message:
         now = time.perf_counter()
         if self._deadline is None:
-            self._deadline = now + READ_SECONDS
+            self._deadline = now + IO_TIMEOUT_SECONDS
         try:
             message = await asyncio.wait_for(self._receive(), max(self._deadline - now, 0))
         except asyncio.TimeoutError:
-            fault = f"the body did not come in {READ_SECONDS:g} s"
+            fault = f"the body was not received within {IO_TIMEOUT_SECONDS:g} s"
             raise ApiError(408, fault, headers={"Connection": "close"}) from None
         self._whole = not message.get("more_body", False)
         return message
@@ -318,13 +322,13 @@ class _Exchange:
                 headers.append((b"access-control-expose-headers", b"x-request-id, retry-after"))
             message = {**message, "headers": headers}
         try:
-            await asyncio.wait_for(self._send(message), READ_SECONDS)
+            await asyncio.wait_for(self._send(message), IO_TIMEOUT_SECONDS)
         except asyncio.TimeoutError:
             raise _Gone from None
 
     async def refuse(self, error: ApiError) -> None:
-        """Send an error instead of a response."""
-        self.told |= error.log_fields()
+        """Send an error response."""
+        self.log_fields |= error.log_fields()
         if error.status == 413:
             await self._discard()
         body = json.dumps(error.body()).encode()
@@ -334,7 +338,7 @@ class _Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _discard(self) -> None:
-        """Read on a little, keeping nothing: many clients listen only when they have sent all."""
+        """Read and discard more of the body: many clients read only after sending everything."""
         end = time.perf_counter() + 2
         try:
             while not self._whole and self._read < _DISCARDED and time.perf_counter() < end:
@@ -345,26 +349,26 @@ class _Exchange:
             return
 
     async def abort(self) -> None:
-        """Cut the connection."""
+        """Close the connection at once."""
         if self._connection is not None:
             self._connection()
-            await asyncio.sleep(0)  # uvicorn learns of it in the loop's next round
+            await asyncio.sleep(0)  # uvicorn handles it in the next iteration of the loop
 
 
 def _too_large() -> ApiError:
-    message = f"the body is larger than {LARGEST_BODY // 2**20} MiB"
+    message = f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB"
     return ApiError(413, message, code="request_too_large", headers={"Connection": "close"})
 
 
-def _check_local(scope: Scope, headers: Mapping[bytes, bytes], peers: Peers) -> None:
+def _check_local(scope: Scope, headers: Mapping[bytes, bytes], addresses: ClientAddresses) -> None:
     client = (scope.get("client") or ("", 0))[0]
     server = (scope.get("server") or ("", 0))[0]
-    if not peers.local(client, server):
-        message = "without API keys this server answers connections from its own machine only"
+    if not addresses.local(client, server):
+        message = "without API keys this server only accepts connections from its own machine"
         raise ApiError(403, message, code="keys_needed")
     host = host_of(headers.get(b"host", b"").decode("latin-1"))
     if not is_local_name(host):
-        message = f'without API keys this server is called localhost or 127.0.0.1, not "{host}"'
+        message = f'without API keys the host name must be localhost or 127.0.0.1, not "{host}"'
         raise ApiError(421, message, code="keys_needed")
 
 
@@ -372,7 +376,7 @@ def _key_owner(headers: Mapping[bytes, bytes], keys: Keys) -> str:
     scheme, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     owner = keys.owner(key.strip()) if scheme.lower() == "bearer" else None
     if owner is None:
-        message = "the API key is not known here" if key else "an API key is needed"
+        message = "unknown API key" if key else "an API key is required"
         message += ": Authorization: Bearer KEY"
         retry = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, message, code="invalid_api_key", headers=retry)

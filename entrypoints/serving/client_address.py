@@ -1,4 +1,4 @@
-"""Whether a connection comes from this machine."""
+"""Detection of connections from this machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import socket
 import struct
 from pathlib import Path
 
-__all__ = ["Peers", "gateways", "host_of", "is_local_name"]
+__all__ = ["ClientAddresses", "gateways", "host_of", "is_local_name"]
 
 _ROUTES = Path("/proc/net/route")
 _LOCAL_NAMES = frozenset({"localhost"})
 
 
-class Peers:
-    """The addresses that connections from this machine come from.
+class ClientAddresses:
+    """The source addresses of connections from this machine.
 
-    In a container, a port that is published on the host's loopback address is reached
-    through the engine, whose address is the container's gateway. Everything else that
-    connects to the container's own address, another container above all, has an address of
-    its own and is refused.
+    In a container, connections to a port published on the host's loopback address come from
+    the container's gateway. All others, for example of other containers, have their own
+    addresses and are rejected.
 
-    This says nothing about a port that is published on other addresses: an engine's proxy
-    gives connections from anywhere the gateway's address. There, keys are required
+    This does not work for ports published on other addresses, because the proxy of Docker Engine
+    makes all connections come from the gateway. There, API keys are required
     (:mod:`entrypoints.serving.arguments`).
 
     Args:
-        gateways: the container's; none outside a container.
+        gateways: the container's gateways; empty outside a container.
     """
 
     def __init__(self, gateways: frozenset[str]) -> None:
@@ -36,8 +35,8 @@ class Peers:
         """Return whether a connection comes from this machine.
 
         Args:
-            client: the address that it comes from.
-            server: the address that it came to.
+            client: its source address.
+            server: its destination address.
         """
         try:
             address = ipaddress.ip_address(client)
@@ -49,7 +48,7 @@ class Peers:
 
 
 def gateways(routes: Path = _ROUTES) -> frozenset[str]:
-    """Return the addresses of the default routes, as Linux lists them."""
+    """Return the gateways of the default routes from Linux' routing table."""
     try:
         lines = routes.read_text().splitlines()[1:]
     except OSError:
@@ -70,10 +69,10 @@ def host_of(header: str) -> str:
 
 
 def is_local_name(host: str) -> bool:
-    """Return whether a name in a ``Host`` header is this machine's for itself.
+    """Return whether the name in a ``Host`` header is a local name.
 
-    A page of another site can have its own name point here, and read the answers
-    (DNS rebinding); its name is still in the header.
+    Another site could point its own name to this machine and read the responses (DNS
+    rebinding), but the header still contains that name.
     """
     if host in _LOCAL_NAMES or host.endswith(".localhost"):
         return True

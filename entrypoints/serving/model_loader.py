@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizers for the server."""
+"""Loading of a model and its tokenizers for the server."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from entrypoints.inference.model import context_length, load, vocabulary_size
 from entrypoints.inference.text import Text
 from entrypoints.models.tokenizer import load as load_tokenizer
 from entrypoints.runtime.console import note, phase
+from entrypoints.serving.app_factory import Model, Server, Tokenizers, create_server
 from entrypoints.serving.arguments import Options
-from entrypoints.serving.parts import Model, Parts, Tokenizers, put_together
 from paddle_stacks.jobs import workspace
 
-__all__ = ["assemble"]
+__all__ = ["load_server"]
 
-_MADE = {workspace.MODEL, workspace.MERGED}
+_TRAINED = {workspace.MODEL, workspace.MERGED}
 
 
-def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
-    """Load a model and return the server that has it.
+def load_server(options: Options, model: Path, adapter: Path | None) -> Server:
+    """Load a model and return its server.
 
     Args:
         options: of the job.
@@ -28,15 +28,14 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
         adapter: the adapter's folder, or None.
 
     Raises:
-        RequestError: the model or the adapter is missing, damaged or of a kind that is
-            not supported.
+        RequestError: the model or the adapter is missing, damaged or not supported.
     """
     context, size = context_length(model), vocabulary_size(model)
-    asking, answering = load_tokenizer(model), load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     tokenizers = Tokenizers(
-        chat=Text(asking, model, context, raw=False, vocabulary_size=size),
-        raw=Text(asking, model, context, raw=True, vocabulary_size=size),
-        engine=Text(answering, model, context, raw=True),
+        chat=Text(tokenizer, model, context, raw=False, vocabulary_size=size),
+        raw=Text(tokenizer, model, context, raw=True, vocabulary_size=size),
+        engine=Text(load_tokenizer(model), model, context, raw=True),
     )
     if not tokenizers.chat.has_template:
         note("the model has no chat template: /v1/chat/completions answers with 400")
@@ -44,7 +43,7 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
     network = load(model, adapter, options.dtype)
     digests = fingerprint.of_folder(model) + (fingerprint.of_folder(adapter) if adapter else "")
     digest = fingerprint.of_bytes(digests.encode())
-    return put_together(
+    return create_server(
         options,
         Model(
             network=network,
@@ -59,7 +58,7 @@ def assemble(options: Options, model: Path, adapter: Path | None) -> Parts:
 
 
 def _name(model: Path, adapter: Path | None) -> str:
-    """Return what clients call a model: its folder's name, and its adapter's run's."""
-    folder, by_runs = (adapter, {workspace.ADAPTER}) if adapter else (model, _MADE)
+    """Return a model's name in the API: that of its folder or its adapter's run."""
+    folder, by_runs = (adapter, {workspace.ADAPTER}) if adapter else (model, _TRAINED)
     within_run = folder.name in by_runs and folder.parent.name != "models"
     return (folder.parent if within_run else folder).resolve().name

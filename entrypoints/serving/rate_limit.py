@@ -1,4 +1,4 @@
-"""How often somebody may ask."""
+"""Rate limit."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["RateLimit"]
 
 
 class RateLimit:
-    """So many requests a minute for each name, as a bucket that fills evenly.
+    """Token bucket per client.
 
-    Somebody who was quiet for a minute may ask all of a minute's requests at once.
+    After an idle minute, a client may send a minute's requests at once.
 
     Args:
         per_minute: requests; 0 for no limit.
-        clock: seconds from any beginning.
+        clock: returns seconds.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
         self._per_minute = per_minute
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when it was so
+        self._buckets: dict[str, tuple[float, float]] = {}  # remaining requests and their time
 
     def take(self, name: str) -> int:
-        """Count a request; return 0, or the seconds until the next one is let through."""
+        """Count a request; return 0, or the seconds until the next one is allowed."""
         if not self._per_minute:
             return 0
         now = self._clock()
