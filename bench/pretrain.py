@@ -136,10 +136,10 @@ def compare(seen: list[dict[str, Run]], tokens: int) -> dict[str, Any]:
     sides: dict[str, Any] = {}
     for side in seen[0]:
         runs = [entry[side] for entry in seen]
-        of_a_step = tokens * (2 if side == _TWO else 1)
+        step_metrics = tokens * (2 if side == _TWO else 1)
         sides[side] = {
-            "tokens_per_second": round(of_a_step / _median(runs, "seconds"), 1),
-            "tokens_per_cpu_second": round(of_a_step / _median(runs, "cpu"), 1),
+            "tokens_per_second": round(step_metrics / _median(runs, "seconds"), 1),
+            "tokens_per_cpu_second": round(step_metrics / _median(runs, "cpu"), 1),
             "start_seconds": round(statistics.median(run.start for run in runs), 1),
             "peak_mib": max(run.peak_mib for run in runs),
             "first_loss": round(runs[0].losses[0], 5),

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from paddlenlp.transformers import AutoConfig, AutoModelForCausalLM
 
-from entrypoints.pretraining.samples import Share, datasets
+from entrypoints.pretraining.samples import DataShard, datasets
 from paddle_stacks.jobs import corpus, schema
 
 _SEED = 1
@@ -33,7 +33,7 @@ def main(config_file: Path, model: str, output: Path, batches: int) -> None:
     config = schema.load(config_file, [], job="pretrain")
     prefix = corpus.parts(config["input_dir"])[0].pair.prefix
     log = Path("inputs.log")
-    train, _, _ = datasets([str(prefix)], config, Share(), Path("index"), log)
+    train, _, _ = datasets([str(prefix)], config, DataShard(), Path("index"), log)
     rows = config["per_device_train_batch_size"]
     tokens = [train[number]["text"] for number in range(batches * rows)]
     np.save(output, np.stack(tokens).reshape(batches, rows, -1))

@@ -25,12 +25,12 @@ from paddle_stacks.jobs.options import FinetuneOptions
 
 __all__ = ["main"]
 
-# Longer, shorter, or merged: what was trained so far stays what it is.
+# These do not affect the steps that are already trained.
 _MAY_CHANGE = resume.MAY_CHANGE | {"max_evaluate_steps", "max_steps", "merge", "num_train_epochs"}
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; the folder of what was trained goes to standard output."""
+    """Run the job; print the folder of the model or adapter."""
     arguments = parse(FinetuneOptions, argv)
     nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def _paths(config: schema.Config) -> dict[str, Path]:
-    """Return the folders that the configuration names, which all have to be there."""
+    """Return the folders in the configuration, all of which must exist."""
     faults: list[Problem] = []
     paths: dict[str, Path] = {}
     finders = {
@@ -108,7 +108,7 @@ def _prepared(
     paths: Mapping[str, Path],
     nodes: launcher.Nodes,
 ) -> Request | None:
-    """Return what to train, or None if that has been done already."""
+    """Return the training request, or None if the run is finished."""
     fingerprints = {
         split: records.fingerprint(Dataset.from_config(config), split)
         for split in (("train", "dev") if config["do_eval"] else ("train",))

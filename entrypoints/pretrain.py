@@ -21,17 +21,18 @@ from entrypoints.training import processes, resume
 from entrypoints.training.request import LIBRARY_LOG, RESULT
 from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import backends, corpus, pretraining, schema, workspace
+from paddle_stacks.jobs.files import update_digest
 from paddle_stacks.jobs.options import PretrainOptions
 
 __all__ = ["main"]
 
-# With another number of processes the same step is divided otherwise; that it is the same
-# is checked by its number of sequences.
+# With another number of processes a step is divided differently; its number of sequences is
+# checked.
 _MAY_CHANGE = resume.MAY_CHANGE | {"gradient_accumulation_steps", "per_device_train_batch_size"}
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; the folder of what was trained goes to standard output."""
+    """Run the job; print the folder of the model."""
     arguments = parse(PretrainOptions, argv)
     nodes = launcher.Nodes.of(arguments, os.environ)
     world = arguments.ranks * nodes.count
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
         workspace.check_weights(base, arguments.allow_pickle)
     pretraining.check(config, base, parts, world)
     owner = nodes.rank in (0, None)
-    # The nodes of one run share its folder, and each holds a lock of its own.
+    # The nodes of a run share its folder, and each has its own lock.
     with (
         writing_below(run),
         locked(run, f".lock{nodes.name}"),
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
-    """Return the model's folder, the tokenizer's, and the corpora, which all have to be there."""
+    """Return the folders of model and tokenizer and the corpora, all of which must exist."""
     faults: list[Problem] = []
     folders: dict[str, Path] = {}
     for key in ("model_name_or_path", "tokenizer_name_or_path"):
@@ -117,7 +118,7 @@ def _parts(config: schema.Config) -> tuple[Path, Path, tuple[corpus.Part, ...]]:
 
 
 def _as_upstream(parts: Sequence[corpus.Part]) -> tuple[str, ...]:
-    """Return the corpora as upstream's ``data_prefix`` has them."""
+    """Return the corpora in the format of upstream's ``data_prefix``."""
     if len(parts) == 1:
         return (str(parts[0].pair.prefix),)
     return tuple(word for part in parts for word in (str(part.weight), str(part.pair.prefix)))
@@ -126,13 +127,11 @@ def _as_upstream(parts: Sequence[corpus.Part]) -> tuple[str, ...]:
 def _fingerprint(parts: Sequence[corpus.Part]) -> str:
     """Return the SHA-256 of the corpora's indexes and shares, in hexadecimal.
 
-    An index has the length of every document; the tokens themselves are too many to be
-    read before each start.
+    An index has the length of every document; reading all tokens at each start would take too
+    long.
     """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.weight!r} {part.pair.tokens}\n".encode())
-        with corpus.index_path(part.pair.prefix).open("rb") as stream:
-            while chunk := stream.read(1024 * 1024):
-                digest.update(chunk)
+        update_digest(digest, corpus.index_path(part.pair.prefix))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One of several processes that train a model; Paddle's launcher starts it with the job's name."""
+"""One of several training processes; Paddle's launcher starts it with the job's name."""
 
 from __future__ import annotations
 

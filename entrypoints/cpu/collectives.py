@@ -1,21 +1,21 @@
-"""Tensor and pipeline parallelism on a CPU: what Paddle 3.0.0b2 does not have there.
+"""Tensor and pipeline parallelism on a CPU, which Paddle 3.0.0b2 does not support.
 
-``paddle.distributed.fleet`` was written for accelerators. Over Gloo, which stands in for RCCL
-on a CPU, six things are missing, each with an error of its own:
+``paddle.distributed.fleet`` was written for accelerators. With Gloo, which replaces RCCL on a
+CPU, six features are missing:
 
-- the device's number of a process ("no attribute '_device_id'");
+- the device ID of a process ("no attribute '_device_id'");
 - the broadcast of a batch in a group that shares a model ("Only support xpu, gpu …");
-- the collectives "on the calculation stream", of which a CPU has none;
-- the operators of tensor parallelism (``c_identity`` and its relatives have no CPU kernel);
-- an order of sends and receives: Gloo's send waits for its receiver, so two stages that send
-  first wait for each other;
-- a store for each group, for their keys collide in one, and a group for each two stages:
-  Gloo numbers what a process sends and receives in a group, and of three stages the middle
-  one counts otherwise than its neighbours.
+- the collectives "on the calculation stream", which a CPU does not have;
+- the operators of tensor parallelism (``c_identity`` and others have no CPU kernel);
+- an order of sends and receives: Gloo's send waits for the receiver, so two stages that both
+  send first deadlock;
+- a store for each group, because their keys collide in one, and a group for each pair of
+  stages: Gloo numbers the messages of a process in a group, and the middle one of three stages
+  counts differently from its neighbours.
 
-:func:`install` puts them in, in this process. On a card it is never called. With the same
-data, each layout then has the losses of one process (tests/jobs/test_parallel.py). Sharding
-of gradients and weights (stages 2 and 3) is not among them: it asks for a card's memory.
+:func:`install` adds them to this process; it is only called on a CPU. With the same data, each
+layout then has the losses of one process (tests/jobs/test_parallel.py). Sharding of gradients
+and weights (stages 2 and 3) is not supported, because it queries a device's memory.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from paddle.distributed.fleet.utils import hybrid_parallel_util
 
 __all__ = ["install"]
 
-_STORE_SECONDS = 300  # for the members of a group to meet
-_stores: list[Any] = []  # a group's store has to live as long as the group
+_STORE_SECONDS = 300  # timeout for connecting the members of a group
+_stores: list[Any] = []  # keeps the stores alive as long as the groups
 _pairs: dict[tuple[int, ...], Any] = {}  # the groups of two stages, by their processes
 
 
 def install() -> None:
-    """Use Gloo for all that fleet asks of an accelerator, from now on; call it before fleet."""
+    """Add the features to this process; call it before fleet is initialized."""
     parallel_environment.ParallelEnv._device_id = 0
     _install_broadcast()
     _install_collectives()
@@ -53,7 +53,7 @@ def install() -> None:
     collective._new_process_group_impl = _with_own_store(collective._new_process_group_impl)
 
 
-# ---- a batch for all that share a model
+# ---- broadcast of batches
 
 
 def _install_broadcast() -> None:
@@ -65,7 +65,7 @@ def _install_broadcast() -> None:
 
 
 def _broadcast_input_data(topology: Any, *inputs: Any, **named: Any) -> tuple[Any, Any]:
-    """Give every process of a tensor-parallel group the first one's tensors, in place."""
+    """Broadcast the first process's tensors in a tensor-parallel group, in place."""
     for value in (*inputs, *named.values()):
         if isinstance(value, paddle.Tensor):
             with paddle.no_grad():
@@ -77,7 +77,7 @@ def _broadcast_input_data(topology: Any, *inputs: Any, **named: Any) -> tuple[An
 
 
 def _install_collectives() -> None:
-    """Give Gloo the names that work on a card's stream; here they return when they are done."""
+    """Add the collectives of a device's stream to Gloo; they block until they are complete."""
     gloo = core.ProcessGroupGloo
 
     def done(task: Any) -> Any:
@@ -107,15 +107,15 @@ def _install_collectives() -> None:
 
 
 class _Done:
-    """What has been done already, for those who wait for it."""
+    """A completed task."""
 
     def wait(self) -> bool:
-        """Return at once."""
+        """Return immediately."""
         return True
 
 
 def _reduce_scatter(self: Any, out: Any, tensor: Any, op: Any, *_rest: Any) -> _Done:
-    """Put this process's part of a sum into ``out``; Gloo has the whole sum only.
+    """Write this process's part of a sum to ``out``; Gloo only computes whole sums.
 
     Args:
         self: the process group.
@@ -131,7 +131,7 @@ def _reduce_scatter(self: Any, out: Any, tensor: Any, op: Any, *_rest: Any) -> _
     return _Done()
 
 
-# ---- between pipeline stages
+# ---- pipeline stages
 
 
 def _install_pipeline() -> None:
@@ -158,11 +158,11 @@ def _install_pipeline() -> None:
 
 
 def _make_pairs(topology: Any) -> None:
-    """Make a group of each two neighbouring stages; all processes make all of them, in order."""
+    """Create a group for each pair of neighbouring stages; all processes create all of them."""
     if _pairs:
         return
     for stages in topology._topo.get_comm_list("pipe"):
-        # The last one has the first one for a neighbour, where stages are virtual.
+        # With virtual stages, the last one is a neighbour of the first one.
         for first, second in zip(stages, [*stages[1:], stages[0]], strict=True):
             ranks = tuple(sorted((first, second)))
             if len(stages) > 2 and ranks not in _pairs:
@@ -170,16 +170,16 @@ def _make_pairs(topology: Any) -> None:
 
 
 def _pair(peer: int, group: Any) -> Any:
-    """Return the group of this process and a neighbour: with two stages, the stages' own."""
+    """Return the group of this process and a neighbour; with two stages, their own group."""
     mine = distributed.get_rank()
     return _pairs.get((min(mine, peer), max(mine, peer)), group)
 
 
 def _send_and_receive(operations: Sequence[Any]) -> None:
-    """Carry out a stage's sends and receives so that no two stages wait for each other.
+    """Execute a stage's sends and receives in an order that avoids deadlocks.
 
-    All stages go through what is exchanged in one order: first what a lower one sends to a
-    higher one, then the rest, each pair after pair.
+    All stages use the same order: first the messages from lower to higher stages, then the
+    others, pair by pair.
     """
     mine = distributed.get_rank()
 
@@ -193,7 +193,7 @@ def _send_and_receive(operations: Sequence[Any]) -> None:
 
 
 def _with_own_store(create: Any) -> Any:
-    """Return a maker of process groups that gives each Gloo group a store of its own."""
+    """Return a constructor of process groups that creates a store for each Gloo group."""
 
     def made(
         backend: str,
@@ -224,7 +224,7 @@ def _own_store(store: Any, rank: int, world_size: int, group_id: int) -> Any:
             free.bind(("", 0))
             port = free.getsockname()[1]
         host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rpartition(":")[0]
-        # Before the store is made: that waits until all members have come.
+        # Before the store is created, because its constructor waits for all members.
         store.set(key, f"{host}:{port}".encode())
         return core.TCPStore(host, port, True, world_size, _STORE_SECONDS)
     store.wait(key)
@@ -277,7 +277,7 @@ def _softmax_with_cross_entropy(
 
 
 def _gathered(tensor: Any, group: Any) -> Any:
-    """Return the parts of all members, joined at the last axis."""
+    """Return the parts of all members, concatenated along the last axis."""
     parts: list[Any] = []
     distributed.all_gather(parts, tensor.contiguous(), group=group)
     return paddle.concat(parts, axis=-1)
@@ -289,7 +289,7 @@ def _own_part(tensor: Any, group: Any) -> Any:
 
 
 class _Identity(PyLayer):  # type: ignore[misc]
-    """A copy, whose gradient is the sum of all members'; f in the paper."""
+    """A copy whose gradient is the sum of all members' gradients; f in the paper."""
 
     @staticmethod
     def forward(context: Any, tensor: Any, group: Any) -> Any:
@@ -306,7 +306,7 @@ class _Identity(PyLayer):  # type: ignore[misc]
 
 
 class _Sum(PyLayer):  # type: ignore[misc]
-    """The sum of all members', whose gradient is each one's own; g in the paper."""
+    """The sum over all members, whose gradient is unchanged; g in the paper."""
 
     @staticmethod
     def forward(context: Any, tensor: Any, group: Any) -> Any:
@@ -322,7 +322,7 @@ class _Sum(PyLayer):  # type: ignore[misc]
 
 
 class _Concat(PyLayer):  # type: ignore[misc]
-    """All members' parts joined at the last axis."""
+    """The parts of all members, concatenated along the last axis."""
 
     @staticmethod
     def forward(context: Any, tensor: Any, group: Any) -> Any:
@@ -347,23 +347,23 @@ class _Split(PyLayer):  # type: ignore[misc]
 
     @staticmethod
     def backward(context: Any, gradient: Any) -> Any:
-        """Return the members' gradients, joined."""
+        """Return the concatenated gradients of all members."""
         return _gathered(gradient, context.group)
 
 
 class _CrossEntropy(PyLayer):  # type: ignore[misc]
-    """Cross entropy of logits whose vocabulary is spread over the members."""
+    """Cross entropy of logits whose vocabulary is divided among the members."""
 
     @staticmethod
     def forward(context: Any, logits: Any, label: Any, group: Any, ignore_index: int) -> Any:
         """Return the losses.
 
         Args:
-            context: kept for the gradient.
-            logits: [..., vocabulary / members], a member's own part.
-            label: [..., 1] or [...], the tokens, numbered in the whole vocabulary.
+            context: for the gradient.
+            logits: [..., vocabulary / members], this member's part.
+            label: [..., 1] or [...], token IDs of the whole vocabulary.
             group: the members.
-            ignore_index: the label of places without a loss.
+            ignore_index: the label of positions without loss.
 
         Returns:
             [..., 1], the same in all members.

@@ -1,4 +1,4 @@
-"""The operators for a CPU in the images, which a process has only where a job asks for them."""
+"""The CPU operators in the images, which must be enabled per process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from paddle_stacks.errors import MachineError
 __all__ = ["VARIABLE", "variables"]
 
 VARIABLE = "PADDLE_STACKS_CPU_OPERATORS"
-"""The variable with their folder, where it is not the images'."""
+"""The variable with their folder, if it is not that of the images."""
 
 _FOLDER = "/opt/cpu-operators"
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a process that computes with them.
+    """Return the environment variables that enable the operators.
 
     Args:
-        environ: the variables as they are.
+        environ: the current environment variables.
 
     Raises:
-        MachineError: the image does not have them.
+        MachineError: the image does not contain them.
     """
     folder = Path(environ.get(VARIABLE) or _FOLDER)
     kernels, site = folder / "kernels", folder / "site"
     if not any(kernels.glob("*.so")) or not (site / "paddlenlp_ops.py").is_file():
         raise MachineError(
-            "the operators for a CPU are not in this image",
+            "this image does not contain the CPU operators",
             where=str(folder),
             remedy="build the images again: ./inv build",
         )
@@ -36,6 +36,6 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "CUSTOM_DEVICE_ROOT": str(kernels),
         "PYTHONPATH": ":".join(paths),
-        # Paddle says of every library that it loads that it is no plug-in of a whole device.
+        # Paddle warns that these libraries are not plug-ins for a device.
         "GLOG_minloglevel": environ.get("GLOG_minloglevel", "2"),
     }

@@ -1,4 +1,4 @@
-"""From rows to batches: order, padding, masks."""
+"""Batches of rows: order, padding and masks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 from entrypoints.finetuning.packing import Row, Rows
 from entrypoints.training.data import IGNORED
-from entrypoints.training.share import Share
+from entrypoints.training.data_shard import DataShard
 from paddle_stacks.errors import RequestError
 
 __all__ = ["Batch", "Batches", "Padding", "collate"]
 
-_GROUP = 16  # batches whose rows are sorted by length before they are cut
+_GROUP = 16  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
 class Padding:
-    """How the rows of a batch are made equally long.
+    """The padding of rows to equal length.
 
     Args:
-        token: the id to fill with.
+        token: the padding token's ID.
         multiple_of: lengths are rounded up to a multiple of this.
-        length: a fixed length, or None for the longest row's.
+        length: a fixed length, or None for that of the longest row.
     """
 
     token: int
@@ -36,19 +36,19 @@ class Padding:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model reads in one step.
+    """The input of one step.
 
-    The logits are wanted only where there is a label, so a batch has the places
-    of its labels instead of a label for every place.
+    Logits are only needed at positions with a label, so a batch has the positions of its labels
+    instead of a label for every position.
 
     Args:
         input_ids: [rows, length], int64.
-        answers: the places of the labels in the flattened ``input_ids``; [labels], int64.
-        targets: the token at each of these places; [labels], int64.
+        answers: the positions of the labels in the flattened ``input_ids``; [labels], int64.
+        targets: the token at each of these positions; [labels], int64.
         position_ids: [rows, length], int64, or None for 0, 1, 2, …
-        attention_mask: [rows, length, length], bool, true where a place (second
-            axis) may see another (third axis), or None for all before it.
-        tokens: tokens that are not padding.
+        attention_mask: [rows, length, length], bool, true if a position (second axis) attends
+            to another (third axis), or None for causal attention.
+        tokens: the number of tokens other than padding.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -59,15 +59,14 @@ class Batch:
     tokens: int
 
 
-_WHOLE = Share()
+_WHOLE = DataShard()
 
 
 def collate(rows: Sequence[Row], padding: Padding) -> Batch:
-    """Return the batch of some rows, padded on the right.
+    """Return a batch of rows, padded on the right.
 
-    A causal model does not look to the right, so padding needs no mask: no place
-    that has a label sees it. Packed rows do need one, and positions that begin
-    at 0 in each conversation.
+    A causal model does not attend to the right, so padding needs no mask. Packed rows need one,
+    and positions that start at 0 in each conversation.
     """
     length = padding.length or max(map(len, rows))
     length = -(-length // padding.multiple_of) * padding.multiple_of
@@ -91,7 +90,7 @@ def _blocks(
     mask = np.zeros((len(rows), length, length), dtype=np.bool_)
     for index, row in enumerate(rows):
         start = 0
-        # Padding is a block of its own: a place that sees nothing makes softmax divide by zero.
+        # Padding is a block too: softmax divides by zero at positions that attend to nothing.
         sizes = [len(e.input_ids) for e in row.examples] + [length - len(row)]
         for size in sizes:
             end = start + size
@@ -102,23 +101,21 @@ def _blocks(
 
 
 class Batches:
-    """The batches of an epoch, in an order that its number and a seed decide.
+    """The batches of an epoch, in an order that depends on its number and a seed.
 
-    So training that is resumed goes on with the rows it would have had. Rows of
-    like length come together: within groups of some batches they are sorted by
-    length, and the batches are shuffled again.
+    Therefore resumed training continues with the same rows. The rows of a batch have similar
+    lengths: rows are sorted by length within groups of batches, and the batches are shuffled.
 
     Args:
-        rows: what the batches are made of.
-        size: rows in a batch.
-        padding: how they are padded.
-        seed: decides the order; None keeps the order of ``rows``.
-        accumulation: batches in an optimizer step. An epoch has a whole number
-            of steps: what is left over is not used in it (the next one has
-            another order). Zero for evaluation, which uses everything.
-        convert: what is made of each batch.
-        share: of this process. The batches are dealt out one by one, so that a step of two
-            processes is one of a single process with twice the accumulation.
+        rows: all rows.
+        size: rows per batch.
+        padding: of the rows.
+        seed: of the order; None keeps the order of ``rows``.
+        accumulation: batches per optimizer step. An epoch has a whole number of steps, so some
+            batches are unused, other ones in each epoch. Zero for evaluation, which uses all.
+        convert: converts each batch.
+        shard: of this process. Batches are assigned in turn, so a step of two processes equals
+            one of a single process with twice the accumulation.
 
     Raises:
         RequestError: there are fewer batches than processes.
@@ -133,7 +130,7 @@ class Batches:
         seed: int | None = None,
         accumulation: int = 0,
         convert: Callable[[Batch], Any] = lambda batch: batch,
-        share: Share = _WHOLE,
+        shard: DataShard = _WHOLE,
     ) -> None:
         self.rows = rows
         self._sizes = rows.sizes if isinstance(rows, Rows) else [len(row) for row in rows]
@@ -142,27 +139,26 @@ class Batches:
         self._padding = padding
         self._seed = seed
         self._convert = convert
-        self._share = share
+        self._shard = shard
         batches = -(-len(rows) // size)
         if not accumulation:
             self._batches = batches
             return
-        whole = batches - batches % (accumulation * share.world)
-        self._batches = whole or batches - batches % share.world
+        whole = batches - batches % (accumulation * shard.world)
+        self._batches = whole or batches - batches % shard.world
         if not self._batches:
             raise RequestError(
-                f"{len(rows)} rows make {batches} batches, fewer than the {share.world} processes "
-                "that are to have one each",
+                f"{len(rows)} rows make {batches} batches, fewer than the {shard.world} processes",
                 where="per_device_train_batch_size",
-                remedy="more records, smaller batches, or fewer processes",
+                remedy="use more records, smaller batches or fewer processes",
             )
 
     def __len__(self) -> int:
-        return len(range(self._share.rank, self._batches, self._share.world))
+        return len(range(self._shard.rank, self._batches, self._shard.world))
 
     def __iter__(self) -> Iterator[Any]:
         dealt = self.order(self.epoch)[: self._batches]
-        for chosen in dealt[self._share.rank :: self._share.world]:
+        for chosen in dealt[self._shard.rank :: self._shard.world]:
             yield self._convert(collate([self.rows[index] for index in chosen], self._padding))
 
     def order(self, epoch: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The model that is trained: loaded, wrapped for LoRA, and its loss."""
+"""Loading of the model, LoRA, and the loss."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _PROJECTIONS = (
     "gate_up_fused_proj",
 )
 
-# The linear layers that upstream adapts (``get_lora_target_modules``), for the
-# architectures that the fetch job converts. Their ``model_type``.
+# The linear layers that upstream adapts (``get_lora_target_modules``), by ``model_type``, for the
+# architectures that the fetch job converts.
 _TARGETS = {"llama": _PROJECTIONS, "qwen2": _PROJECTIONS}
 
 
 def load_model(folder: Path, config: Config, training_arguments: Any) -> Any:
-    """Return the model, in the precision and with the kernels that are asked for."""
+    """Return the model with the configured precision and kernels."""
     dtype = "float32"
     if config["fp16_opt_level"] == "O2" and (config["fp16"] or config["bf16"]):
         dtype = "float16" if config["fp16"] else "bfloat16"
@@ -63,13 +63,13 @@ def load_model(folder: Path, config: Config, training_arguments: Any) -> Any:
             setattr(model_config, key, config[key])
     model_config.seq_length = config["max_length"]
     model_config.use_cache = False
-    model_config.refined_recompute = {}  # its default, "", is not what the layers read
+    model_config.refined_recompute = {}  # its default, "", is invalid for the layers
     piped = training_arguments.pipeline_parallel_degree > 1
     kind = AutoModelForCausalLMPipe if piped else AutoModelForCausalLM
-    # The head's logits are asked for as a whole, by AnswerHead and by the stages' criterion.
+    # AnswerHead and the criterion of pipeline stages need complete logits.
     model_config.tensor_parallel_output = False
-    # low_cpu_mem_usage builds the layers without initial values: 1.8 s instead of 7.4 s for
-    # 163M parameters. Parts of a model it does not know.
+    # low_cpu_mem_usage skips the initialization of layers: 1.8 s instead of 7.4 s for 163M
+    # parameters. It does not support distributed models.
     whole = not piped and training_arguments.tensor_parallel_degree <= 1
     return kind.from_pretrained(
         str(folder), config=model_config, dtype=dtype, low_cpu_mem_usage=whole
@@ -77,24 +77,24 @@ def load_model(folder: Path, config: Config, training_arguments: Any) -> Any:
 
 
 def add_lora(model: Any, base: Path, adapter: Path | None, config: Config) -> Any:
-    """Return the model with a trainable adapter and everything else frozen.
+    """Return the model with a trainable adapter and frozen base weights.
 
     Args:
         model: a causal language model.
-        base: the model's folder, which the adapter remembers.
-        adapter: an adapter to begin with, or None for a new one.
-        config: ``lora_rank`` and its relatives. As upstream, alpha is twice the
-            rank, or 4 with rsLoRA.
+        base: the model's folder, which is recorded in the adapter.
+        adapter: an adapter to start from, or None for a new one.
+        config: ``lora_rank`` and related keys. As upstream, alpha is twice the rank, or 4
+            with rsLoRA.
 
     Raises:
-        RequestError: the architecture is not one of those that can be adapted.
+        RequestError: the architecture is not supported.
     """
     kind = model.config.model_type
     if kind not in _TARGETS:
         raise RequestError(
-            f'LoRA is not there for the architecture "{kind}"',
+            f'LoRA does not support the architecture "{kind}"',
             where=str(base),
-            remedy=f"there for: {', '.join(_TARGETS)}; full fine-tuning works: --set lora=false",
+            remedy=f"supported: {', '.join(_TARGETS)}; or use full fine-tuning: --set lora=false",
         )
     if adapter is not None:
         return with_adapter(model, adapter)
@@ -117,7 +117,7 @@ def add_lora(model: Any, base: Path, adapter: Path | None, config: Config) -> An
 
 
 def add_noise(model: Any, alpha: float) -> None:
-    """Add noise to the embeddings while training (NEFTune, arXiv 2310.05914, equation 1)."""
+    """Add noise to the embeddings during training (NEFTune, arXiv 2310.05914, equation 1)."""
 
     def noisy(layer: Any, inputs: Any, output: Any) -> Any:
         if not layer.training:
@@ -129,7 +129,7 @@ def add_noise(model: Any, alpha: float) -> None:
 
 
 def as_tensors(batch: Batch) -> dict[str, Any]:
-    """Return a batch as the tensors that the model and :class:`AnswerHead` take."""
+    """Return a batch as tensors for the model and :class:`AnswerHead`."""
     named = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
@@ -141,7 +141,7 @@ def as_tensors(batch: Batch) -> dict[str, Any]:
 
 
 def as_stage_tensors(batch: Batch) -> dict[str, Any]:
-    """Return a batch as the tensors that the stages of a pipeline take; all [rows, length]."""
+    """Return a batch as tensors for pipeline stages; all [rows, length]."""
     labels = np.full(batch.input_ids.size, IGNORED, dtype=np.int64)
     labels[batch.answers] = batch.targets
     return {
@@ -151,10 +151,10 @@ def as_stage_tensors(batch: Batch) -> dict[str, Any]:
 
 
 class AnswerHead:
-    """Logits and loss at the places that have a label, and nowhere else.
+    """Logits and loss at positions with a label only.
 
-    The head is a fifth of a small model's work, and its logits are the largest
-    tensors of a step: with the questions masked, most of them would be thrown away.
+    The head is a fifth of a small model's computation, and its logits are the largest tensors
+    of a step; most of them would be discarded because questions are masked.
 
     Args:
         model: a causal language model whose head is ``lm_head``, or a LoRA model around one.
@@ -165,13 +165,13 @@ class AnswerHead:
         self._head = model.lm_head
 
     def logits(self, inputs: dict[str, Any], through: Any = None) -> Any:
-        """Return the logits of a batch's labelled places; [labels, vocabulary].
+        """Return the logits of a batch's labelled positions; [labels, vocabulary].
 
         Args:
             inputs: a batch.
-            through: what wraps the model where several processes train it, or None.
+            through: the distributed wrapper of the model, or None.
         """
-        with self._seeing(inputs["answers"]):
+        with self._head_inputs_at(inputs["answers"]):
             outputs = (through or self._model)(
                 input_ids=inputs["input_ids"],
                 position_ids=inputs.get("position_ids"),
@@ -180,7 +180,7 @@ class AnswerHead:
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
     def losses(self, inputs: dict[str, Any], through: Any = None) -> tuple[Any, Any]:
-        """Return the cross entropy at each labelled place, and the logits; [labels] and above.
+        """Return the cross entropy at each labelled position, [labels], and the logits.
 
         Args:
             inputs: a batch.
@@ -191,16 +191,16 @@ class AnswerHead:
             losses = nn.functional.cross_entropy(
                 logits.astype("float32"), inputs["targets"], reduction="none"
             )
-        # Paddle's kernel on a CPU gives log(vocabulary) for a place whose logits are not
-        # numbers, so a model that has diverged would look like one that knows nothing.
+        # Paddle's CPU kernel returns log(vocabulary) for NaN logits, so a diverged model would
+        # look like an untrained one.
         return losses + 0 * logits[:, 0].detach(), logits
 
     @contextmanager
-    def _seeing(self, places: Any) -> Iterator[None]:
+    def _head_inputs_at(self, positions: Any) -> Iterator[None]:
         def chosen(_layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             hidden = inputs[0]  # [rows, length, width]
             flat = hidden.reshape([-1, hidden.shape[-1]])
-            return (paddle.gather(flat, places).unsqueeze(0), *inputs[1:])
+            return (paddle.gather(flat, positions).unsqueeze(0), *inputs[1:])
 
         hook = self._head.register_forward_pre_hook(chosen)
         try:

@@ -1,9 +1,8 @@
-"""Several conversations in one row of a batch, none of which sees another.
+"""Packing of several conversations into one row, without attention between them.
 
-Upstream calls it zero padding. Its implementation makes each example's attention
-mask while reading, and with a tokenizer that yields ``position_ids`` fails in
-the reading thread; here a row knows the lengths of its conversations, and mask
-and positions follow from them when a batch is made.
+Upstream calls it zero padding. Its implementation creates each example's attention mask while
+reading, and fails in the reading thread with tokenizers that return ``position_ids``. Here mask
+and positions are computed from the lengths of the conversations when a batch is created.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ def pack(examples: Sequence[Example], length: int, *, greedy: bool = False) -> R
     Args:
         examples: none of them longer than ``length``.
         length: tokens in a row.
-        greedy: whether to fill rows best, longest examples first, instead of
-            in the order of the data.
+        greedy: whether to use best fit, longest examples first, instead of the order of the
+            data.
     """
     sizes = _lengths(examples)
     return Rows(examples, _best_fit(sizes, length) if greedy else _in_order(sizes, length))

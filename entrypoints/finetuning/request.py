@@ -1,22 +1,22 @@
-"""A fine-tuning whose parts are there and checked."""
+"""Checked requests for fine-tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoints.training.request import Training
+from entrypoints.training.request import TrainingRequest
 
 __all__ = ["Request"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Training):
-    """A fine-tuning.
+class Request(TrainingRequest):
+    """A request for fine-tuning.
 
     Args:
-        template: the chat template's file, if one is named.
-        adapter: the adapter to begin with, or None for a new one.
+        template: the chat template's file, or empty.
+        adapter: the adapter to start from, or None for a new one.
     """
 
     template: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""One fine-tuning, from a checked request to a finished run."""
+"""Execution of a fine-tuning request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from entrypoints.runtime.console import note, phase, report
 from entrypoints.runtime.stop import StopSignal
 from entrypoints.training import data, plot, saving, unified
 from entrypoints.training.adapter import trainable_parameters
-from entrypoints.training.loop import Arguments, Keeping, arguments
+from entrypoints.training.data_shard import DataShard
+from entrypoints.training.loop import Arguments, RunOutputs, arguments
 from entrypoints.training.metrics import Metrics, peak_memory_mib
 from entrypoints.training.request import LOSS, METRICS, RESULT
-from entrypoints.training.share import Share
 from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs import records, workspace
 from paddle_stacks.jobs.chat_templates import NO_TEMPLATE
@@ -31,12 +31,12 @@ __all__ = ["train"]
 
 
 def train(request: Request, stop: StopSignal) -> Path:
-    """Train, leave the run finished, and return the folder of what was trained.
+    """Train, finish the run, and return the folder of the model or adapter.
 
     Raises:
         RequestError: the data or the model does not fit the configuration.
-        JobError: the loss is not a number any more.
-        Stopped: a signal came; there is a checkpoint.
+        JobError: the loss is not finite.
+        Stopped: a signal was received; a checkpoint is saved.
     """
     began = time.monotonic()
     config = request.config
@@ -59,7 +59,7 @@ def train(request: Request, stop: StopSignal) -> Path:
         raise Stopped(
             stop.received,
             f"stopped after step {trainer.state.global_step}, which is saved",
-            "run the same command again: it continues from there",
+            "run the same command again to resume",
         )
     phase("save")
     output = _save(trainer, request)
@@ -69,21 +69,21 @@ def train(request: Request, stop: StopSignal) -> Path:
 
 
 def _settings(request: Request) -> Arguments:
-    """Return upstream's arguments; where there are several processes, they meet here."""
+    """Return upstream's arguments; creating them connects the processes."""
     import paddle
 
     config, resume = request.config, request.resume
     paddle.set_device(config["device"])
     if config["device"] == "cpu":
-        kernels.use_cheaper()
-    # Of one process PaddleNLP 3.0.0b3 writes a unified checkpoint in float32, whatever the
-    # weights are. One that several wrote is read by one as well (entrypoints/training/unified).
-    is_unified = resume is not None and unified.is_one(resume.folder)
+        kernels.install()
+    # In one process, PaddleNLP 3.0.0b3 always writes unified checkpoints in float32. Those of
+    # several processes can be loaded in one as well (entrypoints/training/unified).
+    is_unified = resume is not None and unified.is_unified(resume.folder)
     if resume is not None and request.world > 1 and not is_unified:
         raise RequestError(
-            "a checkpoint of one process is read by one process only",
+            "a checkpoint of one process can only be resumed in one process",
             where=str(resume.folder),
-            remedy="go on without --ranks, or start the run over: --resume never",
+            remedy="resume without --ranks, or start the run again: --resume never",
         )
     several = request.world > 1 or is_unified
     return arguments(config, request.run, unified_checkpoint=several)
@@ -95,11 +95,11 @@ def _batches(
     config = request.config
     staged = settings.pipeline_parallel_degree > 1
     tensors = model.as_stage_tensors if staged else model.as_tensors
-    share = Share(settings.dataset_rank, settings.dataset_world_size)
+    shard = DataShard(settings.dataset_rank, settings.dataset_world_size)
     padding = batches.Padding(
         token=tokenizer.pad_token_id,
         multiple_of=config["pad_to_multiple_of"] or 1,
-        # Stages tell each other the shape of what they send once.
+        # Pipeline stages exchange the shapes of their tensors only once.
         length=config["max_length"] if config["pad_to_max_length"] or staged else None,
     )
     rows = _rows(request, tokenizer, "train")
@@ -110,9 +110,9 @@ def _batches(
         seed=config["seed"],
         accumulation=config["gradient_accumulation_steps"],
         convert=lambda batch: {**tensors(batch), "tokens": batch.tokens},
-        share=share,
+        shard=shard,
     )
-    _say_what_is_left_out(train_batches, config, share)
+    _report_unused_batches(train_batches, config, shard)
     if not config["do_eval"]:
         return train_batches, None
     dev_batches = batches.Batches(
@@ -120,7 +120,7 @@ def _batches(
         1 if staged else config["per_device_eval_batch_size"],
         padding,
         convert=tensors,
-        share=share,
+        shard=shard,
     )
     return train_batches, dev_batches
 
@@ -139,10 +139,10 @@ def _rows(request: Request, tokenizer: Any, split: str) -> packing.Rows:
         limits = f"src_length {config['src_length']}, max_length {config['max_length']}"
         text += f"; {encoded.cut} records cut ({limits})"
     if encoded.dropped:
-        text += f"; {encoded.dropped} left out: nothing of their answers remained"
+        text += f"; {encoded.dropped} dropped, because nothing of their answers remained"
     if not count:
         raise RequestError(
-            f"no record of the {split} data keeps any of its answer",
+            f"no record of the {split} data has any of its answer left after truncation",
             where=config["dataset_name_or_path"],
             remedy='raise "max_length"',
         )
@@ -156,14 +156,16 @@ def _rows(request: Request, tokenizer: Any, split: str) -> packing.Rows:
     return packing.rows(encoded.examples)
 
 
-def _say_what_is_left_out(train_batches: batches.Batches, config: Config, share: Share) -> None:
+def _report_unused_batches(
+    train_batches: batches.Batches, config: Config, shard: DataShard
+) -> None:
     size = config["per_device_train_batch_size"]
-    left = -(-len(train_batches.rows) // size) - len(train_batches) * share.world
+    left = -(-len(train_batches.rows) // size) - len(train_batches) * shard.world
     if left:
-        accumulation = config["gradient_accumulation_steps"] * share.world
+        accumulation = config["gradient_accumulation_steps"] * shard.world
         note(
-            f"each epoch leaves out {left} batches, others every time: "
-            f"a step takes {accumulation}, and an epoch has whole steps"
+            f"each epoch omits {left} batches, different ones every time, because a step takes "
+            f"{accumulation} batches"
         )
 
 
@@ -195,21 +197,21 @@ def _trainer(
         None if config["lora"] else tokenizer,
         train=train_batches,
         dev=dev_batches,
-        keeping=Keeping(metrics, stop, request.fingerprints, config["save_total_limit"]),
+        outputs=RunOutputs(metrics, stop, request.fingerprints, config["save_total_limit"]),
     )
     return trainer, metrics
 
 
 def _save(trainer: Finetuner, request: Request) -> Path:
-    """Write what was trained, and return its folder."""
+    """Save the model or adapter, and return its folder."""
     network = trainer.model
     companions = (request.base, request.tokenizer, *request.template)
     if not request.config["lora"]:
         output = request.run / workspace.MODEL
-        saving.save_spread(trainer, companions, output)
+        saving.save_distributed(trainer, companions, output)
         return output
     output = request.run / workspace.ADAPTER
-    saving.save_spread_adapter(trainer, request.base, output)
+    saving.save_distributed_adapter(trainer, request.base, output)
     if request.config["merge"]:
         phase("merge")
         saving.save_merged(network, companions, request.run / workspace.MERGED)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the loop with batches of answers, and the loss at their tokens."""
+"""The training loop of fine-tuning, with the loss on answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from entrypoints.finetuning.model import AnswerHead
 from entrypoints.runtime.stop import StopSignal
 from entrypoints.training.adapter import trainable_parameters
 from entrypoints.training.data import IGNORED
-from entrypoints.training.loop import Arguments, Flow, Keeping, Loop
+from entrypoints.training.loop import Arguments, Loop, LoopCallback, RunOutputs
 from paddle_stacks.errors import JobError
 
 __all__ = ["Finetuner"]
@@ -25,9 +25,9 @@ class Finetuner(Loop):
         model: a causal language model, or a LoRA model.
         args: upstream's arguments.
         tokenizer: saved with every checkpoint, or None.
-        train: the batches to learn from.
-        dev: the batches to evaluate on, or None.
-        keeping: what is written, and when it ends early.
+        train: the training batches.
+        dev: the evaluation batches, or None.
+        outputs: the outputs of the run.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Finetuner(Loop):
         *,
         train: Batches,
         dev: Batches | None,
-        keeping: Keeping,
+        outputs: RunOutputs,
     ) -> None:
         super().__init__(
             model,
             args,
             tokenizer,
-            keeping,
-            _EpochFlow(keeping.stop, train),
+            outputs,
+            _EpochCallback(outputs.stop, train),
             train_dataset=train.rows,
             eval_dataset=dev.rows if dev else None,
         )
@@ -55,11 +55,11 @@ class Finetuner(Loop):
         self._dev = dev
 
     def get_train_dataloader(self) -> Batches:
-        """Return the batches to learn from."""
+        """Return the training batches."""
         return self._train
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        """Return AdamW over the trained parameters only, as upstream sets it up over all."""
+        """Return upstream's AdamW, for the trainable parameters only."""
         named = trainable_parameters(self.model)
         decayed = {p.name for name, p in named if not any(s in name for s in ("bias", "norm"))}
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
@@ -86,15 +86,15 @@ class Finetuner(Loop):
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Return loss and next-token accuracy over all labels of the evaluation data.
 
-        Stages of a pipeline tell the loss alone.
+        With pipeline parallelism, only the loss.
         """
         if self._dev is None:
             raise JobError(
                 "there is no evaluation data",
-                remedy="put a dev.json into the data folder, or leave evaluation out",
+                remedy="add a dev.json to the data folder, or set do_eval to false",
             )
         self.model_wrapped.eval()
-        sums = [0.0, 0.0, 0.0]  # of losses, of right tokens, of labels
+        sums = [0.0, 0.0, 0.0]  # of losses, correct tokens, labels
         with paddle.no_grad():
             for number, inputs in enumerate(self._dev, start=1):
                 parts = self._of_stages(inputs) if self._staged else self._of_labels(inputs)
@@ -102,7 +102,7 @@ class Finetuner(Loop):
                 if number == self.args.max_evaluate_steps:
                     break
         self.model_wrapped.train()
-        # Processes that share a model count the same, which leaves the quotients as they are.
+        # Processes that share a model have equal sums, which does not change the quotients.
         loss, right, count = self._summed(sums)
         result = {"eval_loss": loss / count}
         if not self._staged:
@@ -119,7 +119,7 @@ class Finetuner(Loop):
         return [float(losses.sum()), float(right), float(losses.shape[0])]
 
     def _of_stages(self, inputs: dict[str, Any]) -> list[float]:
-        """Return the sums of one row: the criterion has the mean of its labels."""
+        """Return the sums of one row; the criterion returns the mean over its labels."""
         count = float((inputs["labels"] != IGNORED).astype("int64").sum())
         mean = self.prediction_pipeline_step(self.model_wrapped, inputs, True)[0]
         return [float(mean) * count, 0.0, count]
@@ -132,15 +132,15 @@ class Finetuner(Loop):
         return total
 
 
-class _EpochFlow(Flow):
-    """Chooses the order of an epoch's batches as well."""
+class _EpochCallback(LoopCallback):
+    """Also sets the order of each epoch's batches."""
 
     def __init__(self, stop: StopSignal, train: Batches) -> None:
         super().__init__(stop)
         self._train = train
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Choose the order of the epoch that the next step belongs to."""
+        """Set the order for the epoch of the next step."""
         self._train.epoch = state.global_step // max(
             1, len(self._train) // args.gradient_accumulation_steps
         )

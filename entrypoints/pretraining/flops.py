@@ -1,21 +1,21 @@
-"""What a token costs, for the share of a device's peak that training uses."""
+"""Floating-point operations per token, for the model FLOPs utilization."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["of_a_token"]
+__all__ = ["flops_per_token"]
 
 
-def of_a_token(config: Any, length: int) -> float:
+def flops_per_token(config: Any, length: int) -> float:
     """Return the floating-point operations of training on one token, forward and backward.
 
-    PaLM, arXiv 2204.02311, appendix B: six for each weight of a matrix that the token passes
-    (the head too, the embedding is looked up), and 12 · layers · width of all heads · length
-    for attention. Recomputation is not counted: this is what the model needs.
+    PaLM, arXiv 2204.02311, appendix B: six per weight of the matrices including the head
+    (the embedding is looked up), and 12 · layers · width of all heads · length for attention.
+    Recomputation is not counted.
 
     Args:
-        config: a Llama-like model's.
+        config: of a Llama-like model.
         length: tokens of a sequence.
     """
     width = config.hidden_size

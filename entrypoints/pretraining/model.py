@@ -1,4 +1,4 @@
-"""The model that is pretrained: new or with weights, whole or this process's part of it."""
+"""Loading of the model, new or with weights; in several processes, a part of it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["load"]
 
 
 def load(folder: Path, config: Config, arguments: Any, tokenizer: Any) -> Any:
-    """Return the model, set up as upstream's ``run_pretrain.py`` does it.
+    """Return the model, configured like upstream's ``run_pretrain.py``.
 
     Args:
         folder: the model's.
         config: of the pretraining.
-        arguments: upstream's, which say how the model is spread.
-        tokenizer: a new model's vocabulary is at least as large as its.
+        arguments: upstream's arguments, with the parallelism.
+        tokenizer: the minimum of a new model's vocabulary.
     """
     new = not config["continue_training"]
     dtype = "float32"
@@ -36,7 +36,7 @@ def load(folder: Path, config: Config, arguments: Any, tokenizer: Any) -> Any:
     model_config.use_fast_layer_norm = config["use_fast_layer_norm"]
     model_config.seq_length = config["max_seq_length"]
     model_config.use_cache = False
-    model_config.refined_recompute = {}  # its default, "", is not what the layers read
+    model_config.refined_recompute = {}  # its default, "", is invalid for the layers
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if hasattr(model_config, key):
             setattr(model_config, key, config[key])
@@ -47,7 +47,7 @@ def load(folder: Path, config: Config, arguments: Any, tokenizer: Any) -> Any:
         model_config.max_position_embeddings = max(
             model_config.max_position_embeddings, config["max_seq_length"]
         )
-        # Upstream's rounding, for the sake of the matrix units.
+        # Upstream's rounding, for matrix units.
         rounded = ((tokenizer.vocab_size - 1) // 128 + 1) * 128
         model_config.vocab_size = max(model_config.vocab_size, rounded)
     piped = arguments.pipeline_parallel_degree > 1

@@ -1,23 +1,22 @@
-"""A pretraining whose parts are there and checked."""
+"""Checked requests for pretraining."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from entrypoints.training.request import Training
+from entrypoints.training.request import TrainingRequest
 
 __all__ = ["Request"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Training):
-    """A pretraining; the model's folder has no weights where it begins from scratch.
+class Request(TrainingRequest):
+    """A request for pretraining; from scratch, the model's folder has no weights.
 
     Args:
-        corpus: weights and prefixes in turn, as upstream's ``input_dir`` has them; one
-            prefix alone has no weight.
-        peak_tflops: what a process's device can compute in a second, for the share that is
-            used; None where nobody has said it.
+        corpus: alternating weights and prefixes, as in upstream's ``input_dir``; or a
+            single prefix.
+        peak_tflops: the peak performance of a process's device, for the utilization; or None.
     """
 
     corpus: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The samples of a corpus, in upstream's order, and the batches that one process sees of them."""
+"""Samples of a corpus in upstream's order, and the batches of one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 
-from entrypoints.training.share import Share
+from entrypoints.training.data_shard import DataShard
 from paddle_stacks.jobs.schema import Config
 
 __all__ = ["Samples", "datasets"]
@@ -22,25 +22,24 @@ _CACHE = "index-cache"  # in the run's folder: a corpus may be read-only
 
 
 def datasets(
-    corpus: Sequence[str], config: Config, share: Share, run: Path, log: Path
+    corpus: Sequence[str], config: Config, shard: DataShard, run: Path, log: Path
 ) -> tuple[Any, Any, Any]:
-    """Return the samples for training, evaluation and test; None where the split has none.
+    """Return the samples for training, evaluation and test; None for an empty split.
 
-    Which sample is the first, the second and so on is decided by upstream's
-    ``causal_dataset``, from the seed, the split and the number of samples wanted, so that a
-    run of upstream's own program sees the same ones.
+    Their order is that of upstream's ``causal_dataset`` for the seed, the split and the number
+    of samples, so upstream's own program reads the same ones.
 
     Args:
-        corpus: weights and prefixes in turn, or one prefix.
+        corpus: alternating weights and prefixes, or one prefix.
         config: of the pretraining.
-        share: of this process.
-        run: the run's folder, which keeps the index.
-        log: the file for what is printed.
+        shard: of this process.
+        run: the run's folder, for the index.
+        log: the file for printed output.
     """
-    batch = config["per_device_eval_batch_size"] * share.world * config["eval_iters"]
+    batch = config["per_device_eval_batch_size"] * shard.world * config["eval_iters"]
     counts = [
         config["per_device_train_batch_size"]
-        * share.world
+        * shard.world
         * config["max_steps"]
         * config["gradient_accumulation_steps"],
         batch,
@@ -63,9 +62,9 @@ def datasets(
 
 @contextmanager
 def _output_into(path: Path) -> Iterator[None]:
-    """Send standard output to a file: a job's result has to be alone there.
+    """Redirect standard output, which is for the job's result only, to a file.
 
-    The index is made in C++, which says what it does without asking Python where to.
+    The index is built in C++, which writes to the file descriptor.
     """
     sys.stdout.flush()
     saved = os.dup(1)
@@ -80,33 +79,33 @@ def _output_into(path: Path) -> Iterator[None]:
 
 
 class Samples:
-    """Batches of a process, from any step on.
+    """The batches of a process, from any step on.
 
     Args:
         dataset: samples of ``max_seq_length`` + 1 tokens, under "text".
-        rows: samples in a batch.
-        batches: how many there are for each process.
-        share: of this process. Of each row of batches that the processes see at a time,
-            it has one, as upstream's ``DistributedBatchSampler`` deals them out.
+        rows: samples per batch.
+        batches: the number of batches per process.
+        shard: of this process. Batches are assigned in turn, as by upstream's
+            ``DistributedBatchSampler``.
     """
 
-    def __init__(self, dataset: Any, rows: int, batches: int, share: Share) -> None:
+    def __init__(self, dataset: Any, rows: int, batches: int, shard: DataShard) -> None:
         self.first = 0
         self._dataset = dataset
         self._rows = rows
         self._batches = batches
-        self._share = share
+        self._shard = shard
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number in range(self.first, self._batches):
-            start = (number * self._share.world + self._share.rank) * self._rows
+            start = (number * self._shard.world + self._shard.rank) * self._rows
             yield self._batch(range(start, start + self._rows))
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Return what a model reads: tokens and the tokens after them, both [rows, length]."""
+        """Return input tokens and the tokens after them, both [rows, length]."""
         tokens = np.stack([self._dataset[number]["text"] for number in numbers]).astype("int64")
         return {
             "input_ids": paddle.to_tensor(tokens[:, :-1]),

@@ -1,4 +1,4 @@
-"""Pretraining: the loop with samples of a corpus, a rate that ends in a minimum, a perplexity."""
+"""The training loop of pretraining, with learning rate decay and perplexity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddlenlp.transformers import (
 )
 
 from entrypoints.pretraining.samples import Samples
-from entrypoints.training.loop import Arguments, Flow, Keeping, Loop
+from entrypoints.training.loop import Arguments, Loop, LoopCallback, RunOutputs
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.schema import Config
 
@@ -34,10 +34,10 @@ class Pretrainer(Loop):
         args: upstream's arguments.
         tokenizer: saved with every checkpoint.
         config: of the pretraining.
-        samples: by split: "train", and "eval" and "test" where they are wanted.
-        flops_of_a_token: of training, for the share of the peak.
+        samples: by split: "train", and optionally "eval" and "test".
+        flops_per_token: of training, for the utilization.
         peak_tflops: of a process's device, or None.
-        keeping: what is written, and when it ends early.
+        outputs: the outputs of the run.
     """
 
     def __init__(
@@ -48,40 +48,40 @@ class Pretrainer(Loop):
         *,
         config: Config,
         samples: Mapping[str, Samples],
-        flops_of_a_token: float,
+        flops_per_token: float,
         peak_tflops: float | None,
-        keeping: Keeping,
+        outputs: RunOutputs,
     ) -> None:
-        # The loop goes on at any sample: nothing is read only to be skipped.
+        # Training resumes at any sample without reading the previous ones.
         args.ignore_data_skip = True
         super().__init__(
             model,
             args,
             tokenizer,
-            keeping,
-            Flow(keeping.stop),
+            outputs,
+            LoopCallback(outputs.stop),
             train_dataset=samples["train"],
             eval_dataset=samples.get("eval"),
         )
         self.is_pretraining = True
         self._config = config
         self._samples = samples
-        self._flops = flops_of_a_token
+        self._flops = flops_per_token
         self._peak = peak_tflops
 
     @property
-    def tokens_of_a_step(self) -> int:
-        """The tokens that all processes together see in an optimizer step."""
+    def tokens_per_step(self) -> int:
+        """The tokens of an optimizer step in all processes together."""
         config = self._config
         rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
         return int(rows * self.args.dataset_world_size * config["max_seq_length"])
 
     def get_train_dataloader(self) -> Samples:
-        """Return the samples to learn from."""
+        """Return the training samples."""
         return self._samples["train"]
 
     def create_scheduler(self, num_training_steps: int) -> Any:
-        """Return the rate: it rises, falls to ``min_learning_rate``, and stays there."""
+        """Return the schedule: warmup, decay to ``min_learning_rate``, then constant."""
         config = self._config
         warmup = config["warmup_steps"] or int(config["warmup_ratio"] * num_training_steps)
         self.lr_scheduler = _SCHEDULES[config["lr_scheduler_type"]](
@@ -94,7 +94,7 @@ class Pretrainer(Loop):
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Go on as if nothing had happened: the rate, the random numbers, the next sample."""
+        """Resume learning rate, random numbers and position in the samples."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
@@ -102,9 +102,9 @@ class Pretrainer(Loop):
         step = int(checkpoint.rpartition("-")[2])
         self._samples["train"].first = step * self._config["gradient_accumulation_steps"]
 
-    def of_a_step(self) -> dict[str, Any]:
-        """Return the tokens seen so far, and the share of the devices' peak that was used."""
-        metrics: dict[str, Any] = {"tokens": self.state.global_step * self.tokens_of_a_step}
+    def step_metrics(self) -> dict[str, Any]:
+        """Return the number of tokens so far, and the model FLOPs utilization."""
+        metrics: dict[str, Any] = {"tokens": self.state.global_step * self.tokens_per_step}
         if self._peak and self._seconds:
             speed = self._tokens * self.args.dataset_world_size / self._seconds
             peak = self._peak * _TERA * self.args.world_size
@@ -112,22 +112,22 @@ class Pretrainer(Loop):
         return metrics
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Return loss and perplexity over the same samples each time."""
+        """Return loss and perplexity on the evaluation samples, always the same ones."""
         metrics = self.evaluated("eval")
         self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def evaluated(self, split: str) -> dict[str, float]:
-        """Return loss and perplexity over the samples of a split.
+        """Return loss and perplexity on the samples of a split.
 
         Args:
-            split: "eval" or "test"; the names of what is returned begin with it.
+            split: "eval" or "test"; the prefix of the returned names.
         """
         if split not in self._samples:
             raise JobError(
-                f"there are no samples of the {split} split",
-                remedy='give it a share of the corpus, as "split": "949,50,1"',
+                f"the {split} split has no samples",
+                remedy='assign a share of the corpus to it: "split": "949,50,1"',
             )
         losses = []
         self.model_wrapped.eval()
@@ -137,7 +137,7 @@ class Pretrainer(Loop):
                 losses.append(self._loss(inputs))
         self.model_wrapped.train()
         loss = float(self._nested_gather(paddle.stack(losses).mean()).mean())
-        # e^20 is more than any vocabulary: beyond it the number says nothing.
+        # e^20 exceeds every vocabulary, so larger values are meaningless.
         return {f"{split}_loss": loss, f"{split}_perplexity": math.exp(min(loss, 20.0))}
 
     def _loss(self, inputs: dict[str, Any]) -> Any:

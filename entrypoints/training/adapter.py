@@ -18,10 +18,10 @@ __all__ = ["adapter_weights", "load_adapted", "trainable_parameters", "with_adap
 
 
 def load_adapted(folder: Path, adapter: Path) -> Any:
-    """Return a model with an adapter on it, in float32, for inference.
+    """Return a model with an adapter in float32, for inference.
 
     Raises:
-        RequestError: the adapter is not whole, or does not fit the model.
+        RequestError: the adapter is incomplete or does not fit the model.
     """
     network = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype="float32", low_cpu_mem_usage=True
@@ -32,10 +32,10 @@ def load_adapted(folder: Path, adapter: Path) -> Any:
 
 
 def with_adapter(model: Any, adapter: Path) -> Any:
-    """Return a model with an adapter on it, which can be trained further.
+    """Return a model with a trainable adapter.
 
     Raises:
-        RequestError: the adapter is not whole, or does not fit the model.
+        RequestError: the adapter is incomplete or does not fit the model.
     """
     if peft_adapter.is_peft(adapter):
         with TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def with_adapter(model: Any, adapter: Path) -> Any:
             return with_adapter(model, Path(folder))
     settings = LoRAConfig.from_pretrained(str(adapter))
     weights = adapter_weights(adapter)
-    if _is_a_part(model):
+    if _is_distributed(model):
         return LoRAModel.from_pretrained(model, str(adapter), lora_config=settings)
     adapted = LoRAModel(model, settings)
     expected = {name: tuple(p.shape) for name, p in trainable_parameters(adapted.model)}
@@ -55,14 +55,14 @@ def with_adapter(model: Any, adapter: Path) -> Any:
             f"shape, the first is {names[0]} ({actual.get(names[0])} in the adapter, "
             f"{expected.get(names[0])} in the model)",
             where=str(adapter),
-            remedy=f"it was trained on {settings.base_model_name_or_path}",
+            remedy=f"use the model that it was trained on: {settings.base_model_name_or_path}",
         )
     adapted.model.set_state_dict(weights)
     return adapted
 
 
-def _is_a_part(model: Any) -> bool:
-    """Return whether other processes have other parts of the model."""
+def _is_distributed(model: Any) -> bool:
+    """Return whether the model is distributed over processes."""
     return model.config.tensor_parallel_degree > 1 or isinstance(model, PipelineLayer)
 
 
@@ -77,15 +77,15 @@ def adapter_weights(adapter: Path) -> dict[str, Any]:
         weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)
     except RequestError:
         raise
-    except Exception as error:  # paddle.load raises whatever unpickling raises
+    except Exception as error:  # unpickling raises any exception
         raise RequestError(
             f"the adapter's weights cannot be read: {type(error).__name__}: {error}",
             where=str(file),
-            remedy="is the run finished? start the same finetune command again",
+            remedy="if the run is unfinished, start the same finetune command again",
         ) from None
     return weights
 
 
 def trainable_parameters(model: Any) -> list[tuple[str, Any]]:
-    """Return names and tensors of what is trained."""
+    """Return the names and tensors of trainable parameters."""
     return [(name, p) for name, p in model.named_parameters() if not p.stop_gradient]

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole: written under another name, sealed, renamed.
+"""Atomic checkpoints: written under a temporary name, then renamed.
 
-A checkpoint is a folder ``checkpoint-<step>`` with a seal, ``checkpoint.json``:
-the step, the fingerprint of the data, and each file's size and SHA-256. A folder
-without a seal, or one that its seal does not fit, is never resumed from.
+A checkpoint is a folder ``checkpoint-<step>`` with a manifest, ``checkpoint.json``: the step, the
+fingerprints of the data, and the size and SHA-256 of each file. Training never resumes from a
+folder without a manifest, or with one that does not match.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = [
     "Checkpoint",
     "clear",
     "damage",
-    "found",
-    "open_whole",
+    "find_all",
+    "open_complete",
     "remove",
     "saving",
     "step_of",
-    "unnamed",
+    "temporary_folder",
 ]
 
 PREFIX = "checkpoint"  # as upstream names them
-_SEAL = "checkpoint.json"
+_MANIFEST = "checkpoint.json"
 _SAVING = ".saving"
 _NAME = re.compile(rf"{PREFIX}-(\d+)")
 
@@ -43,9 +43,9 @@ class Checkpoint:
     """A checkpoint folder.
 
     Args:
-        folder: where it is.
-        step: the optimizer steps that led to it.
-        data: the fingerprints of the data it was trained on, by split.
+        folder: its path.
+        step: the number of optimizer steps.
+        data: the fingerprints of the training data, by split.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class Checkpoint:
     data: Mapping[str, str]
 
 
-def found(run: Path) -> list[Path]:
-    """Return the checkpoint folders of a run, the newest first, damaged ones too."""
+def find_all(run: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, including damaged ones, newest first."""
     named = (path for path in run.glob(f"{PREFIX}-*") if _NAME.fullmatch(path.name))
     return sorted((path for path in named if path.is_dir()), key=step_of, reverse=True)
 
@@ -65,84 +65,84 @@ def step_of(folder: Path) -> int:
 
 
 def damage(folder: Path) -> str:
-    """Return what is wrong with a checkpoint, or an empty string if it is whole."""
+    """Return the damage of a checkpoint, or an empty string if it is complete."""
     try:
-        files = _seal(folder)["files"]
+        files = _manifest(folder)["files"]
         for name, entry in files.items():
             if not json_files.is_below(name):
-                return f"its {_SEAL} names a file outside of it"
+                return f"{_MANIFEST} lists a file outside of the folder"
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != int(entry["bytes"]):
-                return f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+                return f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}"
             if sha256_of(path) != entry["sha256"]:
-                return f"{name} is not what was written"
-        open_whole(folder)
+                return f"{name} has changed since it was written"
+        open_complete(folder)
     except FileNotFoundError:
-        return f"it has no {_SEAL}: it was not written to the end"
+        return f"{_MANIFEST} is missing: writing did not finish"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return f"its {_SEAL} cannot be read: {type(error).__name__}: {error}"
+        return f"{_MANIFEST} cannot be read: {type(error).__name__}: {error}"
     return ""
 
 
-def open_whole(folder: Path) -> Checkpoint:
-    """Return a checkpoint that :func:`damage` found whole."""
-    seal = _seal(folder)
-    return Checkpoint(folder, int(seal["step"]), dict(seal["data"]))
+def open_complete(folder: Path) -> Checkpoint:
+    """Return a checkpoint for which :func:`damage` found no damage."""
+    manifest = _manifest(folder)
+    return Checkpoint(folder, int(manifest["step"]), dict(manifest["data"]))
 
 
-def unnamed(run: Path) -> Path:
-    """Return the folder below which a checkpoint is written before it has its name."""
+def temporary_folder(run: Path) -> Path:
+    """Return the folder in which a checkpoint is written before it is renamed."""
     return run / _SAVING
 
 
 @contextmanager
 def saving(run: Path, step: int, data: Mapping[str, str]) -> Iterator[Path]:
-    """Yield a folder below which ``checkpoint-<step>`` is to be written.
+    """Yield a folder in which ``checkpoint-<step>`` must be written.
 
-    When the block ends well, that folder is sealed, flushed to the disk and
-    renamed into the run. If it does not, nothing is left.
+    When the block succeeds, the checkpoint gets a manifest, is flushed to the disk and moved
+    into the run. If the block raises, nothing is left.
     """
-    parent = unnamed(run)
+    parent = temporary_folder(run)
     shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir(parents=True)
     try:
         yield parent
         part = parent / f"{PREFIX}-{step}"
-        _write_seal(part, step, data)
+        _write_manifest(part, step, data)
         sync_tree(part)
         final = run / part.name
         remove([final])
         part.rename(final)
-        sync_folder(run)  # before those that it supersedes are removed
+        sync_folder(run)  # before older checkpoints are removed
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 
 
 def remove(folders: Sequence[Path]) -> None:
-    """Remove checkpoints. Each loses its seal first, so that none is half there and sealed."""
+    """Remove checkpoints; the manifests first, so that none looks complete in between."""
     for folder in folders:
-        (folder / _SEAL).unlink(missing_ok=True)
+        (folder / _MANIFEST).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
 
 
 def clear(run: Path) -> None:
-    """Remove what a killed save left."""
-    shutil.rmtree(unnamed(run), ignore_errors=True)
+    """Remove the temporary folder of a killed save."""
+    shutil.rmtree(temporary_folder(run), ignore_errors=True)
 
 
-def _seal(folder: Path) -> dict[str, Any]:
-    seal: dict[str, Any] = json_files.parse((folder / _SEAL).read_text(encoding="utf-8"))
-    return seal
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json_files.parse((folder / _MANIFEST).read_text(encoding="utf-8"))
+    return manifest
 
 
-def _write_seal(folder: Path, step: int, data: Mapping[str, str]) -> None:
+def _write_manifest(folder: Path, step: int, data: Mapping[str, str]) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in paths
     }
-    seal = {"step": step, "data": dict(data), "files": files}
-    (folder / _SEAL).write_text(json.dumps(seal, indent=2) + "\n", encoding="utf-8")
+    manifest = {"step": step, "data": dict(data), "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

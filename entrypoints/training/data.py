@@ -1,7 +1,7 @@
-"""From records to token ids and labels: chat template, masking, truncation.
+"""Conversion of records to token IDs and labels: chat template, masking, truncation.
 
-Follows ``llm/utils/data.py`` of PaddleNLP 3.0.0b3 (``tokenize_rounds_example``
-and ``tokenize_example``), so that a configuration means here what it means there.
+It follows ``llm/utils/data.py`` of PaddleNLP 3.0.0b3 (``tokenize_rounds_example``
+and ``tokenize_example``), so that configurations have the same meaning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Turn = tuple[list[int], list[int]]  # ids of what the user says, ids of the ans
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation as the model reads it.
+    """One tokenized conversation.
 
     Args:
         input_ids: token ids; [length].
@@ -48,9 +48,9 @@ class Encoded:
     """The examples of a split.
 
     Args:
-        examples: those that have something to learn.
-        cut: how many were shortened to fit ``src_length`` and ``max_length``.
-        dropped: how many had no label left after that.
+        examples: those with labels.
+        cut: the number truncated to ``src_length`` and ``max_length``.
+        dropped: the number without labels after that.
     """
 
     examples: Sequence[Example]
@@ -96,12 +96,12 @@ class ExampleFile(Sequence[Example]):
 
 
 class Encoder:
-    """Turns records into examples with a tokenizer and its chat template.
+    """Converts records to examples with a tokenizer and its chat template.
 
     Args:
         tokenizer: a PaddleNLP tokenizer.
-        src_length: the longest question, in tokens.
-        max_length: the longest conversation, in tokens.
+        src_length: the maximum length of a question, in tokens.
+        max_length: the maximum length of a conversation, in tokens.
     """
 
     def __init__(self, tokenizer: Any, src_length: int, max_length: int) -> None:
@@ -117,8 +117,7 @@ class Encoder:
             folder: where a file has the examples' tokens; None to keep them in memory.
 
         Raises:
-            RequestError: with a problem for each kind of fault for which the tokenizer
-                cannot take records.
+            RequestError: records cannot be tokenized; one problem for each kind of fault.
         """
         examples: list[Example] | ExampleFile = ExampleFile(folder) if folder else []
         cut = dropped = 0
@@ -141,11 +140,11 @@ class Encoder:
         return Encoded(tuple(examples) if isinstance(examples, list) else examples, cut, dropped)
 
     def encode(self, record: Record) -> tuple[Example, bool]:
-        """Return the example of a record, and whether it was shortened.
+        """Return the example of a record, and whether it was truncated.
 
         Raises:
-            RequestError: several turns or a system message, and the tokenizer has no chat
-                template; or the template cannot express the record.
+            RequestError: the record has several turns or a system message, but the tokenizer
+                has no chat template; or the template does not support the record.
         """
         if record.system is None and (system_message := record.context.get("system")):
             record = replace(record, system=str(system_message))
@@ -168,14 +167,13 @@ class Encoder:
         return Example(tuple(ids[:-1]), tuple(labels[1:])), shortened
 
     def _plain(self, record: Record) -> tuple[list[_Turn], bool]:
-        """Question and answer as they are: the question cut at its start, the answer at its end."""
+        """Tokenize question and answer without a template; truncate the start and the end."""
         if len(record.src) > 1 or record.system is not None:
             feature = "several turns" if len(record.src) > 1 else "a system message"
             raise RequestError(
-                f"{feature}, and the model's tokenizer has no chat template",
+                f"the record has {feature}, but the model's tokenizer has no chat template",
                 where=record.where,
-                remedy='name one with "chat_template", or keep to one turn a record and no system '
-                "message",
+                remedy='set "chat_template", or use single turns without system message',
             )
         question = list(self._tokenizer(record.src[0])["input_ids"])
         answer = self._ids(record.tgt[0])
@@ -203,7 +201,7 @@ class Encoder:
         return [], self._jinja(record)
 
     def _jinja(self, record: Record) -> list[_Turn]:
-        """Render the conversation turn by turn, and keep what each turn adds."""
+        """Render the conversation turn by turn, and tokenize what each turn adds."""
         if extra := sorted(record.context.keys() - {"system"}):
             raise RequestError(
                 f'"context" has "{extra[0]}", which this model\'s chat template cannot use',
@@ -222,16 +220,16 @@ class Encoder:
             if not (prompt.startswith(before) and answered.startswith(prompt)):
                 raise RequestError(
                     "the model's chat template rewrites earlier turns, "
-                    "so its answers cannot be told from its questions",
+                    "so answers cannot be separated from questions",
                     where=record.where,
-                    remedy='name a chat_template.json with "chat_template"',
+                    remedy='set "chat_template" to a chat_template.json',
                 )
             turns.append((self._ids(prompt[len(before) :]), self._ids(answered[len(prompt) :])))
             before = answered
         return turns
 
     def _asked(self, messages: Sequence[dict[str, str]], record: Record) -> str:
-        """Return the rendered conversation up to the answer, which has the system message."""
+        """Return the rendered conversation up to the answer."""
         text = self._rendered(messages, record.where, add_generation_prompt=True)
         if record.system is not None and record.system.strip() not in text:
             raise _no_system(record)
@@ -248,17 +246,17 @@ class Encoder:
             )
         except ChatTemplateError as error:
             raise RequestError(
-                f"the model's chat template refuses this record: {error}",
+                f"the model's chat template rejects this record: {error}",
                 where=where,
-                remedy='change the record, or name a chat_template.json with "chat_template"',
+                remedy='change the record, or set "chat_template" to a chat_template.json',
             ) from None
         return text
 
     def _fitting(self, system: Sequence[int], turns: Sequence[_Turn]) -> tuple[list[_Turn], bool]:
-        """Return the last turns that fit, and whether something was left out.
+        """Return the last turns that fit, and whether others were dropped.
 
-        Earlier turns go first. If the last one alone does not fit, its question
-        is cut to ``src_length`` and its answer to the rest of ``max_length``.
+        Earlier turns are dropped first. If the last one alone does not fit, its question is
+        truncated to ``src_length`` and its answer to the rest of ``max_length``.
         """
         room = self._max_length - len(system)
         recent: list[_Turn] = []
@@ -279,7 +277,7 @@ class Encoder:
 
 def _no_system(record: Record) -> RequestError:
     return RequestError(
-        "the model's chat template has no place for a system message",
+        "the model's chat template does not support system messages",
         where=record.where,
-        remedy="put what it says into the first question",
+        remedy="put its text into the first question",
     )

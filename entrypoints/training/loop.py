@@ -1,8 +1,7 @@
-"""The training loop: PaddleNLP's ``Trainer`` with this project's numbers, stops and checkpoints.
+"""The training loop: PaddleNLP's ``Trainer`` with this project's metrics, stops and checkpoints.
 
-It runs in one process or in several, which each hold a part of the model, of the data, or
-both. What is written is written once, by the first of them; what is decided is decided
-by all of them together.
+It runs in one process or in several, each with a part of the model, of the data, or of both.
+Only the first one writes files, and all of them make decisions together.
 """
 
 from __future__ import annotations
@@ -30,31 +29,30 @@ from entrypoints.training.saving import operating_system_errors
 from paddle_stacks.errors import JobError
 from paddle_stacks.jobs.schema import Config
 
-__all__ = ["Arguments", "Keeping", "Loop", "arguments"]
+__all__ = ["Arguments", "Loop", "RunOutputs", "arguments"]
 
 
 @dataclass
 @llmmetaclass
 class Arguments(TrainingArguments):  # type: ignore[misc]
-    """Upstream's arguments of a training, with those of its language models."""
+    """Upstream's training arguments with those of its language models."""
 
     decay_steps: int = 0
 
 
 def arguments(config: Config, run: Path, *, unified_checkpoint: bool = False) -> Arguments:
-    """Return upstream's arguments for a configuration: its own keys, and what is decided here.
+    """Return upstream's arguments for a configuration, with the settings that are fixed here.
 
     Args:
         config: of the training.
-        run: its folder.
-        unified_checkpoint: whether checkpoints can be read in another layout than they were
-            written in.
+        run: the run's folder.
+        unified_checkpoint: whether checkpoints can be loaded in another layout.
     """
     names = {field.name for field in dataclasses.fields(Arguments)}
     taken = {name: config[name] for name in config.explicit if name in names}
     taken |= {name: config[name] for name in ("do_train", "do_eval", "device", "eval_steps")}
     if config["device"] == "cpu" and config["pipeline_parallel_degree"] > 1:
-        # Gloo cannot send a part of a tensor, which is what stages of several processes do.
+        # Gloo cannot send parts of tensors, which pipeline stages with tensor parallelism do.
         words = {*config["pipeline_parallel_config"].split(), "disable_partial_send_recv"}
         taken["pipeline_parallel_config"] = " ".join(sorted(words))
     return Arguments(
@@ -63,7 +61,7 @@ def arguments(config: Config, run: Path, *, unified_checkpoint: bool = False) ->
             "output_dir": str(run),
             "disable_tqdm": True,
             "report_to": [],
-            "save_total_limit": None,  # checkpoints are removed after the new one has its name
+            "save_total_limit": None,  # old checkpoints are removed after the new one is renamed
             "resume_from_checkpoint": None,
             "unified_checkpoint": unified_checkpoint,
         }
@@ -71,14 +69,14 @@ def arguments(config: Config, run: Path, *, unified_checkpoint: bool = False) ->
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """What a training writes, and when it ends early.
+class RunOutputs:
+    """The outputs of a run, and its signal to stop.
 
     Args:
-        metrics: where the numbers go.
-        stop: asked after each step.
+        metrics: the log of the metrics.
+        stop: checked after each step.
         data: the fingerprints of the data, by split.
-        checkpoints: how many are kept, or None for all.
+        checkpoints: the number of checkpoints to keep, or None for all.
     """
 
     metrics: Metrics
@@ -88,14 +86,14 @@ class Keeping:
 
 
 class Loop(Trainer):  # type: ignore[misc]
-    """Trains a model; what it is trained on is decided in a class made of this one.
+    """Trains a model; subclasses provide the data.
 
     Args:
         model: a causal language model, its pipeline form, or a LoRA model.
         args: upstream's arguments.
         tokenizer: saved with every checkpoint, or None.
-        keeping: what is written, and when it ends early.
-        flow: what steers the loop.
+        outputs: the outputs of the run.
+        callback: controls the loop.
         datasets: upstream's ``train_dataset`` and ``eval_dataset``.
     """
 
@@ -104,20 +102,22 @@ class Loop(Trainer):  # type: ignore[misc]
         model: Any,
         args: Arguments,
         tokenizer: Any,
-        keeping: Keeping,
-        flow: Flow,
+        outputs: RunOutputs,
+        callback: LoopCallback,
         **datasets: Any,
     ) -> None:
-        super().__init__(model=model, args=args, tokenizer=tokenizer, callbacks=[flow], **datasets)
+        super().__init__(
+            model=model, args=args, tokenizer=tokenizer, callbacks=[callback], **datasets
+        )
         self.remove_callback(PrinterCallback)
         if args.unified_checkpoint and args.world_size == 1:
             self.unified_checkpoint_handler = unified.OneProcess(args)
-        self.keeping = keeping
-        self._flow = flow
+        self.outputs = outputs
+        self._callback = callback
         self._tokens = 0
         self._seconds = 0.0
 
-    # ---- what is trained
+    # ---- steps
 
     def training_step(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Run one batch forward and backward, and count it."""
@@ -126,72 +126,74 @@ class Loop(Trainer):  # type: ignore[misc]
         loss = super().training_step(model, inputs)
         if not math.isfinite(float(loss)):
             raise JobError(
-                f"the loss is not a number any more, at step {self.state.global_step + 1}",
+                f"the loss is not finite at step {self.state.global_step + 1}",
                 where=self.args.output_dir,
-                remedy='lower "learning_rate", or set "max_grad_norm" to 1.0',
+                remedy='reduce "learning_rate", or set "max_grad_norm" to 1.0',
             )
         self._seconds += time.perf_counter() - start
         return loss
 
-    # ---- how it goes
+    # ---- metrics
 
     def log(self, logs: dict[str, float], **_kwargs: Any) -> None:
-        """Write and report what the loop has to say after a step or an evaluation."""
+        """Write and report the metrics of a step or an evaluation."""
         if "loss" in logs:
             self._log_step(logs["loss"])
         elif "eval_loss" in logs:
             self._log_evaluation({k: v for k, v in logs.items() if k.startswith("eval_")})
         self.control.should_log = False
 
-    def of_a_step(self) -> dict[str, Any]:
-        """Return what else is written for a logged step."""
+    def step_metrics(self) -> dict[str, Any]:
+        """Return further metrics of a logged step."""
         return {}
 
     def _log_step(self, loss: float) -> None:
         step, total = self.state.global_step, self.state.max_steps
         seconds = self._seconds or 1e-9
-        # Processes that share a model see the same tokens.
+        # Processes that share a model read the same tokens.
         speed = self._tokens * self.args.dataset_world_size / seconds
         entry = {
             "step": step,
             "epoch": round(self.state.epoch, 4),
             "loss": loss,
-            "learning_rate": self._flow.learning_rate,
+            "learning_rate": self._callback.learning_rate,
             "tokens_per_second": round(speed, 1),
             "memory_mib": peak_memory_mib(),
-            **self.of_a_step(),
+            **self.step_metrics(),
         }
-        steps = max(1, self._flow.steps_since_log)
+        steps = max(1, self._callback.steps_since_log)
         if self.is_first:
-            self.keeping.metrics.append(entry)
+            self.outputs.metrics.append(entry)
             del entry["epoch"]
             report(
                 "step", total=total, seconds_left=round((total - step) * seconds / steps), **entry
             )
-        self._tokens, self._seconds, self._flow.steps_since_log = 0, 0.0, 0
+        self._tokens, self._seconds, self._callback.steps_since_log = 0, 0.0, 0
 
     def _log_evaluation(self, metrics: Mapping[str, float]) -> None:
         step = self.state.global_step
         if self.is_first:
-            self.keeping.metrics.append({"step": step, **metrics})
+            self.outputs.metrics.append({"step": step, **metrics})
             report(
                 "evaluation", step=step, **{k.removeprefix("eval_"): v for k, v in metrics.items()}
             )
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and reports."""
+        """Whether this process writes and reports."""
         return int(self.args.process_index) == 0
 
-    # ---- what is kept
+    # ---- checkpoints
 
     def _save_checkpoint(self, model: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Let upstream write the checkpoint below another folder, then give it its name."""
+        """Let upstream write the checkpoint in a temporary folder, then rename it."""
         run = Path(self.args.output_dir)
         step = self.state.global_step
         self._remember_best(run / f"{checkpoints.PREFIX}-{step}", metrics)
-        with self.once(checkpoints.saving(run, step, self.keeping.data)):
-            self.args.output_dir = self.args.output_signal_dir = str(checkpoints.unnamed(run))
+        with self.main_process_first(checkpoints.saving(run, step, self.outputs.data)):
+            self.args.output_dir = self.args.output_signal_dir = str(
+                checkpoints.temporary_folder(run)
+            )
             try:
                 with operating_system_errors():
                     super()._save_checkpoint(model, metrics=None)
@@ -202,21 +204,21 @@ class Loop(Trainer):  # type: ignore[misc]
             note(f"saved {checkpoints.PREFIX}-{step}")
 
     @contextmanager
-    def once(self, context: Any) -> Iterator[None]:
-        """Enter a context in the first process, while the others wait at both of its ends."""
+    def main_process_first(self, context: Any) -> Iterator[None]:
+        """Enter a context in the first process; the others wait at its start and end."""
         if not self.is_first:
-            self._meet()
+            self._barrier()
             yield
-            self._meet()
-            self._meet()
+            self._barrier()
+            self._barrier()
             return
         with context:
-            self._meet()
+            self._barrier()
             yield
-            self._meet()
-        self._meet()
+            self._barrier()
+        self._barrier()
 
-    def _meet(self) -> None:
+    def _barrier(self) -> None:
         if self.args.world_size > 1:
             distributed.barrier()
 
@@ -235,29 +237,29 @@ class Loop(Trainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(folder)
 
     def _remove_old(self, run: Path) -> None:
-        """Keep the newest checkpoints, and the best one.
+        """Keep the newest checkpoints and the best one.
 
-        One of a later step was passed over, as damaged, or gone back from: it says nothing of
-        which are the newest now, and is replaced when its step comes.
+        Checkpoints of later steps, which were damaged or not resumed from, are ignored; they are
+        replaced when training reaches their step.
         """
-        keep = self.keeping.checkpoints
+        keep = self.outputs.checkpoints
         if keep is None:
             return
         best = self.state.best_model_checkpoint
         step = self.state.global_step
-        newest_first = [f for f in checkpoints.found(run) if checkpoints.step_of(f) <= step]
+        newest_first = [f for f in checkpoints.find_all(run) if checkpoints.step_of(f) <= step]
         newest = newest_first[:keep]
         if best and Path(best) in newest_first and Path(best) not in newest:
-            # With a limit of one, the newest stays too: training resumes from it.
+            # With a limit of one, the newest stays too, because training resumes from it.
             newest = [*newest[: max(1, keep - 1)], Path(best)]
         checkpoints.remove([folder for folder in newest_first if folder not in newest])
 
 
-class Flow(TrainerCallback):  # type: ignore[misc]
-    """Steers the loop: what rate a step was made with, and the end when a signal came.
+class LoopCallback(TrainerCallback):  # type: ignore[misc]
+    """Records the learning rate of each step, and ends the loop after a signal.
 
     Args:
-        stop: asked after each step.
+        stop: checked after each step.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -267,26 +269,26 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         self._stopping = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember the rate that the step is made with; upstream logs the next one's."""
+        """Record the learning rate of this step; upstream logs that of the next one."""
         self.learning_rate = kwargs["optimizer"].get_lr()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """After a signal: log, save, and end, in all processes after the same step."""
+        """After a signal: log, save and end in all processes at the same step."""
         self.steps_since_log += 1
-        self._stopping = self._is_wanted(args)
+        self._stopping = self._is_stop_requested(args)
         if self._stopping:
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """After a signal: the loop calls this on its way out, with everything saved."""
+        """After a signal: do not log or save again at the end of the loop."""
         if self._stopping and control.should_training_stop:
             control.should_log = control.should_save = control.should_evaluate = False
         return control
 
-    def _is_wanted(self, args: Any) -> bool:
-        """Return whether any process was told to stop; signals do not come at the same step."""
+    def _is_stop_requested(self, args: Any) -> bool:
+        """Return whether any process received a signal; they may receive it at different steps."""
         mine = self._stop.received or 0
         if args.world_size == 1:
             return mine > 0

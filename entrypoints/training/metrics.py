@@ -24,9 +24,9 @@ class Metrics:
 
     Args:
         path: the file.
-        step: where training goes on: lines of later steps were written by a
-            process that did not live to save them, and are removed. Zero begins anew.
-        writes: whether this process is the one that writes them.
+        step: the step to resume from; lines of later steps, which were not saved, are
+            removed. Zero starts a new file.
+        writes: whether this process writes the file.
     """
 
     def __init__(self, path: Path, step: int, *, writes: bool = True) -> None:
@@ -43,12 +43,12 @@ class Metrics:
             stream.write(_line(entry))
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return what has been written."""
+        """Return the lines of the file."""
         return _entries(self._path)
 
 
 def peak_memory_mib() -> int:
-    """Return the most memory that this process has had, in MiB: a card's, where it uses one."""
+    """Return the peak memory of this process in MiB; device memory if it uses a device."""
     paddle = sys.modules.get("paddle")
     if paddle is not None and paddle.get_device().startswith("gpu"):
         return int(paddle.device.cuda.max_memory_allocated()) // 2**20
@@ -61,7 +61,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of the file; a process that was killed may have left half a one."""
+    """Return the complete lines of the file; a killed process may have left a partial one."""
     if not path.is_file():
         return []
     entries = []

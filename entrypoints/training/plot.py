@@ -1,4 +1,4 @@
-"""``loss.png``: the loss of a run, as it was logged."""
+"""``loss.png``: the logged loss of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw(entries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     Args:
         entries: the lines of ``metrics.jsonl``.
         title: the run's name.
-        path: a PNG file, replaced as a whole.
+        path: a PNG file; replaced atomically.
     """
     import matplotlib
 
@@ -35,9 +35,9 @@ def draw(entries: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         (evaluated, "evaluation", {"color": _ORANGE, "linewidth": 1.4, "marker": "o"}),
     ):
         if points:
-            label = f"{name} (at the end {points[-1][1]:.3g})"
+            label = f"{name} (last {points[-1][1]:.3g})"
             axes.plot(*zip(*points, strict=True), label=label, markersize=5, clip_on=False, **style)
-    axes.set(title=title, xlabel="step", ylabel="loss (mean cross entropy of a token)")
+    axes.set(title=title, xlabel="step", ylabel="loss (mean cross entropy per token)")
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,8 +1,8 @@
-"""A training in several processes: started, listened to, and its failure told as one error.
+"""Training in several processes, with their events and errors.
 
-The first process of all speaks; what it reports comes through a pipe, since Paddle's launcher
-keeps its workers' output in files. A worker that fails leaves its error in a file, so that the
-job ends with that error and its exit status, and not with the launcher's.
+Only the first process reports events, through a pipe, because Paddle's launcher redirects the
+output of workers to files. A failing worker writes its error to a file, so that the job ends
+with that error and its exit status instead of the launcher's.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _WORKER = "entrypoints.training_worker"
 
 
 def run(job: str, request: str, *, ranks: int, nodes: launcher.Nodes, folder: Path) -> None:
-    """Run a training in several processes, to the end.
+    """Run a training in several processes.
 
     Args:
         job: ``finetune`` or ``pretrain``.
-        request: what it is to do.
-        ranks: processes here.
-        nodes: the machines.
-        folder: the run's; the processes' logs go below it.
+        request: the training request as JSON.
+        ranks: processes on this node.
+        nodes: the nodes.
+        folder: the run's, which also gets the logs of the processes.
 
     Raises:
-        StackError: what the first worker that failed said.
+        StackError: the error of the first worker that failed.
     """
     logs = folder / f"log{nodes.name}"
     launcher.check_devices(ranks, os.environ)
@@ -55,7 +55,7 @@ def run(job: str, request: str, *, ranks: int, nodes: launcher.Nodes, folder: Pa
             **_threads(ranks),
             _FOLDER_VARIABLE: name,
         }
-        with _heard(shared / _EVENTS):
+        with _forwarded_events(shared / _EVENTS):
             try:
                 launcher.launch(
                     [str(launcher.AS_MODULE), _WORKER, job],
@@ -69,26 +69,26 @@ def run(job: str, request: str, *, ranks: int, nodes: launcher.Nodes, folder: Pa
                     output=logs / "launcher.log",
                 )
             except launcher.NodeLostError:
-                raise  # what the workers say here is what came of it
+                raise  # the errors of the workers here are a consequence
             except (JobError, Stopped) as error:
-                raise _told(shared, error) from None
+                raise _first_failure(shared, error) from None
 
 
 def _same(request: str) -> dict[str, str]:
-    """Return what has to be the same on all nodes, of which each looks by itself.
+    """Return the settings that must be equal on all nodes.
 
-    One that was started while the last processes were still saving may have found another
-    checkpoint than the others.
+    For example, a node that started while others were still saving may have chosen another
+    checkpoint.
     """
     own = ("grace", "peak_tflops")
     return {key: json.dumps(v) for key, v in json.loads(request).items() if key not in own}
 
 
 def work(do: Callable[[str, int], None]) -> int:
-    """Do a worker's part in this process, which the launcher started, and return its status.
+    """Run the training in a worker process, and return the exit status.
 
     Args:
-        do: gets the request and this process's number among all.
+        do: called with the request and the rank of this process.
     """
     folder = Path(os.environ[_FOLDER_VARIABLE])
     rank = int(os.environ["PADDLE_TRAINER_ID"])
@@ -97,27 +97,26 @@ def work(do: Callable[[str, int], None]) -> int:
         print_events_to(stream)
         try:
             do((folder / _REQUEST).read_text(encoding="utf-8"), rank)
-            _leave_together()
+            _exit_together()
         except StackError as error:
-            _tell(folder, rank, error)
+            _write_failure(folder, rank, error)
             return error.status
         except Exception as error:
             traceback.print_exc()  # into this process's log
             failure = JobError(
                 f"{type(error).__name__}: {error}",
                 where=f"process {rank}",
-                remedy="the process's log has the traceback: runs/NAME, and doctor --log reads it",
+                remedy="the process's log in runs/NAME has the traceback; doctor --log explains it",
             )
-            _tell(folder, rank, failure)
+            _write_failure(folder, rank, failure)
             return failure.status
     return 0
 
 
-def _leave_together() -> NoReturn:
-    """End this process when the others can too, without taking anything apart.
+def _exit_together() -> NoReturn:
+    """Exit when all processes are ready to, without any cleanup.
 
-    Gloo's threads end a process with SIGABRT when the other side of a connection is gone,
-    which it is for the last one to leave.
+    Gloo's threads abort a process with SIGABRT when the peer of a connection has exited.
     """
     from paddle import distributed
 
@@ -128,16 +127,16 @@ def _leave_together() -> NoReturn:
 
 
 def _threads(ranks: int) -> dict[str, str]:
-    """Return the variable that divides the threads that one process would have."""
+    """Return the variable that divides the threads of one process among all."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     return {"OMP_NUM_THREADS": str(max(1, threads // ranks))}
 
 
 @contextmanager
-def _heard(pipe: Path) -> Iterator[None]:
-    """Print what comes through a pipe on standard error, until the block ends."""
+def _forwarded_events(pipe: Path) -> Iterator[None]:
+    """Forward events from a pipe to standard error until the block ends."""
     os.mkfifo(pipe)
-    # Open for writing here too, so that it has no end before ours.
+    # Open for writing here too, so that the pipe stays open.
     descriptor = os.open(pipe, os.O_RDWR)
     reader = pipe.open("r", encoding="utf-8", errors="replace")
 
@@ -161,29 +160,29 @@ def _heard(pipe: Path) -> Iterator[None]:
 _END = "\x04\n"
 
 
-def _tell(folder: Path, rank: int, error: StackError) -> None:
+def _write_failure(folder: Path, rank: int, error: StackError) -> None:
     signum = error.status - 128 if isinstance(error, Stopped) else None
     failure = {"signum": signum, "problems": [asdict(problem) for problem in error.problems]}
     failure["status"] = error.status
-    with contextlib.suppress(OSError):  # the disk may be what is full
+    with contextlib.suppress(OSError):  # the disk may be full
         (folder / f"{_FAILURES}.{rank}").write_text(json.dumps(failure), encoding="utf-8")
 
 
-def _told(folder: Path, otherwise: StackError) -> StackError:
-    """Return the error of the worker that failed first, or the launcher's where none told one.
+def _first_failure(folder: Path, launcher_error: StackError) -> StackError:
+    """Return the error of the worker that failed first, or the launcher's.
 
-    A worker that fails takes the others with it, which may have something to tell as well.
+    A failing worker makes others fail too.
     """
     files = [path for path in folder.glob(f"{_FAILURES}.*") if path.stat().st_size]
     if not files:
-        return otherwise
-    stopped = isinstance(otherwise, Stopped)
-    # Told to stop, all of them say the same; the first process says it best.
+        return launcher_error
+    stopped = isinstance(launcher_error, Stopped)
+    # After a signal all report the same; the first process reports the most.
     first = min(files, key=(lambda p: p.name) if stopped else (lambda p: p.stat().st_mtime_ns))
     failure = json.loads(first.read_text(encoding="utf-8"))
     problems = [Problem(**problem) for problem in failure["problems"]]
     if failure["signum"] is not None:
-        signum = otherwise.status - 128 if stopped else failure["signum"]
+        signum = launcher_error.status - 128 if stopped else failure["signum"]
         return Stopped(signum, problems[0].what, problems[0].remedy)
     error = StackError(problems)
     error.status = failure["status"]

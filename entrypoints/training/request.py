@@ -1,4 +1,4 @@
-"""A training whose parts are there and checked, and the names of what it leaves."""
+"""Checked training requests, and the names of a run's files."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ __all__ = [
     "LOSS",
     "METRICS",
     "RESULT",
-    "Training",
+    "TrainingRequest",
 ]
 
-CONFIG = "config.json"  # the configuration, defaults resolved
+CONFIG = "config.json"  # the configuration with defaults
 METRICS = "metrics.jsonl"
 LOSS = "loss.png"
-RESULT = "result.json"  # there when the run is finished
+RESULT = "result.json"  # exists when the run is finished
 LIBRARY_LOG = "library.log"
 
-_Kind = TypeVar("_Kind", bound="Training")
+_Kind = TypeVar("_Kind", bound="TrainingRequest")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What every training is told, in a form that its processes can be told too.
+class TrainingRequest:
+    """The settings of a training, which can be passed to its processes.
 
     Args:
-        config: what to do.
-        changes: the ``KEY=VALUE`` that it was read with.
-        world: processes of all nodes.
-        run: the folder it is written to, held by the job.
+        config: the configuration.
+        changes: the ``KEY=VALUE`` overrides of its file.
+        world: processes on all nodes.
+        run: the run's folder, locked by the job.
         base: the model's folder.
         tokenizer: the tokenizer's folder.
-        fingerprints: the data's, by split.
-        resume: the checkpoint to go on from, or None.
-        grace: seconds between a signal and the end.
+        fingerprints: of the data, by split.
+        resume: the checkpoint to resume from, or None.
+        grace: seconds between a signal and the forced stop.
     """
 
     config: schema.Config
@@ -57,7 +57,7 @@ class Training:
     grace: int
 
     def to_json(self) -> str:
-        """Return it as text that :meth:`from_json` reads back."""
+        """Return the JSON for :meth:`from_json`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["config"] = str(self.config.path)
         values["resume"] = str(self.resume.folder) if self.resume else None
@@ -65,7 +65,7 @@ class Training:
 
     @classmethod
     def from_json(cls: type[_Kind], text: str) -> _Kind:
-        """Return what :meth:`to_json` wrote; the configuration is read again."""
+        """Return the request from JSON; the configuration is read again from its file."""
         values = json.loads(text)
         values["config"] = schema.load(
             Path(values["config"]),
@@ -75,7 +75,7 @@ class Training:
             world=values["world"],
         )
         if values["resume"]:
-            values["resume"] = checkpoints.open_whole(Path(values["resume"]))
+            values["resume"] = checkpoints.open_complete(Path(values["resume"]))
         return cls(
             **{field.name: _typed(str(field.type), values[field.name]) for field in fields(cls)}
         )
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(kind: str, value: Any) -> Any:
-    """Return a value as what it was before JSON, which has neither paths nor tuples."""
+    """Return a value of JSON as path or tuple, which JSON lacks."""
     if value is None:
         return None
     if kind.startswith("Path"):

@@ -1,4 +1,4 @@
-"""What a training finds when it starts: an earlier run, its checkpoints, or nothing."""
+"""The start of a training: from a checkpoint, from the beginning, or not at all."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ MAY_CHANGE = frozenset(
         *PARALLEL,
     }
 )
-"""What may differ in a run's continuation: how it is spread, and what is written when."""
+"""The keys that may change when a run resumes: parallelism, logging and saving."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a training starts.
+    """The start of a training.
 
     Args:
-        finished: whether it has been done already, and nothing is left to do.
-        resume: the checkpoint to go on from, or None.
+        finished: whether the run is already finished.
+        resume: the checkpoint to resume from, or None.
     """
 
     finished: bool = False
@@ -62,7 +62,7 @@ class Start:
 
 
 def resume_choice(argument: str | None, config: Config) -> str:
-    """Return ``auto``, ``never`` or a checkpoint's name: the argument's choice, or the file's."""
+    """Return ``auto``, ``never`` or a checkpoint's name, from the argument or the configuration."""
     if argument is not None:
         return argument
     if config["resume_from_checkpoint"]:
@@ -79,19 +79,20 @@ def begin(
     *,
     owner: bool = True,
 ) -> Start:
-    """Look at what is there, refuse what does not belong to it, and make the run's folder ready.
+    """Check an existing run, prepare its folder, and return how to start.
 
     Args:
         config: of this training.
-        run: its folder, held by this process.
+        run: the run's folder, locked by this process.
         fingerprints: of the data, by split.
         resume: ``auto``, ``never``, or a checkpoint's name.
-        may_change: the keys in which a continuation may differ from its beginning.
+        may_change: the keys that may change when a run resumes.
         owner: whether this process writes; false on all nodes but the first, which share
-            the folder and come to the same answer.
+            the folder and come to the same result.
 
     Raises:
-        RequestError: this is another training, on other data, or its checkpoint is damaged.
+        RequestError: the run has another configuration or other data, or the checkpoint is
+            damaged.
     """
     if owner:
         checkpoints.clear(run)
@@ -103,15 +104,15 @@ def begin(
             _start_over(run)
     else:
         changed = _changed(config, run)
-        _refuse_other_training(config, changed, run, may_change)
+        _check_same_training(config, changed, run, may_change)
         if resume == "auto":
             if (run / RESULT).is_file() and not changed:
-                _say_finished(run)
+                _report_finished(run)
                 return Start(finished=True)
-            checkpoint = _last_whole(run)
+            checkpoint = _last_complete(run)
         else:
             checkpoint = _named(resume, run)
-        _refuse_other_data(checkpoint, fingerprints)
+        _check_same_data(checkpoint, fingerprints)
     if owner:
         (run / RESULT).unlink(missing_ok=True)
         with replacing_file(run / CONFIG) as stream:
@@ -122,13 +123,13 @@ def begin(
 
 
 def _changed(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
-    """Return the keys that differ from the run's last start, with the value then and now."""
+    """Return the keys that changed since the run's last start, with old and new values."""
     if not (run / CONFIG).is_file():
         return {}
     try:
         before = json_files.read_object(run / CONFIG)
     except RequestError:
-        warn(f"{run / CONFIG} cannot be read; it is not compared with this configuration")
+        warn(f"{run / CONFIG} cannot be read and is not compared with this configuration")
         return {}
     now, keys = json.loads(config.to_json()), config.schema.keys
     return {
@@ -138,7 +139,7 @@ def _changed(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _refuse_other_training(
+def _check_same_training(
     config: Config, changed: Mapping[str, tuple[Any, Any]], run: Path, may_change: Collection[str]
 ) -> None:
     other = {
@@ -150,69 +151,72 @@ def _refuse_other_training(
         raise RequestError(
             [
                 Problem(
-                    f'"{key}" was {json.dumps(then)} in this run, and is {json.dumps(now)} now',
+                    f'"{key}" was {json.dumps(then)} in this run, but is {json.dumps(now)} now',
                     str(run / CONFIG),
-                    "give this training a name of its own (--name NAME), "
-                    "or start the run over (--resume never)",
+                    "use another name for this training (--name NAME), "
+                    "or start the run again (--resume never)",
                 )
                 for key, (then, now) in other.items()
             ]
         )
 
 
-def _refuse_other_data(
+def _check_same_data(
     checkpoint: checkpoints.Checkpoint | None, fingerprints: Mapping[str, str]
 ) -> None:
     if checkpoint is None:
         return
     messages = {
-        "train": "the training data is not what this checkpoint was trained on",
-        "batch": f"a step of this checkpoint had {checkpoint.data.get('batch')} sequences, and "
-        f"now has {fingerprints.get('batch')}: the next ones would not be those that come next",
+        "train": "the training data has changed since this checkpoint",
+        "batch": f"this checkpoint has {checkpoint.data.get('batch')} sequences per step, but this "
+        f"configuration has {fingerprints.get('batch')}: the order of the data would change",
     }
     for key, message in messages.items():
         if checkpoint.data.get(key) != fingerprints.get(key):
             raise RequestError(
                 message,
                 where=str(checkpoint.folder),
-                remedy="give this training a name of its own (--name NAME), "
-                "or start the run over (--resume never)",
+                remedy="use another name for this training (--name NAME), "
+                "or start the run again (--resume never)",
             )
 
 
-def _say_finished(run: Path) -> None:
-    note(f"{run} is finished, and nothing in its configuration has changed")
-    note("another training: --name NAME; the same again: --resume never; longer: num_train_epochs")
+def _report_finished(run: Path) -> None:
+    note(f"{run} is finished, and its configuration has not changed")
+    note(
+        "--name NAME starts another run, --resume never repeats this one, and a larger "
+        "num_train_epochs extends it"
+    )
     report("result", **json.loads((run / RESULT).read_text(encoding="utf-8")))
 
 
-def _last_whole(run: Path) -> checkpoints.Checkpoint | None:
-    for folder in checkpoints.found(run):
+def _last_complete(run: Path) -> checkpoints.Checkpoint | None:
+    for folder in checkpoints.find_all(run):
         fault = checkpoints.damage(folder)
         if not fault:
-            return checkpoints.open_whole(folder)
-        warn(f"{folder} is passed over: {fault}")
+            return checkpoints.open_complete(folder)
+        warn(f"{folder} is skipped: {fault}")
     return None
 
 
 def _named(name: str, run: Path) -> checkpoints.Checkpoint:
     folder = next((path for path in (run / name, Path(name)) if path.is_dir()), None)
     if folder is None:
-        there = ", ".join(path.name for path in checkpoints.found(run)) or "none"
-        raise RequestError(f'no checkpoint "{name}"', where=str(run), remedy=f"there: {there}")
+        names = ", ".join(path.name for path in checkpoints.find_all(run)) or "none"
+        raise RequestError(f'no checkpoint "{name}"', where=str(run), remedy=f"available: {names}")
     fault = checkpoints.damage(folder)
     if fault:
         raise RequestError(
             f"the checkpoint is damaged: {fault}",
             where=str(folder),
-            remedy="--resume auto takes the last whole one",
+            remedy="--resume auto uses the last complete one",
         )
-    return checkpoints.open_whole(folder)
+    return checkpoints.open_complete(folder)
 
 
 def _start_over(run: Path) -> None:
-    """Remove what an earlier training left in the run, and nothing else."""
-    checkpoints.remove(checkpoints.found(run))
+    """Remove the files of an earlier training, and nothing else."""
+    checkpoints.remove(checkpoints.find_all(run))
     for name in _OUTPUTS:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(run / name)

@@ -1,4 +1,4 @@
-"""Writing what was trained: an adapter, a model, a model with an adapter merged into it."""
+"""Saving of adapters, models and merged models."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from paddle_stacks.jobs.files import replacing_folder
 __all__ = [
     "operating_system_errors",
     "save_adapter",
+    "save_distributed",
+    "save_distributed_adapter",
     "save_merged",
     "save_model",
-    "save_spread",
-    "save_spread_adapter",
     "write_float32",
     "write_merged",
 ]
 
 
 def save_adapter(network: Any, base: Path, output: Path) -> None:
-    """Write a LoRA model's adapter alone.
+    """Save the adapter of a LoRA model.
 
     Args:
         network: a ``LoRAModel``.
-        base: the folder of the model it was trained on.
-        output: replaced as a whole.
+        base: the folder of the base model.
+        output: the folder; replaced atomically.
     """
     with replacing_folder(output) as part:
-        # Without the base model's config.json: an adapter is not a model.
+        # Without the base model's config.json, because an adapter is not a model.
         network.save_pretrained(str(part), save_model_config=False)
         _write_about(base, part)
 
@@ -49,13 +49,13 @@ def _write_about(base: Path, part: Path) -> None:
 
 
 def save_model(network: Any, companions: tuple[Path, ...], output: Path) -> None:
-    """Write a model as a PaddleNLP checkpoint: safetensors, configuration, tokenizer.
+    """Save a model as a PaddleNLP checkpoint: safetensors, configuration, tokenizer.
 
     Args:
         network: a ``PretrainedModel``.
-        companions: folders whose files that are no weights are copied, and files
-            that are; later ones win.
-        output: replaced as a whole.
+        companions: files to copy, and folders whose files other than weights are copied;
+            later ones win.
+        output: the folder; replaced atomically.
     """
     with replacing_folder(output) as part:
         _write_model(network, companions, part)
@@ -67,16 +67,16 @@ def _write_model(network: Any, companions: tuple[Path, ...], part: Path) -> None
         network.save_pretrained(
             str(part), state_dict=_own_weights(network), safe_serialization=True
         )
-    _open_to_others(part)
+    _make_readable(part)
 
 
-def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> None:
-    """Write a model that several processes may hold parts of, as :func:`save_model` does.
+def save_distributed(trainer: Any, companions: tuple[Path, ...], output: Path) -> None:
+    """Save a model that may be distributed over processes, like :func:`save_model`.
 
     Args:
-        trainer: a ``Loop`` with the model; all processes call this together.
+        trainer: a ``Loop`` with the model; all processes must call this.
         companions: as for :func:`save_model`.
-        output: replaced as a whole, by the first process.
+        output: the folder; replaced atomically by the first process.
     """
     if trainer.args.world_size == 1:
         save_model(trainer.model, companions, output)
@@ -87,18 +87,18 @@ def save_spread(trainer: Any, companions: tuple[Path, ...], output: Path) -> Non
         for path in part.iterdir():
             path.rename(whole / path.name)
         _as_one_process(whole / "config.json")
-        _open_to_others(whole)
+        _make_readable(whole)
 
     _save_parts(trainer, output, finish)
 
 
-def save_spread_adapter(trainer: Any, base: Path, output: Path) -> None:
-    """Write an adapter that several processes may hold parts of, as :func:`save_adapter` does.
+def save_distributed_adapter(trainer: Any, base: Path, output: Path) -> None:
+    """Save an adapter that may be distributed over processes, like :func:`save_adapter`.
 
     Args:
-        trainer: a ``Loop`` with a LoRA model; all processes call this together.
+        trainer: a ``Loop`` with a LoRA model; all processes must call this.
         base: as for :func:`save_adapter`.
-        output: replaced as a whole, by the first process.
+        output: the folder; replaced atomically by the first process.
     """
     if trainer.args.world_size == 1:
         save_adapter(trainer.model, base, output)
@@ -120,9 +120,9 @@ def save_spread_adapter(trainer: Any, base: Path, output: Path) -> None:
 
 
 def _save_parts(trainer: Any, output: Path, finish: Callable[[Path, Path], None]) -> None:
-    """Let all processes write their parts, and the first one make a whole of them."""
+    """Let all processes write their parts, and the first one combine them."""
     part = output.with_name(f".{output.name}.parts")
-    with trainer.once(_replacing(part, output, finish)), operating_system_errors():
+    with trainer.main_process_first(_replacing(part, output, finish)), operating_system_errors():
         trainer.unified_checkpoint_handler.save_unified_checkpoint(
             trainer.model, trainer.optimizer, str(part)
         )
@@ -130,7 +130,7 @@ def _save_parts(trainer: Any, output: Path, finish: Callable[[Path, Path], None]
 
 @contextmanager
 def _replacing(part: Path, output: Path, finish: Callable[[Path, Path], None]) -> Iterator[None]:
-    """Make a folder for all processes to write into, and give what comes of it its name."""
+    """Create a folder for all processes, and replace the output by its combined content."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -142,30 +142,30 @@ def _replacing(part: Path, output: Path, finish: Callable[[Path, Path], None]) -
 
 
 def _as_one_process(path: Path) -> None:
-    """Take out of a model's configuration how it was spread: who loads it decides that anew."""
+    """Remove the parallelism from a model's configuration."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    values_kept = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
+    remaining = {k: v for k, v in values.items() if "parallel" not in k and "pp_" not in k}
     names = values.get("architectures") or []
-    values_kept["architectures"] = [name.removesuffix("Pipe") for name in names]
-    path.write_text(json.dumps(values_kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    remaining["architectures"] = [name.removesuffix("Pipe") for name in names]
+    path.write_text(json.dumps(remaining, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _open_to_others(folder: Path) -> None:
-    for path in folder.iterdir():  # safetensors makes its files readable by their owner alone
+def _make_readable(folder: Path) -> None:
+    for path in folder.iterdir():  # safetensors makes its files readable by their owner only
         path.chmod(0o666 & ~_umask())
 
 
 def save_merged(network: Any, companions: tuple[Path, ...], output: Path) -> None:
-    """Write the base model of a LoRA model with the adapter merged into its weights.
+    """Save the base model of a LoRA model with the adapter merged.
 
-    The LoRA model is taken apart: it cannot be trained any further.
+    The LoRA model cannot be trained afterwards.
     """
     with replacing_folder(output) as part:
         write_merged(network, companions, part)
 
 
 def write_merged(network: Any, companions: tuple[Path, ...], part: Path) -> None:
-    """Do as :func:`save_merged`, into a folder that is there and empty."""
+    """Save like :func:`save_merged`, into an existing empty folder."""
     network.merge()
     network.restore_original_model()
     _write_model(network.model, companions, part)
@@ -188,7 +188,7 @@ def write_float32(model: Path, part: Path) -> None:
 
 @contextmanager
 def operating_system_errors() -> Iterator[None]:
-    """Turn what safetensors makes of a full disk back into an ``OSError``."""
+    """Convert the exception of safetensors for a full disk to an ``OSError``."""
     try:
         yield
     except SafetensorError as error:
@@ -200,7 +200,7 @@ def operating_system_errors() -> Iterator[None]:
 
 
 def _own_weights(network: Any) -> dict[str, Any]:
-    """Return the weights to store: a head that is the embedding is not stored twice."""
+    """Return the weights to save, without a tied head."""
     weights = dict(network.state_dict())
     if network.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)

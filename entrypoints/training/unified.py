@@ -1,9 +1,8 @@
-"""Unified checkpoints in one process: what PaddleNLP 3.0.0b3 cannot read of them.
+"""Loading of unified checkpoints in one process, which PaddleNLP 3.0.0b3 does not support.
 
-A unified checkpoint names weights and optimizer states by the model's own names, whole and
-not as one process held them, so that it can be read in another layout. With one process
-upstream reads the first of its files only, and of the optimizer without master weights
-none ("unhashable type: 'list'").
+A unified checkpoint stores complete weights and optimizer states by the model's names, so that
+it can be loaded in another layout. In one process, upstream only reads the first file, and
+fails on optimizers without master weights ("unhashable type: 'list'").
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from safetensors.numpy import load_file
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
 
-__all__ = ["OneProcess", "is_one"]
+__all__ = ["OneProcess", "is_unified"]
 
 _MODEL, _ADAPTER = "model.safetensors.index.json", "peft_model.safetensors.index.json"
 _OPTIMIZER, _MASTER = "optimizer.safetensors.index.json", "master_weights.safetensors.index.json"
 
 
-def is_one(folder: Path) -> bool:
+def is_unified(folder: Path) -> bool:
     """Return whether a checkpoint is a unified one."""
     return (folder / _OPTIMIZER).is_file()
 
 
 class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
-    """Reads unified checkpoints that any number of processes wrote, into one."""
+    """Loads unified checkpoints of any number of processes in one process."""
 
     def load_unified_checkpoint(self, model: Any, resume_from_checkpoint: str) -> None:
-        """Put the weights of a checkpoint into a model."""
+        """Load the weights of a checkpoint into a model."""
         folder = Path(resume_from_checkpoint)
         index = _MODEL if (folder / _MODEL).is_file() else _ADAPTER
         weights = _read(folder, index)
         missing = sorted(set(get_expected_state_dict(model)) - set(weights))
         if missing:
             raise RequestError(
-                f"{len(missing)} weights are not in it, the first is {missing[0]}",
+                f"{len(missing)} weights are missing, the first is {missing[0]}",
                 where=str(folder),
-                remedy="it is of another model; start the run over: --resume never",
+                remedy="the checkpoint is of another model; start the run again: --resume never",
             )
         own = get_expected_state_dict(model)
         for name, tensor in own.items():
@@ -52,7 +51,7 @@ class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
     def load_unified_optimizer(
         self, model: Any, optimizer: Any, resume_from_checkpoint: str
     ) -> dict[str, Any]:
-        """Return an optimizer's state, by the names that it uses itself."""
+        """Return an optimizer's state by its own names."""
         folder = Path(resume_from_checkpoint)
         own = get_expected_state_dict(model)
         states = dict(optimizer.state_dict())
@@ -74,7 +73,7 @@ class OneProcess(UnifiedCheckpointHandler):  # type: ignore[misc]
 
 
 def _read(folder: Path, index: str) -> dict[str, Any]:
-    """Return the arrays that an index names, from all of its files."""
+    """Return all arrays of an index."""
     files = json_files.shards(folder / index)
     arrays: dict[str, Any] = {}
     for name in sorted(set(files.values())):

@@ -24,6 +24,7 @@ __all__ = [
     "sha256_of",
     "sync_folder",
     "sync_tree",
+    "update_digest",
 ]
 
 CHUNK = 2**20
@@ -63,9 +64,20 @@ def sha256_of(*paths: Path, progress: Callable[[int], None] | None = None) -> st
     """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
-            _feed(digest, stream, progress)
+        update_digest(digest, path, progress)
     return digest.hexdigest()
+
+
+def update_digest(digest: Any, path: Path, progress: Callable[[int], None] | None = None) -> None:
+    """Add the content of a file to a digest.
+
+    Args:
+        digest: an object of :mod:`hashlib`.
+        path: the file.
+        progress: called with the number of bytes of each chunk.
+    """
+    with path.open("rb") as stream:
+        _feed(digest, stream, progress)
 
 
 def _feed(

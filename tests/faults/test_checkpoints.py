@@ -1,4 +1,4 @@
-"""The newest checkpoint is damaged: it is passed over, and nothing that follows is lost."""
+"""The newest checkpoint is damaged: it is skipped, and nothing that follows is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def truncate(checkpoint: Path) -> str:
     size = path.stat().st_size
     with path.open("r+b") as stream:
         stream.truncate(size // 2)
-    return f"{path.name} has {size // 2} bytes, not {size}"
+    return f"{path.name} has {size // 2} bytes, expected {size}"
 
 
 def flip_a_bit(checkpoint: Path) -> str:
@@ -36,14 +36,14 @@ def flip_a_bit(checkpoint: Path) -> str:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    return f"{path.name} is not what was written"
+    return f"{path.name} has changed since it was written"
 
 
 def empty(checkpoint: Path) -> str:
     path = weights_of(checkpoint)
     size = path.stat().st_size
     path.write_bytes(b"")
-    return f"{path.name} has 0 bytes, not {size}"
+    return f"{path.name} has 0 bytes, expected {size}"
 
 
 def lose_a_file(checkpoint: Path) -> str:
@@ -53,7 +53,7 @@ def lose_a_file(checkpoint: Path) -> str:
 
 def lose_the_seal(checkpoint: Path) -> str:
     (checkpoint / "checkpoint.json").unlink()
-    return "it has no checkpoint.json: it was not written to the end"
+    return "checkpoint.json is missing: writing did not finish"
 
 
 def tear_the_seal(checkpoint: Path) -> str:
@@ -65,7 +65,7 @@ def tear_the_seal(checkpoint: Path) -> str:
 def lose_all(checkpoint: Path) -> str:
     shutil.rmtree(checkpoint)
     checkpoint.mkdir()
-    return "it has no checkpoint.json: it was not written to the end"
+    return "checkpoint.json is missing: writing did not finish"
 
 
 DAMAGES = [truncate, flip_a_bit, empty, lose_a_file, lose_the_seal, tear_the_seal, lose_all]
@@ -98,7 +98,7 @@ def test_a_damaged_one_is_passed_over(
     fault = damage(newest_of(workspace / "runs" / NAME))
     done = run(argv, workspace)
     assert done.status == 0, done.stderr
-    assert f"runs/{NAME}/checkpoint-30 is passed over: {fault}" in done.stderr
+    assert f"runs/{NAME}/checkpoint-30 is skipped: {fault}" in done.stderr
     assert f"resuming from runs/{NAME}/checkpoint-25, step 25" in done.stderr
     assert complete(workspace) == whole
     assert left_over(workspace) == []
@@ -115,7 +115,7 @@ def test_all_of_them_are_damaged(
         flip_a_bit(checkpoint)
     done = run(argv, workspace)
     assert done.status == 0, done.stderr
-    assert done.stderr.count("is passed over") == len(checkpoints)
+    assert done.stderr.count("is skipped") == len(checkpoints)
     assert "resuming" not in done.stderr
     assert complete(workspace) == whole
 

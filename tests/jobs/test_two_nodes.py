@@ -147,7 +147,7 @@ def project(stocked: Path) -> Iterator[Project]:
 def test_two_nodes_have_the_losses_of_one_process(project: Project) -> None:
     project.up("both")
     assert project.until_ended(*NODES) == [0, 0], "".join(map(project.said, NODES))
-    assert "2 of 2 nodes are here: node-0, node-1" in project.said("node-0")
+    assert "2 of 2 nodes are connected: node-0, node-1" in project.said("node-0")
     found = project.losses("both")
     assert list(found) == list(range(1, STEPS + 1))
     assert found == pytest.approx(project.losses("one"), rel=1e-5)
@@ -161,7 +161,7 @@ def test_a_node_that_is_killed_comes_again_and_the_run_goes_on(project: Project)
     project.until(lambda: "saved checkpoint-10" in project.said("node-0"))
     project.kill("node-1")
     assert project.until_ended(*NODES) == [0, 0], "".join(map(project.said, NODES))
-    assert "since node 1 (node-1) has ended its connection" in project.said("node-0")
+    assert "because node 1 (node-1) closed its connection" in project.said("node-0")
     for node in NODES:
         assert project.state(node, "RestartCount") == "1"
         assert "resuming from runs/killed/checkpoint-" in project.said(node)
@@ -174,7 +174,7 @@ def test_a_network_that_is_cut_is_noticed_on_both_sides(project: Project) -> Non
     docker("network", "disconnect", f"{project.name}_nodes", project.container("node-1"))
     assert project.until_ended(*NODES) == [5, 5]
     for node, other in (("node-0", "node 1 (node-1)"), ("node-1", "node 0 (node-0)")):
-        assert f"since {other} has not been heard for 30 s" in project.said(node), node
+        assert f"since {other} sent nothing for 30 s" in project.said(node), node
 
 
 def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Project) -> None:
@@ -190,13 +190,13 @@ def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Pro
 def test_a_lonely_node_says_for_whom_it_waits_and_gives_up(project: Project) -> None:
     words = ["--config=two.json", "--nnodes=2", "--wait=2", "--master=node-0:29500"]
     for node, rank, waiting, end in (
+        ("node-1", 1, "waiting for the master node-0", "node-0 does not resolve to an address"),
         (
-            "node-1",
-            1,
-            "waiting for the master node-0",
-            "the master node-0 does not resolve to an address",
+            "node-0",
+            0,
+            "1 of 2 nodes are connected: node-0; waiting for 1",
+            "the others did not connect",
         ),
-        ("node-0", 0, "1 of 2 nodes is here: node-0; waiting for 1", "the others did not come"),
     ):
         # With the name that the service has, under which the others look for it.
         line = ["run", "--rm", "--no-TTY", "--use-aliases", node, *words, f"--rank={rank}"]

@@ -10,11 +10,11 @@ import json
 import sys
 from pathlib import Path
 
+from entrypoints.training.shard import DataShard
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 
 from entrypoints.pretraining import samples
-from entrypoints.training.share import Share
 from paddle_stacks.jobs import schema
 
 config = schema.load(Path("my.json"), ["max_steps=3"], job="pretrain")
@@ -31,12 +31,12 @@ theirs, _, _ = build_train_valid_test_datasets(
     skip_warmup=True,
 )
 for rank in range(world):
-    share = Share(rank, world)
-    ours, _, _ = samples.datasets([sys.argv[2]], config, share, Path("run"), Path("log"))
+    shard = DataShard(rank, world)
+    ours, _, _ = samples.datasets([sys.argv[2]], config, shard, Path("run"), Path("log"))
     sampler = DistributedBatchSampler(
         theirs, batch_size=rows, shuffle=False, num_replicas=world, rank=rank, drop_last=False
     )
-    for mine, numbers in zip(samples.Samples(ours, rows, batches, share), sampler, strict=False):
+    for mine, numbers in zip(samples.Samples(ours, rows, batches, shard), sampler, strict=False):
         for row, number in zip(mine["input_ids"].numpy().tolist(), numbers, strict=True):
             text = theirs[number]["text"].tolist()
             assert row == text[:-1], json.dumps([rank, number])

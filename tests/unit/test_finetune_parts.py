@@ -131,8 +131,8 @@ class WithoutSystem(Template):
 @pytest.mark.parametrize(
     ("template", "record", "words"),
     [
-        (None, Record("", ("a",), ("b",), system="s"), "a system message, and the model's"),
-        (WithoutSystem(), Record("", ("a",), ("b",), system="s"), "no place for a system message"),
+        (None, Record("", ("a",), ("b",), system="s"), "a system message, but the model's"),
+        (WithoutSystem(), Record("", ("a",), ("b",), system="s"), "not support system messages"),
         (Template(), Record("", ("a",), ("b",), {"name": "x"}), '"context" has "name"'),
     ],
 )
@@ -262,9 +262,12 @@ def write_checkpoint(run: Path, step: int) -> Path:
 def test_a_checkpoint_is_whole_when_its_name_appears(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, 10)
     assert checkpoints.damage(folder) == ""
-    assert checkpoints.open_whole(folder) == checkpoints.Checkpoint(folder, 10, {"train": "abc"})
+    assert checkpoints.open_complete(folder) == checkpoints.Checkpoint(folder, 10, {"train": "abc"})
     write_checkpoint(tmp_path, 9)
-    assert [path.name for path in checkpoints.found(tmp_path)] == ["checkpoint-10", "checkpoint-9"]
+    assert [path.name for path in checkpoints.find_all(tmp_path)] == [
+        "checkpoint-10",
+        "checkpoint-9",
+    ]
     assert not (tmp_path / ".saving").exists()
 
 
@@ -281,9 +284,9 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
     ("harm", "words"),
     [
         (lambda folder: (folder / "weights").unlink(), "weights is missing"),
-        (lambda folder: (folder / "weights").write_bytes(b"w"), "has 1 bytes, not 7"),
-        (lambda folder: (folder / "weights").write_bytes(b"weighty"), "is not what was written"),
-        (lambda folder: (folder / "checkpoint.json").unlink(), "not written to the end"),
+        (lambda folder: (folder / "weights").write_bytes(b"w"), "has 1 bytes, expected 7"),
+        (lambda folder: (folder / "weights").write_bytes(b"weighty"), "has changed"),
+        (lambda folder: (folder / "checkpoint.json").unlink(), "writing did not finish"),
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "checkpoint.json").write_text("[]"), "cannot be read"),
     ],

@@ -12,8 +12,8 @@ from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.text import Text
 from entrypoints.models.chat_template import ChatTemplate
 from entrypoints.serving.errors import ApiError
-from entrypoints.serving.preprocess import Bounds, Encoder
-from entrypoints.serving.requests import ChatRequest
+from entrypoints.serving.preprocess import Encoder, RequestLimits
+from entrypoints.serving.protocol import ChatRequest
 from entrypoints.training.data import Encoder as TrainingEncoder
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import chat_templates, schema
@@ -31,13 +31,13 @@ def text(template: Any, vocabulary_size: int | None = None) -> Text:
 
 
 def encoder(chat: Text) -> Encoder:
-    bounds = Bounds(
+    bounds = RequestLimits(
         context=CONTEXT,
         vocabulary=VOCABULARY,
         prompt_tokens=CONTEXT - 1,
         new_tokens=8,
         cache_tokens=CONTEXT,
-        places=4,
+        max_num_seqs=4,
         seconds=1,
     )
     return Encoder(chat, chat, bounds)
@@ -73,7 +73,7 @@ def test_a_record_that_a_template_refuses_is_named() -> None:
     tokenizer = FakeTokenizer()
     tokenizer.chat_template = ChatTemplate("{{ raise_exception('no') }}")
     record = Record(src=("a",), tgt=("b",), context={}, where="train.json:7")
-    with pytest.raises(RequestError, match="refuses this record: no") as caught:
+    with pytest.raises(RequestError, match="rejects this record: no") as caught:
         TrainingEncoder(tokenizer, 32, 64).encode(record)
     assert caught.value.problems[0].where == "train.json:7"
 
