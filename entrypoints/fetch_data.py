@@ -127,14 +127,14 @@ def _obtain(each: DataFile, path: Path, *, is_local: bool) -> str:
                 remedy=f"{problem.remedy}; without a network: download {each.url} elsewhere, and "
                 "--from FOLDER",
             ) from error
-    found = sha256_of(path)
-    if each.sha256 and found != each.sha256:
+    actual = sha256_of(path)
+    if each.sha256 and actual != each.sha256:
         raise RequestError(
-            f"expected the sha256 {each.sha256}, got {found}",
+            f"expected the sha256 {each.sha256}, got {actual}",
             where=str(path),
             remedy="copy or download the file again",
         )
-    return found
+    return actual
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -180,8 +180,8 @@ def _verify(row: SampleData, folder: Path) -> None:
             console.note(f"{counts.train} records to train on, {counts.dev} to evaluate on")
         else:
             for part in corpus.parts(str(folder)):
-                found = part.pair
-                console.note(f"{found.documents} documents, {found.tokens} tokens")
+                pair = part.pair
+                console.note(f"{pair.documents} documents, {pair.tokens} tokens")
     except RequestError as error:
         remedy = "the source has other data than expected: download it again, or look into it"
         problems = [

@@ -1,6 +1,5 @@
-"""How a model gets into ``models/``: where it comes from, and what it becomes.
+"""Download and conversion of models.
 
-:mod:`.package`, :mod:`.download` and :mod:`.hub` bring files here; :mod:`.gguf`
-and :mod:`.huggingface` turn them into a PaddleNLP checkpoint; :mod:`.checkpoint`
-says what a whole checkpoint is.
+:mod:`.package`, :mod:`.download` and :mod:`.hub` download files; :mod:`.gguf` and
+:mod:`.huggingface` convert them to a PaddleNLP checkpoint; :mod:`.checkpoint` checks it.
 """

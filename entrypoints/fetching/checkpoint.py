@@ -1,7 +1,7 @@
-"""What a whole checkpoint is, and the manifest that says so.
+"""Checks of checkpoints, and their manifest.
 
-``paddle-stacks.json`` lists every file of a model with its size and its sum, so
-that a model that lost a byte is noticed before it is loaded, not after.
+``paddle-stacks.json`` lists every file of a model with its size and SHA-256, so that damage is
+detected before a model is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paddle_stacks.errors import Problem, RequestError
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import sha256_of
 
-__all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "seal"]
+__all__ = ["MANIFEST", "Manifest", "check", "problems_of", "read_manifest", "write_manifest"]
 
 MANIFEST = "paddle-stacks.json"
 INDEX = "model.safetensors.index.json"
@@ -29,15 +29,15 @@ _WEIGHTS = ("model.safetensors", INDEX, "model_state.pdparams", "model_state.pdp
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where a checkpoint came from and what belongs to it.
+    """The source and the files of a checkpoint.
 
     Args:
         model: its name.
-        source: as it would be written behind ``--from``.
-        source_sha256: of the source's file; empty where the source is many files.
+        source: as in ``--from``.
+        source_sha256: of the source's file; empty for several files.
         format: of the source: ``gguf``, ``huggingface``, ``paddlenlp`` or ``scratch``.
         version: of the tool that wrote it.
-        created: when, as ISO 8601 in UTC.
+        created: the time, as ISO 8601 in UTC.
         files: by name: ``size`` in bytes and ``sha256``.
     """
 
@@ -50,18 +50,20 @@ class Manifest:
     files: dict[str, dict[str, Any]]
 
 
-def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -> Manifest:
+def write_manifest(
+    folder: Path, model: str, source: str, source_sha256: str, form: str
+) -> Manifest:
     """Check the checkpoint in ``folder`` and write its manifest.
 
     Args:
         folder: the checkpoint.
         model: its name.
-        source: where it came from.
-        source_sha256: of the source's file, or of the shape of a model from scratch.
-        form: of the source; a model from scratch has no weights.
+        source: as in ``--from``.
+        source_sha256: of the source's file, or of the configuration of a new model.
+        form: of the source; a new model has no weights.
 
     Raises:
-        RequestError: something is missing from it or truncated.
+        RequestError: files are missing or truncated.
     """
     check(folder, weights=form != "scratch")
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
@@ -87,7 +89,7 @@ def seal(folder: Path, model: str, source: str, source_sha256: str, form: str) -
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the folder's manifest, or None where there is none that can be read."""
+    """Return the folder's manifest, or None if it is missing or unreadable."""
     try:
         manifest = Manifest(**json_files.read_object(folder / MANIFEST))
         if all(
@@ -96,17 +98,17 @@ def read_manifest(folder: Path) -> Manifest | None:
         ):
             return manifest
     except (RequestError, TypeError, AttributeError):
-        pass  # a manifest that cannot be read vouches for nothing
+        pass  # an unreadable manifest counts as missing
     return None
 
 
 def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Problem]:
-    """Return how the files in ``folder`` differ from its manifest.
+    """Return the differences between the files in ``folder`` and its manifest.
 
     Args:
         folder: the checkpoint.
-        manifest: what belongs to it.
-        sums: compare contents too, which reads every byte; otherwise sizes alone.
+        manifest: of the checkpoint.
+        sums: whether to compare contents, which reads all files, besides sizes.
     """
     problems = []
     for name, entry in manifest.files.items():
@@ -116,34 +118,32 @@ def problems_of(folder: Path, manifest: Manifest, sums: bool = True) -> list[Pro
                 Problem(
                     "the file is missing",
                     str(path),
-                    "fetch the model again: --force replaces what is there",
+                    "fetch the model again with --force",
                 )
             )
         elif path.stat().st_size != entry["size"]:
-            fault = f"{path.stat().st_size} bytes instead of {entry['size']}"
-            problems.append(
-                Problem(fault, str(path), "fetch the model again: --force replaces what is there")
-            )
+            fault = f"{path.stat().st_size} bytes, expected {entry['size']}"
+            problems.append(Problem(fault, str(path), "fetch the model again with --force"))
         elif sums and (sha := sha256_of(path)) != entry["sha256"]:
             problems.append(
                 Problem(
-                    f"sha256 {sha} instead of {entry['sha256']}",
+                    f"SHA-256 {sha}, expected {entry['sha256']}",
                     str(path),
-                    "fetch the model again: --force replaces what is there",
+                    "fetch the model again with --force",
                 )
             )
     return problems
 
 
 def check(folder: Path, *, weights: bool = True) -> None:
-    """Check that a folder has all that PaddleNLP needs to load a causal language model.
+    """Check that a folder has everything that PaddleNLP needs to load a causal language model.
 
     Args:
         folder: the checkpoint.
-        weights: whether it has to have weights.
+        weights: whether weights are required.
 
     Raises:
-        RequestError: it has not; every fault is named.
+        RequestError: files are missing or damaged; all faults at once.
     """
     where = str(folder)
     problems: list[Problem] = []
@@ -152,9 +152,9 @@ def check(folder: Path, *, weights: bool = True) -> None:
         kind = config.get("architectures") or config.get("model_type")
         problems.append(
             Problem(
-                f"the model is {kind}, not LlamaForCausalLM",
+                f"the model's architecture is {kind}, not LlamaForCausalLM",
                 where,
-                "only Llama's architecture is supported: choose such a model",
+                "choose a model with Llama's architecture, the only one supported",
             )
         )
     _json(folder / "tokenizer_config.json", problems)
@@ -162,9 +162,9 @@ def check(folder: Path, *, weights: bool = True) -> None:
     if weights and not present:
         problems.append(
             Problem(
-                f"no weights: none of {', '.join(_WEIGHTS)}",
+                f"no weights: none of {', '.join(_WEIGHTS)} exists",
                 where,
-                "fetch the model again: --force replaces what is there",
+                "fetch the model again with --force",
             )
         )
     for name in present:

@@ -1,4 +1,4 @@
-"""Downloads that go on where they were cut off, and are what they are meant to be."""
+"""Resumable downloads with checksums."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from paddle_stacks.jobs.files import sha256_of
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["LIMIT", "TEXT_LIMIT", "NotThere", "download", "trust_bundle"]
+__all__ = ["LIMIT", "TEXT_LIMIT", "NotFoundError", "download", "trust_bundle"]
 
 TEXT_LIMIT = 64 * 2**20
-"""The most bytes of a configuration, a tokenizer's file or an index, of which no sum is known."""
+"""The maximum size of a configuration, a tokenizer's file or an index without checksum."""
 
 LIMIT = 256 * 2**30
-"""The most bytes of a file of weights, of which neither a sum nor a size is known."""
+"""The maximum size of a weight file without checksum and size."""
 
 _ATTEMPTS = 5
-_PASSING = (429, 500, 502, 503, 504)  # what a server says when it is busy or restarts
+_PASSING = (429, 500, 502, 503, 504)  # a server is busy or restarting
 _BUNDLE = Path("/run/secrets/ca_bundle")
 _BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
 
 
-class NotThere(JobError):
-    """The server has no such file."""
+class NotFoundError(JobError):
+    """The file does not exist on the server."""
 
 
 class _CutOff(Exception):
-    """The connection ended before the file did."""
+    """The connection ended before the file was complete."""
 
 
 def trust_bundle() -> None:
-    """Make httpx, requests and pip trust the one certificate bundle this machine was given.
+    """Make httpx, requests and pip use one CA bundle.
 
-    Each of them reads a variable of its own. What is set stays; the others follow
-    the first that is set, or the bundle that is mounted as a secret.
+    Each of them reads another variable. Unset variables get the value of the first one that is
+    set, or the path of the bundle that is mounted as a secret.
     """
     configured = next((os.environ[name] for name in _BUNDLE_VARIABLES if os.environ.get(name)), "")
     if not configured and _BUNDLE.is_file():
@@ -67,28 +67,26 @@ def download(
     attempts: int = _ATTEMPTS,
     pause: float = 1.0,
 ) -> None:
-    """Bring the file at ``url`` to ``target``, and be sure of it.
+    """Download the file at ``url`` to ``target``, and verify it.
 
-    It grows as ``<target>.part`` and is renamed when it is whole, so that a
-    process killed in between goes on from there the next time. The server is
-    asked for the rest only if it is still the same file (``If-Range``), or if
-    the sum will tell.
+    It is written to ``<target>.part`` and renamed when it is complete, so an interrupted
+    download resumes. The rest is requested only if the file has not changed (``If-Range``), or
+    if its checksum is known.
 
     Args:
         url: http, https or file.
-        target: where it goes; a whole file there that has the sum is kept.
-        sha256: what it has to be; empty where that is not known.
-        limit: the most bytes that are taken: its size where that is known. A server could send
-            without end.
-        token: sent as bearer, to the first host only.
-        timeout: seconds without a byte after which an attempt is given up.
-        attempts: how often to connect when the connection breaks.
-        pause: seconds to wait before the second attempt; each wait is longer by as much.
+        target: the destination; an existing file with the right checksum is kept.
+        sha256: the expected checksum; empty if it is unknown.
+        limit: the maximum size, or the size if it is known.
+        token: sent as bearer token, to the first host only.
+        timeout: seconds without data until an attempt fails.
+        attempts: the number of attempts when the connection breaks.
+        pause: seconds before the second attempt; each further pause is longer by as much.
 
     Raises:
-        RequestError: it is not what it is meant to be; nothing of it is kept.
-        NotThere: the server says that there is no such file.
-        JobError: the server refuses, or cannot be reached.
+        RequestError: the checksum does not match; the file is removed.
+        NotFoundError: the file does not exist on the server.
+        JobError: the server rejects the request or cannot be reached.
         MachineError: the disk is full.
     """
     if target.is_file() and sha256 and sha256_of(target) == sha256:
@@ -134,9 +132,9 @@ def _resume(
                         f"cannot download: {reason}",
                         where=without_login(url),
                         remedy="check the network, the proxy and the certificates; run the "
-                        "command again: it goes on where it stopped",
+                        "command again, which resumes the download",
                     ) from error
-                console.note(f"the connection broke ({reason}): trying again")
+                console.note(f"the connection broke ({reason}): retrying")
                 time.sleep(pause * attempt)
 
 
@@ -145,26 +143,26 @@ def _attempt(client: httpx.Client, url: str, part: Path, summed: bool, limit: in
 
     have = part.stat().st_size if part.is_file() else 0
     validator = _validator(part, url) if have else None
-    headers = {"Accept-Encoding": "identity"}  # a range of a compressed file is no range of it
+    headers = {"Accept-Encoding": "identity"}  # ranges of compressed files do not work
     if validator or (validator is not None and summed):
-        # A server may say nothing to tell versions of a file by: the sum will tell.
+        # Without validators of the server, the checksum detects another version.
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
     with client.stream("GET", url, headers=headers) as answer:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return  # whole already: the process was killed just before the rename
+                return  # complete: the process was killed just before the rename
             part.unlink(missing_ok=True)
-            raise _CutOff("the part on the disk is longer than the file")
+            raise _CutOff("the partial download is longer than the file")
         if answer.status_code in _PASSING:
-            raise _CutOff(f"the server says {answer.status_code} {answer.reason_phrase}")
+            raise _CutOff(f"the server responds with {answer.status_code} {answer.reason_phrase}")
         if answer.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             raise _refusal(answer, url)
         if answer.status_code == httpx.codes.PARTIAL_CONTENT:
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 raise JobError(
-                    "the server sent another part of the file than asked",
+                    "the server sent another range than requested",
                     where=without_login(url),
-                    remedy="try again; a proxy on the way may answer for it",
+                    remedy="try again; a proxy may have answered",
                 )
         else:
             have = 0
@@ -174,9 +172,9 @@ def _attempt(client: httpx.Client, url: str, part: Path, summed: bool, limit: in
 def _check_limit(size: int, limit: int, url: str) -> None:
     if size > limit:
         raise RequestError(
-            f"the file is larger than {limit} bytes, which is the most that it may be",
+            f"the file is larger than the limit of {limit} bytes",
             where=without_login(url),
-            remedy="choose another source: what it has is not what it should be",
+            remedy="use another source: the file is not the expected one",
         )
 
 
@@ -186,39 +184,39 @@ def _store(answer: httpx.Response, part: Path, have: int, url: str, limit: int) 
     _check_limit(max(total, have), limit, url)
     report = in_mib(Path(urlsplit(url).path).name, total)
     if have:
-        console.note(f"going on at byte {have} of {total or 'an unknown number'}")
+        console.note(f"resuming at byte {have} of {total or 'an unknown number'}")
     done = have
     with part.open("ab" if have else "wb") as stream:
         if not have:
-            # Between the end of an older part and the first byte of this one: killed anywhere,
-            # there is never a part beside what tells another version apart.
+            # Before the first byte, so that a partial file always has its validator, whenever the
+            # process is killed.
             _remember(answer, part, url)
-        for chunk in answer.iter_raw():  # as it comes: what is gathered would be lost in a cut
+        for chunk in answer.iter_raw():  # unbuffered, because buffered data would be lost
             if done + len(chunk) > limit:
                 stream.close()
                 part.unlink()
                 _check_limit(done + len(chunk), limit, url)
             stream.write(chunk)
-            stream.flush()  # a slow line gathers a buffer for minutes, and a kill loses it
+            stream.flush()  # a slow connection fills a buffer for minutes, and a kill loses it
             done += len(chunk)
             report(done)
     if total and done != total:
-        raise _CutOff(f"{done} of {total} bytes came")
+        raise _CutOff(f"{done} of {total} bytes received")
 
 
 def _refusal(answer: httpx.Response, url: str) -> JobError:
-    message = f"the server says {answer.status_code} {answer.reason_phrase}"
+    message = f"the server responds with {answer.status_code} {answer.reason_phrase}"
     if answer.status_code in (404, 410):
-        return NotThere(
+        return NotFoundError(
             message,
             where=without_login(url),
-            remedy="check the model's name, and that it has this file",
+            remedy="check the model's name and that it has this file",
         )
     remedy = "try again later"
     if answer.status_code in (401, 403):
-        remedy = "give a token (HF_TOKEN, or the file /run/secrets/hub_token) that may read it"
+        remedy = "use a token with access to it (HF_TOKEN, or the file /run/secrets/hub_token)"
     elif answer.status_code == 407:
-        remedy = "the proxy wants a name and a password: https_proxy=http://NAME:PASSWORD@HOST"
+        remedy = "the proxy requires a login: https_proxy=http://NAME:PASSWORD@HOST"
     return JobError(message, where=without_login(url), remedy=remedy)
 
 
@@ -230,10 +228,10 @@ def _check(part: Path, target: Path, sha256: str, url: str) -> None:
         part.unlink()
         _validator_file(part).unlink(missing_ok=True)
         raise RequestError(
-            f"{target.name} has the sha256 {actual}, and {sha256} is wanted",
+            f"the SHA-256 of {target.name} is {actual}, expected {sha256}",
             where=without_login(url),
-            remedy="the file was changed on its way or at its source, and was not kept: "
-            "fetch again, or check where it comes from",
+            remedy="the file was changed in transit or at its source, and was removed: "
+            "fetch again, or check the source",
         )
 
 
@@ -243,14 +241,14 @@ def _validator_file(part: Path) -> Path:
 
 def _remember(answer: httpx.Response, part: Path, url: str) -> None:
     etag = answer.headers.get("ETag", "")
-    # A weak ETag names files that are alike, not files that are the same.
+    # A weak ETag does not guarantee identical bytes.
     validator = etag if etag and not etag.startswith("W/") else ""
     validator = validator or answer.headers.get("Last-Modified", "")
     _validator_file(part).write_text(json.dumps({"url": url, "validator": validator}))
 
 
 def _validator(part: Path, url: str) -> str | None:
-    """Return what the server named the part's version by; None if the part is another file's."""
+    """Return the validator of the partial file; None if it belongs to another file."""
     try:
         body = json.loads(_validator_file(part).read_text(encoding="utf-8"))
         return str(body["validator"]) if body["url"] == url else None
@@ -266,5 +264,5 @@ def _disk_errors(part: Path) -> Iterator[None]:
         raise MachineError(
             f"cannot write the download: {error.strerror or error}",
             where=str(part),
-            remedy="make room or allow writing, and run the command again: it goes on from there",
+            remedy="free some space or allow writing, and run the command again, which resumes it",
         ) from error

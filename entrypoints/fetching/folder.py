@@ -1,4 +1,4 @@
-"""A model that is already on this machine: what it is, and PaddleNLP's own folders."""
+"""Local models: detection of their format, and PaddleNLP's own checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddle_stacks.jobs.workspace import PEFT_CONFIG
 
 __all__ = ["copy", "recognize"]
 
-# Optimizer states, logs and the like of a training run are not the model.
+# Excludes optimizer states, logs and other files of a training run.
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "added_tokens.json", "chat_template.json*", "chat_template.jinja", "vocab.*", "merges.txt",
@@ -25,14 +25,14 @@ _PATTERNS = (
 
 
 def recognize(path: Path) -> str:
-    """Return what a path holds, by its content: ``gguf``, ``huggingface`` or ``paddlenlp``.
+    """Return the format of a path by its content: ``gguf``, ``huggingface`` or ``paddlenlp``.
 
     Raises:
-        RequestError: it is not there, or it is none of these.
+        RequestError: it does not exist, or has another format.
     """
     if not path.exists():
         raise RequestError(
-            "there is no such file or folder",
+            "the file or folder does not exist",
             where=str(path),
             remedy="copy it there; paths start in the workspace",
         )
@@ -41,7 +41,7 @@ def recognize(path: Path) -> str:
             if stream.read(len(gguf_file.MAGIC)) == gguf_file.MAGIC:
                 return "gguf"
         raise RequestError(
-            "not a GGUF file: it does not begin with GGUF",
+            "not a GGUF file: it does not start with GGUF",
             where=str(path),
             remedy="a model is a GGUF file or a folder with config.json and its weights",
         )
@@ -50,13 +50,13 @@ def recognize(path: Path) -> str:
     files = huggingface.weight_files(path)
     if not files and (path / PEFT_CONFIG).is_file():
         raise RequestError(
-            "the folder holds an adapter, adapter_config.json, and no model",
+            "the folder has an adapter (adapter_config.json), not a model",
             where=str(path),
-            remedy=f"fetch its base model, and give the folder to a job: --adapter {path}",
+            remedy=f"fetch its base model, and use the folder in a job: --adapter {path}",
         )
     if not files:
         raise RequestError(
-            "no model in this folder: no model*.safetensors and no model_state*.pdparams",
+            "the folder has no model: neither model*.safetensors nor model_state*.pdparams",
             where=str(path),
             remedy="a model is a GGUF file or a folder with config.json and its weights",
         )
@@ -68,7 +68,7 @@ def copy(source: Path, folder: Path) -> None:
     """Copy the PaddleNLP checkpoint in ``source`` into ``folder``, which exists and is empty.
 
     Raises:
-        RequestError: it is not whole; every fault is named.
+        RequestError: it is incomplete; all faults at once.
     """
     checkpoint.check(source)
     config = json_files.read_object(source / "config.json")

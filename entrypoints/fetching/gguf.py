@@ -1,7 +1,7 @@
-"""A GGUF file as a PaddleNLP checkpoint.
+"""Conversion of GGUF files to PaddleNLP checkpoints.
 
-The names and the layout of queries and keys follow ``convert_hf_to_gguf.py`` of
-llama.cpp, undone; quantized weights become the float32 values they stand for.
+It inverts the names and the layout of queries and keys in ``convert_hf_to_gguf.py`` of
+llama.cpp. Quantized weights are dequantized to float32.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ def convert(path: Path, folder: Path) -> None:
     """Write the model of a GGUF file into ``folder``, which exists and is empty.
 
     Raises:
-        RequestError: the file is damaged, or holds something other than a Llama
-            that PaddleNLP can run as it is.
+        RequestError: the file is damaged, or is not a Llama that PaddleNLP supports.
     """
     with gguf_file.opened(path) as source:
         config = _config(source)
@@ -74,7 +73,7 @@ def _config(source: Gguf) -> dict[str, Any]:
         "tie_word_embeddings": llama.tie_word_embeddings,
         "bos_token_id": get("tokenizer.ggml.bos_token_id", int),
         "eos_token_id": eos,
-        # Padding is masked: where a model names no token for it, any one will do.
+        # Padding is masked, so any token will do.
         "pad_token_id": get("tokenizer.ggml.padding_token_id", int, eos),
         "use_cache": True,
         "dtype": "float32",
@@ -86,7 +85,7 @@ def _check_supported(source: Gguf) -> None:
     architecture = get("general.architecture")
     if architecture != "llama":
         raise RequestError(
-            f'a GGUF file of the architecture "{architecture}"',
+            f'the architecture "{architecture}" of the GGUF file is not supported',
             where=where,
             remedy="supported: llama (Llama 1 to 3.0, SmolLM, TinyLlama, …)",
         )
@@ -94,15 +93,17 @@ def _check_supported(source: Gguf) -> None:
     if get("llama.expert_count"):
         problems.append(
             Problem(
-                "a mixture of experts is not supported",
+                "mixtures of experts are not supported",
                 where,
                 "choose a model without experts: Llama's own architecture",
             )
         )
     if get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in source.tensors:
-        # The file holds the scaled frequencies and not the factors PaddleNLP wants.
+        # The file has scaled frequencies instead of the factors that PaddleNLP requires.
         fix = "fetch the model's Hugging Face folder instead"
-        problems.append(Problem("scaled rotary positions in a GGUF file", where, fix))
+        problems.append(
+            Problem("scaled rotary embeddings are not supported in GGUF files", where, fix)
+        )
     if problems:
         raise RequestError(problems)
     width = _llama_config(source).head_dim
@@ -110,9 +111,9 @@ def _check_supported(source: Gguf) -> None:
         if get(f"llama.{key}", width) != width:
             problems.append(
                 Problem(
-                    f"llama.{key} is not hidden size / heads ({width})",
+                    f"llama.{key} is not hidden_size / num_attention_heads ({width})",
                     where,
-                    "PaddleNLP's Llama has heads of that width only: choose another model",
+                    "choose another model: PaddleNLP's Llama supports no other width of heads",
                 )
             )
     if problems:
@@ -143,7 +144,7 @@ def _weights(source: Gguf, config: LlamaConfig) -> list[Tensor]:
     problems = problems_of(shapes, expected, str(source.path))
     tokens = len(source.get("tokenizer.ggml.tokens", list))
     if tokens > config.vocab_size:
-        fault = f"{tokens} tokens, and an embedding of {config.vocab_size} rows"
+        fault = f"{tokens} tokens, but the embedding has {config.vocab_size} rows"
         problems.append(
             Problem(
                 fault,
@@ -173,7 +174,7 @@ def _tensor(
 
 
 def _unpermuted(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Return rotary pairs as two halves again, which llama.cpp interleaves.
+    """Return rotary pairs, which llama.cpp interleaves, as two halves.
 
     Args:
         weight: ``[heads x width, hidden]``.

@@ -1,8 +1,7 @@
-"""The GGUF format: what a file holds, with every claim checked against the file's size.
+"""Reading of GGUF files, with checks of all counts against the file's size.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The ``gguf``
-package has a reader of its own; this one exists because that one believes the
-counts it finds, so that a damaged file makes it loop and allocate without end.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The reader of the ``gguf``
+package trusts the counts in a file, so a damaged file makes it allocate without end.
 Dequantization is the package's.
 """
 
@@ -42,7 +41,7 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
-# More than any model has; without a limit a file of zeros would take many times its size.
+# More than any model has; without a limit, a file of zeros would take many times its size.
 _MOST_ENTRIES, _MOST_TENSORS, _MOST_ITEMS = 2**16, 2**18, 2**22
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _SHORTEST_ENTRY = 13  # key length, an empty key, type, one byte
@@ -55,8 +54,8 @@ class TensorInfo:
 
     Args:
         name: as in the file.
-        shape: rows first, as NumPy has it (GGUF writes the fastest dimension first).
-        type_name: how it is quantized: ``F32``, ``Q4_1``, …
+        shape: rows first, as in NumPy (GGUF stores the fastest dimension first).
+        type_name: its quantization: ``F32``, ``Q4_1``, …
         begin: offset of its first byte in the file.
         nbytes: its size in the file.
     """
@@ -80,8 +79,8 @@ class Gguf:
         tensors: by name, in the file's order.
 
     Raises:
-        RequestError: it is not a GGUF file, is truncated, or is of a version or
-            uses a type that is not known here.
+        RequestError: it is not a GGUF file, is truncated, or has an unsupported version or
+            type.
     """
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
@@ -101,7 +100,7 @@ class Gguf:
             raise RequestError(
                 f"alignment of {alignment!r}: not a power of two",
                 where=str(path),
-                remedy="get the file again, from where it was made",
+                remedy="get the file again from its source",
             )
         start = -(-cursor.offset // alignment) * alignment
         self.tensors = {
@@ -127,17 +126,17 @@ class Gguf:
         """Return a metadata value of the type ``kind`` (an int passes for a float).
 
         Raises:
-            RequestError: it is of another type, or is missing and has no default.
+            RequestError: it has another type, or is missing without default.
         """
         value = self.metadata.get(key, default)
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            fault = "is missing" if value is None else f"is {value!r:.60}, not {kind.__name__}"
+            fault = "is missing" if value is None else f"is {value!r:.60}, expected {kind.__name__}"
             raise RequestError(
                 f"the metadata's {key} {fault}",
                 where=str(self.path),
-                remedy="get the file again, from where it was made",
+                remedy="get the file again from its source",
             )
         return value
 
@@ -146,13 +145,13 @@ class Gguf:
             raise RequestError(
                 "two tensors have the same name",
                 where=str(self.path),
-                remedy="get the file again, from where it was made",
+                remedy="get the file again from its source",
             )
         end = max((t.begin + t.nbytes for t in self.tensors.values()), default=0)
         if end > len(self._mapped):
             raise RequestError(
-                f"the GGUF file is truncated: {len(self._mapped)} bytes,"
-                f" and its tensors end at {end}",
+                f"the GGUF file is truncated: it has {len(self._mapped)} bytes,"
+                f" but its tensors end at {end}",
                 where=str(self.path),
                 remedy="get the file again",
             )
@@ -167,7 +166,7 @@ def opened(path: Path) -> Iterator[Gguf]:
     """
     if path.stat().st_size < len(MAGIC):
         raise RequestError(
-            "not a GGUF file: it is empty or nearly so",
+            "not a GGUF file: it is too short",
             where=str(path),
             remedy="get the file again",
         )
@@ -179,23 +178,23 @@ def opened(path: Path) -> Iterator[Gguf]:
 
 
 class _Cursor:
-    """Reads forward through a file and never behind its end."""
+    """Reads a file sequentially, and never beyond its end."""
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self.path, self.offset, self._mapped = path, 0, mapped
         self._items = 0
 
     def sane(self, count: int, least: int, unit: str) -> int:
-        """Return ``count`` if so many things of at least ``least`` bytes can still follow."""
+        """Return ``count`` if that many items of at least ``least`` bytes fit into the rest."""
         left = len(self._mapped) - self.offset
         if count * least > left:
-            raise self._damaged(f"claims {count} {unit}, and {left} bytes are left")
+            raise self._damaged(f"{count} {unit} do not fit into the remaining {left} bytes")
         return count
 
     def limit(self, count: int, most: int, unit: str) -> None:
-        """Refuse more things than any model has."""
+        """Check a count against a limit."""
         if count > most:
-            raise self._damaged(f"claims {count} {unit}, and {most} are the most")
+            raise self._damaged(f"{count} {unit}, expected at most {most}")
 
     def take(self, size: int) -> bytes:
         self.sane(size, 1, "bytes")
@@ -227,7 +226,7 @@ class _Cursor:
         if kind == _STRING:
             return [self.string() for _ in range(self.sane(count, 8, "strings"))]
         if kind not in _SCALARS:
-            raise self._damaged(f"an array of the type {kind}, which no Llama file needs")
+            raise self._damaged(f"an array of the unsupported type {kind}")
         code = _SCALARS[kind]
         self.sane(count, struct.calcsize("<" + code), "numbers")
         raw = self.take(count * struct.calcsize("<" + code))
@@ -244,9 +243,9 @@ class _Cursor:
 def _counts(cursor: _Cursor) -> tuple[int, int]:
     if cursor.take(len(MAGIC)) != MAGIC:
         raise RequestError(
-            "not a GGUF file: it does not begin with GGUF",
+            "not a GGUF file: it does not start with GGUF",
             where=str(cursor.path),
-            remedy="name a .gguf file, or a Hugging Face folder",
+            remedy="use a .gguf file, or a Hugging Face folder",
         )
     version = cursor.number("I")
     if version not in _VERSIONS:
@@ -261,7 +260,7 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
 
 def _tensor(cursor: _Cursor) -> TensorInfo:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-    from gguf.quants import _type_traits  # there is no public list of what it can dequantize
+    from gguf.quants import _type_traits  # there is no public list of the types it can dequantize
 
     name = cursor.string()
     dimensions = cursor.number("I")
@@ -270,7 +269,7 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
         raise RequestError(
             f"a tensor of {dimensions} dimensions",
             where=where,
-            remedy="get the file again; no tensor of Llama has that many",
+            remedy="get the file again: no tensor of a Llama has that many",
         )
     shape = tuple(reversed([cursor.number("Q") for _ in range(dimensions)]))
     number, offset = cursor.number("I"), cursor.number("Q")
@@ -280,7 +279,7 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
         raise RequestError(
             f"unknown tensor type {number}",
             where=where,
-            remedy="get one of a usual quantization, as Q8_0 or F16",
+            remedy="get a file with a common quantization, such as Q8_0 or F16",
         ) from None
     if kind.name not in ("F32", "F16") and kind not in _type_traits:
         supported = ", ".join(sorted(["F32", "F16", *(k.name for k in _type_traits)]))
@@ -292,6 +291,6 @@ def _tensor(cursor: _Cursor) -> TensorInfo:
         raise RequestError(
             f"rows of {shape[-1]} values do not fill blocks of {per_block} ({kind.name})",
             where=where,
-            remedy="get the file again, or one of another quantization",
+            remedy="get the file again, or one with another quantization",
         )
     return TensorInfo(name, shape, kind.name, offset, math.prod(shape) // per_block * block_bytes)

@@ -1,12 +1,11 @@
-r"""The tokenizer and the chat template that a GGUF file holds, as PaddleNLP loads them.
+r"""Conversion of the tokenizer and the chat template of GGUF files for PaddleNLP.
 
-Byte-level vocabularies become a ``tokenizer.json`` for ``PretrainedTokenizerFast``:
-it runs the very library, on the very rules, that Hugging Face's does. PaddleNLP's
-``Qwen2Tokenizer`` looks like a simpler home for ``vocab.json`` and ``merges.txt``,
-but it splits white space by other rules and normalizes accents, so that ids differ
-("\n\t", two letters that make one "é"); besides, upstream's packing fails with it.
+Byte-level vocabularies are converted to a ``tokenizer.json`` for ``PretrainedTokenizerFast``,
+which uses the same library and rules as Hugging Face. PaddleNLP's ``Qwen2Tokenizer`` would be
+simpler, but it splits white space by other rules and normalizes accents, so IDs differ
+("\n\t", two letters that make one "é"), and upstream's packing fails with it.
 
-Sentencepiece vocabularies become a ``sentencepiece.bpe.model`` for ``LlamaTokenizer``.
+Sentencepiece vocabularies are converted to a ``sentencepiece.bpe.model`` for ``LlamaTokenizer``.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from paddle_stacks.errors import Problem, RequestError
 __all__ = ["MODEL_INPUTS", "files", "split_rule", "trimmed_template"]
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
-"""What a tokenizer gives a Llama. The fast tokenizer's default has ``token_type_ids``
-too, and with them ``generate()`` fails in a reshape."""
+"""The tokenizer's outputs. The fast tokenizer's default includes ``token_type_ids``, with
+which ``generate()`` fails."""
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # llama.cpp's token types
 
@@ -63,8 +62,7 @@ def files(source: Gguf) -> dict[str, bytes]:
     """Return the tokenizer's files by name.
 
     Raises:
-        RequestError: the file has no whole tokenizer, or one of a kind that is
-            not known here.
+        RequestError: the tokenizer is incomplete or not supported.
     """
     kind = source.metadata.get("tokenizer.ggml.model")
     common = _config(source)
@@ -83,7 +81,7 @@ def files(source: Gguf) -> dict[str, bytes]:
         }
     else:
         raise RequestError(
-            f'a tokenizer of the kind "{kind}"',
+            f'the tokenizer model "{kind}" is not supported',
             where=str(source.path),
             remedy="supported: gpt2 (byte-level BPE) and llama (sentencepiece)",
         )
@@ -96,7 +94,7 @@ def split_rule(pre_tokenizer: Any) -> str:
 
 
 def trimmed_template(template: str) -> str:
-    """Return a chat template that PaddleNLP renders as Hugging Face does.
+    """Return a chat template that PaddleNLP renders like Hugging Face.
 
     PaddleNLP keeps a newline at the end of the template, Hugging Face drops it.
     """
@@ -123,7 +121,7 @@ def _config(source: Gguf) -> dict[str, Any]:
     config: dict[str, Any] = {key: tokens[number] for key, number in numbers.items()}
     config |= {
         "model_max_length": source.get("llama.context_length", int),
-        "padding_side": "left",  # a model that generates goes on from the right
+        "padding_side": "left",  # generation continues on the right
         "clean_up_tokenization_spaces": False,
     }
     template = source.get("tokenizer.chat_template", str, "")
@@ -135,7 +133,7 @@ def _byte_level(source: Gguf) -> dict[str, Any]:
     split = source.metadata.get("tokenizer.ggml.pre")
     if split not in _SPLITS:
         raise RequestError(
-            f'a byte-level tokenizer that splits text by the rule "{split}"',
+            f'the pre-tokenizer "{split}" is not supported',
             where=str(source.path),
             remedy=f"supported: {', '.join(_SPLITS)}",
         )
@@ -169,7 +167,7 @@ def _byte_level(source: Gguf) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            # Llama 3 takes a word that is in the vocabulary whole, whatever the merges say.
+            # Llama 3 ignores merges for words that are in the vocabulary.
             "ignore_merges": split == "llama-bpe",
             "vocab": {token: number for number, token in enumerate(tokens)},
             "merges": _merges(source, set(tokens)),
@@ -180,17 +178,17 @@ def _byte_level(source: Gguf) -> dict[str, Any]:
 def _vocabulary(source: Gguf) -> tuple[list[str], list[int]]:
     tokens = source.get("tokenizer.ggml.tokens", list)
     types = source.get("tokenizer.ggml.token_type", list)
-    # The items of an array are of one type, so that the first one speaks for all.
+    # The items of an array have one type, so checking the first is enough.
     sound = tokens and types and isinstance(tokens[0], str) and isinstance(types[0], int)
     if not sound or len(types) != len(tokens):
         raise RequestError(
-            f"no whole vocabulary: {len(tokens)} tokens and {len(types)} types of tokens",
+            f"incomplete vocabulary: {len(tokens)} tokens, but {len(types)} token types",
             where=str(source.path),
             remedy="get the file again, or the model's Hugging Face folder instead",
         )
     if len(set(tokens)) != len(tokens):
         raise RequestError(
-            "a token occurs twice in the vocabulary",
+            "the vocabulary has duplicate tokens",
             where=str(source.path),
             remedy="get the file again, or the model's Hugging Face folder instead",
         )
@@ -201,7 +199,7 @@ def _merges(source: Gguf, tokens: set[str]) -> list[str]:
     merges: list[str] = source.get("tokenizer.ggml.merges", list, [])
     faults = [
         Problem(
-            f'merge {number} "{merge}" is not of the vocabulary',
+            f'merge {number} "{merge}" is not in the vocabulary',
             str(source.path),
             "get the file again, or the model's Hugging Face folder instead",
         )
@@ -244,12 +242,12 @@ def _begin_of_text(source: Gguf, tokens: list[str]) -> dict[str, Any]:
 
 
 def _sentencepiece(source: Gguf) -> bytes:
-    """Return the sentencepiece model that llama.cpp took the vocabulary from."""
+    """Return the sentencepiece model of the vocabulary."""
     tokens, types = _vocabulary(source)
     scores = source.get("tokenizer.ggml.scores", list)
     if len(scores) != len(tokens) or not isinstance(scores[0], float):
         raise RequestError(
-            f"{len(tokens)} tokens and {len(scores)} scores of tokens",
+            f"{len(tokens)} tokens, but {len(scores)} scores",
             where=str(source.path),
             remedy="get the file again, or the model's Hugging Face folder instead",
         )
@@ -258,7 +256,7 @@ def _sentencepiece(source: Gguf) -> bytes:
         Vocabulary(
             pieces=tokens,
             scores=scores,
-            types=types,  # llama.cpp's numbers are sentencepiece's
+            types=types,  # llama.cpp uses sentencepiece's numbers
             unknown=source.get("tokenizer.ggml.unknown_token_id", int, unknown),
             begin=source.get("tokenizer.ggml.bos_token_id", int),
             end=source.get("tokenizer.ggml.eos_token_id", int),

@@ -1,4 +1,4 @@
-"""Models on a hub: which files belong to one, and how they come here."""
+"""Download of models from the Hugging Face hub and PaddleNLP's hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from entrypoints.fetching.download import LIMIT, TEXT_LIMIT, NotThere, download
+from entrypoints.fetching.download import LIMIT, TEXT_LIMIT, NotFoundError, download
 from paddle_stacks.errors import JobError, RequestError
 from paddle_stacks.jobs import json_files
 
@@ -15,7 +15,7 @@ __all__ = ["from_hugging_face", "from_paddlenlp", "token"]
 
 _TOKEN = Path("/run/secrets/hub_token")
 _SUFFIXES = (".safetensors", ".json", ".jinja", "tokenizer.model")
-_ELSEWHERE = "choose another source of the model: this one is not to be trusted"
+_ELSEWHERE = "use another source of the model: this one is not trustworthy"
 _WEIGHT_INDEXES = ("model.safetensors.index.json", "model_state.pdparams.index.json")
 _WHOLE_WEIGHTS = ("model.safetensors", "model_state.pdparams")
 _OPTIONAL = (
@@ -27,24 +27,24 @@ _OPTIONAL = (
 
 
 def token() -> str:
-    """Return the hub token that was mounted as a secret or is set as HF_TOKEN; may be empty."""
+    """Return the hub token from the mounted secret or HF_TOKEN; may be empty."""
     if _TOKEN.is_file():
         return _TOKEN.read_text(encoding="utf-8").strip()
     return os.environ.get("HF_TOKEN", "").strip()
 
 
 def from_hugging_face(name: str, folder: Path) -> None:
-    """Bring the safetensors, the configuration and the tokenizer of a model into ``folder``.
+    """Download the safetensors, the configuration and the tokenizer of a model to ``folder``.
 
-    The hub's client says which files there are, at which commit, how long, and
-    the sums of the large ones; the bytes come by :func:`.download.download`.
+    The hub's client lists the files with commit, sizes and the checksums of large ones;
+    :func:`.download.download` downloads them.
 
     Args:
         name: ``ORG/NAME``.
-        folder: where they go; a download that was cut off there goes on.
+        folder: the destination; an interrupted download resumes there.
 
     Raises:
-        RequestError: there is no such model, or none without a token.
+        RequestError: the model does not exist, or requires a token.
         JobError: the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_url
@@ -58,7 +58,7 @@ def from_hugging_face(name: str, folder: Path) -> None:
         raise RequestError(
             f"{name} has no safetensors weights",
             where=f"huggingface:{name}",
-            remedy="pickled weights are not read; look for a model that has safetensors",
+            remedy="choose a model with safetensors: pickled weights are not read",
         )
     for sibling in siblings:
         url = hf_hub_url(name, sibling.rfilename, revision=info.sha)
@@ -69,39 +69,39 @@ def from_hugging_face(name: str, folder: Path) -> None:
         if sibling.size is not None and target.stat().st_size != sibling.size:
             target.unlink()
             raise RequestError(
-                f"{sibling.rfilename} is not {sibling.size} bytes long",
+                f"{sibling.rfilename} does not have {sibling.size} bytes",
                 where=url,
-                remedy="try again: the file was cut off, or has been changed on the hub",
+                remedy="try again: the download was incomplete, or the file has changed",
             )
 
 
 def from_paddlenlp(
     name: str, folder: Path, url_of: Callable[[str, str], str] | None = None
 ) -> None:
-    """Bring the checkpoint of a model on PaddleNLP's own hub into ``folder``.
+    """Download the checkpoint of a model on PaddleNLP's own hub to ``folder``.
 
     Args:
         name: ``ORG/NAME``.
-        folder: where it goes; a download that was cut off there goes on.
-        url_of: gives a file's address; upstream's own function by default, which
-            honours ``PPNLP_ENDPOINT``.
+        folder: the destination; an interrupted download resumes there.
+        url_of: returns a file's URL; upstream's own function by default, which uses
+            ``PPNLP_ENDPOINT``.
 
     Raises:
-        RequestError: there is no such model.
+        RequestError: the model does not exist.
         JobError: the hub cannot be reached.
     """
     url_of = url_of or _upstreams_url
     try:
         download(url_of(name, "config.json"), folder / "config.json", limit=TEXT_LIMIT)
-    except NotThere as error:
+    except NotFoundError as error:
         raise RequestError(
             f'PaddleNLP\'s hub has no model "{name}"',
             where=error.problems[0].where,
-            remedy="names are case-sensitive: meta-llama/Llama-2-7b-chat, for instance",
+            remedy="names are case-sensitive, such as meta-llama/Llama-2-7b-chat",
         ) from error
     for file in _OPTIONAL:
         _if_there(url_of(name, file), folder / file, limit=TEXT_LIMIT)
-    # The hub has no list of files: what PaddleNLP itself would try, in its order.
+    # The hub has no list of files; these are the names that PaddleNLP tries.
     for index in _WEIGHT_INDEXES:
         if _if_there(url_of(name, index), folder / index, limit=TEXT_LIMIT):
             for file in sorted(set(json_files.shards(folder / index, remedy=_ELSEWHERE).values())):
@@ -113,7 +113,7 @@ def from_paddlenlp(
     raise RequestError(
         f"{name} has no weights on PaddleNLP's hub",
         where=f"paddlenlp:{name}",
-        remedy="choose another source: --from huggingface:ORG/NAME, or a folder",
+        remedy="use another source: --from huggingface:ORG/NAME, or a folder",
     )
 
 
@@ -126,7 +126,7 @@ def _upstreams_url(name: str, file: str) -> str:
 def _if_there(url: str, target: Path, limit: int = LIMIT) -> bool:
     try:
         download(url, target, limit=limit)
-    except NotThere:
+    except NotFoundError:
         return False
     return True
 
@@ -147,28 +147,28 @@ def _model_info(name: str, secret: str) -> Any:
         return HfApi(token=secret or False).model_info(name, files_metadata=True, timeout=60)
     except GatedRepoError as error:
         raise RequestError(
-            f"{name} is gated: its maker's conditions have to be accepted",
+            f"{name} is gated: its conditions must be accepted",
             where=where,
-            remedy="accept them on the model's page, and give a token of that account "
+            remedy="accept them on the model's page, and use a token of that account "
             "(HF_TOKEN, or the file /run/secrets/hub_token)",
         ) from error
     except RepositoryNotFoundError as error:
-        # The hub answers 401 for what does not exist as well as for what is private.
+        # The hub responds with 401 both for missing and for private models.
         raise RequestError(
-            f'the Hugging Face hub shows no model "{name}"',
+            f'the model "{name}" does not exist on the Hugging Face hub, or is private',
             where=where,
-            remedy="check the name; a private model needs a token "
+            remedy="check the name; a private model requires a token "
             "(HF_TOKEN, or the file /run/secrets/hub_token)",
         ) from error
     except HFValidationError as error:
         raise RequestError(
-            f"not a model's name: {error}",
+            f"invalid model name: {error}",
             where=where,
-            remedy="--from huggingface:ORG/NAME, as the hub's page has it",
+            remedy="use --from huggingface:ORG/NAME with the name on the hub's page",
         ) from error
     except (HfHubHTTPError, RequestException, OfflineModeIsEnabled) as error:
         raise JobError(
-            f"the Hugging Face hub cannot be asked: {_reason(error)}",
+            f"the Hugging Face hub cannot be reached: {_reason(error)}",
             where=where,
             remedy="check the network, the proxy and the certificates, or set HF_ENDPOINT to a "
             "mirror",
@@ -176,7 +176,7 @@ def _model_info(name: str, secret: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return what lies at the bottom of a requests error, which wraps urllib3's in its own."""
+    """Return the innermost reason of an exception of requests, which wraps those of urllib3."""
     inner = error.args[0] if error.args else error
     inner = getattr(inner, "reason", None) or inner
     return (str(inner).strip().splitlines() or [type(error).__name__])[0]

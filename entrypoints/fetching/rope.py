@@ -1,4 +1,4 @@
-"""Rotary position embeddings: from the keys of transformers to those of PaddleNLP.
+"""Conversion of rotary position embeddings from the keys of transformers to PaddleNLP's.
 
 transformers 4 has ``rope_theta`` and ``rope_scaling``; transformers 5 has both in
 ``rope_parameters``. PaddleNLP reads ``rope_theta``, ``rope_scaling`` for Llama 3's scaling,
@@ -17,21 +17,21 @@ __all__ = ["paddle_rope"]
 
 _THETA = 10000.0  # the default of transformers and of PaddleNLP
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-# A dynamic scaling leaves texts up to max_position_embeddings as they are, and no job
-# reads or writes longer ones.
+# Dynamic scaling has no effect on texts up to max_position_embeddings, and no job supports
+# longer ones.
 _NUMBERS = {"default": (), "dynamic": ("factor",), "linear": ("factor",), "llama3": _LLAMA3}
-_REMEDY = "choose another model: this one would not compute the same here"
+_REMEDY = "choose another model: this one would compute something else here"
 
 
 def paddle_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return PaddleNLP's keys for the rotary embeddings that a configuration describes.
+    """Return PaddleNLP's keys for the rotary embeddings of a configuration.
 
     Args:
         config: of transformers.
         where: its file.
 
     Raises:
-        RequestError: PaddleNLP has no such embeddings, or the keys contradict each other.
+        RequestError: PaddleNLP does not support them, or the keys contradict each other.
     """
     scaling = _merged(config, where)
     theta = scaling.get("rope_theta", config.get("rope_theta"))
@@ -76,10 +76,10 @@ def paddle_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _merged(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return ``rope_parameters`` or ``rope_scaling``, whichever there is.
+    """Return ``rope_parameters`` or ``rope_scaling``.
 
     Raises:
-        RequestError: both are given and say different things, or they are no flat objects.
+        RequestError: they differ, or are not flat objects.
     """
     parts = {}
     for key in ("rope_parameters", "rope_scaling"):
@@ -101,16 +101,16 @@ def _merged(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         theta = config.get("rope_theta")
         if theta is not None and rope.setdefault("rope_theta", theta) != theta:
             raise RequestError(
-                f"rope_theta is {theta!r} and {rope['rope_theta']!r} in rope_parameters",
+                f"rope_theta is {theta!r}, but {rope['rope_theta']!r} in rope_parameters",
                 where=where,
-                remedy="delete the one that is wrong; the model's source says which",
+                remedy="delete the wrong one, according to the model's source",
             )
     first, *others = parts.values() or ({},)
     if others and others[0] != first:
         raise RequestError(
             "rope_parameters and rope_scaling differ",
             where=where,
-            remedy="delete the one that is wrong; the model's source says which",
+            remedy="delete the wrong one, according to the model's source",
         )
     return first
 

@@ -1,4 +1,4 @@
-"""A model to begin from scratch: its shape, and a tokenizer trained on a text, without weights."""
+"""New models for pretraining: a configuration and a trained tokenizer, without weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from entrypoints.models.files import write_json
 from entrypoints.preparing.documents import Rules, documents
-from entrypoints.preparing.reading import Place, Reader
+from entrypoints.preparing.reading import Position, Reader
 from entrypoints.runtime import console
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus
@@ -19,22 +19,22 @@ from paddle_stacks.jobs.models import Model
 
 __all__ = ["make", "sha256_of_shape", "train_pieces"]
 
-_MOST = 32 * 2**20  # characters to train on: sentencepiece keeps all of them in memory
-_LINE = 8192  # characters that are given to it at once
-_UNKNOWN, _BEGIN, _END = 0, 1, 2  # sentencepiece's own numbers
+_MOST = 32 * 2**20  # characters to train on, which sentencepiece keeps in memory
+_LINE = 8192  # characters per line
+_UNKNOWN, _BEGIN, _END = 0, 1, 2  # sentencepiece's IDs
 
 
 def make(model: Model, folder: Path) -> None:
     """Write the model into ``folder``, which exists and is empty.
 
-    The same text gives the same files, byte for byte.
+    The files only depend on the text.
 
     Args:
         model: of the kind ``scratch``.
-        folder: where it goes.
+        folder: the destination.
 
     Raises:
-        RequestError: the text cannot be read, or is not one for a vocabulary of that size.
+        RequestError: the text cannot be read, or does not suit the size of the vocabulary.
     """
     text = model.source.value
     sources = corpus.sources([text])
@@ -51,7 +51,7 @@ def make(model: Model, folder: Path) -> None:
 
 
 def sha256_of_shape(model: Model) -> str:
-    """Return a sum of what the model's row says of its shape."""
+    """Return the SHA-256 of the model's configuration."""
     shape = json.dumps(dict(model.architecture), sort_keys=True)
     return hashlib.sha256(shape.encode()).hexdigest()
 
@@ -59,13 +59,13 @@ def sha256_of_shape(model: Model) -> str:
 def train_pieces(lines: list[str], vocabulary: int, text: str) -> bytes:
     """Return a sentencepiece model.
 
-    It is Llama's kind: byte pairs, digits one by one, bytes for what no piece covers. White
-    space is kept as it is, and its runs are pieces, as code needs it.
+    Like Llama's, it uses byte pairs, single digits and byte fallback. White space is preserved,
+    and runs of it are pieces, which suits code.
 
     Args:
         lines: to train on.
-        vocabulary: how many pieces it shall have.
-        text: where the lines are from, for messages.
+        vocabulary: the number of pieces.
+        text: the source of the lines, for messages.
 
     Raises:
         RequestError: the vocabulary is too large or too small for the text.
@@ -85,20 +85,20 @@ def train_pieces(lines: list[str], vocabulary: int, text: str) -> bytes:
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             max_sentence_length=4 * _LINE,  # bytes
-            num_threads=1,  # it is written into the model
+            num_threads=1,  # the number is stored in the model
             minloglevel=3,
         )
     except RuntimeError as error:
         raise RequestError(
-            f"no tokenizer of {vocabulary} pieces can be trained on it: {error}",
+            f"a tokenizer with {vocabulary} pieces cannot be trained on this text: {error}",
             where=text,
-            remedy="another text, or another vocab_size in the model's row",
+            remedy="use another text, or another vocab_size in the model's row",
         ) from error
     return model.getvalue()
 
 
 def _lines(sources: tuple[corpus.Source, ...]) -> tuple[list[str], int]:
-    """Return the lines of the first :data:`_MOST` characters, and how many characters those are."""
+    """Return the lines of the first :data:`_MOST` characters, and their number of characters."""
     lines: list[str] = []
     size = 0
     for text in _texts(sources):
@@ -116,7 +116,7 @@ def _texts(sources: tuple[corpus.Source, ...]) -> Iterator[str]:
     for source in sources:
         reader = Reader(source, rules.document)
         try:
-            for block in reader.blocks(Place()):
+            for block in reader.blocks(Position()):
                 yield from documents(block, source.format, rules).texts
         finally:
             reader.close()
@@ -129,10 +129,10 @@ def _tokenizer(model: Model) -> dict[str, Any]:
         "eos_token": "</s>",
         "unk_token": "<unk>",
         "pad_token": "<unk>",
-        # A corpus of `prepare` has no begin tokens, so that the model never sees one.
+        # A corpus of `prepare` has no begin tokens.
         "add_bos_token": False,
         "model_max_length": model.context,
-        "padding_side": "left",  # a model that generates goes on from the right
+        "padding_side": "left",  # generation continues on the right
         "clean_up_tokenization_spaces": False,
     }
 

@@ -1,8 +1,7 @@
-"""A sentencepiece model of a vocabulary, encoded by hand.
+"""Encoding and decoding of sentencepiece models.
 
-The message is small and its definition does not change (``sentencepiece_model.proto``
-of google/sentencepiece), whereas the encoder that the ``sentencepiece`` package brings
-insists on a newer protobuf than PaddleNLP runs with.
+The message is small and stable (``sentencepiece_model.proto`` of google/sentencepiece), and the
+encoder of the ``sentencepiece`` package requires a newer protobuf than PaddleNLP supports.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ class Vocabulary:
     """A byte-pair vocabulary.
 
     Args:
-        pieces: the tokens, in the order of their ids.
+        pieces: the tokens, in the order of their IDs.
         scores: of the tokens.
-        types: of the tokens, in sentencepiece's numbers: 1 normal, 2 unknown,
+        types: of the tokens, as numbers of sentencepiece: 1 normal, 2 unknown,
             3 control, 4 user-defined, 5 unused, 6 byte.
-        unknown: the id of what is in no piece.
-        begin: the id that begins a text.
-        end: the id that ends it.
-        dummy_prefix: whether a text is taken as if a space stood before it.
+        unknown: the ID for unknown text.
+        begin: the ID of the begin token.
+        end: the ID of the end token.
+        dummy_prefix: whether a space is added before a text.
     """
 
     pieces: Sequence[str]
@@ -46,7 +45,7 @@ class Vocabulary:
 
 
 def encode(vocabulary: Vocabulary) -> bytes:
-    """Return the serialized ``ModelProto``; bytes stand in for what no piece covers."""
+    """Return the serialized ``ModelProto`` with byte fallback."""
     pieces = b"".join(
         _bytes(1, _text(1, piece) + _float(2, score) + _int(3, kind))
         for piece, score, kind in zip(
@@ -74,10 +73,10 @@ def _varint(number: int) -> bytes:
 
 
 def pieces(path: Path) -> list[str]:
-    """Return the pieces of a sentencepiece model, in the order of their ids.
+    """Return the pieces of a sentencepiece model, in the order of their IDs.
 
     Raises:
-        RequestError: it is not such a model.
+        RequestError: it is not a sentencepiece model.
     """
     try:
         return [
@@ -87,7 +86,7 @@ def pieces(path: Path) -> list[str]:
         ] or _no_pieces()
     except (ValueError, StopIteration, IndexError) as error:
         raise RequestError(
-            f"it is not a sentencepiece model: {error or type(error).__name__}",
+            f"not a sentencepiece model: {error or type(error).__name__}",
             where=str(path),
             remedy="get the file again from the model's source",
         ) from None
@@ -138,7 +137,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         elif key & 7 == _BYTES:
             size, at = _read_varint(message, at)
         elif not size:
-            raise ValueError(f"it has a field of the wire type {key & 7}")
+            raise ValueError(f"unsupported wire type {key & 7}")
         if at + size > len(message):
             raise ValueError("it is truncated")
         yield key >> 3, message[at : at + size]

@@ -1,7 +1,7 @@
-"""A model's chat template, rendered as transformers renders it.
+"""Chat templates, rendered like in transformers.
 
-Templates are compiled and rendered in a process of their own
-(:mod:`entrypoints.models.chat_template_worker`), which is killed when it takes too long.
+Templates are compiled and rendered in a separate process
+(:mod:`entrypoints.models.chat_template_worker`), which is killed after a timeout.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _EXTENDED = re.compile(r"{%[-+]?\s*(end)?(generation|break|continue)\b|strftime_
 
 
 class ChatTemplateError(Exception):
-    """A template that cannot be compiled, refuses its messages or exceeds a limit."""
+    """A template that cannot be compiled, rejects its messages or exceeds a limit."""
 
 
 class ChatTemplate:
-    """A chat template in Jinja's language.
+    """A Jinja chat template.
 
     Args:
         source: the template.
-        seconds: the longest time to render it.
+        seconds: the timeout for rendering.
     """
 
     def __init__(self, source: str, seconds: float = _SECONDS) -> None:
@@ -77,13 +77,13 @@ class ChatTemplate:
 
 
 def variables_of(tokenizer: Any) -> dict[str, str]:
-    """Return the special tokens that a template can use, by name."""
+    """Return the special tokens for a template, by name."""
     tokens = tokenizer.special_tokens_map
     return {name: str(tokens[name]) for name in _TOKENS if tokens.get(name) is not None}
 
 
 def is_plain(source: str) -> bool:
-    """Return whether a template can do without what transformers adds to Jinja."""
+    """Return whether a template does not use the Jinja extensions of transformers."""
     return _EXTENDED.search(source) is None
 
 
@@ -109,7 +109,7 @@ def load(folder: Path) -> ChatTemplate | None:
 
 
 class _Worker:
-    """The process that renders, started when it is first needed."""
+    """The rendering process, started on first use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -120,7 +120,7 @@ class _Worker:
         """Return the text that the process renders.
 
         Raises:
-            ChatTemplateError: it does not.
+            ChatTemplateError: rendering fails.
         """
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
@@ -132,11 +132,11 @@ class _Worker:
                 answer = json.loads(_line(process, seconds))
             except TimeoutError:
                 self._stop()
-                raise ChatTemplateError(f"it takes longer than {seconds:g} s") from None
+                raise ChatTemplateError(f"rendering takes longer than {seconds:g} s") from None
             except (OSError, ValueError, EOFError):
                 self._stop()
-                raise ChatTemplateError("the process that renders it ended") from None
-            except BaseException:  # interrupted: the answer would be taken for the next one's
+                raise ChatTemplateError("the rendering process ended") from None
+            except BaseException:  # interrupted: otherwise the next request would get this answer
                 self._stop()
                 raise
         if "error" in answer:
@@ -147,7 +147,7 @@ class _Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
-        # A session of its own: Ctrl-C at a terminal stops an answer, not this process.
+        # In its own session, so that Ctrl-C at a terminal does not stop it.
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE,
@@ -166,13 +166,13 @@ class _Worker:
         process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was still to be written has no reader
+            with suppress(OSError):  # unwritten data has no reader
                 if stream:
                     stream.close()
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """Return the next line that a process prints.
+    """Return the next line of a process's output.
 
     Raises:
         TimeoutError: it takes longer.

@@ -1,8 +1,8 @@
 """Process that compiles and renders chat templates with the environment of transformers.
 
-A chat template is code of whoever made the model. It runs here, in a process without
-anything else in it, so that one that does not end or fills the memory can be killed.
-:mod:`entrypoints.models.chat_template` starts this file by its path and talks to it in lines of
+A chat template is untrusted code. It runs in a separate process, which can be killed if it does
+not end or uses too much memory.
+:mod:`entrypoints.models.chat_template` starts this file by its path and sends requests as lines of
 JSON.
 
 The environment is that of ``transformers.utils.chat_template_utils`` (5.24). It needs
@@ -57,7 +57,7 @@ class _Dict:
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """``namespace`` that takes no names with a leading underscore."""
+    """``namespace`` without names that start with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # so that self=… is a name
         self, *rest = args
@@ -123,7 +123,7 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def _render(source: str, variables: dict[str, Any] | None, longest: int) -> str:
-    """Return what a template renders; nothing where there are no variables: it is compiled only."""
+    """Return the rendered template; without variables, only compile it."""
     template = _compiled(source)
     if variables is None:
         return ""
@@ -144,15 +144,15 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except jinja2.exceptions.TemplateError as error:
         return {"error": str(error.message or type(error).__name__)}
     except _OutputTooLongError:
-        return {"error": f"it renders more than {request['longest']:,} characters"}
+        return {"error": f"the output has more than {request['longest']:,} characters"}
     except MemoryError:
-        return {"error": f"it needs more than {_MEMORY // 2**20:,} MiB of memory"}
-    except Exception as error:  # a template can do whatever makes Python raise
+        return {"error": f"rendering requires more than {_MEMORY // 2**20:,} MiB of memory"}
+    except Exception as error:  # a template can raise any exception
         return {"error": f"{type(error).__name__}: {error}"[:1000]}
 
 
 def main() -> None:
-    """Answer requests on standard input, a line each, until it ends."""
+    """Answer requests on standard input, one per line."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("{}", flush=True)

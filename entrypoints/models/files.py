@@ -16,7 +16,7 @@ BASE = "base.json"
 """In an adapter's folder: the model that it was trained on."""
 
 _WEIGHTS = (".safetensors", ".pdparams", ".index.json")
-_WRITTEN_ANEW = ("config.json", "paddle-stacks.json", "static.json", "static.pdmodel")
+_REWRITTEN = ("config.json", "paddle-stacks.json", "static.json", "static.pdmodel")
 
 
 def fingerprint(folder: Path) -> str:
@@ -26,22 +26,22 @@ def fingerprint(folder: Path) -> str:
 
 
 def copy_companions(companions: tuple[Path, ...], part: Path) -> None:
-    """Copy what belongs to a model and is no weight: tokenizer, configuration, licence.
+    """Copy the files of a model other than weights: tokenizer, configuration, licence.
 
     Args:
-        companions: folders whose files are copied, and files.
-        part: the folder they are copied into.
+        companions: folders and files to copy.
+        part: the destination folder.
     """
     for place in companions:
         for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-            if path.is_file() and not _belongs_to_weights(path.name):
+            if path.is_file() and not _is_excluded(path.name):
                 shutil.copyfile(path, part / path.name)
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Write a JSON file as the ecosystem does: two spaces, characters as they are."""
+    """Write a JSON file with an indent of two spaces and unescaped characters."""
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _belongs_to_weights(name: str) -> bool:
-    return name.startswith(".") or name in _WRITTEN_ANEW or name.endswith(_WEIGHTS)
+def _is_excluded(name: str) -> bool:
+    return name.startswith(".") or name in _REWRITTEN or name.endswith(_WEIGHTS)

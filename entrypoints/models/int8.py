@@ -1,21 +1,21 @@
-"""What quantizing computes, on arrays alone.
+"""Int8 quantization of arrays.
 
-Symmetric quantization to eight bits, as Paddle's ``quantize_linear`` has it: a scale is
-the largest absolute value that can be told, and stands for 127; values are rounded to the
-nearest, ties to even, and what lies outside is cut to -128 … 127. A weight is
+Symmetric quantization as in Paddle's ``quantize_linear``: a scale is the largest absolute value
+and corresponds to 127; values are rounded to the nearest integer, ties to even, and clipped to
+-128 … 127. A weight is
 ``[inputs, outputs]`` and has a scale for each output (upstream's
 ``abs_max_channel_wise``); an activation has one scale; a cache has one for each head.
 
-Smoothing is SmoothQuant's (arXiv:2211.10438, equation 4), with upstream's strength of
-one half: an input channel j of activations X and weights W is divided by
+Smoothing follows SmoothQuant (arXiv:2211.10438, equation 4) with upstream's alpha of one half:
+the input channel j of activations X is divided by
 
     s_j = max|X_j|^a / max|W_j|^(1-a)
 
-and its row of W multiplied, which changes no product and moves outliers of activations,
-which one scale cannot tell apart, into weights, which have many.
+and its row of the weights W is multiplied by it. This preserves the product and moves outliers
+from activations, which have one scale, into weights, which have many.
 
-Shifting is Outlier Suppression+'s (arXiv:2304.09145): a channel's middle z is taken away
-from it, and z·W is added behind the product.
+Shifting follows Outlier Suppression+ (arXiv:2304.09145): the middle z of each channel is
+subtracted, and z·W is added after the product.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 LARGEST = 127
-"""What a scale stands for."""
+"""The integer that corresponds to a scale."""
 
 ALPHA = 0.5
-"""How much of an outlier goes into the weights; upstream's program has no key for it."""
+"""The share of an outlier that is moved into the weights; fixed in upstream's program."""
 
-_LEAST = 1e-8  # upstream's scale of what is zero everywhere
+_LEAST = 1e-8  # upstream's scale for zeros
 _LEAST_SMOOTHING = 1e-5  # likewise
 
 Floats = npt.NDArray[np.float32]
@@ -58,17 +58,17 @@ def weight_scales(weight: Floats) -> Floats:
 
 
 def quantized(values: Floats, scales: Any) -> npt.NDArray[np.int8]:
-    """Return values in eight bits.
+    """Return values as int8.
 
     Args:
         values: of any shape.
-        scales: one for all, or what can be stretched over them.
+        scales: one for all, or an array that can be broadcast.
     """
     return _rounded(values, scales).astype(np.int8)
 
 
 def dequantized(values: npt.NDArray[np.int8], scales: Any) -> Floats:
-    """Return what :func:`quantized` values stand for."""
+    """Return the floats of :func:`quantized` values."""
     steps = np.asarray(scales, dtype=np.float32) / np.float32(LARGEST)
     floats: Floats = values.astype(np.float32)
     floats *= steps
@@ -76,21 +76,21 @@ def dequantized(values: npt.NDArray[np.int8], scales: Any) -> Floats:
 
 
 def fake_quantized(values: Floats, scales: Any) -> Floats:
-    """Return what values are after they have been in eight bits."""
+    """Return values after quantization and dequantization."""
     rounded = _rounded(values, scales)
     rounded *= np.asarray(scales, dtype=np.float32) / np.float32(LARGEST)
     return rounded
 
 
 def smoothing(activations: Floats, weights: Floats, alpha: float = ALPHA) -> Floats:
-    """Return what each input channel is divided by, ``[inputs]``.
+    """Return the divisor of each input channel, ``[inputs]``.
 
     Args:
         activations: the largest absolute value of each channel, ``[inputs]``.
-        weights: likewise of its row in all the weights that take it, ``[inputs]``.
-        alpha: how much of an outlier goes into the weights, 0 to 1.
+        weights: the same for its row in all weights with this input, ``[inputs]``.
+        alpha: the share of an outlier that is moved into the weights, 0 to 1.
     """
-    # A row of zeros takes any factor; one that is infinite would make its channel nothing.
+    # A row of zeros would get an infinite factor, which would zero its channel.
     rows = np.maximum(weights, np.float32(_LEAST)) ** np.float32(1 - alpha)
     factors = activations ** np.float32(alpha) / rows
     return np.maximum(factors, np.float32(_LEAST_SMOOTHING)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A Llama as PaddleNLP names and lays it out, whatever it came from."""
+"""Names and layout of a Llama's weights in PaddleNLP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "write_weights",
 ]
 
-_SHARD_BYTES = 5 * 10**9  # the ecosystem's usual size of a shard
+_SHARD_BYTES = 5 * 10**9  # the common size of a shard
 _LISTED = 20
 
 
@@ -59,7 +59,7 @@ def paddle_weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:
-    """Return the architectures that a model's configuration names; none where it names none."""
+    """Return the architectures in a model's configuration."""
     names = config.get("architectures")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
@@ -67,9 +67,8 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
 def paddle_names(name: str, shape: tuple[int, ...]) -> tuple[str, bool]:
     """Return PaddleNLP's name of a weight, and whether it is transposed there.
 
-    PaddleNLP's ``nn.Linear`` keeps ``[inputs, outputs]``; embeddings and norms
-    are as they are. Rotary halves are laid out as Hugging Face does, so queries
-    and keys need no more than that.
+    PaddleNLP's ``nn.Linear`` stores ``[inputs, outputs]``; embeddings and norms are unchanged.
+    The layout of rotary halves is that of Hugging Face.
     """
     name = "llama." + name.removeprefix("model.") if name.startswith("model.") else name
     return name, len(shape) == 2 and not name.endswith("embed_tokens.weight")
@@ -78,15 +77,17 @@ def paddle_names(name: str, shape: tuple[int, ...]) -> tuple[str, bool]:
 def problems_of(
     actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str
 ) -> list[Problem]:
-    """Return how the weights that were found differ from those that a Llama has."""
+    """Return the differences between the weights of a file and those of a Llama."""
     faults = [f"weight {name} is missing" for name in expected if name not in actual]
-    faults += [f"weight {name} is none of a Llama's" for name in actual if name not in expected]
     faults += [
-        f"weight {name} has the shape {list(actual[name])}, not {list(expected[name])}"
+        f"weight {name} is not a weight of a Llama" for name in actual if name not in expected
+    ]
+    faults += [
+        f"weight {name} has the shape {list(actual[name])}, expected {list(expected[name])}"
         for name in expected
         if name in actual and actual[name] != expected[name]
     ]
-    more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
+    more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
     return [
         Problem(
             fault,
@@ -98,12 +99,11 @@ def problems_of(
 
 
 def write_weights(folder: Path, weights: Sequence[Tensor], framework: str = "np") -> None:
-    """Write weights as safetensors, in shards with an index where they are large.
+    """Write weights as safetensors, in shards with an index if they are large.
 
-    A tied head is not written: PaddleNLP honours ``tie_word_embeddings`` since
-    3.0.0b3 and gives the same logits with it as with a copy of the head (the
-    parity test compares), training keeps the two tied as the model's makers did,
-    and SmolLM2's checkpoint is 113 MB smaller.
+    A tied head is not written: PaddleNLP supports ``tie_word_embeddings`` since 3.0.0b3 with the
+    same logits (tested), training keeps the two tied, and SmolLM2's checkpoint is 113 MB
+    smaller.
 
     Args:
         folder: of the model.
@@ -132,7 +132,7 @@ def _shifted(report: Callable[[int], None], by: int) -> Callable[[int], None]:
 
 def _shards(weights: Sequence[Tensor]) -> list[list[Tensor]]:
     if not weights:
-        raise RequestError("a model without weights", remedy="get the model again from its source")
+        raise RequestError("the model has no weights", remedy="get the model again from its source")
     shards: list[list[Tensor]] = [[]]
     size = 0
     for tensor in weights:

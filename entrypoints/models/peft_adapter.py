@@ -1,4 +1,4 @@
-"""LoRA adapters as Hugging Face's PEFT writes them, with PaddleNLP's names and layout.
+"""Conversion of LoRA adapters of Hugging Face's PEFT to PaddleNLP's names and layout.
 
 PEFT has ``adapter_config.json`` and ``adapter_model.safetensors``, with the factors A
 ``[r, inputs]`` and B ``[outputs, r]`` of each linear layer; PaddleNLP has both transposed.
@@ -58,7 +58,7 @@ KEYS: Mapping[str, KeyRule] = {
     "layer_replication": _only([], reason="the model would have more layers"),
     "init_lora_weights": _only(
         *(True, False, "gaussian", "eva", "orthogonal"),
-        reason="the initialization changes the weights of the model itself",
+        reason="the initialization changes the weights of the base model",
     ),
     **dict.fromkeys(
         ("use_dora", "use_qalora", "use_bdlora", "ensure_weight_tying"),
@@ -74,18 +74,18 @@ KEYS: Mapping[str, KeyRule] = {
     ),
     **dict.fromkeys(
         ("layers_to_transform", "layers_pattern", "exclude_modules"),
-        _harmless("the weights in the file say which layers are adapted"),
+        _harmless("the weights in the file determine the adapted layers"),
     ),
     **dict.fromkeys(
         ("lora_dropout", "eva_config", "qalora_group_size", "inference_mode", "runtime_config"),
-        _harmless("acts in training only"),
+        _harmless("only affects training"),
     ),
     **dict.fromkeys(
         (
             *("base_model_name_or_path", "revision", "auto_mapping", "peft_version"),
             *("megatron_config", "megatron_core"),
         ),
-        _harmless("says where the adapter was made"),
+        _harmless("only records where the adapter was trained"),
     ),
 }
 """The keys of ``adapter_config.json``, as of PEFT 0.21."""
@@ -93,7 +93,7 @@ KEYS: Mapping[str, KeyRule] = {
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The numbers of an adapter's configuration.
+    """The settings of an adapter.
 
     Args:
         rank: of the factors.
@@ -107,17 +107,17 @@ class LoraSettings:
 
     @property
     def scaling(self) -> float:
-        """The factor that the product of A and B is multiplied with."""
+        """The factor for the product of A and B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def is_peft(folder: Path) -> bool:
-    """Return whether an adapter's folder is PEFT's."""
+    """Return whether a folder is an adapter of PEFT."""
     return (folder / PEFT_CONFIG).is_file()
 
 
 def read_settings(folder: Path) -> LoraSettings:
-    """Return the settings of an adapter, and warn about keys that are not known.
+    """Return the settings of an adapter, and warn about unknown keys.
 
     Raises:
         RequestError: it is not a plain LoRA adapter.
@@ -129,11 +129,13 @@ def read_settings(folder: Path) -> LoraSettings:
         for problem in unsupported_values(config, KEYS, str(path))
     ]
     if config.get("peft_type") is None:
-        problems.append(Problem('it has no "peft_type"', str(path), _REMEDY))
+        problems.append(Problem('"peft_type" is missing', str(path), _REMEDY))
     rank: Any = config.get("r")
     alpha: Any = config.get("lora_alpha", 8)  # PEFT's default
     if type(rank) is not int or not 0 < rank < 2**16:
-        problems.append(Problem(f"r is {rank!r:.40}, expected a number from 1", str(path), _REMEDY))
+        problems.append(
+            Problem(f"r is {rank!r:.40}, expected a positive integer", str(path), _REMEDY)
+        )
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         problems.append(
             Problem(f"lora_alpha is {alpha!r:.40}, expected a number", str(path), _REMEDY)
@@ -142,24 +144,24 @@ def read_settings(folder: Path) -> LoraSettings:
         raise RequestError(problems)
     if unknown := unknown_keys(config, KEYS):
         names = ", ".join(key[:60] for key in unknown[:20])
-        warn(f"{PEFT_CONFIG} has keys that are not known and not used: {names}")
+        warn(f"{PEFT_CONFIG} has unknown keys, which are ignored: {names}")
     return LoraSettings(rank, alpha, bool(config.get("use_rslora")))
 
 
 def read_state(folder: Path, rank: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the factors of an adapter by PaddleNLP's names, in its layout.
+    """Return the factors of an adapter with PaddleNLP's names and layout.
 
     Args:
         folder: the adapter.
-        rank: that its configuration says.
+        rank: in its configuration.
 
     Raises:
-        RequestError: the file is missing or damaged, or holds something else.
+        RequestError: the file is missing, damaged, or not an adapter.
     """
     path = folder / _STATE
     if not path.is_file():
         raise RequestError(
-            f"the adapter has no weights: no {_STATE}",
+            f"the adapter has no weights: {_STATE} is missing",
             where=str(folder),
             remedy="weights as adapter_model.bin are pickles and are not read; save the adapter"
             " with safe_serialization=True",
@@ -175,16 +177,18 @@ def read_state(folder: Path, rank: int) -> dict[str, npt.NDArray[np.float32]]:
                 continue
             axis = 0 if match["factor"] == "A" else 1
             if len(entry.shape) != 2 or entry.shape[axis] != rank:
-                faults.append(f"{name} has the shape {list(entry.shape)}, and r is {rank}")
+                faults.append(
+                    f"{name} has the shape {list(entry.shape)}, which contradicts r = {rank}"
+                )
                 continue
             if entry.dtype not in ("F32", "F16", "BF16"):
-                faults.append(f"{name} is of the type {entry.dtype}")
+                faults.append(f"{name} has the unsupported type {entry.dtype}")
                 continue
             layer = re.sub(r"^model\.", "llama.", match["layer"])
             values = _as_float32(read(entry), entry.dtype)
             state[f"{layer}.lora_{match['factor']}"] = np.ascontiguousarray(values.T)
     if not state and not faults:
-        faults.append("it holds no LoRA factors")
+        faults.append("the file has no LoRA factors")
     if faults:
         raise RequestError([Problem(fault, str(path), _REMEDY) for fault in faults[:_LISTED]])
     return state
@@ -196,7 +200,7 @@ def _paddle_config(settings: LoraSettings, state: Mapping[str, Any], base: str) 
     Args:
         settings: of the adapter.
         state: its factors, by PaddleNLP's names.
-        base: the model that it is for.
+        base: the base model.
     """
     kinds = sorted({name.split(".")[-2] for name in state})
     return {
@@ -209,12 +213,12 @@ def _paddle_config(settings: LoraSettings, state: Mapping[str, Any], base: str) 
 
 
 def write_paddle(folder: Path, output: Path, base: str) -> None:
-    """Write an adapter as PaddleNLP reads it.
+    """Write an adapter in PaddleNLP's format.
 
     Args:
         folder: PEFT's.
-        output: of PaddleNLP's two files; it exists.
-        base: the model that it is for.
+        output: an existing folder for PaddleNLP's two files.
+        base: the base model.
 
     Raises:
         RequestError: the adapter is damaged or not a plain LoRA adapter.
@@ -229,7 +233,7 @@ def write_paddle(folder: Path, output: Path, base: str) -> None:
 
 
 def _as_float32(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
-    """Return the numbers of a tensor, which is read as integers of the type's size."""
+    """Return the values of a tensor that was read as integers of the same size."""
     if dtype == "BF16":  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.view(np.float16 if dtype == "F16" else np.float32).astype(np.float32)

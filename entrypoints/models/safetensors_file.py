@@ -1,10 +1,9 @@
-"""Safetensors files, read and written one tensor at a time.
+"""Reading and writing of safetensors files, one tensor at a time.
 
-The format: eight bytes with the length of a JSON header, the header, then the
-tensors' bytes (https://huggingface.co/docs/safetensors). It is simple enough to
-be handled here, and that buys three things: memory stays bounded by the largest
-tensor rather than by a file, bfloat16 passes through although NumPy has no such
-type, and every claim of a header is checked against the file before it is used.
+The format: eight bytes with the length of a JSON header, the header, and the bytes of the
+tensors (https://huggingface.co/docs/safetensors). This implementation has three advantages over
+the library: memory is bounded by the largest tensor instead of the file, bfloat16 is supported
+although NumPy lacks the type, and headers are checked against the file before they are used.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ITEM_SIZES = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
-"""Bytes per element, by the format's names of types."""
+"""Bytes per element, by type name."""
 
 _MOST_DIMENSIONS = 32  # NumPy's limit
 _LONGEST_HEADER = 100_000_000  # the reference implementation's own limit
@@ -42,13 +41,13 @@ _LONGEST_HEADER = 100_000_000  # the reference implementation's own limit
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies in a file.
+    """The location of a tensor in a file.
 
     Args:
         dtype: one of :data:`ITEM_SIZES`.
         shape: as stored.
         begin: offset of its first byte in the file.
-        end: offset behind its last byte.
+        end: offset after its last byte.
     """
 
     dtype: str
@@ -65,7 +64,7 @@ class Tensor:
         name: its key in the file.
         dtype: one of :data:`ITEM_SIZES`.
         shape: of the array that ``values`` returns.
-        values: makes the array, when its turn has come; items of the type's size.
+        values: returns the array when it is written; items of the type's size.
     """
 
     name: str
@@ -80,11 +79,11 @@ class Tensor:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return the tensors that a safetensors file holds, by name.
+    """Return the tensors of a safetensors file, by name.
 
     Raises:
-        RequestError: the file is truncated or is not a safetensors file; every
-            fault of its header is named.
+        RequestError: the file is truncated or is not a safetensors file; all faults of the
+            header at once.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -92,7 +91,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
             raise RequestError(
-                f"not a whole safetensors file: {size} bytes, and a header of {length} claimed",
+                f"incomplete safetensors file: {size} bytes with a header of {length}",
                 where=str(path),
                 remedy="get the file again",
             )
@@ -106,7 +105,7 @@ def read_header(path: Path) -> dict[str, Stored]:
             ) from None
     if not isinstance(header, dict):
         raise RequestError(
-            "the header of the safetensors file is no object",
+            "the header of the safetensors file is not an object",
             where=str(path),
             remedy="get the file again from the model's source",
         )
@@ -119,7 +118,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         except (KeyError, TypeError, ValueError) as error:
             problems.append(Problem(f'tensor "{name}": {error}', str(path), "get the file again"))
     if not problems and (twice := _overlapping(tensors)):
-        message = f'tensors "{twice[0]}" and "{twice[1]}" lie upon each other'
+        message = f'tensors "{twice[0]}" and "{twice[1]}" overlap'
         problems.append(Problem(message, str(path), "get the file again"))
     if problems:
         raise RequestError(problems)
@@ -127,7 +126,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _overlapping(tensors: dict[str, Stored]) -> tuple[str, str] | None:
-    """Return two tensors that share bytes, which no writer makes, or None."""
+    """Return two tensors that share bytes, or None."""
     placed = sorted((s.begin, s.end, name) for name, s in tensors.items() if s.end > s.begin)
     for (_, end, name), (begin, _, other) in pairwise(placed):
         if begin < end:
@@ -141,13 +140,15 @@ def _stored(entry: Any, start: int, size: int) -> Stored:
     if dtype not in ITEM_SIZES:
         raise ValueError(f"unknown type {dtype}")
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError("shape and offsets have to be whole numbers")
+        raise ValueError("shape and offsets must be non-negative integers")
     if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > size:
-        raise ValueError(f"{len(shape)} dimensions, the longest of {max(shape, default=0)}")
+        raise ValueError(
+            f"impossible shape: {len(shape)} dimensions, the largest is {max(shape, default=0)}"
+        )
     if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
-        raise ValueError(f"{end - begin} bytes do not hold {dtype} {list(shape)}")
+        raise ValueError(f"{end - begin} bytes do not match {dtype} {list(shape)}")
     if start + end > size:
-        raise ValueError(f"ends at byte {start + end}, the file at {size}: it is truncated")
+        raise ValueError(f"ends at byte {start + end} of {size}: the file is truncated")
     return Stored(dtype, shape, start + begin, start + end)
 
 
@@ -155,8 +156,7 @@ def _stored(entry: Any, start: int, size: int) -> Stored:
 def opened(path: Path) -> Iterator[Callable[[Stored], npt.NDArray[Any]]]:
     """Yield a function that returns a tensor of the file as an array of unsigned integers.
 
-    The integers have the size of the tensor's items: bytes are moved, never
-    interpreted, so no type is lost on the way.
+    The integers have the size of the tensor's items, so all types are preserved.
     """
     with (
         path.open("rb") as stream,
@@ -164,7 +164,7 @@ def opened(path: Path) -> Iterator[Callable[[Stored], npt.NDArray[Any]]]:
     ):
 
         def tensor(stored: Stored) -> npt.NDArray[Any]:
-            # A copy: a view would keep the mapping open behind our back.
+            # A copy, because a view would keep the mapping open.
             raw = mapped[stored.begin : stored.end]
             integers = f"<u{ITEM_SIZES[stored.dtype]}"
             return np.frombuffer(raw, dtype=integers).reshape(stored.shape)
@@ -183,11 +183,11 @@ def write(
     Args:
         path: the file.
         tensors: what to write, in this order.
-        progress: is told the number of bytes written so far.
-        framework: the metadata's "format": PaddleNLP takes ``np``, transformers ``pt``.
+        progress: called with the number of bytes written so far.
+        framework: the metadata's "format": PaddleNLP requires ``np``, transformers ``pt``.
 
     Raises:
-        ValueError: an array is not what its tensor announced.
+        ValueError: an array does not match its tensor.
     """
     header: dict[str, Any] = {"__metadata__": {"format": framework}}
     end = 0
@@ -213,5 +213,5 @@ def write(
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes that the tensors take in a file."""
+    """Return the size of the tensors in a file, in bytes."""
     return sum(tensor.nbytes for tensor in tensors)

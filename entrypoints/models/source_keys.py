@@ -1,7 +1,7 @@
 """The keys of a Hugging Face model's JSON files: used, harmless, or accepted with one value only.
 
-A key that is in none of the tables may change what a model computes, so ``fetch`` warns
-about it by name. The tables follow ``PreTrainedConfig``, ``LlamaConfig``,
+Keys outside of these tables may change what a model computes, so ``fetch`` warns about them.
+The tables follow ``PreTrainedConfig``, ``LlamaConfig``,
 ``GenerationConfig`` and ``PreTrainedTokenizerBase`` of transformers 4.40 to 5.24.
 """
 
@@ -54,8 +54,8 @@ def _only(value: Any, reason: str, *keys: str) -> dict[str, KeyRule]:
 
 _PROCESSOR = "PaddleNLP's generation has no such logits processor"
 OPTION = "set by the options of infer and the fields of a request"
-_BOOKKEEPING = "says which program wrote the file"
-_OUTPUT = "decides what a Python call returns, not what is computed"
+_BOOKKEEPING = "records the program that wrote the file"
+_OUTPUT = "changes the return value in Python, not the computation"
 
 GENERATION: Mapping[str, KeyRule] = {
     **_used("bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty"),
@@ -70,7 +70,7 @@ GENERATION: Mapping[str, KeyRule] = {
     ),
     **_harmless("acts on beams only", "length_penalty", "early_stopping", "low_memory"),
     **_harmless(
-        "makes generation faster, with the same tokens",
+        "speeds up generation without changing the tokens",
         *("use_cache", "cache_implementation", "cache_config", "prefill_chunk_size"),
         *("compile_config", "disable_compile", "is_assistant", "num_assistant_tokens"),
         *("num_assistant_tokens_schedule", "assistant_confidence_threshold"),
@@ -83,7 +83,7 @@ GENERATION: Mapping[str, KeyRule] = {
         *("return_dict_in_generate", "remove_invalid_values", "decoder_start_token_id"),
     ),
     **_harmless(_BOOKKEEPING, "transformers_version", "_from_model_config"),
-    **_only(1, "PaddleNLP's engines have no beam search here", "num_beams", "num_beam_groups"),
+    **_only(1, "beam search is not supported", "num_beams", "num_beam_groups"),
     **_only((0, 0.0), _PROCESSOR, "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     **_only((0, 0.0), _PROCESSOR, "min_length", "min_new_tokens", "diversity_penalty"),
     **_only((1, 1.0), _PROCESSOR, "encoder_repetition_penalty", "guidance_scale"),
@@ -99,7 +99,7 @@ GENERATION: Mapping[str, KeyRule] = {
         *("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"),
         *("penalty_alpha", "watermarking_config", "stop_strings", "dola_layers"),
     ),
-    **_only(False, "the prompt's last token would be split again", "token_healing"),
+    **_only(False, "the last token of the prompt would be split again", "token_healing"),
 }
 """The keys of ``generation_config.json``. Older models have them in ``config.json``."""
 
@@ -118,24 +118,22 @@ CONFIG: Mapping[str, KeyRule] = {
     ),
     **_only(("silu", "swish"), "PaddleNLP's Llama has silu only", "hidden_act"),
     **_only(False, _NOT_LLAMA, "attention_bias", "mlp_bias", "qkv_bias", "use_qk_norm", "qk_norm"),
-    **_only(False, "a decoder only is supported", "is_encoder_decoder", "add_cross_attention"),
+    **_only(False, "only decoders are supported", "is_encoder_decoder", "add_cross_attention"),
     **_only(
         (1, 1.0), "PaddleNLP's Llama rotates whole heads", "partial_rotary_factor", "rotary_pct"
     ),
     **_only(
         (),
-        "the weights are in a number format that is not read; get the model that is not quantized",
+        "the number format of the weights is not supported; use the model that is not quantized",
         *("quantization_config", "compression_config"),
     ),
     **_only(0, "PaddleNLP's Llama has keys and values in every layer", "num_kv_shared_layers"),
-    **_only(({}, []), "the weights of pruned heads are not there", "pruned_heads"),
+    **_only(({}, []), "the weights of pruned heads are missing", "pruned_heads"),
     **_only(0, "the two would compute differently", "chunk_size_feed_forward"),
-    **_harmless(
-        "the type of the weights in the files counts", "torch_dtype", "dtype", "use_bfloat16"
-    ),
-    **_harmless("acts in training only", "attention_dropout", "hidden_dropout", "resid_pdrop"),
-    **_harmless("acts in training only", "attn_pdrop", "embd_pdrop", "gradient_checkpointing"),
-    **_harmless("splits a product into parts with the same sum", "pretraining_tp"),
+    **_harmless("the type in the weight files is used", "torch_dtype", "dtype", "use_bfloat16"),
+    **_harmless("only affects training", "attention_dropout", "hidden_dropout", "resid_pdrop"),
+    **_harmless("only affects training", "attn_pdrop", "embd_pdrop", "gradient_checkpointing"),
+    **_harmless("splits a product without changing the result", "pretraining_tp"),
     **_harmless(
         "transformers' Llama does not read it",
         *("use_sliding_window", "max_window_layers", "is_decoder"),
@@ -151,7 +149,7 @@ CONFIG: Mapping[str, KeyRule] = {
     **_harmless("the code of the model's repository is never run", "auto_map"),
     **_harmless(_OUTPUT, "return_dict", "use_return_dict", "torchscript", "tf_legacy_loss"),
     **_harmless(
-        "chooses among kernels with the same result",
+        "selects a kernel without changing the result",
         *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation"),
         *("_flash_attn_2_enabled", "use_flash_attn", "use_flash_attention"),
         *("_experts_implementation",),
@@ -171,21 +169,21 @@ TOKENIZER: Mapping[str, KeyRule] = {
         *("added_tokens_decoder", "chat_template", "model_max_length", "add_bos_token"),
         *("add_eos_token", "add_prefix_space", "legacy"),
     ),
-    **_only(({},), "PaddleNLP's tokenizer does not pass them on", "sp_model_kwargs"),
-    **_only(False, "special tokens in a text are recognized here", "split_special_tokens"),
+    **_only(({},), "PaddleNLP's tokenizer ignores them", "sp_model_kwargs"),
+    **_only(False, "special tokens in texts are always recognized", "split_special_tokens"),
     **_only(False, "PaddleNLP's tokenizers do not change the text", "do_lower_case"),
-    **_only(False, "it replaces rules of tokenizer.json", "fix_mistral_regex"),
+    **_only(False, "it overrides rules of tokenizer.json", "fix_mistral_regex"),
     **_harmless(
-        "prompts are padded and cut by the jobs themselves",
+        "the jobs pad and truncate prompts themselves",
         *("padding_side", "truncation_side", "padding", "truncation", "max_length", "stride"),
         *("truncation_strategy", "pad_to_multiple_of", "pad_token_type_id", "pad_token_id"),
         *("model_input_names", "return_token_type_ids"),
     ),
     **_harmless(
-        "acts on the text of an answer, not on tokens; answers keep the model's spaces",
+        "changes the text of answers, not tokens; answers keep the model's spaces",
         *("clean_up_tokenization_spaces", "spaces_between_special_tokens", "errors"),
     ),
-    **_harmless("the template of the file counts", "use_default_system_prompt"),
+    **_harmless("the template in the file is used", "use_default_system_prompt"),
     **_harmless("the code of the model's repository is never run", "auto_map"),
     **_harmless(
         _BOOKKEEPING,
@@ -217,7 +215,7 @@ def unsupported_values(
             Problem(
                 f"{key} is {value!r:.60}: {rule.reason}",
                 where,
-                "choose another model: this one would not compute the same here",
+                "choose another model: this one would compute something else here",
             )
         )
     return problems

@@ -1,4 +1,4 @@
-"""A model's tokenizer, as PaddleNLP has it."""
+"""Loading of tokenizers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _CONFIG, _WHOLE = "tokenizer_config.json", "tokenizer.json"
 _VOCABULARY = "vocab.json"
 _FILES = (_CONFIG, "special_tokens_map.json", "added_tokens.json", _WHOLE)
 
-# Characters. What looks for special tokens in a text is made in minutes for one of 100,000
-# (tokenizers 0.19); models have some of thirty.
+# Characters. The search for special tokens takes minutes to build for one of 100,000 characters
+# (tokenizers 0.19); real ones have about thirty.
 _LONGEST = 1024
 
-# Loading takes whatever a configuration says; some of it fails when it is used.
+# Loading accepts any value of a configuration; some values fail only when they are used.
 _TRIAL = "a 1\n"
 
 
 def load(folder: Path) -> Any:
-    """Return PaddleNLP's tokenizer of a model, with a :class:`ChatTemplate` where it has one.
+    """Return PaddleNLP's tokenizer of a model, with a :class:`ChatTemplate` if it has one.
 
-    A template of PaddleNLP's own kind, ``chat_template.json``, stays PaddleNLP's.
+    Templates in PaddleNLP's own format, ``chat_template.json``, are left to PaddleNLP.
 
     Raises:
         RequestError: its files are missing or damaged, a special token is too long, a
-            token's number is none, or the chat template cannot be compiled.
+            token ID is not a number, or the chat template cannot be compiled.
     """
     _check_files(folder)
     from paddlenlp.transformers import AutoTokenizer
 
     try:
-        # Without a template: PaddleNLP's environment lacks what transformers adds to Jinja.
+        # Without a template, because PaddleNLP lacks the Jinja extensions of transformers.
         tokenizer = AutoTokenizer.from_pretrained(str(folder), chat_template=None)
         tokenizer.decode(tokenizer(_TRIAL)["input_ids"])
-    except Exception as error:  # every tokenizer's library has errors of its own
+    except Exception as error:  # the libraries of tokenizers raise various exceptions
         fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error
     if not (folder / chat_templates.PADDLE).is_file():
@@ -85,19 +85,19 @@ def _check_special_tokens(folder: Path) -> None:
         longest = max(map(len, _texts(document)), default=0)
         if longest > _LONGEST:
             raise RequestError(
-                f"a special token of {longest:,} characters, and {_LONGEST:,} are the most",
+                f"a special token has {longest:,} characters, expected at most {_LONGEST:,}",
                 where=str(path),
                 remedy="fetch the model again",
             )
 
 
 def _check_vocabulary(path: Path) -> None:
-    """Check what would fail only when a text has the token in question."""
+    """Check values that would otherwise fail only when a token occurs in a text."""
     if not path.is_file():
         return
     if any(type(number) is not int for number in json_files.read_object(path).values()):
         raise RequestError(
-            "the number of a token is no whole number",
+            "a token ID is not an integer",
             where=str(path),
             remedy="fetch the model again",
         )
@@ -122,7 +122,7 @@ def load_tokenizer(folder: Path, template: Path | None = None, *, chat: bool = T
     Args:
         folder: the model's or the tokenizer's folder.
         template: a ``chat_template.json``, or None for the one in the folder.
-        chat: false for no chat template at all.
+        chat: false for no chat template.
     """
     tokenizer = load(folder)
     if not chat:

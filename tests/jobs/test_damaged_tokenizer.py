@@ -27,5 +27,5 @@ def test_a_special_token_without_end(job, workspace: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"unk_token": "a" * 100_000}))
     done = job(["infer", "--model", "long", "--prompt", "ka"], workspace)
     assert done.status == 2, done.stderr
-    assert "a special token of 100,000 characters" in done.stderr
+    assert "a special token has 100,000 characters" in done.stderr
     assert str(path.relative_to(workspace)) in done.stderr

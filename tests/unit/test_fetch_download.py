@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints.fetching import download as fetching
-from entrypoints.fetching.download import NotThere, download, trust_bundle
+from entrypoints.fetching.download import NotFoundError, download, trust_bundle
 from paddle_stacks.errors import JobError, MachineError, RequestError
 from tests.support.loopback import Server, serving
 
@@ -175,7 +175,7 @@ def test_a_connection_that_always_breaks_is_an_error(server: Server, tmp_path: P
     with pytest.raises(JobError, match=r"closed|reset") as caught:
         download(f"{server.url}/m.bin", tmp_path / "m.bin", attempts=3, pause=0)
     assert caught.value.status == 5
-    assert "goes on where it stopped" in caught.value.problems[0].remedy
+    assert "resumes the download" in caught.value.problems[0].remedy
     assert not (tmp_path / "m.bin").exists()
 
 
@@ -188,8 +188,8 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "words"),
     [
-        (404, NotThere, "404"),
-        (410, NotThere, "410"),
+        (404, NotFoundError, "404"),
+        (410, NotFoundError, "410"),
         (403, JobError, "403"),
         (401, JobError, "401"),
     ],
@@ -263,7 +263,7 @@ def test_a_file_without_a_sum_has_a_limit(
         monkeypatch.setattr(
             httpx.Headers, "get", lambda self, key, default=None: default or "", raising=True
         )
-    with pytest.raises(RequestError, match="larger than 1000000 bytes"):
+    with pytest.raises(RequestError, match="larger than the limit of 1000000 bytes"):
         download(f"{server.url}/m.bin", tmp_path / "m.bin", limit=1_000_000, pause=0)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
     assert not (tmp_path / "m.bin").exists()
@@ -271,12 +271,12 @@ def test_a_file_without_a_sum_has_a_limit(
 
 def test_a_file_of_this_machine_has_one_too(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(CONTENT)
-    with pytest.raises(RequestError, match="larger than 100 bytes"):
+    with pytest.raises(RequestError, match="larger than the limit of 100 bytes"):
         download((tmp_path / "source").as_uri(), tmp_path / "m.bin", limit=100)
 
 
 def test_a_message_has_no_login(server: Server, tmp_path: Path) -> None:
     address = server.url.replace("://", "://me:hidden@")
-    with pytest.raises(NotThere) as caught:
+    with pytest.raises(NotFoundError) as caught:
         download(f"{address}/nothing", tmp_path / "m.bin", pause=0)
     assert "hidden" not in caught.value.problems[0].where

@@ -184,7 +184,7 @@ def test_the_default_theta_is_written(tmp_path: Path) -> None:
         ),
         (
             {"config": {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}},
-            ["rope_theta is 10000.0 and 500000.0"],
+            ["rope_theta is 10000.0, but 500000.0"],
         ),
         (
             {
@@ -222,7 +222,7 @@ def test_the_default_theta_is_written(tmp_path: Path) -> None:
         ),
         (
             {"tokenizer": {"added_tokens_decoder": {"101": {"content": "<tool>"}}}},
-            ["tokenizer.json lacks the token '<tool>' with the id 101"],
+            ["tokenizer.json lacks the token '<tool>' with the ID 101"],
         ),
         (
             {"tokenizer": {"additional_special_tokens": ["<tool>"]}},
@@ -239,7 +239,7 @@ def test_the_default_theta_is_written(tmp_path: Path) -> None:
             {"drop": ("model.norm.weight", "lm_head.weight")},
             ["model.norm.weight is missing", "lm_head.weight is missing"],
         ),
-        ({"add": {"model.extra": np.zeros(2)}}, ["model.extra is none of a Llama's"]),
+        ({"add": {"model.extra": np.zeros(2)}}, ["model.extra is not a weight of a Llama"]),
         ({"config": {"vocab_size": 99}}, ["shape"]),
     ],
 )
@@ -271,7 +271,7 @@ def test_truncated_weights_are_refused(tmp_path: Path, keep: int) -> None:
     write(tmp_path / "hf")
     path = tmp_path / "hf" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(RequestError, match=r"truncated|not a whole"):
+    with pytest.raises(RequestError, match=r"truncated|incomplete"):
         convert(tmp_path / "hf", tmp_path / "out")
 
 
@@ -309,7 +309,7 @@ def test_pieces_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "hf")
     (tmp_path / "hf" / "tokenizer.json").unlink()
     (tmp_path / "hf" / "tokenizer.model").write_bytes(sentencepiece([*TOKENS, "x1"]))
-    with pytest.raises(RequestError, match="ids beyond the model's vocabulary"):
+    with pytest.raises(RequestError, match="IDs beyond the model's vocabulary"):
         convert(tmp_path / "hf", tmp_path / "out")
 
 
@@ -327,7 +327,7 @@ def test_a_copied_checkpoint_has_rows_for_every_id(tmp_path: Path) -> None:
     out = convert(tmp_path / "hf", tmp_path / "out")
     (out / "tokenizer.json").write_text(json.dumps(tokenizer_file([*TOKENS, "x1"])))
     (tmp_path / "copy").mkdir()
-    with pytest.raises(RequestError, match="ids beyond the model's vocabulary"):
+    with pytest.raises(RequestError, match="IDs beyond the model's vocabulary"):
         folder.copy(out, tmp_path / "copy")
 
 
@@ -342,9 +342,9 @@ def test_unknown_keys_are_named_and_not_copied(
     )
     out = convert(tmp_path / "hf", tmp_path / "out")
     said = capsys.readouterr().err
-    assert "config.json has keys that are not known and not used: alibi, logit_scale" in said
-    assert "generation_config.json has keys that are not known and not used: new_processor" in said
-    assert "tokenizer_config.json has keys that are not known and not used: new_flag" in said
+    assert "config.json has unknown keys, which are ignored: alibi, logit_scale" in said
+    assert "generation_config.json has unknown keys, which are ignored: new_processor" in said
+    assert "tokenizer_config.json has unknown keys, which are ignored: new_flag" in said
     config = json.loads((out / "config.json").read_text())
     assert not {"alibi", "logit_scale", "pretraining_tp"} & set(config)
 
@@ -380,7 +380,7 @@ def test_the_tokenizers_file_decides_how_a_text_begins(
     out = convert(tmp_path / "hf", tmp_path / "out")
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert tokenizer.encode(TOKENS[5]).ids == [1, 5]
-    assert ("tokenizer.json decides" in capsys.readouterr().err) is warned
+    assert ("tokenizer.json takes precedence" in capsys.readouterr().err) is warned
 
 
 def test_added_tokens_have_the_flags_of_the_configuration(tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ def test_a_begin_token_is_added_where_the_file_says_so(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"architecture": "qwen2"}, 'architecture "qwen2"'),
-        ({"extra": {"llama.expert_count": 8}}, "mixture of experts"),
+        ({"extra": {"llama.expert_count": 8}}, "mixtures of experts"),
         ({"extra": {"llama.rope.dimension_count": 8}}, "llama.rope.dimension_count"),
         ({"drop": ("blk.1.attn_q.weight",)}, "model.layers.1.self_attn.q_proj.weight is missing"),
         ({"drop": ("token_embd.weight",)}, '"vocab_size" is 0'),
-        ({"split": "deepseek-llm"}, 'the rule "deepseek-llm"'),
+        ({"split": "deepseek-llm"}, '"deepseek-llm" is not supported'),
         ({"merges": ["t h", "q q"]}, 'merge 1 "q q"'),
         ({"merges": []}, "merges"),
         ({"extra": {"tokenizer.ggml.padding_token_id": 9999}}, "pad_token 9999"),
@@ -165,7 +165,7 @@ def test_flipped_bytes_never_end_in_anything_but_an_error_of_ours(tmp_path: Path
 def test_claims_that_the_file_cannot_hold_are_not_believed(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" + body + b"\0" * 64)
-    with pytest.raises(RequestError, match="claims"), gguf_file.opened(path):
+    with pytest.raises(RequestError, match=r"expected at most|do not fit"), gguf_file.opened(path):
         pass
 
 
@@ -174,8 +174,8 @@ def test_claims_that_the_file_cannot_hold_are_not_believed(tmp_path: Path, body:
     [
         (b"GGUF" + struct.pack("<I", 1), "version 1"),
         (b"GGUF" + struct.pack(">I", 3), "big-endian"),
-        (b"PK\3\4" + b"\0" * 60, "does not begin with GGUF"),
-        (b"", "empty"),
+        (b"PK\3\4" + b"\0" * 60, "does not start with GGUF"),
+        (b"", "too short"),
     ],
 )
 def test_other_files_are_recognized(tmp_path: Path, head: bytes, words: str) -> None:
