@@ -1,4 +1,4 @@
-"""The ``inspect`` job: what a corpus of tokens holds, in text and as a picture."""
+"""The ``inspect`` job: statistics, samples and a plot of a corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_TOKENS = 48
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; what was found goes to standard output."""
+    """Run the job; print the statistics."""
     arguments = parse(InspectOptions, argv)
     corpus.shares(arguments.split)
     parts = corpus.parts(arguments.corpus)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     plot = Path(arguments.plot) if arguments.plot else _beside(parts)
     with writing_below(plot.parent):
         shape.draw([(str(p.pair.prefix), pair.lengths(p.pair)) for p in parts], plot)
-    note(f"the lengths are drawn in {plot}")
+    note(f"the lengths are plotted in {plot}")
     return 0
 
 
@@ -46,7 +46,7 @@ def _beside(parts: Sequence[Part]) -> Path:
 
 
 def _samples(part: Part, arguments: InspectOptions, sizes: Any) -> list[str]:
-    """Return the beginnings of a few documents, evenly spread."""
+    """Return the beginnings of a few evenly spaced documents."""
     count = min(max(arguments.samples, 0), len(sizes))
     model = _model(part, arguments.model)
     if not count or model is None:
@@ -69,7 +69,7 @@ def _samples(part: Part, arguments: InspectOptions, sizes: Any) -> list[str]:
 
 
 def _model(part: Part, name: str | None) -> Path | None:
-    """Return the model whose tokenizer made the corpus, or None if nobody knows."""
+    """Return the model whose tokenizer created the corpus, or None if it is unknown."""
     if name:
         return workspace.find_model(name)
     prefix = part.pair.prefix
@@ -77,5 +77,5 @@ def _model(part: Part, name: str | None) -> Path | None:
         manifest = json.loads(corpus.manifest_path(prefix).read_text(encoding="utf-8"))
         return workspace.find_model(str(manifest["model"]))
     except (OSError, ValueError, KeyError, TypeError, RequestError):
-        note(f"nothing says which tokenizer made {prefix}: --model NAME shows samples")
+        note(f"the tokenizer of {prefix} is unknown: use --model NAME to show samples")
         return None

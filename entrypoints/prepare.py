@@ -1,4 +1,4 @@
-"""The ``prepare`` job: raw text to the pair of files that pretraining reads."""
+"""The ``prepare`` job: tokenizes text into a corpus for pretraining."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TOKENIZER_FILES = (
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; the corpus's prefix goes to standard output."""
+    """Run the job; print the corpus's prefix."""
     arguments = parse(PrepareOptions, argv)
     corpus.shares(arguments.split)
     model = workspace.find_model(arguments.model)
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     request = _request(arguments, model, sources)
     partial = corpus.partial_folder(prefix)
     with writing_below(prefix.parent):
-        if not arguments.force and _is_there(prefix, request):
+        if not arguments.force and _is_complete(prefix, request):
             _remove_rest(partial, request)
             print(prefix)
             return 0
@@ -80,18 +80,18 @@ def _prepare(
         raise RequestError(
             "the tokenizer has no end token",
             where="--append-eos",
-            remedy="leave --append-eos out, or take a model whose tokenizer has one",
+            remedy="omit --append-eos, or use a model whose tokenizer has one",
         )
     partial = corpus.partial_folder(prefix)
     state = None
     if not arguments.force and all(source.path != STDIN for source in sources):
         state = run.resumable(partial, request)
     if state is not None:
-        note(f"going on: {state.documents} documents are there, verified")
+        note(f"resuming: {state.documents} documents exist, verified")
     in_the_way = corpus.tokens_path(prefix)
     if not arguments.force and in_the_way.exists() and not (state and state.complete):
         raise RequestError(
-            "a file without its index is in the way",
+            "a file without its index already exists",
             where=str(in_the_way),
             remedy="--force replaces it",
         )
@@ -115,7 +115,7 @@ def _prepare(
         note(line)
     if not state.documents:
         raise RequestError(
-            "the input contains no document",
+            "the input contains no documents",
             where=", ".join(arguments.input),
             remedy="see the counts above; --json-key KEY names the key of the text, and "
             "--on-bad fail ends at the first bad record",
@@ -149,14 +149,14 @@ def _prepare(
 
 
 def _name(prefix: Path, partial: Path, tokens: str, manifest: Mapping[str, Any]) -> None:
-    """Give the finished files their names, the index last: who sees it sees a whole pair.
+    """Rename the finished files, the index last, so that a visible index means a complete corpus.
 
-    Killed anywhere in here, the same command does the rest: its journal says that all is read.
+    If it is killed, the same command does the rest, because the journal is complete.
     """
     if (partial / tokens).is_file():
         corpus.index_path(prefix).unlink(missing_ok=True)
         (partial / tokens).replace(corpus.tokens_path(prefix))
-    # Written in there too, where a killed one leaves nothing that nobody removes.
+    # Written there too, so that a killed job leaves no other files.
     with replacing_file(partial / _MANIFEST) as stream:
         json.dump(manifest, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
@@ -166,12 +166,12 @@ def _name(prefix: Path, partial: Path, tokens: str, manifest: Mapping[str, Any])
 
 
 def _remove_rest(partial: Path, request: Mapping[str, Any]) -> None:
-    """Remove the folder of a corpus that is whole: who made it was killed before doing so."""
+    """Remove the partial folder of a complete corpus, whose job was killed before."""
     from entrypoints.preparing import journal
 
     state = journal.read(partial)
     if not partial.is_dir() or (state and (not state.complete or state.request != request)):
-        return  # nothing is there, or another corpus's beginning; without a journal it is neither
+        return  # it does not exist, or belongs to another corpus
     with contextlib.suppress(RequestError), locked(partial):
         shutil.rmtree(partial)
 
@@ -181,7 +181,7 @@ def _rules(arguments: PrepareOptions) -> Rules:
 
 
 def _request(arguments: PrepareOptions, model: Path, sources: tuple[Source, ...]) -> dict[str, Any]:
-    """Return all that decides what comes out: another one makes another corpus."""
+    """Return everything that determines the corpus."""
     digest = hashlib.sha256()
     for name in _TOKENIZER_FILES:
         if (model / name).is_file():
@@ -195,11 +195,11 @@ def _request(arguments: PrepareOptions, model: Path, sources: tuple[Source, ...]
     }
 
 
-def _is_there(prefix: Path, request: Mapping[str, Any]) -> bool:
-    """Return whether this very corpus is there, whole.
+def _is_complete(prefix: Path, request: Mapping[str, Any]) -> bool:
+    """Return whether this corpus already exists and is complete.
 
     Raises:
-        RequestError: something else is there.
+        RequestError: another corpus exists.
     """
     if not corpus.index_path(prefix).exists():
         return False
@@ -210,10 +210,10 @@ def _is_there(prefix: Path, request: Mapping[str, Any]) -> bool:
     readable = all(source["path"] != STDIN for source in request["inputs"])
     if previous != request or not readable:
         raise RequestError(
-            "another corpus is there" if previous != request else "a corpus is there",
+            "another corpus already exists" if previous != request else "a corpus already exists",
             where=str(corpus.index_path(prefix)),
-            remedy="--force replaces it, or choose another --output",
+            remedy="replace it with --force, or use another --output",
         )
     corpus.look(prefix)
-    note(f"{prefix} is there already and whole, from the same inputs: kept")
+    note(f"{prefix} already exists, complete, from the same inputs")
     return True

@@ -1,1 +1,1 @@
-"""What ``prepare`` and ``inspect`` are made of."""
+"""Preparation and inspection of corpora: the ``prepare`` and ``inspect`` jobs."""

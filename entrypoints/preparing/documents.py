@@ -1,4 +1,4 @@
-"""From a block of bytes to the texts of its documents, and what is wrong with the others."""
+"""Parsing of blocks into documents."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from entrypoints.preparing import reading
 from entrypoints.preparing.reading import Block
 
-__all__ = ["SHOWN", "Found", "Rules", "documents", "without_repeats"]
+__all__ = ["MAX_REPORTED", "ParsedBlock", "Rules", "documents", "without_repeats"]
 
-SHOWN = 20  # bad records that are named; the rest is counted
+MAX_REPORTED = 20  # bad records that are listed; the others are counted
 _SAMPLES = 5
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SAMPLED_RUN = re.compile(rf"(.)\1{{{_SAMPLES - 1}}}")
@@ -22,12 +22,12 @@ _BLANK = re.compile(rb"\n[ \t\r\f\v]*(?=\n)")
 
 @dataclass(frozen=True)
 class Rules:
-    """How documents are read.
+    """Rules for parsing documents.
 
     Args:
         json_key: the key of the text in a JSON line.
-        document: of text: ``paragraph``, ``line`` or ``file``.
-        longest_repeat: a character that comes more often in a row is kept once.
+        document: the unit of plain text: ``paragraph``, ``line`` or ``file``.
+        longest_repeat: longer runs of one character are reduced to a single one.
     """
 
     json_key: str = "text"
@@ -36,14 +36,14 @@ class Rules:
 
 
 @dataclass
-class Found:
-    """What a block holds.
+class ParsedBlock:
+    """The documents of a block.
 
     Args:
-        texts: of the documents, in order, without space around them.
-        lines: where each begins.
-        reasons: how many records are bad, by reason.
-        bad: line and reason of the first :data:`SHOWN` of them.
+        texts: of the documents, in order, stripped.
+        lines: the first line of each.
+        reasons: the number of bad records, by reason.
+        bad: line and reason of the first :data:`MAX_REPORTED` of them.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -55,14 +55,14 @@ class Found:
         """Count a bad record.
 
         Args:
-            line: where it begins.
-            reason: one of few, by which it is counted.
-            detail: what is told of it besides.
+            line: its first line.
+            reason: its category.
+            detail: appended to the reason in the report.
         """
         self.reasons[reason] += 1
         self.bad.append((line, f"{reason}{detail}"))
         self.bad.sort()
-        del self.bad[SHOWN:]
+        del self.bad[MAX_REPORTED:]
 
 
 class _Bad(ValueError):
@@ -71,15 +71,15 @@ class _Bad(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def documents(block: Block, form: str, rules: Rules) -> Found:
+def documents(block: Block, form: str, rules: Rules) -> ParsedBlock:
     """Return the documents of a block.
 
     Args:
-        block: of whole documents.
-        form: of the file that it is of.
-        rules: how to read them.
+        block: with complete documents.
+        form: the format of the file.
+        rules: for parsing.
     """
-    batch = Found()
+    batch = ParsedBlock()
     if block.too_long:
         batch.reject(block.line, _too_long())
     for line, data in _records(block, reading.unit(form, rules.document)):
@@ -100,14 +100,14 @@ def documents(block: Block, form: str, rules: Rules) -> Found:
 
 
 def without_repeats(text: str, longest: int) -> str:
-    """Return the text with every longer run of one character made a single one.
+    """Return the text with every longer run of one character reduced to a single one.
 
-    It is upstream's rule; a run of line ends is left. Looking at a few characters of each
-    ``longest`` tells of nearly every text that it has no such run.
+    This is upstream's rule; runs of newlines are kept. Sampling a few characters of each
+    ``longest`` excludes such runs for nearly all texts.
 
     Args:
         text: any.
-        longest: the longest run that stays.
+        longest: the longest run to keep.
     """
     stride = (longest + 1) // _SAMPLES
     if len(text) <= longest or (stride > 1 and not _SAMPLED_RUN.search(text[::stride])):
@@ -120,7 +120,7 @@ def _too_long() -> str:
 
 
 def _records(block: Block, unit: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the first line's number and the bytes of every record that is not blank."""
+    """Yield the line number and the bytes of every nonblank record."""
     if unit != "line":
         pieces = [block.data] if unit == "file" else _paragraphs(block.data)
         line = block.line
@@ -136,7 +136,7 @@ def _records(block: Block, unit: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _paragraphs(data: bytes) -> Iterator[bytes]:
-    """Yield what stands between blank lines; together they are all of the bytes."""
+    """Yield the parts between blank lines, which together are all bytes."""
     start = 0
     for blank in _BLANK.finditer(data):
         yield data[start : blank.end()]
@@ -158,8 +158,8 @@ def _text(line: str, key: str) -> str:
         raise _Bad("not JSON", f": {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise _Bad("not JSON", ": nested too deeply") from None
-    except ValueError:  # a number of more digits than Python takes
-        raise _Bad("not JSON", ": a number that is too long") from None
+    except ValueError:  # more digits than Python accepts
+        raise _Bad("not JSON", ": a number has too many digits") from None
     if not isinstance(entry, dict):
         raise _Bad("not a JSON object")
     if key not in entry:
@@ -169,5 +169,5 @@ def _text(line: str, key: str) -> str:
     if not isinstance(text, str):
         raise _Bad(f'"{key}" is not a string')
     if "\\u" in line and _SURROGATE.search(text):
-        raise _Bad("half of a surrogate pair, which is no character")
+        raise _Bad("an unpaired surrogate")
     return text

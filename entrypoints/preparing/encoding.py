@@ -1,9 +1,9 @@
-"""From texts to tokens, a batch at a time: the ids are those of PaddleNLP's own tokenizer.
+"""Batched tokenization with the same IDs as PaddleNLP's own tokenizer.
 
-Upstream calls ``tokenize`` and ``convert_tokens_to_ids`` for each document. Where the
-tokenizer stands on the tokenizers library or on sentencepiece, those give the same ids for
-a whole batch in native code; a few texts that are hard to split are compared when a job
-starts, and where one differs the job is as slow as upstream and as right.
+Upstream calls ``tokenize`` and ``convert_tokens_to_ids`` for each document. For tokenizers based
+on the tokenizers library or sentencepiece, these return the same IDs for a whole batch in
+native code. Each job compares them on a few difficult texts at its start, and uses the slow
+method if one differs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from entrypoints.runtime.console import warn
 
 __all__ = [
     "Batch",
+    "CachedEncoder",
     "Encode",
-    "Remembering",
     "encoder",
     "ids_of_one",
     "odd_characters",
@@ -35,7 +35,7 @@ Encode = Callable[[Sequence[str]], "list[bytes]"]
 _Ids = Callable[[Sequence[str]], "list[list[int]]"]
 _ARRAYS = {8: "H", 4: "i"}
 
-# Qwen2's expression, for which _PIECE is made; another one is not split by it.
+# Qwen2's expression, which _PIECE is designed for; other expressions are not supported.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -50,10 +50,10 @@ _PIECE = re.compile(
     rf"|\s+(?:{_WORD}|{_SIGNS}(?:{_WORD}|[\r\n]+)?|\d)?"
 )
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-# So many pieces are remembered, none longer than so many characters: some 40 MB in each process,
-# and more than the words of a language that are not rare.
+# The size of the cache and the maximum length of a piece: about 40 MB per process, and more than
+# the common words of a language.
 _REMEMBERED, _LONGEST_REMEMBERED = 200_000, 32
-# A text whose pieces have more characters than that holds few that come again, as Chinese.
+# Texts with longer pieces on average, such as Chinese, have few repeated pieces.
 _LONG_PIECES = 10
 
 _HARD = (
@@ -69,7 +69,7 @@ _HARD = (
 
 
 class Batch:
-    """Tokens of documents, as they are stored.
+    """Tokens of documents in stored form.
 
     Args:
         code: the type of a token (``paddle_stacks.jobs.corpus.ITEMS``).
@@ -97,35 +97,35 @@ class Batch:
 
 
 def type_code(tokenizer: Any) -> int:
-    """Return the type in which a tokenizer's ids are stored, by upstream's rule."""
+    """Return the stored type of a tokenizer's IDs, by upstream's rule."""
     return 8 if tokenizer.vocab_size < 2**16 - 1 else 4
 
 
 def ids_of_one(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text as upstream's script makes them."""
+    """Return the IDs of a text like upstream's script."""
     ids: list[int] = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
     return ids
 
 
 def stored(ids: Sequence[int], code: int) -> bytes:
-    """Return ids as they are stored.
+    """Return IDs in stored form.
 
     Raises:
-        OverflowError: one does not fit the type.
+        OverflowError: an ID exceeds the type.
     """
     return array(_ARRAYS[code], ids).tobytes()
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """Return the fastest way to the tokenizer's tokens."""
+    """Return the fastest encoder for a tokenizer."""
     code = type_code(tokenizer)
     slow = _stored(lambda texts: [ids_of_one(tokenizer, text) for text in texts], code)
     batched = _batched(tokenizer, code)
     if batched is None:
         return slow
-    # Twice: what is remembered of the first time has to be right as well.
+    # Twice, to check cached pieces as well.
     if not batched(_HARD) == batched(_HARD) == slow(_HARD):
-        warn("the batch tokenizer differs from PaddleNLP's, which is used: it is slower")
+        warn("the batch tokenizer differs from PaddleNLP's, so the slower one is used")
         return slow
     return batched
 
@@ -143,7 +143,7 @@ def _batched(tokenizer: Any, code: int) -> Encode | None:
         tokenizer, "split_special_tokens", False
     ):
         return None
-    # Subclasses may split in ways of their own.
+    # Subclasses may split differently.
     if type(tokenizer) is LlamaTokenizer:
         pieces = tokenizer.sp_model
         ids: _Ids = lambda texts: pieces.encode(texts, out_type=int, num_threads=1)  # noqa: E731
@@ -170,11 +170,11 @@ def _remembering(tokenizer: Any, code: int) -> Encode:
 
     every = _every_character()
     letters, spaces = (set(regex.findall(kind, every)) for kind in (r"[\p{L}\p{N}]", r"\s"))
-    return Remembering(whole, odd_characters(letters, spaces))
+    return CachedEncoder(whole, odd_characters(letters, spaces))
 
 
 def _byte_level(tokenizer: Any) -> Any:
-    """Return what Qwen2Tokenizer does in Python, in the tokenizers library's terms."""
+    """Return Qwen2Tokenizer's Python algorithm as a tokenizer of the tokenizers library."""
     from paddlenlp.transformers.qwen2.tokenizer import PRETOKENIZE_REGEX
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -190,19 +190,18 @@ def _byte_level(tokenizer: Any) -> Any:
     return backend
 
 
-class Remembering:
-    """Encodes texts by pieces, and a piece that was there before not again.
+class CachedEncoder:
+    """Encodes texts in pieces and caches the tokens of each piece.
 
-    Byte-pair encoding knows nothing beyond what the tokenizer's expression finds, and that
-    finds the same in the pieces as in the text. A piece ends where nothing that is found goes
-    on, and nothing looks further: after letters and digits, before a space that something else
-    than space follows, after the ends of lines. Signs stay with the letters behind them, and
-    all other space with what is around it.
+    Byte-pair encoding is applied to each match of the tokenizer's expression, and the matches in
+    the pieces are those in the text. A piece ends at a position that no match or lookahead
+    crosses: after letters and digits, before a single space, and after newlines. Punctuation
+    stays with the following letters, and other white space with its surroundings.
 
     Args:
         whole: returns the tokens of texts, or of pieces.
-        odd: characters that are not the same to Python's expressions as to the tokenizer's;
-            a text with one is left whole.
+        odd: characters that Python's expressions classify differently from the tokenizer's;
+            texts with them are not split.
     """
 
     def __init__(self, whole: Encode, odd: frozenset[str]) -> None:
@@ -226,7 +225,7 @@ class Remembering:
         return tokens
 
     def _split(self, text: str) -> list[str]:
-        # Composed before it is split, as PaddleNLP does it.
+        # Normalized before splitting, as in PaddleNLP.
         text = unicodedata.normalize("NFC", text)
         if any(character in text for character in self._odd_ascii):
             return [text]
@@ -237,11 +236,11 @@ class Remembering:
 
 
 def odd_characters(letters: set[str], spaces: set[str]) -> frozenset[str]:
-    """Return the characters that Python's expressions take for something else.
+    """Return the characters that Python's expressions classify differently.
 
     Args:
-        letters: all letters and numbers, to the tokenizer.
-        spaces: all space, to the tokenizer.
+        letters: all letters and numbers of the tokenizer.
+        spaces: all white space of the tokenizer.
     """
     every = _every_character()
     odd = letters.symmetric_difference(re.findall(r"[^\W_]", every))
@@ -249,14 +248,14 @@ def odd_characters(letters: set[str], spaces: set[str]) -> frozenset[str]:
 
 
 def _every_character() -> str:
-    # Without the halves of pairs of surrogates, which are no characters; decoded, since a
-    # million strings of one character each would be most of the memory of a job.
+    # Without surrogates; as one string, because a million strings of one character each would
+    # take most of a job's memory.
     codes = array("I", chain(range(0xD800), range(0xE000, sys.maxunicode + 1)))
     return codes.tobytes().decode(f"utf-32-{sys.byteorder[0]}e")
 
 
 def _around_special(tokenizer: Any, batched: Encode, code: int) -> Encode:
-    """Leave the texts that hold a special token to PaddleNLP, which splits them at it."""
+    """Use PaddleNLP for texts with special tokens, which it handles."""
     special = [token for token in {*tokenizer.unique_no_split_tokens} if token]
 
     def encode(texts: Sequence[str]) -> list[bytes]:

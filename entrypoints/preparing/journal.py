@@ -1,4 +1,4 @@
-"""How far a preparation is: what a killed one left, and whether it can be trusted."""
+"""Journal of the progress, from which an interrupted preparation resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from entrypoints.preparing.reading import Place
+from entrypoints.preparing.reading import Position
 from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import replacing_file
 
@@ -19,10 +19,10 @@ _NAME = "journal.json"
 
 @dataclass(frozen=True)
 class Growing:
-    """A file that is only ever written at its end.
+    """An append-only file.
 
     Args:
-        size: bytes that are on the disk.
+        size: bytes on the disk.
         checksum: their CRC-32.
     """
 
@@ -30,11 +30,11 @@ class Growing:
     checksum: int = 0
 
     def longer_by(self, data: bytes) -> Growing:
-        """Return it with more at its end."""
+        """Return the state after appending data."""
         return Growing(self.size + len(data), zlib.crc32(data, self.checksum))
 
     def is_in(self, path: Path) -> bool:
-        """Return whether a file begins with what was written."""
+        """Return whether a file starts with the written data."""
         left, checksum = self.size, 0
         try:
             with path.open("rb") as stream:
@@ -47,24 +47,24 @@ class Growing:
 
 @dataclass(frozen=True)
 class State:
-    """How far a preparation is.
+    """The progress of a preparation.
 
     Args:
-        request: what is prepared, as :func:`write` was told; another one begins anew.
-        source: how many inputs are done.
-        place: how far the next one is.
+        request: everything that determines the corpus; another one starts again.
+        source: the number of finished inputs.
+        position: the position in the next input.
         tokens: the file of tokens.
         sizes: the file of the documents' lengths.
-        documents: how many are written.
-        reasons: how many records were bad, by reason.
-        bad: the first bad ones, each ``file:line`` and why.
-        hashes: the SHA-256 of the inputs that are done.
-        complete: whether all inputs are done.
+        documents: the number of written documents.
+        reasons: the number of bad records, by reason.
+        bad: the first bad records, each ``file:line`` and the reason.
+        hashes: the SHA-256 of the finished inputs.
+        complete: whether all inputs are finished.
     """
 
     request: dict[str, Any]
     source: int = 0
-    place: Place = field(default_factory=Place)
+    position: Position = field(default_factory=Position)
     tokens: Growing = field(default_factory=Growing)
     sizes: Growing = field(default_factory=Growing)
     documents: int = 0
@@ -75,19 +75,19 @@ class State:
 
 
 def write(folder: Path, state: State) -> None:
-    """Put the state on the disk, in place of the one before."""
+    """Replace the state on the disk."""
     with replacing_file(folder / _NAME) as stream:
         json.dump(asdict(state), stream, ensure_ascii=False)
 
 
 def read(folder: Path) -> State | None:
-    """Return the state that was written last, or None if there is none that can be read."""
+    """Return the last state, or None if it is missing or unreadable."""
     try:
         state = json_files.parse((folder / _NAME).read_text(encoding="utf-8"))
         return State(
             **{
                 **state,
-                "place": Place(**state["place"]),
+                "position": Position(**state["position"]),
                 "tokens": Growing(**state["tokens"]),
                 "sizes": Growing(**state["sizes"]),
                 "bad": tuple((where, why) for where, why in state["bad"]),

@@ -1,4 +1,4 @@
-"""Text files as blocks of whole documents, in order, whatever they are packed with."""
+"""Reading of plain and compressed text files in blocks of complete documents."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any, BinaryIO
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.corpus import STDIN, Source
 
-__all__ = ["BLOCK", "LONGEST", "Block", "Place", "Reader", "unit"]
+__all__ = ["BLOCK", "LONGEST", "Block", "Position", "Reader", "unit"]
 
-BLOCK = 256 * 1024  # bytes that are read at once, and that a worker gets at the least
-LONGEST = 64 * 1024 * 1024  # bytes of the longest document; it bounds the memory
-_TAIL = 4096  # bytes that are kept of what is dropped: a blank line may be cut in two
+BLOCK = 256 * 1024  # bytes per read, and the minimum for a worker
+LONGEST = 64 * 1024 * 1024  # maximum bytes of a document; bounds the memory
+_TAIL = 4096  # bytes to keep of dropped data, because a blank line may cross a boundary
 _BLANK = re.compile(rb"\n[ \t\r\f\v]*\n")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a file a block ends.
+class Position:
+    """The position of a block's end in a file.
 
     Args:
-        offset: bytes from the file's beginning, unpacked.
-        line: the number of the line that begins there, from 1.
-        checksum: CRC-32 of what comes before.
-        raw: bytes of the file as stored that have been read, a little more than needed.
+        offset: uncompressed bytes from the start of the file.
+        line: the number of the next line, from 1.
+        checksum: CRC-32 of the previous data.
+        raw: bytes of the stored file that have been read, possibly a little more than needed.
     """
 
     offset: int = 0
@@ -42,18 +42,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Block:
-    """Some whole documents.
+    """Complete documents.
 
     Args:
-        data: their bytes; empty where ``too_long``.
+        data: their bytes; empty if ``too_long``.
         line: the number of the first line.
-        end: where the block ends.
-        too_long: one document of more than :data:`LONGEST` bytes, which were not kept.
+        end: the position of its end.
+        too_long: whether it is a single document of more than :data:`LONGEST` bytes, which
+            was dropped.
     """
 
     data: bytes
     line: int
-    end: Place
+    end: Position
     too_long: bool = False
 
 
@@ -61,11 +62,11 @@ _UNREAD = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"PK\x03\x04": "zip", b"PAR1": "Pa
 
 
 def unit(form: str, document: str) -> str:
-    """Return what a document is in a file: ``paragraph``, ``line`` or ``file``.
+    """Return the unit of a document in a file: ``paragraph``, ``line`` or ``file``.
 
     Args:
-        form: the file's (``paddle_stacks.jobs.corpus.Source.format``).
-        document: what it is in plain text.
+        form: the file's format (``paddle_stacks.jobs.corpus.Source.format``).
+        document: the unit in plain text.
     """
     return {"jsonl": "line", "document": "file"}.get(form, document)
 
@@ -75,10 +76,11 @@ class Reader:
 
     Args:
         source: the file.
-        document: of text: ``paragraph`` (up to a blank line), ``line`` or ``file``.
+        document: the unit of plain text: ``paragraph`` (up to a blank line), ``line`` or
+            ``file``.
 
     Attributes:
-        raw: bytes of the file as stored that have been read.
+        raw: bytes of the stored file that have been read.
     """
 
     def __init__(self, source: Source, document: str) -> None:
@@ -90,28 +92,28 @@ class Reader:
 
     @property
     def raw(self) -> int:
-        """Bytes of the file as stored that have been read."""
+        """Bytes of the stored file that have been read."""
         return self._hashed.count
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the whole file as stored, after its last block."""
+        """Return the SHA-256 of the stored file, after its last block."""
         while self._hashed.read(BLOCK):
-            pass  # what follows the packed stream's end
+            pass  # data after the end of the compressed stream
         return self._hashed.digest.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
 
-    def blocks(self, start: Place) -> Iterator[Block]:
+    def blocks(self, start: Position) -> Iterator[Block]:
         """Yield the blocks from a place on.
 
         Raises:
-            RequestError: the packed stream is damaged, or what comes before the place is
-                not what it was.
+            RequestError: the compressed stream is damaged, or the data before the place is
+                changed.
         """
         self._skip(start)
-        place, buffer = start, bytearray()
+        position, buffer = start, bytearray()
         dropped_from = 0  # the line where a document begins that is too long to be kept
         while True:
             more = self._read(BLOCK)
@@ -119,32 +121,32 @@ class Reader:
             if dropped_from:
                 cut = self._unit.first(buffer)
                 size = cut or (max(0, len(buffer) - _TAIL) if more else len(buffer))
-                place = self._after(place, buffer[:size])
+                position = self._after(position, buffer[:size])
                 del buffer[:size]
                 if more and not cut:
                     continue
-                yield Block(b"", dropped_from, place, too_long=True)
+                yield Block(b"", dropped_from, position, too_long=True)
                 dropped_from = 0
             cut = self._unit.last(buffer) if more else len(buffer)
             if cut:
-                data, line = bytes(buffer[:cut]), place.line
+                data, line = bytes(buffer[:cut]), position.line
                 del buffer[:cut]
-                place = self._after(place, data)
-                yield Block(data, line, place)
+                position = self._after(position, data)
+                yield Block(data, line, position)
             elif len(buffer) > LONGEST + BLOCK:
-                dropped_from = place.line
+                dropped_from = position.line
             if not more:
                 return
 
-    def _after(self, place: Place, data: bytes | bytearray) -> Place:
-        return Place(
-            place.offset + len(data),
-            place.line + data.count(b"\n"),
-            zlib.crc32(data, place.checksum),
+    def _after(self, position: Position, data: bytes | bytearray) -> Position:
+        return Position(
+            position.offset + len(data),
+            position.line + data.count(b"\n"),
+            zlib.crc32(data, position.checksum),
             self.raw,
         )
 
-    def _skip(self, start: Place) -> None:
+    def _skip(self, start: Position) -> None:
         left, checksum = start.offset, 0
         while left:
             data = self._read(min(left, BLOCK))
@@ -154,7 +156,7 @@ class Reader:
             left -= len(data)
         if left or checksum != start.checksum:
             raise RequestError(
-                "the file is not what it was when the preparation began",
+                "the file has changed since the preparation started",
                 where=self._source.path,
                 remedy="--force begins anew",
             )
@@ -164,15 +166,15 @@ class Reader:
             data: bytes = self._stream.read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             raise RequestError(
-                f"it cannot be read to its end: {error}",
+                f"the file cannot be read completely: {error}",
                 where=f"{self._source.path}, after {self.raw} bytes",
-                remedy="is it whole? gzip -t or zstd -t tells",
+                remedy="check the file with gzip -t or zstd -t",
             ) from error
         return data
 
 
 class _Hashed(io.RawIOBase):
-    """A file that is hashed and counted as it is read."""
+    """A file with a digest and a count of the read bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -191,7 +193,7 @@ class _Hashed(io.RawIOBase):
 
 
 def _unpacked(stream: io.BufferedReader, name: str) -> Any:
-    """Return the stream unpacked; its first bytes say how, and not its name."""
+    """Return the uncompressed stream; the format is detected by its first bytes."""
     start = stream.peek(4)[:4]
     if start[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=stream)
@@ -202,16 +204,16 @@ def _unpacked(stream: io.BufferedReader, name: str) -> Any:
     for magic, kind in _UNREAD.items():
         if start.startswith(magic):
             raise RequestError(
-                f"it is packed as {kind}, which is not read here",
+                f"the compression {kind} is not supported",
                 where=name,
-                remedy="plain, gzip or zstd; or unpack it into a pipe: … | prepare --input -",
+                remedy="use plain text, gzip or zstd, or a pipe: … | prepare --input -",
             )
     return stream
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """Where a buffer can be cut: how many bytes end with a whole document, 0 for nowhere.
+    """Positions to cut a buffer: numbers of bytes that end with a complete document, or 0.
 
     Args:
         first: after the first document.

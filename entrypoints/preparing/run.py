@@ -1,4 +1,4 @@
-"""The preparation: one process reads and writes in order, the others make tokens of text."""
+"""The preparation: one process reads and writes in order, the others tokenize."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from entrypoints.preparing import documents, encoding, journal
-from entrypoints.preparing.documents import SHOWN, Rules
+from entrypoints.preparing.documents import MAX_REPORTED, Rules
 from entrypoints.preparing.journal import State
-from entrypoints.preparing.reading import Block, Place, Reader
+from entrypoints.preparing.reading import Block, Position, Reader
 from entrypoints.runtime.console import note, report, warn
 from entrypoints.runtime.stop import StopSignal
 from paddle_stacks.errors import JobError, Problem, RequestError, Stopped
@@ -26,24 +26,24 @@ from paddle_stacks.jobs.corpus import STDIN, Source
 
 __all__ = ["SIZES", "TOKENS", "Task", "lines", "prepare", "resumable"]
 
-TOKENS, SIZES = "tokens", "sizes"  # the growing files in the partial folder
-_AHEAD = 4  # blocks under way for each worker
+TOKENS, SIZES = "tokens", "sizes"  # the files in the partial folder
+_AHEAD = 4  # queued blocks per worker
 _PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be prepared.
+    """The settings of a preparation.
 
     Args:
         sources: the inputs, in order.
-        rules: how documents are read.
-        model: the folder of the model whose tokenizer is used.
-        append_eos: whether the end token follows every document.
-        fail: whether the first bad record ends it.
-        workers: processes that make tokens.
-        save_seconds: from one record of the progress on the disk to the next.
-        request: all of this that decides what comes out, for the journal.
+        rules: for parsing documents.
+        model: the folder of the model with the tokenizer.
+        append_eos: whether to append the end token to every document.
+        fail: whether to stop at the first bad record.
+        workers: tokenizing processes.
+        save_seconds: the interval between journal entries.
+        request: everything that determines the corpus, for the journal.
     """
 
     sources: tuple[Source, ...]
@@ -58,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Worker:
-    """What a worker has beside the blocks it gets."""
+    """The state of a worker process."""
 
     encode: encoding.Encode
     code: int
@@ -67,14 +67,14 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What a block became.
+class _EncodedBlock:
+    """A tokenized block.
 
     Args:
-        tokens: of its documents, as they are stored.
+        tokens: of its documents, in stored form.
         sizes: of its documents, 4 bytes each.
-        reasons: bad records by reason.
-        bad: line and reason of the first of them.
+        reasons: the number of bad records, by reason.
+        bad: line and reason of the first bad records.
     """
 
     tokens: bytes
@@ -90,20 +90,20 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSi
     """Write the tokens and the lengths of all documents into the folder.
 
     Args:
-        task: what to do.
+        task: the settings.
         folder: the partial folder.
         tokenizer: PaddleNLP's.
-        start: the state to go on from.
-        stop: the signal to leave, which is looked at after every block: raised anywhere it
-            could be lost in a destructor.
+        start: the state to resume from.
+        stop: the signal to stop, which is checked after every block; an exception at any
+            other point could be lost in a destructor.
 
     Returns:
-        The state at the end, which is on the disk.
+        The final state, which is on the disk.
 
     Raises:
         RequestError: an input is damaged or, with ``task.fail``, has a bad record.
         JobError: a worker was killed.
-        Stopped: by a signal; what was done until then is on the disk.
+        Stopped: a signal was received; the progress is on the disk.
     """
     global _worker
     code = encoding.type_code(tokenizer)
@@ -119,8 +119,8 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSi
             _run(task, pool, writer)
         except BrokenProcessPool as error:
             raise JobError(
-                "a process that makes tokens was ended from outside",
-                remedy="is memory short? the same command goes on where it stopped; --workers 1",
+                "a tokenizing process was killed",
+                remedy="if memory is short, use --workers 1; the same command resumes",
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -129,10 +129,10 @@ def prepare(task: Task, folder: Path, tokenizer: Any, start: State, stop: StopSi
 
 
 def _run(task: Task, pool: ProcessPoolExecutor, writer: _Writer) -> None:
-    # What the writer does next, in order. Small files do not wait for one another: the next
-    # one is read while blocks of those before are under way.
+    # The writer's tasks, in order. The next file is read while blocks of the previous ones are
+    # being tokenized.
     under_way: deque[Callable[[], None]] = deque()
-    start = writer.state.place
+    start = writer.state.position
     for source in task.sources[writer.state.source :]:
         reader = Reader(source, task.rules.document)
         try:
@@ -144,24 +144,26 @@ def _run(task: Task, pool: ProcessPoolExecutor, writer: _Writer) -> None:
             under_way.append(partial(writer.end_source, reader.sha256()))
         finally:
             reader.close()
-        start = Place()
+        start = Position()
     while under_way:
         under_way.popleft()()
 
 
-def _take(writer: _Writer, future: Future[_Made], place: Place, source: Source) -> None:
-    writer.add(future.result(), place, source)
+def _take(
+    writer: _Writer, future: Future[_EncodedBlock], position: Position, source: Source
+) -> None:
+    writer.add(future.result(), position, source)
 
 
 def _begin_worker() -> None:
-    # The parent ends its workers; Ctrl-C reaches all of a terminal's processes.
+    # Ctrl-C reaches all processes of a terminal, but the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are as many as the cores
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
 
 
-def _make(block: Block, form: str) -> _Made:
-    """Make tokens of a block's documents; in a worker."""
+def _make(block: Block, form: str) -> _EncodedBlock:
+    """Tokenize a block's documents; runs in a worker."""
     assert _worker is not None
     parsed = documents.documents(block, form, _worker.rules)
     batch = encoding.Batch(_worker.code)
@@ -171,11 +173,11 @@ def _make(block: Block, form: str) -> _Made:
             batch.add(tokens + _worker.end)
         else:
             parsed.reject(line, "empty", ": no tokens")
-    return _Made(batch.tokens, batch.sizes, dict(parsed.reasons), parsed.bad)
+    return _EncodedBlock(batch.tokens, batch.sizes, dict(parsed.reasons), parsed.bad)
 
 
 class _Writer:
-    """Writes what the workers made, in order, and records how far that is."""
+    """Writes the tokenized blocks in order, and keeps the journal."""
 
     def __init__(
         self,
@@ -194,26 +196,32 @@ class _Writer:
         self._saved = time.monotonic()
         self._progress = _Progress(task.sources, start)
 
-    def add(self, encoded: _Made, place: Place, source: Source) -> None:
-        """Write what became of a block."""
+    def add(self, encoded: _EncodedBlock, position: Position, source: Source) -> None:
+        """Write a tokenized block."""
         if encoded.bad and self._task.fail:
             raise RequestError(
                 [
-                    Problem(why, f"{source.path}:{line}", "mend the line")
+                    Problem(why, f"{source.path}:{line}", "correct the line")
                     for line, why in encoded.bad
                 ]
-                + [Problem("bad records end it", "--on-bad fail", "--on-bad skip counts them")]
+                + [
+                    Problem(
+                        "bad records end it",
+                        "--on-bad fail",
+                        "use --on-bad skip to skip and count them",
+                    )
+                ]
             )
         self._tokens.write(encoded.tokens)
         self._sizes.write(encoded.sizes)
         state = self.state
         shown = [(f"{source.path}:{line}", why) for line, why in encoded.bad]
-        shown = shown[: SHOWN - len(state.bad)]
+        shown = shown[: MAX_REPORTED - len(state.bad)]
         for where, why in shown:
             warn(f"skipped: {where}: {why}")
         self.state = replace(
             state,
-            place=place,
+            position=position,
             tokens=state.tokens.longer_by(encoded.tokens),
             sizes=state.sizes.longer_by(encoded.sizes),
             documents=state.documents + len(encoded.sizes) // 4,
@@ -228,16 +236,16 @@ class _Writer:
             self.save()
 
     def end_source(self, sha256: str) -> None:
-        """Note that an input is read to its end."""
+        """Record the end of an input."""
         self.state = replace(
             self.state,
             source=self.state.source + 1,
-            place=Place(),
+            position=Position(),
             hashes=(*self.state.hashes, sha256),
         )
 
     def save(self, *, complete: bool = False) -> None:
-        """Put everything on the disk, and then the journal that says so."""
+        """Flush all data to the disk, then write the journal."""
         self.state = replace(self.state, complete=complete)
         for stream in (self._tokens, self._sizes):
             stream.flush()
@@ -247,7 +255,7 @@ class _Writer:
 
 
 class _Progress:
-    """Says how far it is, how fast, and how long it will take."""
+    """Reports progress, speed and remaining time."""
 
     def __init__(self, sources: tuple[Source, ...], start: State) -> None:
         self._before = [sum(s.size for s in sources[:n]) for n in range(len(sources) + 1)]
@@ -256,10 +264,10 @@ class _Progress:
         self._began = self._told = time.monotonic()
 
     def _done(self, state: State) -> int:
-        return self._before[state.source] + state.place.raw
+        return self._before[state.source] + state.position.raw
 
     def tell(self, state: State) -> None:
-        """Report, if the last report is a second old."""
+        """Report at most once per second."""
         now = time.monotonic()
         if now - self._told < _PROGRESS_SECONDS:
             return
@@ -279,7 +287,7 @@ class _Progress:
 
 
 def resumable(folder: Path, request: dict[str, Any]) -> State | None:
-    """Return the state to go on from, or None if what is in the folder is of no use."""
+    """Return the state to resume from, or None if the folder cannot be used."""
     state = journal.read(folder)
     if state is None:
         return None

@@ -66,11 +66,11 @@ def lines(sizes: Any, split: str) -> list[str]:
 
 
 def draw(corpora: Sequence[tuple[str, Any]], path: Path) -> None:
-    """Draw how many documents there are of each length.
+    """Plot the distribution of document lengths.
 
     Args:
         corpora: each a name and the tokens of its documents, int32 [documents].
-        path: a PNG file, replaced as a whole.
+        path: a PNG file; replaced atomically.
     """
     import matplotlib
 

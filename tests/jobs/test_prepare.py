@@ -133,11 +133,11 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(job, workspac
         if running.process.poll() is None:
             running.send(signal.SIGKILL)
         killed = running.wait()
-        went_on += "going on:" in killed.stderr
+        went_on += "resuming:" in killed.stderr
         assert not (workspace / "data" / "out.idx").exists() or pair(workspace) == wanted
     done = prepare(job, workspace, *line)
     assert done.status == 0, done.stderr
-    assert went_on or "going on:" in done.stderr
+    assert went_on or "resuming:" in done.stderr
     assert pair(workspace) == wanted
     assert not journal.parent.exists()
     again = prepare(job, workspace, *line)
@@ -197,8 +197,8 @@ BAD_INPUT = [
     ("empty folder", {}, "--input data", "the folder has no text"),
     ("unknown suffix", {"a.md": "x"}, "--input data/a.md", "--format"),
     ("twice", {"a.jsonl": GOOD}, "--input data/a.jsonl --input data/a.jsonl", "twice"),
-    ("nothing in it", {"a.jsonl": ""}, "--input data/a.jsonl", "no document"),
-    ("only blank lines", {"a.jsonl": "\n \n"}, "--input data/a.jsonl", "no document"),
+    ("nothing in it", {"a.jsonl": ""}, "--input data/a.jsonl", "no documents"),
+    ("only blank lines", {"a.jsonl": "\n \n"}, "--input data/a.jsonl", "no documents"),
     ("only bad records", {"a.jsonl": "x\n" * 30}, "--input data/a.jsonl", "30 of them: not JSON"),
     ("truncated", {"a.jsonl.gz": gzip.compress(GOOD.encode())[:-9]}, "--input data/a.jsonl.gz", "gzip -t"),  # noqa: E501
     ("truncated zstd", {"a.jsonl.zst": b"\x28\xb5\x2f\xfd\x04"}, "--input data/a.jsonl.zst", "zstd -t"),  # noqa: E501
@@ -214,7 +214,7 @@ BAD_INPUT = [
     ("output is a folder", {"a.jsonl": GOOD}, "--input data/a.jsonl --output data", "a folder"),
     ("output with suffix", {"a.jsonl": GOOD}, "--input data/a.jsonl --output d/x.bin", "without .bin"),  # noqa: E501
     ("workers", {"a.jsonl": GOOD}, "--input data/a.jsonl --workers 0", "at least 1"),
-    ("in the way", {"a.jsonl": GOOD, "out.bin": "x"}, "--input data/a.jsonl", "--force"),
+    ("already exists", {"a.jsonl": GOOD, "out.bin": "x"}, "--input data/a.jsonl", "--force"),
     ("another corpus", {"a.jsonl": GOOD, "out.idx": "x"}, "--input data/a.jsonl", "another corpus"),
     ("a typo", {"a.jsonl": GOOD}, "--input data/a.jsonl --append-oes", 'did you mean "--append-eos"'),  # noqa: E501
 ]  # fmt: skip

@@ -90,7 +90,7 @@ def run(workspace: Path) -> dict[str, str]:
     folder = workspace / "runs" / NAME
     results = {
         path.name: _weights(path)
-        for path in checkpoints.found(folder)
+        for path in checkpoints.find_all(folder)
         if not checkpoints.damage(path)
     }
     for kind in ("model", "adapter"):
@@ -113,9 +113,11 @@ def losses(folder: Path) -> dict[int, float]:
 
 def saved_step(workspace: Path) -> int:
     """Return the step of the newest complete checkpoint."""
-    whole = (p for p in checkpoints.found(workspace / "runs" / NAME) if not checkpoints.damage(p))
+    whole = (
+        p for p in checkpoints.find_all(workspace / "runs" / NAME) if not checkpoints.damage(p)
+    )
     newest = next(whole, None)
-    return 0 if newest is None else checkpoints.open_whole(newest).step
+    return 0 if newest is None else checkpoints.open_complete(newest).step
 
 
 def merged(workspace: Path) -> dict[str, str]:

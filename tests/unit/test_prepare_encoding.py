@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Regex, pre_tokenizers
 
 from entrypoints.preparing import encoding
-from entrypoints.preparing.encoding import Batch, Remembering, odd_characters, stored
+from entrypoints.preparing.encoding import Batch, CachedEncoder, odd_characters, stored
 
 # White_Space in Unicode's PropList.txt: what \s is to the tokenizer's expression.
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
@@ -44,8 +44,8 @@ def whole() -> Whole:
 
 
 @pytest.fixture
-def encode(whole: Whole) -> Remembering:
-    return Remembering(whole, ODD)
+def encode(whole: Whole) -> CachedEncoder:
+    return CachedEncoder(whole, ODD)
 
 
 # Of every kind that the expression tells apart, and what it treats by itself.
@@ -57,7 +57,9 @@ ALPHABET = [
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_pieces_hold_what_the_text_holds(seed: int, whole: Whole, encode: Remembering) -> None:
+def test_the_pieces_hold_what_the_text_holds(
+    seed: int, whole: Whole, encode: CachedEncoder
+) -> None:
     pick = random.Random(seed)
     texts = ["".join(pick.choices(ALPHABET, k=pick.randint(1, 12))) for _ in range(4000)]
     assert encode(texts) == Whole()(texts)
@@ -76,12 +78,12 @@ def test_the_pieces_hold_what_the_text_holds(seed: int, whole: Whole, encode: Re
         "\n",
     ],
 )
-def test_texts_as_they_are_written(text: str, encode: Remembering) -> None:
+def test_texts_as_they_are_written(text: str, encode: CachedEncoder) -> None:
     assert encode([text]) == Whole()([text])
     assert "".join(encode._split(text)) == unicodedata.normalize("NFC", text)
 
 
-def test_a_piece_is_encoded_once(whole: Whole, encode: Remembering) -> None:
+def test_a_piece_is_encoded_once(whole: Whole, encode: CachedEncoder) -> None:
     encode(["one two three", "two three two"])
     assert sorted(whole.texts) == [" three", " two", "one", "two"]
     whole.texts.clear()
@@ -89,7 +91,7 @@ def test_a_piece_is_encoded_once(whole: Whole, encode: Remembering) -> None:
     assert whole.texts == []
 
 
-def test_what_does_not_come_again_is_not_taken_apart(whole: Whole, encode: Remembering) -> None:
+def test_what_does_not_come_again_is_not_taken_apart(whole: Whole, encode: CachedEncoder) -> None:
     chinese = "水传感器的电池可以用多久没有人知道它的答案是什么"
     encode([chinese])
     assert whole.texts == [chinese]
@@ -99,7 +101,7 @@ def test_a_character_that_python_takes_for_another_thing_leaves_a_text_whole(
     whole: Whole,
 ) -> None:
     # A letter since Unicode 16, which the tokenizer's expression may know and Python may not.
-    encode = Remembering(whole, ODD | {"\U00010d50"})
+    encode = CachedEncoder(whole, ODD | {"\U00010d50"})
     texts = ["a b\x1cc d", "one two \U00010d50 three four"]
     assert encode(texts) == Whole()(texts)
     assert sorted(whole.texts) == sorted(texts)
@@ -110,7 +112,7 @@ def test_only_separators_are_another_thing_to_python() -> None:
 
 
 def test_what_is_remembered_has_a_limit(
-    whole: Whole, encode: Remembering, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, encode: CachedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "_REMEMBERED", 100)
     for start in range(0, 3000, 50):

@@ -16,17 +16,17 @@ import pytest
 from entrypoints.preparing import documents, journal, pair, reading, shape
 from entrypoints.preparing.documents import Rules, without_repeats
 from entrypoints.preparing.journal import Growing, State
-from entrypoints.preparing.reading import Block, Place, Reader
+from entrypoints.preparing.reading import Block, Position, Reader
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus
 from paddle_stacks.jobs.corpus import Source
 
 
-def read(path: Path, document: str = "paragraph", start: Place | None = None) -> list[Block]:
+def read(path: Path, document: str = "paragraph", start: Position | None = None) -> list[Block]:
     form = "jsonl" if ".jsonl" in path.name else "text"
     reader = Reader(Source(str(path), form), document)
     try:
-        return list(reader.blocks(start or Place()))
+        return list(reader.blocks(start or Position()))
     finally:
         reader.close()
 
@@ -79,7 +79,7 @@ def test_a_bad_record_has_its_line(
         (b'{"text": "a"', "not JSON: Expecting ',' delimiter (column 13)"),
         (b'{"text": "a"} {"text": "b"}', "not JSON: Extra data (column 15)"),
         (b"[" * 100_000, "not JSON: nested too deeply"),
-        (b'{"n": ' + b"9" * 5000 + b"}", "not JSON: a number that is too long"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "not JSON: a number has too many digits"),
         (b'["a"]', "not a JSON object"),
         (b'"a"', "not a JSON object"),
         (b"null", "not a JSON object"),
@@ -90,21 +90,21 @@ def test_a_bad_record_has_its_line(
         (b'{"text": ["a"]}', '"text" is not a string'),
         (b'{"text": ""}', "empty"),
         (b'{"text": " \\n\\t "}', "empty"),
-        (b'{"text": "\\ud800"}', "half of a surrogate pair, which is no character"),
+        (b'{"text": "\\ud800"}', "an unpaired surrogate"),
         (b'{"text": "\xff"}', "not UTF-8: byte 0xff"),
         ('{"text": "a"}'.encode("utf-16"), "not UTF-8: byte 0xff"),
         ('{"text": "é"}'.encode("latin-1"), "not UTF-8: byte 0xe9"),
     ],
 )
 def test_bad_records(line: bytes, why: str) -> None:
-    found = documents.documents(Block(line, 7, Place()), "jsonl", Rules())
+    found = documents.documents(Block(line, 7, Position()), "jsonl", Rules())
     assert (found.texts, found.bad) == ([], [(7, why)])
     assert sum(found.reasons.values()) == 1
 
 
 def test_a_byte_order_mark_and_surrogate_pairs_are_no_fault() -> None:
     line = b'\xef\xbb\xbf{"text": "\\ud83d\\ude00"}'
-    assert documents.documents(Block(line, 1, Place()), "jsonl", Rules()).texts == ["😀"]
+    assert documents.documents(Block(line, 1, Position()), "jsonl", Rules()).texts == ["😀"]
 
 
 @pytest.mark.parametrize("size", [16, 100, 1 << 18])
@@ -142,19 +142,19 @@ def test_another_file_is_noticed_when_reading_goes_on(tmp_path: Path) -> None:
     end = read(path)[0].end
     for other in ('{"text": "b"}\n' * 10, '{"text": "a"}\n'):
         path.write_text(other)
-        with pytest.raises(RequestError, match="not what it was"):
+        with pytest.raises(RequestError, match="the file has changed"):
             read(path, start=end)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (gzip.compress(random.Random(1).randbytes(9000), mtime=0)[:-20], "read to its end"),
-        (gzip.compress(b"a" * 9000, mtime=0)[:30] + b"xxxxxxxxxxxxx", "read to its end"),
-        (b"BZh9", "packed as bzip2"),
-        (b"PK\x03\x04", "packed as zip"),
-        (b"\xfd7zXZ", "packed as xz"),
-        (b"PAR1", "packed as Parquet"),
+        (gzip.compress(random.Random(1).randbytes(9000), mtime=0)[:-20], "read completely"),
+        (gzip.compress(b"a" * 9000, mtime=0)[:30] + b"xxxxxxxxxxxxx", "read completely"),
+        (b"BZh9", "the compression bzip2"),
+        (b"PK\x03\x04", "the compression zip"),
+        (b"\xfd7zXZ", "the compression xz"),
+        (b"PAR1", "the compression Parquet"),
     ],
 )
 def test_what_cannot_be_unpacked(tmp_path: Path, content: bytes, what: str) -> None:
@@ -170,7 +170,7 @@ def test_the_hash_is_of_the_file_as_stored(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n') + b"\0" * 100)
     reader = Reader(Source(str(path), "jsonl"), "line")
-    assert [block.data for block in reader.blocks(Place())] == [b'{"text": "a"}\n']
+    assert [block.data for block in reader.blocks(Position())] == [b'{"text": "a"}\n']
     assert reader.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
     reader.close()
 
@@ -247,7 +247,7 @@ def test_the_split_is_upstreams(split: str, count: int) -> None:
     for number in numbers:
         places.append(places[-1] + round(number / sum(numbers) * float(count)))
     over = places[-1] - count
-    wanted = tuple([0] + [place - over for place in places[1:]])
+    wanted = tuple([0] + [position - over for position in places[1:]])
     assert corpus.bounds(split, count) == wanted
 
 
@@ -330,7 +330,7 @@ def test_a_wrong_blend(tmp_path: Path, text: str, faults: int) -> None:
 
 
 def test_the_journal_comes_back(tmp_path: Path) -> None:
-    state = State({"a": 1}, 2, Place(5, 6, 7, 8), Growing(3, 4), Growing(1, 2), 9,
+    state = State({"a": 1}, 2, Position(5, 6, 7, 8), Growing(3, 4), Growing(1, 2), 9,
                   {"empty": 1}, (("a:1", "empty"),), ("ff",), True)  # fmt: skip
     journal.write(tmp_path, state)
     assert journal.read(tmp_path) == state
@@ -355,14 +355,14 @@ def test_standard_input_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n'))
     monkeypatch.setattr("sys.stdin", stdin)
     reader = Reader(Source("-", "jsonl"), "line")
-    assert [block.data for block in reader.blocks(Place())] == [b'{"text": "a"}\n']
+    assert [block.data for block in reader.blocks(Position())] == [b'{"text": "a"}\n']
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"sizes": (-1, 5)}, "negative length"),
-        ({"places": (0, 8)}, "does not begin where the last one ends"),
+        ({"places": (0, 8)}, "does not follow the previous one"),
         ({"documents": (0, 2, 1)}, "not in the order"),
         ({"documents": (0, 1, 9)}, "not in the order"),
     ],
