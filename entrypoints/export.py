@@ -1,4 +1,4 @@
-"""The ``export`` job: a merged model, a static graph, or the format of another tool."""
+"""The ``export`` job: a merged model, a static graph, or another tool's format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; the model's folder goes to standard output."""
+    """Run the job; print the model's folder."""
     arguments = parse(ExportOptions, argv)
     output = Path(arguments.output)
     model = workspace.find_trained(arguments.model)
@@ -59,29 +59,29 @@ def main(argv: list[str]) -> int:
 
 
 def _check_base(model: Path, adapter: Path) -> None:
-    """Refuse a model that is not the one the adapter was trained on.
+    """Check that the adapter was trained on this model.
 
-    An adapter that was made elsewhere does not say which model that was; then
-    the shapes decide, when it is loaded.
+    Adapters from elsewhere do not record their base model; then the shapes are compared when
+    the adapter is loaded.
     """
     about = adapter / BASE
     if not about.is_file():
         return
-    again = "train the adapter again, or copy the run's folder whole"
+    again = "train the adapter again, or copy the complete folder of the run"
     base = json_files.read_object(about, remedy=again)
     name, expected = str(base.get("model")), base.get("weights_sha256")
     if fingerprint(model) != expected:
         raise RequestError(
-            f"the adapter was trained on {name}, and the weights of {model} are not the same",
+            f"the adapter was trained on {name}, but the weights of {model} differ",
             where=str(adapter),
-            remedy=f"--model {Path(name).name}",
+            remedy=f"use --model {Path(name).name}",
         )
 
 
 def _export(arguments: ExportOptions, model: Path, adapter: Path | None, output: Path) -> None:
     import paddle
 
-    # What is done here takes no card, and gives the same everywhere on the CPU.
+    # On the CPU, which needs no device and gives the same result everywhere.
     paddle.set_device("cpu")
     with replacing_folder(output) as part:
         if adapter:
@@ -105,7 +105,7 @@ def _merge(model: Path, adapter: Path, part: Path) -> None:
 
 
 def _sources(model: Path, adapter: Path | None) -> dict[str, Any]:
-    """Return what a manifest says of what the export was made of."""
+    """Return the sources of the export for the manifest."""
     sources: dict[str, Any] = {
         "model": {"folder": str(model), "weights_sha256": fingerprint(model)}
     }

@@ -1,4 +1,4 @@
-"""The ``quantize`` job: a model in eight bits; on a card by upstream's program."""
+"""The ``quantize`` job: converts a model to int8; on a device with upstream's program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["main", "run"]
 
 
 def main(argv: list[str]) -> int:
-    """Run the job; on a CPU the folder of the quantized model goes to standard output."""
+    """Run the job; on a CPU, print the folder of the quantized model."""
     if backends.current() != "cpu":
         return run_with_config("quantize", "run_finetune.py", argv)
     return run(argv)

@@ -1,1 +1,1 @@
-"""Parts of the ``export`` job: a model as a static graph."""
+"""Export of a model as a static graph."""

@@ -1,4 +1,4 @@
-"""A Llama's step as a program for Paddle Inference."""
+"""The step of a Llama as a program for Paddle Inference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Signature = dict[str, tuple[list[int], str]]
 
 
 def signature(config: LlamaConfig) -> Signature:
-    """Return the program's inputs: each one's shape, -1 where it varies, and type.
+    """Return the shapes, with -1 for variable sizes, and types of the program's inputs.
 
     Args:
         config: the model's.
@@ -42,10 +42,10 @@ def signature(config: LlamaConfig) -> Signature:
 
 
 def program(config: LlamaConfig) -> bytes:
-    """Return a step's program, serialized.
+    """Return the serialized program of a step.
 
-    It is in Paddle's older form: the newer one (PIR) has no operator that writes into
-    one of its inputs.
+    It uses Paddle's older format, because the newer one (PIR) does not support operators that
+    write to their inputs.
 
     Args:
         config: the model's.
@@ -78,13 +78,13 @@ def _serialized(config: LlamaConfig) -> bytes:
         ]
         inputs = Inputs(**{name: variables[name] for name in Inputs.__dataclass_fields__})
         logits = Network(config, variables).logits(inputs, caches)
-    # What writes a cache leads to no output, and would be pruned.
+    # Writes to a cache do not lead to an output and would be pruned.
     whole = paddle.static.normalize_program(
         draft, list(variables.values()), [logits], skip_prune_program=True
     )
     for block in whole.blocks:
         for operator in block.ops:
-            # Where it was made: this machine's paths, nine tenths of the file.
+            # The call stacks contain this machine's paths, and are nine tenths of the file.
             operator.desc.remove_attr("op_callstack")
     serialized: bytes = whole.desc.serialize_to_string()
     return serialized

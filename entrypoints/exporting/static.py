@@ -1,4 +1,4 @@
-"""The static graph in an export: written beside the weights, checked, and described."""
+"""Export of a static graph, with its check and its manifest."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["add_static"]
 
-_PROMPTS = (1, 7, 40, 130)  # tokens; the last one is longer than a cache begins with
+_PROMPTS = (1, 7, 40, 130)  # tokens; the last one exceeds the initial size of a cache
 _NEW_TOKENS = 24
-_CLOSE = 1e-3  # of logits; the engines use the same kernels, and merging rounds
+_CLOSE = 1e-3  # of logits; the engines use the same kernels, but merging rounds
 
 
 def add_static(folder: Path, model: Path, adapter: Path | None, about: Mapping[str, Any]) -> None:
-    """Write a model's static graph into its folder, after a check against the dynamic one.
+    """Write a model's static graph into its folder, and compare it with the dynamic graph.
 
     Args:
-        folder: holds the whole model, with the adapter merged.
-        model: the model that it was made of.
-        adapter: that was merged into it, or None.
-        about: what the manifest says of the two.
+        folder: the complete model with the adapter merged.
+        model: the base model.
+        adapter: the merged adapter, or None.
+        about: the sources, for the manifest.
 
     Raises:
-        JobError: the two answer differently.
+        JobError: the results differ.
     """
-    phase("make the static graph")
+    phase("create the static graph")
     config = llama_config(models.read_config(folder))
     (folder / exported.PROGRAM).write_bytes(program(config))
     manifest: dict[str, Any] = {
@@ -59,7 +59,7 @@ def add_static(folder: Path, model: Path, adapter: Path | None, about: Mapping[s
         "outputs": {"logits": {"shape": [config.vocab_size, -1], "dtype": "float32"}},
     }
     _write_manifest(folder, manifest)
-    phase("check it against the dynamic graph")
+    phase("compare it with the dynamic graph")
     manifest["check"] = _compared(static.load(folder), models.load(model, adapter), config)
     _write_manifest(folder, manifest)
 
@@ -77,16 +77,16 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _compared(
     static_model: LanguageModel, reference: LanguageModel, config: LlamaConfig
 ) -> dict[str, Any]:
-    """Return what a comparison of greedy tokens and of their logits shows."""
+    """Compare greedy tokens and their logits."""
     random = np.random.default_rng(0)
     prompts = [random.integers(config.vocab_size, size=size).tolist() for size in _PROMPTS]
     tokens, difference = _both(static_model, reference, prompts)
     if difference > _CLOSE or tokens[0] != tokens[1]:
         raise JobError(
-            "the static graph does not answer as the dynamic one: logits differ by"
+            "the static graph differs from the dynamic one: logits by"
             f" {difference:.3g}, tokens {'do not' if tokens[0] == tokens[1] else 'do'}",
             where="export --static",
-            remedy="report it, with config.json; the output was not written",
+            remedy="report it with config.json; the output was not written",
         )
     return {
         "against": "the dynamic engine, greedy",
@@ -108,7 +108,7 @@ def _both(
         difference = max(difference, float(np.abs(one.logits - two.logits).max()))
         for chosen, decoding in zip(tokens, (one, two), strict=True):
             chosen.append(decoding.logits.argmax(axis=-1).tolist())
-        # Both go on from the same token, so that one difference is not many.
+        # Both continue with the same token, so that one difference does not cause others.
         one.step(tokens[1][-1])
         two.step(tokens[1][-1])
     return tokens, difference

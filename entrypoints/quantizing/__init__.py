@@ -1,1 +1,1 @@
-"""Quantizing a Llama after its training, on a CPU: calibration, arithmetic, proof."""
+"""Post-training quantization of a Llama on a CPU."""

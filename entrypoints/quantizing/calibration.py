@@ -1,8 +1,8 @@
-"""Reading text with a model, and changing its weights by what was noted meanwhile.
+"""Calibration: observation of activations, and changes of weights.
 
-The steps are upstream's, in its order: shift, smooth, scales; each reads the text with
-what the one before has made. A row is read by itself, in pieces, so that memory depends
-neither on the size of a step nor on the length of a row.
+The steps and their order are upstream's: shift, smooth, scales; each one uses the model of the
+previous one. Rows are read one by one in chunks, so memory depends neither on the size of a step
+nor on the length of a row.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from paddle_stacks.jobs.llama_config import LlamaConfig
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 from paddle_stacks.jobs.schema import Config
 
-__all__ = ["Calibration", "Scales", "pieces", "split"]
+__all__ = ["Calibration", "Scales", "chunks", "split"]
 
-_PIECE = 256  # tokens that are read at once: bounds memory
+_CHUNK = 256  # tokens per chunk; bounds the memory
 
 Floats = npt.NDArray[np.float32]
 _Kind = TypeVar("_Kind", bound=Observer)
@@ -44,11 +44,11 @@ _NORMS = {"self_attn.q_proj": "input_layernorm", "mlp.gate_proj": "post_attentio
 
 @dataclass(frozen=True)
 class Scales:
-    """What stands for 127, by the product's name.
+    """The scales, by the name of the product.
 
     Args:
-        activations: of what enters each group's first projection.
-        caches: ``[key heads]`` each; empty where the cache stays as it is.
+        activations: of the input of each group's first projection.
+        caches: ``[KV heads]`` each; empty if the cache is not quantized.
     """
 
     activations: Mapping[str, float]
@@ -56,15 +56,15 @@ class Scales:
 
 
 class Calibration:
-    """A model that is made ready to be quantized.
+    """A model during calibration.
 
     Args:
         model_config: the model's.
-        rotation: as :class:`Model` takes it.
-        weights: by our network's names, float32. What is changed takes their place here;
-            the arrays themselves stay as they are.
-        config: how to calibrate.
-        rows: the text; None where the method needs none.
+        rotation: as for :class:`Model`.
+        weights: by the names of this project's network, float32; changed weights are new
+            arrays.
+        config: of the job.
+        rows: the text; None if the method needs none.
     """
 
     def __init__(
@@ -83,29 +83,29 @@ class Calibration:
         self._rows = rows
 
     def prepare(self) -> None:
-        """Shift and smooth, as far as the configuration asks for it."""
+        """Shift and smooth as configured."""
         config = self._config
         if config["shift"]:
             average = config["shift_sampler"] == "ema"
-            places = self._places(all_linears=config["shift_all_linears"])
+            places = self._products(all_linears=config["shift_all_linears"])
             middles = self._observed("shift", places, lambda: Middle(average=average))
             for name, middle in middles.items():
                 self._shift(name, middle.result())
         if config["smooth"]:
-            places = self._places(all_linears=config["smooth_all_linears"])
+            places = self._products(all_linears=config["smooth_all_linears"])
             for name, largest in self._observed("smooth", places, LargestOfChannels).items():
                 self._smooth(name, largest.result())
         if self._method.all_linears:
             self._complete()
 
     def scales(self) -> Scales:
-        """Return the scales of activations and cache; none where they stay as they are."""
+        """Return the scales of activations and cache; empty if they are not quantized."""
         if not self._method.activations:
             return Scales({}, {})
         average = self._config["act_quant_method"] == "avg"
         activations = {
             name: Largest(average=average)
-            for name in self._places(all_linears=True)
+            for name in self._products(all_linears=True)
             if self._method.takes(name)
         }
         average = self._config["cachekv_quant_method"] == "avg_headwise"
@@ -120,13 +120,13 @@ class Calibration:
             {name: observer.result() for name, observer in caches.items()},
         )
 
-    def watched(self, row: Sequence[int], see: Callable[[str, Floats], None]) -> None:
-        """Read a row, and hand over what enters each product.
+    def observe_products(self, row: Sequence[int], see: Callable[[str, Floats], None]) -> None:
+        """Read a row, and report the input of each product.
 
         Args:
             row: its tokens.
-            see: is given the product's name and a piece, ``[tokens, channels]``, or
-                ``[heads, tokens, width]`` of a cache.
+            see: called with the product's name and a chunk, ``[tokens, channels]``, or
+                ``[heads, tokens, head_dim]`` of a cache.
         """
 
         def tap(name: str, tensor: Any) -> Any:
@@ -136,14 +136,14 @@ class Calibration:
         _read_row(self._model(tap), row)
 
     def _model(self, tap: Tap) -> Model:
-        """Return the model as it is by now, with something that looks at its products."""
+        """Return the current model with a tap."""
         return Model(
             dynamic.Engine(self._model_config, self.weights, tap),
             self._model_config,
             self._rotation,
         )
 
-    def _places(self, *, all_linears: bool) -> list[str]:
+    def _products(self, *, all_linears: bool) -> list[str]:
         return [
             f"llama.layers.{layer}.{first}"
             for layer in range(self._model_config.num_hidden_layers)
@@ -158,8 +158,8 @@ class Calibration:
         self._read(step, observers)
         return observers
 
-    def _read(self, what: str, observers: Mapping[str, Observer]) -> None:
-        """Read the text's first steps, of which ``<what>_step`` says how many."""
+    def _read(self, step: str, observers: Mapping[str, Observer]) -> None:
+        """Read the first steps of the text; the key ``<step>_step`` is their number."""
 
         def tap(name: str, tensor: Any) -> Any:
             if observer := observers.get(name):
@@ -170,12 +170,12 @@ class Calibration:
         assert self._rows is not None
         steps = list(
             self._rows.steps(
-                self._config["per_device_train_batch_size"], self._config[f"{what}_step"]
+                self._config["per_device_train_batch_size"], self._config[f"{step}_step"]
             )
         )
-        progress = in_units(what, len(steps), "steps")
-        for number, step in enumerate(steps, 1):
-            for row in step:
+        progress = in_units(step, len(steps), "steps")
+        for number, batch in enumerate(steps, 1):
+            for row in batch:
                 _read_row(model, row)
                 for observer in observers.values():
                     observer.end_row()
@@ -209,8 +209,8 @@ class Calibration:
                 self.weights[part] = self.weights[part] / factors
 
     def _complete(self) -> None:
-        """Add the vectors that upstream reads of every wrapped layer, where they do nothing."""
-        for name in self._places(all_linears=True):
+        """Add neutral vectors that upstream requires in every wrapped layer."""
+        for name in self._products(all_linears=True):
             if not name.endswith(WRAPPED):
                 continue
             inputs, outputs = self.weights[f"{name}.weight"].shape
@@ -225,19 +225,19 @@ class Calibration:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Return a layer's name and a projection's: of ``llama.layers.0.mlp.down_proj``."""
+    """Split a name such as ``llama.layers.0.mlp.down_proj`` into layer and projection."""
     parts = name.split(".")
     return ".".join(parts[:3]), ".".join(parts[3:])
 
 
 def _read_row(model: Model, row: Sequence[int]) -> None:
     decoding = model.begin(1)
-    for piece in pieces(row):
-        decoding.read(piece, np.ones_like(piece, dtype=bool))
+    for chunk in chunks(row):
+        decoding.read(chunk, np.ones_like(chunk, dtype=bool))
 
 
-def pieces(row: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield a row's tokens in pieces, ``[1, tokens]`` each."""
+def chunks(row: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield a row's tokens in chunks, ``[1, tokens]`` each."""
     tokens = np.array([row], dtype=np.int64)
-    for begin in range(0, tokens.shape[1], _PIECE):
-        yield tokens[:, begin : begin + _PIECE]
+    for begin in range(0, tokens.shape[1], _CHUNK):
+        yield tokens[:, begin : begin + _CHUNK]

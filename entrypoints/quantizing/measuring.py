@@ -1,4 +1,4 @@
-"""What quantizing costs: perplexity, tokens that are another, errors of each product."""
+"""Evaluation of a quantization: perplexity, changed tokens, and errors of products."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from entrypoints.inference.decoding import Model
 from entrypoints.models import int8
-from entrypoints.quantizing.calibration import Calibration, Scales, pieces, split
+from entrypoints.quantizing.calibration import Calibration, Scales, chunks, split
 from entrypoints.quantizing.text import Rows
 from entrypoints.runtime.progress import in_units
 from paddle_stacks.jobs.quantizing import GROUPS, Method
 
-__all__ = ["Measured", "agreement", "errors_of_products", "measure"]
+__all__ = ["Evaluation", "agreement", "errors_of_products", "evaluate"]
 
 NEW_TOKENS = 32
 _PROMPT = 24
@@ -27,17 +27,17 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How well a model predicts text.
+class Evaluation:
+    """Evaluation of a model on text.
 
     Args:
         loss: the mean negative log-likelihood of a token, in nats.
-        likeliest: the token that it would have chosen at each place, ``[tokens]``.
-        greedy: its greedy continuations of the rows' beginnings.
+        predictions: the most probable token at each position, ``[tokens]``.
+        greedy: greedy continuations of the beginnings of rows.
     """
 
     loss: float
-    likeliest: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
     greedy: tuple[tuple[int, ...], ...]
 
     @property
@@ -46,28 +46,28 @@ class Measured:
         return math.exp(self.loss)
 
 
-def measure(label: str, model: Model, rows: Rows) -> Measured:
-    """Return how well a model predicts each token of each row behind the first.
+def evaluate(label: str, model: Model, rows: Rows) -> Evaluation:
+    """Evaluate a model on all tokens of rows after the first.
 
     Args:
-        label: the work, for the reader.
+        label: the name of the work.
         model: the model.
         rows: the text.
     """
-    total, likeliest = 0.0, []
+    total, predictions = 0.0, []
     progress = in_units(label, len(rows.rows), "rows")
     for number, row in enumerate(rows.rows, 1):
         decoding = model.begin(1)
         at = 1
-        for piece in pieces(row[:-1]):
-            logits = decoding.read_all(piece)
+        for chunk in chunks(row[:-1]):
+            logits = decoding.read_all(chunk)
             targets = np.array(row[at : at + len(logits)])
             at += len(logits)
             total += float(_losses(logits, targets).sum())
-            likeliest.append(logits.argmax(axis=1))
+            predictions.append(logits.argmax(axis=1))
         progress(number)
-    chosen = np.concatenate(likeliest)
-    return Measured(total / len(chosen), chosen, _greedy(model, rows))
+    chosen = np.concatenate(predictions)
+    return Evaluation(total / len(chosen), chosen, _greedy(model, rows))
 
 
 def _losses(logits: Floats, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -88,14 +88,14 @@ def _greedy(model: Model, rows: Rows) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(token) for token in row) for row in np.stack(steps, axis=1))
 
 
-def agreement(before: Measured, after: Measured) -> dict[str, Any]:
-    """Return how often two models choose the same token."""
+def agreement(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """Return how often two models predict the same token."""
     same = [
         next((at for at, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), NEW_TOKENS)
         for one, two in zip(before.greedy, after.greedy, strict=True)
     ]
     return {
-        "same_next_token": float((before.likeliest == after.likeliest).mean()),
+        "same_next_token": float((before.predictions == after.predictions).mean()),
         "greedy": {
             "prompts": len(same),
             "new_tokens": NEW_TOKENS,
@@ -112,18 +112,18 @@ def errors_of_products(
     weight_scales: Mapping[str, Floats],
     row: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """Return what a quantized projection makes wrong of what the float model gives it.
+    """Return the errors of quantized projections with the inputs of the float model.
 
     Args:
-        calibration: the model, before it is quantized.
-        method: how it is.
+        calibration: the model before quantization.
+        method: the method.
         scales: of activations.
         weight_scales: of weights, by their names.
         row: a text's tokens.
 
     Returns:
-        For each projection ``largest_error``, that of any output; ``relative_error``,
-        the norm of all errors by that of all outputs; ``relative_error_of_weight``.
+        For each projection ``largest_error`` of all outputs, ``relative_error`` (the norm of
+        errors divided by that of outputs), and ``relative_error_of_weight``.
     """
     sums: dict[str, _Errors] = {}
 
@@ -143,13 +143,13 @@ def errors_of_products(
                 sums[product] = _Errors.of_weight(weight, rounded)
             sums[product].add(values @ weight, entering @ rounded)
 
-    calibration.watched(row, see)
+    calibration.observe_products(row, see)
     return [{"name": name, **errors.described()} for name, errors in sums.items()]
 
 
 @dataclass
 class _Errors:
-    """Sums over the outputs of a projection, of which only a piece is there at a time."""
+    """Sums over the outputs of a projection, chunk by chunk."""
 
     of_the_weight: float
     largest: float = 0.0

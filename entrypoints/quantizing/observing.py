@@ -1,9 +1,9 @@
-"""What is noted of activations while a model reads the text it is calibrated on.
+"""Observers of activations during calibration.
 
-An observer is given what enters a product, a piece of a row at a time, told where a row
-and a step end, and asked for its result. It keeps a few numbers a channel, however long
-the text is. The methods are those of upstream's ``llm/experimental/observer`` and of
-PaddleSlim's ``Shift`` and ``Smooth``, on tokens alone: theirs count padding too.
+An observer gets the input of a product chunk by chunk and the ends of rows and steps, and
+returns its result at the end. It stores a few numbers per channel, independent of the length of
+the text. The methods are those of upstream's ``llm/experimental/observer`` and of PaddleSlim's
+``Shift`` and ``Smooth``, but padding is not counted.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _BETA = 0.98  # of upstream's EMASampler
 
 
 class Observer(Protocol):
-    """Notes what one product takes."""
+    """Observes the input of one product."""
 
     def see(self, values: Floats) -> None:
-        """Take a piece of a row, ``[tokens, channels]``; ``[heads, tokens, width]`` of a cache."""
+        """Observe a chunk, ``[tokens, channels]``; ``[heads, tokens, head_dim]`` of a cache."""
 
     def end_row(self) -> None:
-        """Be told that the next piece is another row's."""
+        """Handle the end of a row."""
         return
 
     def end_step(self) -> None:
-        """Be told that the next row is another step's."""
+        """Handle the end of a step."""
         return
 
     def result(self) -> Any:
-        """Return what was found."""
+        """Return the result."""
 
 
 class Largest(Observer):
@@ -53,23 +53,23 @@ class Largest(Observer):
         self._steps: list[float] = []
 
     def see(self, values: Floats) -> None:
-        """Take a piece of a row."""
+        """Observe a chunk of a row."""
         self._row = max(self._row, float(np.abs(values).max()))
 
     def end_row(self) -> None:
-        """Note the row's largest."""
+        """Record the row's largest value."""
         self._rows.append(self._row)
         self._row = 0.0
 
     def end_step(self) -> None:
-        """Note the step's."""
+        """Record the step's mean."""
         self._steps.append(float(np.mean(self._rows) if self._average else max(self._rows)))
         self._rows.clear()
 
     def result(self) -> float:
         """Return the scale, above zero."""
         largest = float(np.mean(self._steps) if self._average else max(self._steps))
-        return max(largest, 1e-7)  # upstream's least
+        return max(largest, 1e-7)  # upstream's minimum
 
 
 class LargestOfHeads(Observer):
@@ -86,12 +86,12 @@ class LargestOfHeads(Observer):
         self._steps: list[Floats] = []
 
     def see(self, values: Floats) -> None:
-        """Take a piece of a row."""
+        """Observe a chunk of a row."""
         largest = np.abs(values).max(axis=(1, 2))
         self._step = largest if self._step is None else np.maximum(self._step, largest)
 
     def end_step(self) -> None:
-        """Note the step's largest."""
+        """Record the step's largest value."""
         if self._step is not None:
             self._steps.append(np.where(self._step == 0, np.float32(1e-8), self._step))
         self._step = None
@@ -109,7 +109,7 @@ class LargestOfChannels(Observer):
         self._largest: Floats | None = None
 
     def see(self, values: Floats) -> None:
-        """Take a piece of a row."""
+        """Observe a chunk of a row."""
         largest = np.abs(values).max(axis=0)
         self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
 
@@ -120,7 +120,7 @@ class LargestOfChannels(Observer):
 
 
 class Middle(Observer):
-    """The middle of each channel, which shifting takes away.
+    """The middle of each channel, which shifting subtracts.
 
     Args:
         average: upstream's sampler ``ema``: the exponential moving average of the steps'
@@ -140,14 +140,14 @@ class Middle(Observer):
         self._steps = 0
 
     def see(self, values: Floats) -> None:
-        """Take a piece of a row."""
+        """Observe a chunk of a row."""
         self._count += len(values)
         self._sum = self._sum + values.sum(axis=0, dtype=np.float64)
         self._least = np.minimum(self._least, values.min(axis=0))
         self._most = np.maximum(self._most, values.max(axis=0))
 
     def end_step(self) -> None:
-        """Take the step into the average."""
+        """Update the average."""
         if self._average:
             before = 0 if self._found is None else self._found
             self._found = _BETA * before + (1 - _BETA) * self._sum / self._count

@@ -1,4 +1,4 @@
-"""Whether a machine has room for a quantization: on its disk, and in its memory."""
+"""Checks of disk space and memory before a quantization."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from paddle_stacks.jobs.quantizing import Method
 __all__ = ["bytes_of_memory", "bytes_on_disk", "check"]
 
 _FILES = 64 * 2**20  # tokenizer, scales and report
-_PROGRAM = 600 * 2**20  # Paddle, PaddleNLP and what they keep: docs/performance.md
-_LOGITS = 4 * 256  # of a piece, in float32, and what is computed of them
+_PROGRAM = 600 * 2**20  # Paddle, PaddleNLP and their data: docs/performance.md
+_LOGITS = 4 * 256  # of a chunk, in float32, with temporaries
 
 
 def bytes_on_disk(config: LlamaConfig, method: Method) -> int:
-    """Return what a quantized model takes at the most.
+    """Return the maximum size of a quantized model, in bytes.
 
     Args:
         config: the model's.
-        method: how it is quantized.
+        method: of the quantization.
     """
     total = _FILES
     for name, size in weight_shapes(config).items():
@@ -35,10 +35,10 @@ def bytes_on_disk(config: LlamaConfig, method: Method) -> int:
 
 
 def bytes_of_memory(config: LlamaConfig) -> int:
-    """Return what quantizing takes, without the model's file, whose pages are the system's.
+    """Return the memory for quantization in bytes, without the mapped file.
 
-    The weights that were changed and those that are measured are there twice; the rest is
-    what a piece of a row needs, however long the text is.
+    Changed and evaluated weights exist twice; the rest does not depend on the length of the
+    text.
 
     Args:
         config: the model's.
@@ -48,37 +48,35 @@ def bytes_of_memory(config: LlamaConfig) -> int:
 
 
 def check(folder: Path, config: LlamaConfig, method: Method, root: Path = Path("/")) -> None:
-    """Refuse to begin what there is no room for.
+    """Check disk space and memory.
 
     Args:
-        folder: that will be written into, or the nearest one above it that is there.
+        folder: the destination; it need not exist.
         config: the model's.
-        method: how it is quantized.
-        root: of the file system that says what memory there is.
+        method: of the quantization.
+        root: of the file system with /proc and /sys.
 
     Raises:
-        MachineError: with a problem for the disk, and one for the memory.
+        MachineError: there is too little of one or both.
     """
-    place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
     problems = []
-    needed, free = bytes_on_disk(config, method), shutil.disk_usage(place).free
+    needed, free = bytes_on_disk(config, method), shutil.disk_usage(existing).free
     if free < needed:
-        message = (
-            f"the quantized model takes up to {_mib(needed)} MiB, and {_mib(free)} MiB are free"
-        )
+        message = f"the quantized model needs up to {_mib(needed)} MiB; {_mib(free)} MiB are free"
         remedy = "free some space, and start the same command again"
-        problems.append(Problem(message, str(place), remedy))
+        problems.append(Problem(message, str(existing), remedy))
     needed, free = bytes_of_memory(config), min(_memory(root), default=2**63)
     if free < needed:
-        message = f"quantizing takes {_mib(needed)} MiB of memory, and {_mib(free)} MiB are there"
-        remedy = "a machine with more, or a smaller model"
+        message = f"quantization needs {_mib(needed)} MiB of memory; {_mib(free)} MiB are available"
+        remedy = "use a machine with more memory, or a smaller model"
         problems.append(Problem(message, "memory", remedy))
     if problems:
         raise MachineError(problems)
 
 
 def _memory(root: Path) -> Iterator[int]:
-    """Yield the bytes that the machine has left, and those that a container may take."""
+    """Yield the available memory of the machine, and the limit of the container."""
     information = root / "proc" / "meminfo"
     if information.is_file():
         for line in information.read_text().splitlines():

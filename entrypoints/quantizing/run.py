@@ -1,4 +1,4 @@
-"""A quantization from the model to the folder, and what it says of the two."""
+"""Execution of a quantization, and its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from entrypoints.models.files import fingerprint
 from entrypoints.models.llama import paddle_weight_shapes
 from entrypoints.quantizing import room, text, writing
 from entrypoints.quantizing.calibration import Calibration
-from entrypoints.quantizing.measuring import agreement, errors_of_products, measure
+from entrypoints.quantizing.measuring import agreement, errors_of_products, evaluate
 from entrypoints.runtime.console import note, phase
 from paddle_stacks.jobs import workspace
 from paddle_stacks.jobs.files import replacing_folder
@@ -34,7 +34,7 @@ from paddle_stacks.jobs.schema import Config
 __all__ = ["FORMAT", "quantize"]
 
 FORMAT = 1
-"""Of the report."""
+"""Version of the report."""
 
 _KEYS = (
     *("quant_type", "weight_quant_method", "act_quant_method", "cachekv_quant_method"),
@@ -46,16 +46,16 @@ _WORST = 5
 
 
 def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
-    """Quantize a model into a folder that appears when it is whole, and return its report.
+    """Quantize a model into a folder, which is replaced atomically, and return the report.
 
     Args:
-        config: how.
+        config: of the job.
         folder: the model's.
-        output: the folder; one that is there is replaced.
+        output: the destination.
 
     Raises:
-        RequestError: the model or the data is not as it should be.
-        MachineError: there is too little room.
+        RequestError: the model or the data is invalid.
+        MachineError: there is too little disk space or memory.
     """
     method = Method.of(config)
     clock = _Clock()
@@ -74,8 +74,8 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
             if rows:
                 note(f"to {purpose}: {len(rows.rows)} rows, {rows.tokens} tokens, of {rows.source}")
     with clock.timed("measure_before"):
-        phase("measure the model")
-        right = measure("float32", before, texts.held_out)
+        phase("evaluate the model")
+        right = evaluate("float32", before, texts.held_out)
     with clock.timed("calibrate"):
         phase("calibrate")
         names = paddle_weight_shapes(before.config)
@@ -99,9 +99,9 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
             )
         del calibration, weights
         with clock.timed("measure_after"):
-            phase("measure what was written")
+            phase("evaluate the quantized model")
             quantized: Any = models.load(part)
-            after = measure(method.quant_type, quantized, texts.held_out)
+            after = evaluate(method.quant_type, quantized, texts.held_out)
         report: dict[str, Any] = {
             "format": FORMAT,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -132,7 +132,7 @@ def quantize(config: Config, folder: Path, output: Path) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
-    """Return the lines that say to a person what a report says."""
+    """Return the lines of a table with the main results."""
     sizes, perplexity, same = report["bytes"], report["perplexity"], report["agreement"]
     greedy = same["greedy"]
     rows = [
@@ -146,7 +146,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
     worst = sorted(report["products"], key=lambda each: -each["relative_error"])[:_WORST]
     lines += ["products with the largest relative error:"] if worst else []
     for each in worst:
-        errors = f"{each['relative_error']:.4f}, at the most {each['largest_error']:.3g}"
+        errors = f"{each['relative_error']:.4f}, largest {each['largest_error']:.3g}"
         lines.append(f"  {each['name']:<40} {errors}")
     return lines
 
@@ -157,9 +157,9 @@ class _Clock:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         yield
-        self.seconds[step] = round(time.perf_counter() - begun, 2)
+        self.seconds[step] = round(time.perf_counter() - start_time, 2)
 
 
 def _bytes_of_weights(folder: Path) -> int:

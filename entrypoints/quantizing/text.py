@@ -1,4 +1,4 @@
-"""What a model is calibrated on, and what it is measured on, as rows of tokens."""
+"""Texts for calibration and evaluation, as rows of tokens."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from paddle_stacks.jobs.schema import Config
 
 __all__ = ["Rows", "Texts", "read"]
 
-_HELD_OUT = 16  # rows of a text that nobody has divided
-_LONGEST_TOKEN = 16  # characters; a text's beginning is enough for its first tokens
-_LEAST = 2  # tokens of a row: one to read, one to predict
+_HELD_OUT = 16  # held-out rows of a text without split
+_LONGEST_TOKEN = 16  # characters per token; only the beginning of a text is tokenized
+_LEAST = 2  # tokens per row: one to read, one to predict
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of tokens, and where they are from.
+    """Rows of tokens.
 
     Args:
-        source: a file's or a text's name.
-        rows: token ids.
+        source: the name of the file or text.
+        rows: token IDs.
     """
 
     source: str
@@ -36,7 +36,7 @@ class Rows:
 
     @property
     def tokens(self) -> int:
-        """How many there are in all rows."""
+        """The number of tokens in all rows."""
         return sum(map(len, self.rows))
 
     def steps(self, size: int, count: int) -> Iterator[Sequence[tuple[int, ...]]]:
@@ -45,17 +45,17 @@ class Rows:
             yield self.rows[begin : begin + size]
 
     def described(self) -> dict[str, Any]:
-        """Return what a report says of it."""
+        """Return the entry for the report."""
         return {"source": self.source, "rows": len(self.rows), "tokens": self.tokens}
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What a quantization reads.
+    """The texts of a quantization.
 
     Args:
-        calibration: in the order of its steps; None where the method needs none.
-        held_out: what it is measured on; of other documents.
+        calibration: in the order of the steps; None if the method needs none.
+        held_out: for the evaluation; of other documents.
     """
 
     calibration: Rows | None
@@ -63,19 +63,19 @@ class Texts:
 
 
 def read(config: Config, tokenizer: Any, context: int) -> Texts:
-    """Return the rows that a configuration asks for.
+    """Return the rows for a configuration.
 
-    Of records, those of ``quant.json``, or of ``train.json`` without it, are calibrated on
-    in a random order, as upstream's loader has it, and those of ``dev.json`` are held out.
-    Of a text, documents alternate: each is in one part alone.
+    Records of ``quant.json``, or else of ``train.json``, are used for calibration in upstream's
+    random order, and those of ``dev.json`` are held out. The documents of a text alternate
+    between the two parts.
 
     Args:
         config: of the job.
         tokenizer: the model's.
-        context: tokens that it can look back on.
+        context: the length of its context.
 
     Raises:
-        RequestError: the data cannot be read, or there is too little of it.
+        RequestError: the data cannot be read or is too small.
     """
     name = config["dataset_name_or_path"] or DEFAULT_TEXT
     length = min(config["max_length"], context)
@@ -93,7 +93,7 @@ def read(config: Config, tokenizer: Any, context: int) -> Texts:
     dataset = quantizing.dataset(config)
     encoder = Encoder(tokenizer, min(config["src_length"], length - 1), length)
     split = quantizing.calibration_split(dataset)
-    # Records are shuffled, and not rows, so that only those are tokenized that are wanted.
+    # Records are shuffled instead of rows, so that only the needed ones are tokenized.
     chosen = list(records.read(dataset, split)) if count else []
     random.Random(config["seed"]).shuffle(chosen)
     rows = list(islice(_encoded(encoder, chosen), count))
@@ -111,7 +111,7 @@ def _source(dataset: Dataset, split: str) -> str:
 def _encoded(encoder: Encoder, records_read: Iterable[records.Record]) -> Iterator[tuple[int, ...]]:
     for record in records_read:
         example, _ = encoder.encode(record)
-        # Its last label is the token behind its last one.
+        # The last label is the token after the last input.
         row = (*example.input_ids, *example.labels[-1:])
         if len(row) >= _LEAST and row[-1] >= 0:
             yield row
@@ -130,7 +130,7 @@ def _of_text(name: str, tokenizer: Any, length: int, count: int, held_out: int, 
             break
         begin = path.read_text(encoding="utf-8", errors="replace")[: length * _LONGEST_TOKEN]
         ids = tokenizer(begin)["input_ids"]
-        # One row a document: many documents say more than a long one.
+        # One row per document: many documents are more representative than a long one.
         if len(ids) >= _LEAST:
             parts[part].append(tuple(ids[:length]))
     calibration, rest = parts
@@ -143,6 +143,6 @@ def _of_text(name: str, tokenizer: Any, length: int, count: int, held_out: int, 
 def _rows(source: str, rows: list[tuple[int, ...]]) -> Rows:
     if not rows:
         raise RequestError(
-            "there is not a row of two tokens in it", where=source, remedy="give more text"
+            "the text has no row of two tokens", where=source, remedy="give more text"
         )
     return Rows(source, tuple(rows))

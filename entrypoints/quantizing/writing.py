@@ -1,4 +1,4 @@
-"""The folder of a quantized model, in the layout that ``inference/quantized.py`` reads."""
+"""Writing of quantized models in the layout of ``inference/quantized.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.inference.quantized import spelt
+from entrypoints.inference.quantized import upstream_name
 from entrypoints.inference.weights import Weights
 from entrypoints.models import int8
 from entrypoints.models.files import copy_companions, write_json
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def projections(config: LlamaConfig, method: Method) -> list[str]:
-    """Return the names of the projections that are quantized, in the order of the layers."""
+    """Return the names of quantized projections, in the order of the layers."""
     return [
         name
         for layer in range(config.num_hidden_layers)
@@ -38,7 +38,7 @@ def projections(config: LlamaConfig, method: Method) -> list[str]:
 
 
 def weight_scales(weights: Mapping[str, Floats], names: list[str]) -> dict[str, Floats]:
-    """Return the scales of the projections' weights, by the weights' names."""
+    """Return the scales of the weights of projections, by the names of the weights."""
     return {f"{name}.weight": int8.weight_scales(weights[f"{name}.weight"]) for name in names}
 
 
@@ -49,36 +49,38 @@ def write(
     by_name: Mapping[str, Floats],
     scales: Scales,
     method: Method,
-    queries_of_a_head: int,
+    queries_per_kv_head: int,
 ) -> int:
     """Write a quantized model, and return the bytes of its weights.
 
     Args:
-        folder: there, and empty.
-        source: the model that it was made of.
-        weights: by our network's names, shifted and smoothed.
-        by_name: scales of the weights that are quantized, by their names.
+        folder: an existing empty folder.
+        source: the weights of the original model.
+        weights: by the names of this project's network, shifted and smoothed.
+        by_name: scales of the quantized weights, by name.
         scales: of activations and cache.
-        method: how it is quantized.
-        queries_of_a_head: heads of queries that share a head of keys.
+        method: of the quantization.
+        queries_per_kv_head: query heads that share a KV head.
     """
     copy_companions((source.folder,), folder)
     _write_config(source.folder, folder, method)
     tensors = _tensors(source, weights, by_name, method)
     write_weights(folder, tensors)
     named = {name.removesuffix(".weight"): scale for name, scale in by_name.items()}
-    _write_scales(folder / WEIGHT_SCALES, _spelt(named, "weight_quanter", method))
+    _write_scales(folder / WEIGHT_SCALES, _with_upstream_names(named, "weight_quanter", method))
     entering = {
         f"{layer}.{member}": scale
         for name, scale in scales.activations.items()
         for layer, first in [split(name)]
         for member in GROUPS[first]
     }
-    _write_scales(folder / ACTIVATIONS, _spelt(entering, "activation_quanter", method))
-    # Upstream repeats keys and values for each query before it looks at them, and its
-    # reader takes every n-th scale.
+    _write_scales(
+        folder / ACTIVATIONS, _with_upstream_names(entering, "activation_quanter", method)
+    )
+    # Upstream observes keys and values after repeating them for each query head, and its
+    # reader uses every n-th scale.
     caches = {
-        f"{name}.activation_quanter": np.repeat(scale, queries_of_a_head)
+        f"{name}.activation_quanter": np.repeat(scale, queries_per_kv_head)
         for name, scale in scales.caches.items()
     }
     _write_scales(folder / CACHE, caches)
@@ -91,22 +93,22 @@ def _tensors(
     tensors = []
     for name, values in weights.items():
         if name in by_name:
-            tensors.append(_in_eight_bits(name, values, by_name[name]))
+            tensors.append(_int8_tensor(name, values, by_name[name]))
         elif name in source and np.array_equal(values, source[name]):
             tensors.append(source.as_stored(name))
         else:
-            # Upstream's reader looks for one of the wrapped layers' biases in the wrapped one.
+            # Upstream's reader expects the bias of one wrapped layer under the inner layer.
             stored = name.replace(".down_proj.bias", ".down_proj.layer.bias")
             tensors.append(Tensor(stored, "F32", values.shape, lambda values=values: values))  # type: ignore[misc]
     return tensors
 
 
-def _in_eight_bits(name: str, values: Floats, scale: Floats) -> Tensor:
+def _int8_tensor(name: str, values: Floats, scale: Floats) -> Tensor:
     return Tensor(name, "I8", values.shape, lambda: int8.quantized(values, scale))
 
 
-def _spelt(values: Mapping[str, Any], kind: str, method: Method) -> dict[str, Any]:
-    return {f"{spelt(n, wrapped=method.all_linears)}.{kind}": v for n, v in values.items()}
+def _with_upstream_names(values: Mapping[str, Any], kind: str, method: Method) -> dict[str, Any]:
+    return {f"{upstream_name(n, wrapped=method.all_linears)}.{kind}": v for n, v in values.items()}
 
 
 def _write_scales(path: Path, values: Mapping[str, Any]) -> None:
@@ -115,7 +117,7 @@ def _write_scales(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _write_config(source: Path, folder: Path, method: Method) -> None:
-    """Say in ``config.json`` what upstream's reader wants to know."""
+    """Write ``config.json`` with the settings for upstream's reader."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {
         "quant_type": method.quant_type,

@@ -158,8 +158,8 @@ def test_records_of_ones_own(job, workspace: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_from_outside_it_leaves_nothing_under_the_name(job, workspace, signum) -> None:
     line = ["quantize", "--model", "tiny", "--output", "models/q", "--set", "ptq_step=4"]
-    running = job.start(line, workspace, hold_at="== measure the model")
-    running.wait_for("== measure the model")
+    running = job.start(line, workspace, hold_at="== evaluate the model")
+    running.wait_for("== evaluate the model")
     running.send(signum)
     assert running.wait().status == 128 + signum
     assert not (workspace / "models" / "q").exists()

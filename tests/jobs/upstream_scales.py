@@ -142,7 +142,7 @@ def compared(folder: Path) -> dict[str, Any]:
     weights = Weights(folder)
     extra = quantized.extra_weights(weights)
     heads = config.num_key_value_heads
-    tap = quantized.tap_of(folder, config.num_hidden_layers, heads)
+    tap = quantized.rounding_of(folder, config.num_hidden_layers, heads)
     random = np.random.default_rng(0)
     found: dict[str, Any] = {"products": [], "vectors": {}, "caches": []}
     for layer in range(config.num_hidden_layers):

@@ -66,10 +66,10 @@ def test_all_faults_at_once() -> None:
         (None, "the file is missing"),
         ("{", "not a model's configuration: Expecting"),
         ("[]", "not a model's configuration: it is not an object"),
-        ("{}", 'not of "None"'),
-        ('{"architectures": []}', 'not of ""'),
-        ('{"architectures": ["Qwen2ForCausalLM"]}', 'not of "Qwen2ForCausalLM"'),
-        ('{"architectures": "LlamaForCausalLM"}', "a static graph is made of LlamaForCausalLM"),
+        ("{}", 'not "None"'),
+        ('{"architectures": []}', 'not ""'),
+        ('{"architectures": ["Qwen2ForCausalLM"]}', 'not "Qwen2ForCausalLM"'),
+        ('{"architectures": "LlamaForCausalLM"}', "static graphs require LlamaForCausalLM"),
     ],
 )
 def test_models_of_which_no_graph_is_made(tmp_path: Path, text: str | None, words: str) -> None:
@@ -137,7 +137,7 @@ def test_a_whole_export_is_taken(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda f: (f / exported.MANIFEST).unlink(), "holds no static graph: no static.json"),
+        (lambda f: (f / exported.MANIFEST).unlink(), "has no static graph: static.json is missing"),
         (lambda f: (f / exported.MANIFEST).write_text("{"), "not an export's manifest: Expecting"),
         (lambda f: (f / exported.MANIFEST).write_bytes(b"\xff"), "manifest: 'utf-8' codec"),
         (lambda f: write(f, []), "not an export's manifest: it is not an object"),
@@ -145,16 +145,16 @@ def test_a_whole_export_is_taken(whole: Path) -> None:
         (lambda f: changed(f, files=3), "not an export's manifest: TypeError"),
         (lambda f: changed(f, files={"x": {}}), "not an export's manifest: KeyError: 'size'"),
         (lambda f: changed(f, files={"x": {"size": "?", "sha256": ""}}), "manifest: ValueError"),
-        (lambda f: changed(f, format=2), "of the format 2, and this version runs 1"),
-        (lambda f: changed(f, format=None), "of the format None"),
-        (lambda f: changed(f, files={}), "the manifest has no static.pdmodel"),
-        (without_program, "the manifest has no static.pdmodel"),
+        (lambda f: changed(f, format=2), "has format 2, expected 1"),
+        (lambda f: changed(f, format=None), "has format None"),
+        (lambda f: changed(f, files={}), "static.pdmodel is missing in the manifest"),
+        (without_program, "static.pdmodel is missing in the manifest"),
         (lambda f: (f / exported.PROGRAM).unlink(), "the file is missing"),
-        (lambda f: (f / exported.PROGRAM).write_bytes(b"grap"), "4 bytes, and had 5"),
-        (lambda f: (f / exported.PROGRAM).write_bytes(b"grapf"), "its SHA-256 is another"),
-        (lambda f: (f / "config.json").write_text("[]"), "its SHA-256 is another"),
+        (lambda f: (f / exported.PROGRAM).write_bytes(b"grap"), "4 bytes, expected 5"),
+        (lambda f: (f / exported.PROGRAM).write_bytes(b"grapf"), "its SHA-256 does not match"),
+        (lambda f: (f / "config.json").write_text("[]"), "its SHA-256 does not match"),
         (lambda f: (f / "model.safetensors").unlink(), "the file is missing"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"weight"), "6 bytes, and had 7"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"weight"), "6 bytes, expected 7"),
     ],
 )
 def test_an_export_that_is_not_whole(

@@ -261,20 +261,20 @@ def test_scales_that_are_not_there(tmp_path: Path) -> None:
 def test_damaged_scales_of_activations(tmp_path: Path, scales: dict) -> None:
     put_model(tmp_path, **scales)
     with pytest.raises(RequestError) as caught:
-        quantized.tap_of(tmp_path, 1, 2)
+        quantized.rounding_of(tmp_path, 1, 2)
     assert Path(caught.value.problems[0].where).name == f"{next(iter(scales))}.json"
 
 
 def test_weights_alone_need_no_tap(tmp_path: Path) -> None:
     put_model(tmp_path)
-    assert quantized.tap_of(tmp_path, 1, 2) is None
+    assert quantized.rounding_of(tmp_path, 1, 2) is None
 
 
 def test_upstreams_names_of_wrapped_layers() -> None:
-    assert quantized.spelt(LAYER, wrapped=True) == f"{LAYER}.layer"
-    assert quantized.spelt(LAYER, wrapped=False) == LAYER
+    assert quantized.upstream_name(LAYER, wrapped=True) == f"{LAYER}.layer"
+    assert quantized.upstream_name(LAYER, wrapped=False) == LAYER
     q_proj = "llama.layers.0.self_attn.q_proj"
-    assert quantized.spelt(q_proj, wrapped=True) == q_proj
+    assert quantized.upstream_name(q_proj, wrapped=True) == q_proj
     names = [f"{LAYER}.layer.bias", f"{LAYER}.smooth_weight", f"{LAYER}.weight", "lm_head.bias"]
     assert quantized.extra_weights(dict.fromkeys(names)) == {
         f"{LAYER}.bias": f"{LAYER}.layer.bias",
@@ -318,7 +318,7 @@ def test_a_model_whose_name_is_a_number(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spelt", "wanted"),
+    ("upstream_name", "wanted"),
     [
         ("a8w8", ("a8w8", True, False)),
         ("w8a8", ("a8w8", True, False)),
@@ -328,8 +328,8 @@ def test_a_model_whose_name_is_a_number(here: Path) -> None:
         ("wint8", ("weight_only_int8", False, False)),
     ],
 )
-def test_upstreams_spellings_of_a_type(here: Path, spelt: str, wanted: tuple) -> None:
-    method = quantizing.Method.of(config_of(here, *ASKED, "--set", f"quant_type={spelt}"))
+def test_upstreams_spellings_of_a_type(here: Path, upstream_name: str, wanted: tuple) -> None:
+    method = quantizing.Method.of(config_of(here, *ASKED, "--set", f"quant_type={upstream_name}"))
     assert (method.quant_type, method.activations, method.cache) == wanted
 
 
@@ -469,7 +469,7 @@ def test_what_there_is_no_room_for(here: Path, monkeypatch: pytest.MonkeyPatch) 
     disk, memory = caught.value.problems
     assert (disk.where, memory.where) == (str(here / "models"), "memory")
     assert "1 MiB are free" in disk.what
-    assert "100 MiB are there" in memory.what
+    assert "100 MiB are available" in memory.what
 
 
 # ------------------------------------------------------------------------------------ text
