@@ -1,5 +1,5 @@
-"""Fused models of the ``paddlenlp`` package, run without upstream's source tree.
+"""Inference with the fused models of the ``paddlenlp`` package, without upstream's source tree.
 
-It does what ``predict/predictor.py`` and ``predict/export_model.py`` do, and takes their
-options. Tokens come from the model itself, so that there is no message queue.
+It replaces ``predict/predictor.py`` and ``predict/export_model.py`` with the same options. The
+model returns the tokens itself, so no message queue is needed.
 """

@@ -1,4 +1,4 @@
-"""Runs what a program of upstream's does: ``python -m entrypoints.fused SCRIPT [ARGUMENT …]``."""
+"""Replacement of upstream's programs: ``python -m entrypoints.fused SCRIPT [ARGUMENT …]``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def prepare() -> None:
-    """Import Paddle, with the patches for the modules of the package that come later."""
+    """Import Paddle, and install the patches for modules that are imported later."""
     phase("start PaddlePaddle")
     from entrypoints.runtime.logging import libraries_log_to
     from entrypoints.upstream_patches import PATCHES, hook
@@ -40,7 +40,7 @@ def prepare() -> None:
 
 
 def run(script: str, options: Options) -> list[list[int]]:
-    """Run a program, after :func:`prepare`, and return the tokens that it has generated.
+    """Run a program after :func:`prepare`, and return the generated tokens.
 
     Args:
         script: upstream's.
@@ -49,14 +49,14 @@ def run(script: str, options: Options) -> list[list[int]]:
     import paddle
 
     if not options.inference_model and options.device == "cpu" and options.dtype != "float32":
-        note(f"a CPU lacks kernels of {options.dtype} for unfused models: computed in float32")
+        note(f"unfused models have no {options.dtype} kernels on a CPU: using float32")
         options = replace(options, dtype="float32")
     paddle.set_device(options.device)
     paddle.set_default_dtype(options.dtype)
     if script.endswith("export_model.py"):
         from entrypoints.fused.export import export
 
-        phase("make the static graph")
+        phase("create the static graph")
         export(options)
         return []
     from entrypoints.fused.predict import predict

@@ -1,4 +1,4 @@
-"""Generation with block attention, by a model or by its static graph."""
+"""Generation with block attention."""
 
 from __future__ import annotations
 
@@ -9,45 +9,28 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from entrypoints.fused.options import Options
+from entrypoints.fused.predictor import FusedPredictor, truncated
 from entrypoints.fused.rope import rotary_embedding
 from entrypoints.fused.static import Graph
 
-__all__ = ["BlockPredictor", "until"]
+__all__ = ["BlockPredictor"]
 
 _SCALES = ("k_quant_scales", "v_quant_scales", "k_dequant_scales", "v_dequant_scales")
 
 
-class BlockPredictor:
-    """Generates tokens with a cache in blocks.
+class BlockPredictor(FusedPredictor):
+    """Generates tokens with a block KV cache."""
 
-    Args:
-        options: of the run.
-        config: the model's.
-        model: the model, or its static graph.
-        length: positions of a row.
-        ends: the tokens that end an answer.
-        pad: the token that fills rows.
-    """
-
-    def __init__(
-        self, options: Options, config: Any, model: Any, length: int, ends: Sequence[int], pad: int
-    ) -> None:
-        self._options = options
-        self._config = config
-        self._model = model
-        self._length = length
-        self._ends = list(ends)
-        self._pad = pad
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._caches = self._new_caches()
-        head_dim = config.hidden_size // config.num_attention_heads
-        self._rope = rotary_embedding(length, head_dim, config.rope_theta)
+        self._rope = rotary_embedding(self._length, self._head_dim, self._config.rope_theta)
 
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return the tokens of each prompt's answer, up to the end token and without it.
+        """Return the tokens of each prompt's answer, without the end token.
 
         Args:
-            prompts: at most ``batch_size``, of unequal lengths.
+            prompts: at most ``batch_size`` of any length.
         """
         state = self._state(prompts)
         state |= {"cache_kvs": self._caches, **self._new_scales(len(prompts))}
@@ -55,44 +38,33 @@ class BlockPredictor:
         with paddle.no_grad():
             while bool(state["not_need_stop"]):
                 steps.append(self._step(state).reshape(-1))
-        return [until(row, (-1, *self._ends)) for row in np.stack(steps, axis=1).tolist()]
+        return [truncated(row, (-1, *self._ends)) for row in np.stack(steps, axis=1).tolist()]
 
     def _step(self, state: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-        """Return the next token of each row, ``[batch, 1]``, and change the state."""
+        """Return the next token of each row, ``[batch, 1]``, and update the state."""
         if isinstance(self._model, Graph):
             return self._model.run(_flat(state))
         tokens: npt.NDArray[np.int64] = self._model.generate(**state).numpy()
         return tokens
 
     def _state(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Return the state of rows that have a prompt and no answer."""
+        """Return the initial state."""
         options, batch = self._options, len(prompts)
         lengths = np.array([len(prompt) for prompt in prompts], "int32").reshape(-1, 1)
         ids = np.full([batch, self._length], self._pad, "int64")
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        temperature, top_p = (1.0, 0.0) if options.greedy else (options.temperature, options.top_p)
-        least = options.max_length if options.benchmark else options.min_length
         state = {
+            **self._common_inputs(batch),
             "input_ids": ids,
             "block_tables": self._block_tables(lengths.reshape(-1).tolist()),
-            "top_p": np.full([batch, 1], top_p, "float32"),
-            "temperature": np.full([batch, 1], temperature, "float32"),
             "eos_token_id": np.array(self._ends, "int64").reshape(-1, 1),
-            "penalty_score": np.full([batch, 1], options.repetition_penalty, "float32"),
-            "frequency_score": np.zeros([batch, 1], "float32"),
-            "presence_score": np.zeros([batch, 1], "float32"),
-            "min_length": np.full([batch, 1], least, "int64"),
-            "max_length": np.full([batch, 1], options.max_length, "int64"),
             "bad_tokens": np.array([-1], "int64"),
             "is_block_step": np.zeros([batch], "bool"),
             "seq_lens_this_time": lengths,
             "seq_lens_encoder": lengths,
             "seq_lens_decoder": np.zeros([batch, 1], "int32"),
-            "step_idx": np.zeros([batch, 1], "int64"),
             "not_need_stop": np.array([True]),
-            "stop_flags": np.zeros([batch, 1], "bool"),
-            "stop_nums": np.array([batch], "int64"),
             "pre_ids": np.full([batch, options.max_length], -1, "int64"),
             "next_tokens": np.full([batch, 1], -1, "int64"),
         }
@@ -101,7 +73,7 @@ class BlockPredictor:
         }
 
     def _block_tables(self, lengths: Sequence[int]) -> Any:
-        """Return the numbers of each row's blocks, -1 beyond them."""
+        """Return the block numbers of each row, followed by -1."""
         size = self._options.block_size
         tables = np.full([len(lengths), -(-self._length // size)], -1, "int32")
         first = 0
@@ -114,14 +86,13 @@ class BlockPredictor:
     def _new_caches(self) -> list[Any]:
         config, size = self._config, self._options.block_size
         blocks = self._options.batch_size * -(-self._length // size)
-        head_dim = config.hidden_size // config.num_attention_heads
-        shape = [blocks, config.num_key_value_heads, size, head_dim]
+        shape = [blocks, config.num_key_value_heads, size, self._head_dim]
         dtype = "uint8" if config.cachekv_int8_type else self._options.dtype
         count = 2 * config.num_hidden_layers
         return [paddle.zeros(shape, "float32").cast(dtype) for _ in range(count)]
 
     def _new_scales(self, batch: int) -> dict[str, list[Any]]:
-        """Return the scales of a cache that is quantized as it is filled; none for others."""
+        """Return the scales of a dynamically quantized cache; empty for others."""
         if self._config.cachekv_int8_type != "dynamic":
             return {}
         shape = [batch, self._config.num_key_value_heads]
@@ -130,7 +101,7 @@ class BlockPredictor:
 
 
 def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state under the names of a static graph's inputs."""
+    """Return the state by the names of a static graph's inputs."""
     named: dict[str, Any] = {}
     for name, value in state.items():
         if name == "cache_kvs":
@@ -141,9 +112,3 @@ def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
         else:
             named[name] = value
     return named
-
-
-def until(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Return tokens up to the first that is an end."""
-    at = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
-    return list(tokens[:at])

@@ -1,4 +1,4 @@
-"""Fused Llamas whose generation returns its tokens."""
+"""Fused Llamas whose ``generate`` returns the tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["BlockModel", "DenseModel", "config_of", "length_of", "load"]
 
 
 class BlockModel(LlamaForCausalLMBlockInferenceModel):  # type: ignore[misc]
-    """A Llama whose cache is in blocks; each call of ``generate`` returns a token of each row."""
+    """A Llama with a block cache; each call of ``generate`` returns one token per row."""
 
     def sample(
         self,
@@ -34,9 +34,9 @@ class BlockModel(LlamaForCausalLMBlockInferenceModel):  # type: ignore[misc]
         min_tokens_to_keep: int = 1,
         **model_kwargs: Any,
     ) -> Any:
-        """Return the next token of each row, ``[batch, 1]``; -1 of a row that has ended.
+        """Return the next token of each row, ``[batch, 1]``; -1 for finished rows.
 
-        The arguments are tensors of what ``generate`` takes; the rows' state changes in place.
+        The arguments are the tensors of ``generate``; the state is updated in place.
         """
         from paddlenlp_ops import (
             get_token_penalty_multi_scores_v2,
@@ -79,7 +79,7 @@ class BlockModel(LlamaForCausalLMBlockInferenceModel):  # type: ignore[misc]
             eos_token_id,
             model_kwargs["next_tokens"],
         )
-        # A row that has reached its length stops after its token, not in its place.
+        # A row at its maximum length stops after its token, not instead of it.
         at_length = paddle.greater_equal(step_idx, model_kwargs["max_dec_len"])
         stop_flags = paddle.logical_or(stop_flags, at_length)
         paddle.assign(stop_flags, model_kwargs["stop_flags"])
@@ -98,7 +98,7 @@ class BlockModel(LlamaForCausalLMBlockInferenceModel):  # type: ignore[misc]
 
 
 class DenseModel(LlamaForCausalLMInferenceModel):  # type: ignore[misc]
-    """A Llama with one cache a row; ``generate`` returns all tokens of all rows."""
+    """A Llama with one cache per row; ``generate`` returns all tokens of all rows."""
 
     def sample(
         self,
@@ -112,8 +112,8 @@ class DenseModel(LlamaForCausalLMInferenceModel):  # type: ignore[misc]
     ) -> Any:
         """Return prompts and answers, ``[batch, prompt + answer]``.
 
-        A row that has ended goes on with the end token. The arguments are tensors of what
-        ``generate`` takes.
+        Finished rows are padded with the end token. The arguments are the tensors of
+        ``generate``.
         """
         model_kwargs.pop("logits_processors")
         model_kwargs["all_input_ids"] = input_ids
@@ -157,7 +157,7 @@ class DenseModel(LlamaForCausalLMInferenceModel):  # type: ignore[misc]
             return model_kwargs
 
         model_kwargs = choose(forward(model_kwargs), model_kwargs)
-        model_kwargs["cache"] = 0  # anything: prompts have been read
+        model_kwargs["cache"] = 0  # any value, because prompts are complete
         while paddle.less_than(
             paddle.sum(paddle.cast(model_kwargs["stop_flags"], "int64")), model_kwargs["stop_nums"]
         ):
@@ -166,12 +166,12 @@ class DenseModel(LlamaForCausalLMInferenceModel):  # type: ignore[misc]
 
 
 def length_of(options: Options) -> int:
-    """Return the positions of caches and masks."""
+    """Return the number of positions of caches and masks."""
     return total_length(options.model_name_or_path, options.src_length + options.max_length)
 
 
 def config_of(options: Options) -> LlamaConfig:
-    """Return the model's configuration, with what the fused model wants to know."""
+    """Return the model's configuration with the settings of the fused model."""
     config = LlamaConfig.from_pretrained(options.model_name_or_path)
     quantized = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
     quant_type = (quantized.get("quantization_config") or {}).get("quant_type") or ""
@@ -183,7 +183,7 @@ def config_of(options: Options) -> LlamaConfig:
     config.single_card_ptq = True
     config.max_seq_len = length_of(options)
     config.block_size = options.block_size
-    # What training may have set, and what no fused layer has.
+    # Settings of training that fused layers do not support.
     config.use_flash_attention = False
     return config
 

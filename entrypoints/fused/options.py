@@ -1,4 +1,4 @@
-"""The options of upstream's inference programs, as far as they are for a Llama on one device."""
+"""Options of upstream's inference programs for a Llama on one device."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ __all__ = ["Options", "parse"]
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _STRATEGIES = ("sampling", "greedy_search")
-# Options of upstream's that need what is not here, and what to write instead.
+# Unsupported options of upstream's, and their replacements.
 _ABSENT = {
     "lora_path": "merge the adapter first: ./inv export --merge",
-    "prefix_path": "prefix tuning needs upstream's program",
-    "export_precache": "prefix tuning needs upstream's program",
-    "avx_model": "leave it out: the operators for a CPU need no such model",
+    "prefix_path": "prefix tuning requires upstream's program",
+    "export_precache": "prefix tuning requires upstream's program",
+    "avx_model": "omit it: the CPU operators need no such model",
     "use_fake_parameter": "quantize the model: ./inv quantize",
-    "model_type": "only Llama is run here",
-    "top_k": "fused models sample by --top_p alone",
+    "model_type": "only Llama is supported",
+    "top_k": "fused models only support --top_p",
 }
 _IGNORED = {"use_flash_attention", "avx_type", "avx_cachekv_type"}
-"""Options that change nothing of what is computed here."""
+"""Options without effect on the result."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run, under upstream's names and with its defaults.
+    """The options with upstream's names and defaults.
 
     Args:
         model_name_or_path: the model's folder, or the static graph's.
         model_prefix: the name of the static graph's files.
-        src_length: the most tokens of a prompt.
-        min_length: tokens before an answer may end.
-        max_length: the most tokens of an answer.
-        top_p: the probability of the tokens that are chosen from.
-        temperature: of sampling; 0 for the likeliest token.
-        repetition_penalty: on tokens that the answer has.
-        device: what computes.
-        dtype: what is computed in.
+        src_length: the maximum number of tokens of a prompt.
+        min_length: the minimum number of tokens of an answer.
+        max_length: the maximum number of tokens of an answer.
+        top_p: the probability mass to sample from.
+        temperature: of sampling; 0 for greedy decoding.
+        repetition_penalty: of tokens in the answer.
+        device: the device.
+        dtype: the computation type.
         decode_strategy: ``sampling`` or ``greedy_search``.
         mode: ``dynamic`` or ``static``.
         inference_model: whether the model is the fused one.
         quant_type: ``a8w8``, or empty.
-        batch_size: prompts that are answered together.
+        batch_size: prompts per batch.
         benchmark: whether to measure after the answers.
-        block_attn: whether the cache is in blocks.
-        block_size: tokens of a block.
+        block_attn: whether to use a block cache.
+        block_size: tokens per block.
         cachekv_int8_type: ``static`` or ``dynamic`` for a cache in int8, or empty.
-        chat_template: ``none`` for prompts as they are; else the model's own.
-        data_file: prompts, a JSON object with ``src`` and ``tgt`` a line; or empty.
-        output_file: where answers go.
+        chat_template: ``none`` for unchanged prompts; else the model's own is used.
+        data_file: prompts as JSON objects with ``src`` and ``tgt``, one per line; or empty.
+        output_file: the file for the answers.
         output_path: the folder of an exported graph.
     """
 
@@ -90,7 +90,7 @@ class Options:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """Whether decoding is greedy."""
         return self.decode_strategy == "greedy_search" or self.temperature == 0
 
 
@@ -99,10 +99,10 @@ def parse(script: str, words: Sequence[str]) -> Options:
 
     Args:
         script: upstream's, for messages.
-        words: what follows it.
+        words: the arguments after it.
 
     Raises:
-        RequestError: an option does not exist or is not for a value like that; all are named.
+        RequestError: options are unknown or have invalid values; all faults at once.
     """
     parsed = upstream.options(script, words, lambda _: None)
     kinds = {field.name: type(field.default) for field in dataclasses.fields(Options)}
@@ -113,15 +113,15 @@ def parse(script: str, words: Sequence[str]) -> Options:
         if name in _IGNORED or (name in _ABSENT and value in (False, 0, "", "none", None)):
             continue
         if name in _ABSENT:
-            problems.append(Problem(f"--{name} is not for this program", where, _ABSENT[name]))
+            problems.append(Problem(f"--{name} is not supported", where, _ABSENT[name]))
         elif name not in kinds:
             hint = did_you_mean(name, kinds) or "see docs/recipes.md"
             problems.append(Problem(f"{script} has no option --{name}", where, hint))
-        elif (taken := _taken(value, kinds[name])) is None:
+        elif (converted := _converted(value, kinds[name])) is None:
             fault = f"--{name} {value} is not {_NAMES[kinds[name]]}"
-            problems.append(Problem(fault, where, f"write --{name} {_EXAMPLES[kinds[name]]}"))
+            problems.append(Problem(fault, where, f"use --{name} {_EXAMPLES[kinds[name]]}"))
         else:
-            values[name] = taken
+            values[name] = converted
     options = Options(**values)
     problems += _faults(options)
     if problems:
@@ -133,8 +133,8 @@ _NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true
 _EXAMPLES: dict[type, str] = {int: "1", float: "1.0", bool: "true"}
 
 
-def _taken(value: Any, kind: type) -> Any:
-    """Return a value as one of a kind; None if it is none."""
+def _converted(value: Any, kind: type) -> Any:
+    """Return a value converted to a type; None if it is invalid."""
     if kind is str:
         return "" if value in (None, False) else str(value)
     if kind is bool:
@@ -155,14 +155,14 @@ def _faults(options: Options) -> list[Problem]:
     }
     faults = [
         Problem(
-            f"--{name} {getattr(options, name)} is not known here", f"--{name}", _one_of(allowed)
+            f"--{name} {getattr(options, name)} is not supported", f"--{name}", _one_of(allowed)
         )
         for name, allowed in choices.items()
         if getattr(options, name) not in allowed
     ]
     least = {"src_length": 1, "max_length": 1, "batch_size": 1, "block_size": 1, "min_length": 0}
     faults += [
-        Problem(f"--{name} must be at least {number}", f"--{name}", f"write --{name} {number}")
+        Problem(f"--{name} must be at least {number}", f"--{name}", f"use --{name} {number}")
         for name, number in least.items()
         if getattr(options, name) < number
     ]

@@ -1,4 +1,4 @@
-"""Answers to prompts, in the file that upstream's predictor writes, and its benchmark."""
+"""Answers to prompts in the format of upstream's predictor, and its benchmark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paddle_stacks.jobs.prompts import listed
 __all__ = ["predict"]
 
 _ROUNDS = 3
-"""Measured runs, after one that is not; upstream takes 100 after 10: too slow on a CPU."""
+"""Measured runs after one warm-up; upstream's 100 after 10 are too slow on a CPU."""
 
 
 class Predictor(Protocol):
@@ -32,13 +32,13 @@ class Predictor(Protocol):
 
 
 def predict(options: Options) -> list[list[int]]:
-    """Answer the prompts of a run, measure where that is wanted, and return the answers' tokens.
+    """Answer the prompts of a run, optionally measure, and return the tokens of the answers.
 
     Args:
         options: of the run.
 
     Raises:
-        RequestError: prompts are wrong, or too long.
+        RequestError: prompts are invalid or too long.
     """
     examples = prompts.read(options)
     raw = options.chat_template == "none"
@@ -67,14 +67,14 @@ def _tokens(text: Text, examples: Sequence[Example], options: Options) -> list[l
     """Return the tokens of all prompts.
 
     Raises:
-        RequestError: prompts do not fit.
+        RequestError: prompts are too long.
     """
     tokens = all_tokens(text, [example.prompt for example in examples])
     problems = [
         Problem(
-            f"the prompt has {len(row)} tokens, and --src_length is {options.src_length}",
+            f"the prompt has {len(row)} tokens, but --src_length is {options.src_length}",
             example.prompt.where,
-            "shorten it, or give a larger --src_length",
+            "shorten it, or increase --src_length",
         )
         for row, example in zip(tokens, examples, strict=True)
         if len(row) > options.src_length
@@ -89,7 +89,7 @@ def _predictor(options: Options, text: Text) -> Predictor:
         from entrypoints.fused.plain import PlainPredictor
 
         return PlainPredictor(options, sorted(text.ends))
-    # These import the fused layers, and with them the operators.
+    # These modules import the fused layers and the operators.
     from entrypoints.fused import models
     from entrypoints.fused.block import BlockPredictor
     from entrypoints.fused.dense import DensePredictor
@@ -103,10 +103,10 @@ def _predictor(options: Options, text: Text) -> Predictor:
 
 
 def _measure(predictor: Predictor, options: Options, text: Text) -> None:
-    """Measure prompts of the full length, and print upstream's lines.
+    """Measure prompts of the maximum length, and print upstream's lines.
 
     Args:
-        predictor: ends no answer before its length.
+        predictor: generates answers of the maximum length.
         options: of the run.
         text: the tokenizer.
     """
@@ -114,10 +114,10 @@ def _measure(predictor: Predictor, options: Options, text: Text) -> None:
     row = (row * options.src_length)[: options.src_length]
     batch = [row] * options.batch_size
     predictor.generate(batch)
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     tokens = sum(len(each) for _ in range(_ROUNDS) for each in predictor.generate(batch))
-    seconds = time.perf_counter() - begun
-    note(f"measured {_ROUNDS} times, after once that is not counted")
+    seconds = time.perf_counter() - start_time
+    note(f"measured {_ROUNDS} times, after one warm-up")
     print("Avg Elapse time is: ", seconds / _ROUNDS)
     print("Output tokens is: ", tokens)
     print(

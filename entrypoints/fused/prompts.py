@@ -1,4 +1,4 @@
-"""Prompts of a run: from upstream's data files, or its usual one."""
+"""Prompts from data files in upstream's format, or upstream's default prompt."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from paddle_stacks.jobs.prompts import Message, Prompt, listed
 __all__ = ["Example", "read"]
 
 _USUAL = "解释一下温故而知新"
-"""Upstream's prompt where there is no data file."""
+"""Upstream's prompt without a data file."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt, and what is written beside its answer.
+    """A prompt with its record.
 
     Args:
-        prompt: it.
-        source: as the data file has it.
-        target: likewise.
+        prompt: the prompt.
+        source: ``src`` of the record.
+        target: ``tgt`` of the record.
     """
 
     prompt: Prompt
@@ -37,7 +37,7 @@ def read(options: Options) -> list[Example]:
     """Return the prompts of a run.
 
     Raises:
-        RequestError: the data file cannot be read, or lines of it are wrong.
+        RequestError: the data file cannot be read, or has invalid lines.
     """
     if not options.data_file:
         prompt = Prompt(0, (Message("user", _USUAL),), plain=True)
@@ -70,7 +70,7 @@ def _example(entry: Any, where: str) -> Example:
     """Return the prompt of a line.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the line is invalid.
     """
     if not isinstance(entry, Mapping) or "src" not in entry:
         raise ValueError("src is missing")
@@ -81,9 +81,9 @@ def _example(entry: Any, where: str) -> Example:
     answers = target if isinstance(target, list) else []
     words = [*source, *answers] if isinstance(source, list) else []
     if not source or not words or not all(isinstance(word, str) for word in words):
-        raise ValueError("src is neither a text nor a list of texts")
+        raise ValueError("src is neither a string nor a list of strings")
     if len(answers) < len(source) - 1:
-        raise ValueError(f"src has {len(source)} turns, and tgt {len(answers)} answers")
+        raise ValueError(f"src has {len(source)} turns, but tgt has {len(answers)} answers")
     messages = [Message("user", source[0])]
     for answer, question in zip(answers, source[1:], strict=False):
         messages += [Message("assistant", answer), Message("user", question)]

@@ -1,4 +1,4 @@
-"""Rotary embeddings, as block attention takes them."""
+"""Rotary embeddings in the layout of block attention."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def rotary_embedding(length: int, head_dim: int, theta: float) -> Any:
     """Return the cosines and sines of all positions, float32 ``[2, 1, length, 1, head_dim]``.
 
     Args:
-        length: positions.
-        head_dim: of a head.
+        length: the number of positions.
+        head_dim: the width of a head.
         theta: the base of the frequencies.
     """
     steps = np.arange(0, head_dim, 2, dtype="float32") / head_dim

@@ -15,7 +15,7 @@ __all__ = ["Graph"]
 
 
 class Graph:
-    """A static graph that :mod:`entrypoints.fused.export` has written.
+    """A static graph written by :mod:`entrypoints.fused.export`.
 
     Args:
         options: of the run.
@@ -26,16 +26,16 @@ class Graph:
         config = paddle.inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
         config.disable_gpu()
         config.disable_glog_info()
-        # As upstream has it: with the passes for the loop of a dense graph, else without.
+        # Like upstream: optimization passes only for the loop of a dense graph.
         config.switch_ir_optim(not options.block_attn)
         config.enable_new_executor()
         self._predictor = paddle.inference.create_predictor(config)
 
     def run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-        """Return the first result.
+        """Run the graph and return the first output.
 
         Args:
-            inputs: tensors by name; what the graph changes in place changes in them.
+            inputs: tensors by name; the graph may update them in place.
         """
         for name, value in inputs.items():
             self._predictor.get_input_handle(name).share_external_data(value)

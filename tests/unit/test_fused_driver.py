@@ -31,7 +31,7 @@ def test_options_are_upstreams_with_its_defaults() -> None:
     words += ["--use_flash_attention", "--top_k", "0", "--cachekv_int8_type", "none"]
     with pytest.raises(RequestError) as caught:
         parse(PREDICT, words)
-    assert "--cachekv_int8_type none is not known" in refused(caught)
+    assert "--cachekv_int8_type none is not supported" in refused(caught)
     options = parse(PREDICT, words[:-2])
     assert options.model == Path("m") and options.inference_model and options.block_attn
     assert (options.max_length, options.src_length, options.batch_size) == (16, 1024, 1)
@@ -52,7 +52,7 @@ def test_options_are_upstreams_with_its_defaults() -> None:
         (["--mode", "statik"], "one of: dynamic, static"),
         (["--quant_type", "weight_only_int8"], "one of: a8w8, a8w8c8"),
         (["--lora_path", "x"], "./inv export --merge"),
-        (["--top_k", "40"], "fused models sample by --top_p alone"),
+        (["--top_k", "40"], "fused models only support --top_p"),
         (["--decode_strategy", "beam_search"], "one of: sampling, greedy_search"),
     ],
 )
@@ -82,7 +82,7 @@ def test_prompts_of_a_data_file(tmp_path: Path) -> None:
         ("{", "data.json:1"),
         ('{"tgt": ""}', "src is missing | "),
         ("[1]", "src is missing"),
-        ('{"src": 1}', "src is neither a text nor a list of texts"),
+        ('{"src": 1}', "src is neither a string nor a list of strings"),
         ('{"src": ["a", "b"], "tgt": []}', "src has 2 turns, and tgt 0 answers"),
         ("", "no prompts"),
     ],
@@ -131,7 +131,7 @@ def test_our_program_runs_where_upstreams_is_not(
     assert made.environment["CUSTOM_DEVICE_ROOT"] == str(workspace / "operators" / "kernels")
     assert made.environment["PYTHONPATH"] == f"{workspace}/operators/site:/a"
     log = capsys.readouterr().err
-    assert "upstream's source is not in this image" in log and "--src_length 500" in log
+    assert "lacks upstream's source" in log and "--src_length 500" in log
     plain = command(workspace, PREDICT, *FUSED[:-1])
     assert plain.environment["CUSTOM_DEVICE_ROOT"] == made.environment["CUSTOM_DEVICE_ROOT"]
 
@@ -141,7 +141,7 @@ def test_our_program_runs_where_upstreams_is_not(
     [
         ((PREDICT, *FUSED, "--quant_type", "a8w8"), "m is not quantized"),
         (("--unpatched", PREDICT, *FUSED), "leave it out"),
-        (("--ranks", "2", PREDICT, *FUSED), "our program runs in one process"),
+        (("--ranks", "2", PREDICT, *FUSED), "image's own program runs in one process"),
         ((PREDICT, *FUSED, "--blok_attn"), 'did you mean "block_attn"?'),
         ((PREDICT, *FUSED, "--mode", "static"), "m has no static graph"),
     ],
@@ -153,7 +153,7 @@ def test_what_our_program_is_refused(workspace: Path, line: tuple[str, ...], mes
 
 
 def test_an_image_without_operators(workspace: Path) -> None:
-    with pytest.raises(MachineError, match="operators for a CPU are not in this image"):
+    with pytest.raises(MachineError, match="does not contain the CPU operators"):
         command(workspace, PREDICT, *FUSED, **{operators.VARIABLE: str(workspace / "m")})
 
 
@@ -182,5 +182,5 @@ def test_a_model_is_quantized_by_our_program(
 
 def test_a_training_needs_upstreams_source(workspace: Path) -> None:
     (workspace / "sft.json").write_text("{}")
-    with pytest.raises(MachineError, match="PaddleNLP's programs are not in this image"):
+    with pytest.raises(MachineError, match="do not contain PaddleNLP's programs"):
         upstream.main(["run_finetune.py", "sft.json"])
