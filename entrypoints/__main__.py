@@ -1,4 +1,4 @@
-"""The containers' entry point: runs a job by its name, and any other command as it is."""
+"""The entry point of containers: runs a job by its name, or any other command unchanged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from paddle_stacks.errors import RequestError, StackError, Stopped, render
 from paddle_stacks.jobs import backends
 from paddle_stacks.jobs.catalog import JOBS, find
 
-_SIMULATED = "dcu-sim: a simulated DCU: it computes on the CPU, and proves nothing of a card"
-USAGE = "usage: JOB [ARGUMENT …]   or any command, run as it is"
+_SIMULATED = (
+    "dcu-sim: a simulated DCU that computes on the CPU; results say nothing about real devices"
+)
+USAGE = "usage: JOB [ARGUMENT …]   or any other command"
 
 
 def main(argv: list[str]) -> int:
-    """Run the job or the command that ``argv`` names and return its exit status."""
+    """Run the job or the command in ``argv``, and return its exit status."""
     debug = "--debug" in argv or os.environ.get("PADDLE_STACKS_DEBUG") == "1"
     argv = [word for word in argv if word != "--debug"] if argv and argv[0] in JOBS else argv
     try:
@@ -49,7 +51,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, arguments = argv[0], argv[1:]
     if name in JOBS:
-        _refuse_imports()
+        _disable_workspace_imports()
         mount_check.check(name, arguments)
         if backends.current() == "dcu-sim" and "--help" not in arguments:
             print(_SIMULATED, file=sys.stderr, flush=True)
@@ -68,19 +70,19 @@ def _dispatch(argv: list[str]) -> int:
     raise AssertionError("unreachable: a known job is dispatched above")
 
 
-def _refuse_imports() -> None:
-    """Take no file of the workspace for a module, in this process and in those that it starts."""
+def _disable_workspace_imports() -> None:
+    """Disable imports from the workspace, in this process and its children."""
     try:
         startup = importlib.import_module("paddle_stacks_startup")
     except ModuleNotFoundError:
-        return  # a developer's Python, without the images' start-up
+        return  # a developer's Python without the start-up module of the images
     startup.refuse_imports(str(Path.cwd()))
 
 
 def _jobs_table() -> str:
     width = max(map(len, JOBS))
     rows = [f"  {job.name:<{width}}  {job.summary}" for job in JOBS.values()]
-    return "\n".join([USAGE, "", "jobs (JOB --help tells more):", *rows])
+    return "\n".join([USAGE, "", "jobs (see JOB --help):", *rows])
 
 
 def _colour() -> bool:
@@ -89,6 +91,6 @@ def _colour() -> bool:
 
 if __name__ == "__main__":
     exit_status = main(sys.argv[1:])
-    # The job has ended: a late request to stop must not turn its status into another one.
+    # The job has ended: a late signal must not change its exit status.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(exit_status)

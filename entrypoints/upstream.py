@@ -1,12 +1,11 @@
-"""The ``upstream`` job: a script of PaddleNLP's ``llm/``, from the source in the image.
+"""The ``upstream`` job: runs a script of PaddleNLP's ``llm/`` from the source in the image.
 
-Upstream's own instructions have everybody change into ``llm/`` and write there. Here
-that folder cannot be written: the scripts run in the workspace, find their modules by
-``PYTHONPATH``, and a configuration of theirs by its name. The programs in ``predict/`` run with
-the patches of :mod:`entrypoints.upstream_patches`.
+Upstream expects to run and to write in ``llm/``, which is read-only here. The scripts run in the
+workspace, import their modules through ``PYTHONPATH``, and their configurations are found by
+name. The programs in ``predict/`` run with the patches of :mod:`entrypoints.upstream_patches`.
 
-In an image without the source, :mod:`entrypoints.fused` does what the inference programs do, and
-the ``quantize`` job what ``run_finetune.py`` does with ``do_ptq``.
+In images without the source, :mod:`entrypoints.fused` replaces the inference programs, and the
+``quantize`` job replaces ``run_finetune.py`` with ``do_ptq``.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from paddle_stacks.jobs.options import QuantizeOptions, UpstreamOptions
 __all__ = ["RESULT", "TREE", "Command", "command", "main", "run", "run_with_config"]
 
 TREE = Path(os.environ.get("PADDLE_STACKS_UPSTREAM") or "/opt/PaddleNLP")
-"""PaddleNLP's source in the image, read-only; tests without an image have it elsewhere."""
+"""PaddleNLP's source in the image, read-only; tests use another folder."""
 
 RESULT = "result.json"
 LAUNCHER_LOG = "log"
@@ -56,22 +55,22 @@ LAUNCHER_LOG = "log"
 _PATCHED = Path(__file__).parent / "upstream_patches" / "__main__.py"
 _QUANTIZE = "run_finetune.py"
 _SEARCH = "smooth_piecewise_search"
-# What a configuration for a card has otherwise.
+# Overrides of a configuration for a device.
 _ON_A_CPU = {"device": "cpu", "fp16": False, "fp16_opt_level": "O1"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is started.
+    """A command to run.
 
     Args:
         program: a Python file and its arguments.
-        environment: all of its variables.
-        run: the run's folder, below the workspace.
-        ranks: processes here.
-        nodes: the machines.
-        sends_tokens: whether it has a folder and a queue for tokens.
-        whose: whose program it is, for messages.
+        environment: the complete environment.
+        run: the run's folder in the workspace.
+        ranks: processes on this node.
+        nodes: the nodes.
+        sends_tokens: whether it needs a folder and a queue for tokens.
+        whose: the program's origin, for messages.
     """
 
     program: tuple[str, ...]
@@ -84,36 +83,36 @@ class Command:
 
     @property
     def logs(self) -> Path:
-        """The folder in which Paddle's launcher keeps what each process says."""
+        """The folder for the output of each process under Paddle's launcher."""
         return self.run / (LAUNCHER_LOG + self.nodes.name)
 
 
 def main(argv: list[str]) -> int:
-    """Run the script that ``argv`` names, and return 0."""
+    """Run the script in ``argv``, and return 0."""
     return run(parse(UpstreamOptions, argv))
 
 
 def run(arguments: UpstreamOptions) -> int:
-    """Check a run, carry it out, and return 0.
+    """Check and execute a run, and return 0.
 
     Args:
         arguments: of ``upstream``.
 
     Raises:
-        RequestError: there is no such script, or it is known to fail with these arguments.
-        MachineError: the source is not in the image, or there are too few cards.
+        RequestError: the script does not exist, or fails with these arguments.
+        MachineError: the image lacks the source, or there are too few devices.
         JobError: the script failed.
-        Stopped: a signal came, or the script died of one.
+        Stopped: a signal was received, or the script was killed by one.
     """
     if _quantizes_here(arguments):
         return _quantize(arguments)
     prepared = command(arguments, os.environ)
-    # The nodes of one run share its folder, and each holds a lock of its own.
+    # The nodes of a run share its folder, and each has its own lock.
     with writing_below(prepared.run), locked(prepared.run, f".lock{prepared.nodes.name}"):
         (prepared.run / RESULT).unlink(missing_ok=True)
         phase(f"run {prepared.whose} {arguments.script}")
         begun = time.monotonic()
-        _carry_out(prepared, f"{prepared.whose} {arguments.script}")
+        _execute(prepared, f"{prepared.whose} {arguments.script}")
         with replacing_file(prepared.run / RESULT) as stream:
             seconds = round(time.monotonic() - begun, 1)
             done = {"script": arguments.script, "argv": prepared.program, "seconds": seconds}
@@ -124,25 +123,25 @@ def run(arguments: UpstreamOptions) -> int:
 
 
 def run_with_config(job: str, script: str, argv: list[str]) -> int:
-    """Run a job that is a script with a configuration, and return 0.
+    """Run a job that uses an upstream script with a configuration, and return 0.
 
     Args:
         job: its name.
-        script: upstream's.
+        script: the upstream script.
         argv: the job's arguments.
     """
     arguments = parse(QuantizeOptions, argv)
     if not (TREE / "llm").is_dir():
         raise RequestError(
-            f"{job} runs upstream's program, which is not in an image for {backends.current()}",
+            f"{job} requires upstream's program, which images for {backends.current()} lack",
             where=job,
-            remedy=f"./inv {job} --backend dcu --recipe NAME (./inv recipes --backend dcu)",
+            remedy=f"use ./inv {job} --backend dcu --recipe NAME (./inv recipes --backend dcu)",
         )
     return run(as_upstream(script, arguments))
 
 
 def command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
-    """Return what is started for the arguments, after a check of all that can be known."""
+    """Check the arguments, and return the command."""
     if arguments.script.endswith(upstream.PREDICT) and not _has("predict/predictor.py"):
         return _own_command(arguments, environ)
     path = _find_script(arguments.script)
@@ -158,7 +157,7 @@ def command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
     folder = upstream.run_folder(arguments)
     program = [str(path)]
     if re.search(r"^from \.", source, re.MULTILINE):
-        # Part of a package: run by its path it cannot import its neighbours.
+        # Part of a package with relative imports, so it must be run as a module.
         module = path.relative_to(TREE / "llm").with_suffix("").parts
         program = [str(AS_MODULE), ".".join(module)]
     if predicts and not arguments.unpatched:
@@ -174,22 +173,22 @@ def command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
 
 
 def _own_command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Command:
-    """Return what is started where upstream's program is not in the image."""
+    """Return the command in images without upstream's program."""
     words = [*arguments.arguments, *_fitting_lengths(arguments.script, arguments.arguments)]
     options = upstream.options(arguments.script, words, _find_config)
     problems = upstream.faults(options, words, world=1)
     problems += fused.problems(options, Path(), on_dcu=False)
     problems += fused_models.problems(options, Path(), ours=True)
     if arguments.unpatched:
-        message = "--unpatched runs upstream's program, which is not in this image"
+        message = "--unpatched requires upstream's program, which this image lacks"
         problems.append(Problem(message, "--unpatched", "leave it out"))
     if arguments.ranks > 1 or arguments.nnodes not in (None, 1):
-        message = "our program runs in one process"
-        problems.append(Problem(message, "--ranks", "leave --ranks and --nnodes out"))
+        message = "this image's own program runs in one process"
+        problems.append(Problem(message, "--ranks", "omit --ranks and --nnodes"))
     if problems:
         raise RequestError(problems)
     parse_fused(arguments.script, words)
-    note("upstream's source is not in this image: entrypoints.fused runs the package's models")
+    note("this image lacks upstream's source: entrypoints.fused runs the package's models")
     variables = environment(environ)
     variables |= operators.variables(variables)
     program = ("-m", "entrypoints.fused", arguments.script, *words)
@@ -197,7 +196,7 @@ def _own_command(arguments: UpstreamOptions, environ: Mapping[str, str]) -> Comm
 
 
 def _quantizes_here(arguments: UpstreamOptions) -> bool:
-    """Return whether a model is to be quantized, and only our program can do it."""
+    """Return whether to quantize a model without upstream's program."""
     if Path(arguments.script).name != _QUANTIZE or _device() != "cpu":
         return False
     script = TREE / "llm" / _QUANTIZE
@@ -209,10 +208,10 @@ def _quantizes_here(arguments: UpstreamOptions) -> bool:
 
 
 def _quantize(arguments: UpstreamOptions) -> int:
-    """Quantize as ``run_finetune.py`` does with ``do_ptq``, by the ``quantize`` job."""
+    """Replace ``run_finetune.py`` with ``do_ptq`` by the ``quantize`` job."""
     words = _with_found_config(arguments.arguments)
     options = upstream.options(arguments.script, words, _find_config)
-    note("upstream's source is not in this image: the quantize job makes the checkpoint")
+    note("this image lacks upstream's source: the quantize job creates the checkpoint")
     if options.on(_SEARCH):
         note(f"without {_SEARCH}, which only upstream's program has")
     overrides = {
@@ -240,18 +239,18 @@ def _device() -> str:
 
 
 def _on_a_cpu(words: Sequence[str], source: str) -> list[str]:
-    """Return the device, where it is not upstream's usual one and not given."""
+    """Return the option for the device, if it is not set and upstream's default differs."""
     is_set = any(word.partition("=")[0] == "--device" for word in words)
     declared = re.search(r"^    device\s*:|PredictorArgument", source, re.MULTILINE)
     return [] if is_set or not declared or _device() != "cpu" else ["--device", "cpu"]
 
 
 def _fitting_lengths(script: str, words: Sequence[str]) -> list[str]:
-    """Return lengths that fit into the model, where they are not given and upstream's do not."""
+    """Return options for lengths, if they are not set and upstream's defaults exceed the model."""
     options = upstream.options(script, words, _find_config)
     lengths = fused.fitting_lengths(options, Path())
     if lengths:
-        note(f"the model is too short for upstream's usual lengths: {' '.join(lengths)}")
+        note(f"upstream's default lengths exceed the model's context: using {' '.join(lengths)}")
     return lengths
 
 
@@ -260,9 +259,9 @@ def _find_script(name: str) -> Path:
     root = TREE / "llm"
     if not root.is_dir():
         raise MachineError(
-            f"PaddleNLP's programs are not in this image, which is for {backends.current()}",
+            f"images for {backends.current()} do not contain PaddleNLP's programs",
             where=str(root),
-            remedy="they are in the images for a DCU: ./inv build --backend dcu",
+            remedy="use an image for DCUs: ./inv build --backend dcu",
         )
     path = root / name.removeprefix("llm/")
     if path.is_file() and path.suffix == ".py" and root in path.resolve().parents:
@@ -272,12 +271,14 @@ def _find_script(name: str) -> Path:
     hint = f'did you mean "{ends[0]}"?' if ends else did_you_mean(name, scripts)
     top = ", ".join(script for script in scripts if "/" not in script)
     raise RequestError(
-        f"there is no script {name}", where=str(root), remedy=f"{hint} scripts: {top}".strip()
+        f"the script {name} does not exist",
+        where=str(root),
+        remedy=f"{hint} scripts: {top}".strip(),
     )
 
 
 def _with_found_config(words: Sequence[str]) -> list[str]:
-    """Return the words with upstream's own configuration, where one is meant, by its path."""
+    """Return the arguments with the path of upstream's configuration, if one is used."""
     if not words or not words[0].endswith(".json"):
         return list(words)
     config = _find_config(words[0])
@@ -287,9 +288,9 @@ def _with_found_config(words: Sequence[str]) -> list[str]:
         near = [name for name in same if "llama" in name] or same
         hint = f'did you mean "{near[0]}"?' if near else did_you_mean(words[0], configs)
         raise RequestError(
-            f"there is no configuration {words[0]}, neither in the workspace nor in llm/",
+            f"the configuration {words[0]} exists neither in the workspace nor in llm/",
             where="upstream",
-            remedy=hint or "give the path of a JSON, from the workspace or from llm/",
+            remedy=hint or "use the path of a JSON file in the workspace or in llm/",
         )
     return [str(config), *words[1:]]
 
@@ -335,7 +336,7 @@ def _check(arguments: UpstreamOptions, words: Sequence[str], source: str, nodes:
             options.where,
         )
         if TREE in options.config.parents:
-            # Nobody can mend it there, and upstream's parser understands it.
+            # It is read-only, and upstream's parser accepts it.
             for problem in key_problems:
                 warn(f"{problem.where}: {problem.what}")
         else:
@@ -345,10 +346,9 @@ def _check(arguments: UpstreamOptions, words: Sequence[str], source: str, nodes:
 
 
 def _without_visualdl(words: Sequence[str], source: str) -> list[str]:
-    """Return what keeps upstream's trainer from a logger that the image does not have.
+    """Return the option that disables a logger which the image lacks.
 
-    Unless it is told, it logs to every program that it knows, and VisualDL is always
-    among them.
+    By default upstream's trainer logs to all known loggers, including VisualDL.
     """
     if "TrainingArguments" not in source or importlib.util.find_spec("visualdl"):
         return []
@@ -356,40 +356,40 @@ def _without_visualdl(words: Sequence[str], source: str) -> list[str]:
     is_set = any(word.partition("=")[0] == "--report_to" for word in words)
     if is_set or (config is not None and '"report_to"' in config.read_text(errors="replace")):
         return []
-    note("without VisualDL, which is not in the image: --report_to none")
+    note("using --report_to none, because the image lacks VisualDL")
     return ["--report_to", "none"]
 
 
 def _check_packages(options: upstream.Options) -> None:
-    """Refuse what needs a package that the image does not have, before models are loaded."""
+    """Reject options that require missing packages, before models are loaded."""
     quantizes = any(options.on(key) for key in ("do_ptq", "do_gptq", "do_qat", "load_quant_model"))
     if quantizes and importlib.util.find_spec("paddleslim") is None:
         raise MachineError(
-            "upstream quantizes with PaddleSlim, which is not in this image",
+            "upstream's quantization requires PaddleSlim, which this image lacks",
             where=options.script,
-            remedy="the images for a DCU have it: ./inv build --backend dcu",
+            remedy="use an image for DCUs: ./inv build --backend dcu",
         )
 
 
 def _python_path(environ: Mapping[str, str]) -> str:
-    """Return where Python looks for modules: in the source, and not among ours."""
+    """Return ``PYTHONPATH`` with upstream's source and without this project."""
     own = str(Path(__file__).resolve().parents[1])
     paths = [path for path in environ.get("PYTHONPATH", "").split(":") if path and path != own]
     return ":".join([str(TREE), str(TREE / "llm"), *paths])
 
 
-def _carry_out(prepared: Command, what: str) -> None:
+def _execute(prepared: Command, label: str) -> None:
     with contextlib.ExitStack() as stack:
         variables = dict(prepared.environment)
         if prepared.sends_tokens:
             variables[messages.VARIABLE] = str(stack.enter_context(messages.made()))
         if not is_launched(prepared.ranks, prepared.nodes):
-            run_command([sys.executable, "-u", *prepared.program], variables, what, prepared.logs)
+            run_command([sys.executable, "-u", *prepared.program], variables, label, prepared.logs)
             return
         launch(
             prepared.program,
             variables,
-            what,
+            label,
             prepared.logs,
             ranks=prepared.ranks,
             nodes=prepared.nodes,

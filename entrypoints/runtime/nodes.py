@@ -121,8 +121,8 @@ def _count(environ: Mapping[str, str], name: str) -> int | None:
         raise RequestError(
             f"a variable number of nodes ({text}) is not supported",
             where=f"{name} in the environment",
-            remedy=f"set {name}={text.rpartition(':')[2]}; a run that lost a node continues from its "
-            "last checkpoint when the node is back",
+            remedy=f"set {name}={text.rpartition(':')[2]}; a run that lost a node continues "
+            "from its last checkpoint when the node is back",
         )
     number = _number(environ, name)
     if number is not None and number < 1:

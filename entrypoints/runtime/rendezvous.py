@@ -437,7 +437,8 @@ class Coordinator(RendezvousGroup):
         others |= {m.rank: m.name for m in self._members.values() if m.rank is not None}
         if member.rank in others:
             return Problem(
-                f"{member.name} has the rank {member.rank}, which {others[member.rank]} already has",
+                f"{member.name} has the rank {member.rank}, which {others[member.rank]} already "
+                "has",
                 "--rank",
                 "give each node its own rank, from 0",
             )

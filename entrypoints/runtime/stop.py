@@ -83,7 +83,8 @@ class StopSignal:
         signal.alarm(self._grace)
         name = signal.Signals(signum).name
         note(
-            f"{name}: finishing the step and saving, within {self._grace} s; a second signal stops at once"
+            f"{name}: finishing the step and saving, within {self._grace} s; "
+            "a second signal stops at once"
         )
 
     def _on_alarm(self, signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Every patch of upstream's Python that is applied when we run it; its files stay as they are.
+"""Patches of upstream's Python code that are applied on import; its files are not changed.
 
 ``upstream --unpatched SCRIPT`` runs a program without them.
 """

@@ -1,7 +1,7 @@
-"""Runs a program of upstream's with the patches: ``__main__.py PROGRAM [ARGUMENT …]``.
+"""Run an upstream program with the patches: ``__main__.py PROGRAM [ARGUMENT …]``.
 
-PROGRAM is a file, or a module of a package in the source. It is a file itself, which is all
-that Paddle's launcher can start.
+PROGRAM is a file, or a module of a package in the source. This module is run as a file, because
+Paddle's launcher can only start files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the program that ``argv`` names."""
+    """Run the program in ``argv``."""
     own = str(Path(__file__).resolve().parents[2])
-    # Upstream finds none of our modules but these, which are imported now.
+    # Upstream can import no other modules of this project.
     sys.path[:] = [own, *[path for path in sys.path[1:] if path != own]]
     from entrypoints.upstream_patches import PATCHES, hook
     from paddle_stacks.errors import StackError, render

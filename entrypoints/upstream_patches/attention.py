@@ -1,9 +1,9 @@
-"""Attention without block attention, of operators that every build of Paddle has.
+"""Attention without block attention, composed of operators that every build of Paddle has.
 
-A ROCm build of Paddle 3.0.0b2 has no kernel for ``variable_length_memory_efficient_attention``
-(CUTLASS), and one without a body for ``masked_multihead_attention``. These stand in for both,
-and for ``write_cache_kv``, as they lay the cache out as ``[2, batch, heads, positions,
-head_dim]``. They go into exported graphs too. They read and write more memory than a kernel.
+ROCm builds of Paddle 3.0.0b2 have no kernel for ``variable_length_memory_efficient_attention``
+(CUTLASS), and an empty one for ``masked_multihead_attention``. These functions replace both and
+``write_cache_kv``, with the cache layout ``[2, batch, heads, positions, head_dim]``. They can be
+exported to graphs. They use more memory bandwidth than a kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-_LOWEST = -1e30  # a score that no softmax gives a weight
+_LOWEST = -1e30  # a score with a softmax of zero
 
 
 def variable_length_memory_efficient_attention(
@@ -37,10 +37,10 @@ def variable_length_memory_efficient_attention(
         query: ``[batch, heads, queries, head_dim]``.
         key: ``[batch, key heads, keys, head_dim]``.
         value: as ``key``.
-        seq_lens: queries of each row; unused, as the rest is dropped by whoever takes it.
+        seq_lens: queries of each row; unused, because callers drop the rest.
         kv_seq_lens: keys of each row, ``[batch, 1]``.
         mask: added to the scores, ``[batch, 1, at least queries, at least keys]``; or None.
-        scale: of the scores; None for the usual one.
+        scale: of the scores; None for the default.
     """
     heads, head_dim = query.shape[1], query.shape[3]
     queries, keys = paddle.shape(query)[2], paddle.shape(key)[2]
@@ -92,24 +92,24 @@ def masked_multihead_attention(
     """Return the attention of one new token in each row, and the cache that it was written to.
 
     Args:
-        x: queries, keys and values, ``[batch, (heads + 2 * key heads) * head_dim]``; whole
-            numbers with ``qkv_out_scale``.
+        x: queries, keys and values, ``[batch, (heads + 2 * key heads) * head_dim]``;
+            integers with ``qkv_out_scale``.
         cache_kv: ``[2, batch, key heads, positions, head_dim]``, written in place.
         bias: added to ``x``, or None.
         src_mask: added to the scores, ``[batch, 1, 1, positions]``; or None.
-        sequence_lengths: tokens that the cache has of each row, ``[batch, 1]``; 0 for a row that
-            has ended, whose result is 0.
+        sequence_lengths: cached tokens of each row, ``[batch, 1]``; 0 for a finished row,
+            whose result is 0.
         rotary_tensor: cosines and sines, ``[2, batch, 1, 1, head_dim]``.
-        rotary_emb_dims: 0 where nothing is rotated.
+        rotary_emb_dims: 0 for no rotation.
         use_neox_rotary_style: whether halves are rotated, or pairs.
-        qkv_out_scale: what a whole number stands for, of each column of ``x``.
+        qkv_out_scale: the scale of each column of ``x``.
         out_shift: added to the result before it is quantized, or None.
         out_smooth: the result is multiplied by it, or None.
-        out_scale: of the result in int8; not positive where it stays as it is.
+        out_scale: of the int8 result; not positive for an unquantized result.
         quant_round_type: 0 rounds half to even, 1 half away from zero.
         quant_max_bound: the largest integer.
         quant_min_bound: the smallest.
-        compute_dtype: ``fp16``, ``bf16`` or ``fp32`` where ``x`` is whole numbers.
+        compute_dtype: ``fp16``, ``bf16`` or ``fp32`` if ``x`` has integers.
     """
     dtype = _DTYPES.get(compute_dtype, x.dtype)
     key_heads, head_dim = cache_kv.shape[2], cache_kv.shape[4]
@@ -137,7 +137,7 @@ def masked_multihead_attention(
 
 
 def _attended(query: Any, cache: Any, mask: Any, lengths: Any) -> Any:
-    """Return the attention to what a cache has, ``[batch, heads, 1, head_dim]``."""
+    """Return the attention to the cache, ``[batch, heads, 1, head_dim]``."""
     heads, head_dim = query.shape[1], query.shape[3]
     end = paddle.max(lengths) + 1
     key, value = cache[0, :, :, :end], cache[1, :, :, :end]
@@ -157,7 +157,7 @@ def _write_token(key: Any, value: Any, cache: Any, lengths: Any) -> None:
 
 
 def _rotated(x: Any, rotary: Any, neox: bool) -> Any:
-    """Return ``[batch, heads, 1, head_dim]`` turned by ``[2, batch, 1, 1, head_dim]``."""
+    """Rotate ``[batch, heads, 1, head_dim]`` by ``[2, batch, 1, 1, head_dim]``."""
     cosine, sine = rotary[0].cast("float32"), rotary[1].cast("float32")
     half = x.shape[3] // 2
     if neox:
@@ -168,7 +168,7 @@ def _rotated(x: Any, rotary: Any, neox: bool) -> Any:
 
 
 def _mixed(scores: Any, within: Any, value: Any, dtype: Any) -> Any:
-    """Return values mixed by the softmax of those scores that count."""
+    """Return the values weighted by the softmax of unmasked scores."""
     scores = scores + (1 - within.cast("float32")) * _LOWEST
     weights = paddle.nn.functional.softmax(scores, axis=-1)
     return _product(weights, value).cast(dtype)
@@ -177,9 +177,9 @@ def _mixed(scores: Any, within: Any, value: Any, dtype: Any) -> Any:
 def _chosen(condition: Any, left: Any, right: Any) -> Any:
     """Return ``left`` where a condition holds, else ``right``, in the shape of ``right``."""
     dtype = right.dtype
-    if _on_a_cpu():  # which has no kernels for float16 here
+    if _on_a_cpu():  # which has no float16 kernels here
         left, right = left.cast("float32"), right.cast("float32")
-    # paddle.where spreads shapes by sums, which takes several passes over a cache.
+    # paddle.where broadcasts with sums, which takes several passes over a cache.
     return paddle.where(condition.expand_as(right), left.expand_as(right), right).cast(dtype)
 
 
@@ -188,11 +188,11 @@ def _on_a_cpu() -> bool:
 
 
 def _product(left: Any, right: Any, transpose: bool = False, scale: float = 1.0) -> Any:
-    """Return a matrix product in float32; of float16 where the device multiplies that.
+    """Return a matrix product in float32; computed in float16 if the device supports it.
 
     Args:
-        left: it is scaled before, since sums of float16 end at 65504.
-        right: its type is what a card multiplies.
+        left: scaled before the product, because float16 sums are limited to 65504.
+        right: its type is the one of the product on a device.
         transpose: whether ``right`` is transposed.
         scale: of ``left``.
     """
@@ -209,7 +209,7 @@ def _repeated(x: Any, heads: int) -> Any:
     group = heads // x.shape[1]
     if group == 1:
         return x
-    # A CPU has no kernel that repeats float16.
+    # The CPU kernel for repeating does not support float16.
     dtype = x.dtype
     x = x.cast("float32") if _on_a_cpu() else x
     return paddle.repeat_interleave(x, group, axis=1).cast(dtype)

@@ -1,4 +1,4 @@
-"""Patches of the loop that generates tokens."""
+"""Patches of the generation loop."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ PATCHES = (
         "last-token",
         _GENERATION,
         689,
-        "the token at max_length is replaced by the end token: N tokens are asked for, N-1 come",
-        "a row that has reached its length stops after its token",
+        "the token at max_length is replaced by the end token: N-1 of N tokens are returned",
+        "a row at its maximum length stops after its token",
         "tests/jobs/test_fused.py::test_the_package_needs_every_patch",
-        # The package's block loop is in an operator of a later PaddleNLP, and in ours.
+        # The package's block loop is in an operator of a later PaddleNLP, and in this project's.
         ((_DENSE, *_BLOCK), (_DENSE,)),
     ),
 )

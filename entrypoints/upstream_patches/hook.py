@@ -1,7 +1,7 @@
-"""Imports of upstream's modules with the patches applied; the files stay as they are.
+"""Import hook that applies patches to upstream's modules without changing files.
 
-``paddle.jit.to_static`` reads a function's source again, through :mod:`linecache`. So the
-patched text goes there too, and tracebacks show it.
+``paddle.jit.to_static`` reads the source of functions through :mod:`linecache`, so the patched
+text is added there; tracebacks show it as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def compiled(source: str, patches: Iterable[Patch], path: str) -> CodeType:
         MachineError: a patch was written for another file.
     """
     patched = apply(source, patches, path)
-    # Without a time of modification an entry is never checked against the file.
+    # Without a modification time, an entry is never compared with the file.
     linecache.cache[path] = (len(patched), None, patched.splitlines(keepends=True), path)
     return compile(patched, path, "exec", dont_inherit=True)
 
@@ -72,7 +72,7 @@ class _Loader(SourceFileLoader):
         self._patches = patches
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the patched code, which is in no cache."""
+        """Return the patched code, which is never cached."""
         source = self.get_source(fullname)
         assert source is not None
         return compiled(source, self._patches, self.path)

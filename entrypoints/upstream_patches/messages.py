@@ -1,8 +1,8 @@
-"""Tokens on their way out of upstream's programs, through a folder and a queue of the run's own.
+"""Transfer of tokens from upstream's programs through a folder and a queue of each run.
 
-Upstream's operators take the System V queue of ``ftok("./", 1)``, where they are called first;
-ours for a CPU take the folder of :data:`VARIABLE`. Without block attention tokens are files in
-the working folder. So both are called in that folder.
+Upstream's operators use the System V queue of ``ftok("./", 1)`` in the working directory of
+their first call; the CPU operators use the folder in :data:`VARIABLE`. Without block attention,
+tokens are files in the working directory. Therefore both are called in that folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIABLE = "PADDLE_STACKS_QUEUE"
 """The variable with the run's folder."""
 
 SECONDS = 600
-"""How long the reader and its program wait for each other on a host that is busy."""
+"""Timeout of the reader and its program, long enough for a busy host."""
 
 _LOOK_SECONDS = 1
 _ID = 1  # upstream's second argument of ftok
@@ -41,10 +41,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def made() -> Iterator[Path]:
-    """Make a run's folder and its queue, and remove both at the end, with what is in them.
+    """Create a run's folder and queue, and remove both with their content at the end.
 
     Raises:
-        MachineError: there is no queue to be had.
+        MachineError: the queue cannot be created.
     """
     folder, number = _made()
     try:
@@ -55,8 +55,8 @@ def made() -> Iterator[Path]:
 
 
 def _made() -> tuple[Path, int]:
-    """Return a folder whose key no queue of the IPC namespace has, and its queue."""
-    # A folder whose key is taken stays for a while: the next one could get its inode.
+    """Return a new folder with an unused queue key, and its queue."""
+    # Folders with a used key are removed later, because the next one could get the same inode.
     taken: list[Path] = []
     try:
         for _ in range(_ATTEMPTS):
@@ -73,14 +73,14 @@ def _made() -> tuple[Path, int]:
         for each in taken:
             shutil.rmtree(each)
     raise MachineError(
-        f"no message queue can be made: {os.strerror(fault)}",
+        f"a message queue cannot be created: {os.strerror(fault)}",
         where="msgget",
-        remedy="ipcs -q lists the queues of this machine; ipcrm removes those that nobody uses",
+        remedy="list the queues of this machine with ipcs -q, and remove unused ones with ipcrm",
     )
 
 
 def inside(call: Callable[..., Any], **arguments: Any) -> Any:
-    """Return what a call returns that is made in the run's folder."""
+    """Call a function in the run's folder, and return its result."""
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return call(**arguments)
@@ -93,11 +93,11 @@ def inside(call: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def generate(inputs: Mapping[str, Any], step: Callable[[Any], Any]) -> int:
-    """Run steps until no row needs one, and return how many there were.
+    """Run steps until all rows are finished, and return their number.
 
     Args:
         inputs: the model's; steps change them.
-        step: generates a token for each row, and sends them.
+        step: generates and sends a token for each row.
     """
 
     def run() -> int:
@@ -112,7 +112,7 @@ def generate(inputs: Mapping[str, Any], step: Callable[[Any], Any]) -> int:
 
 
 def enter() -> None:
-    """Go to the run's folder, in the process that reads tokens; it ends with its parent."""
+    """Change to the run's folder in the reader process, which ends with its parent."""
     _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)
     if folder := os.environ.get(VARIABLE):
         os.chdir(folder)
@@ -136,15 +136,15 @@ def wait(ready: Any, reader: Any) -> None:
 
 
 def result(results: Any, reader: Any, steps: int) -> Any:
-    """Return the next row that the reader has put together.
+    """Return the next row of the reader.
 
     Args:
         results: a queue of rows: number, tokens, text.
         reader: its process.
-        steps: how many tokens of it were sent.
+        steps: the number of tokens sent.
 
     Raises:
-        JobError: the reader has ended without it, or messages were lost.
+        JobError: the reader has ended, or messages were lost.
     """
     for _ in range(round(SECONDS / _LOOK_SECONDS)):
         try:
@@ -155,12 +155,12 @@ def result(results: Any, reader: Any, steps: int) -> Any:
             continue
         if len(row[1]) != steps:
             raise JobError(
-                f"{steps} tokens were sent, and {len(row[1])} came: messages were lost",
+                f"{steps} tokens were sent, but {len(row[1])} received: messages were lost",
                 remedy=_REMEDY,
             )
         return row
     raise JobError(
-        f"the last message has not come after {SECONDS} s: messages were lost", remedy=_REMEDY
+        f"the last message was not received within {SECONDS} s: messages were lost", remedy=_REMEDY
     )
 
 

@@ -1,4 +1,4 @@
-"""RMS normalization whose result is quantized, for a CPU, whose kernel does not do that."""
+"""RMS normalization with a quantized result on a CPU, whose kernel lacks it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rms_norm(
     quant_max_bound: float = 0,
     quant_min_bound: float = 0,
 ) -> Any:
-    """Return what ``fused_rms_norm`` of these arguments returns on a GPU.
+    """Return the result of ``fused_rms_norm`` as on a GPU.
 
     Args:
         x: ``[tokens, hidden]``.
@@ -32,7 +32,7 @@ def rms_norm(
         begin_norm_axis: the first axis to normalize.
         bias: added to ``x``, or None.
         residual: added to ``x``, or None; the sum is the second result.
-        quant_scale: of the result in int8; not positive where it stays as it is.
+        quant_scale: of the int8 result; not positive for an unquantized result.
         quant_round_type: 0 rounds half to even, 1 half away from zero.
         quant_max_bound: the largest integer.
         quant_min_bound: the smallest.

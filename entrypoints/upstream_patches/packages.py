@@ -1,7 +1,7 @@
-"""Patches by which the ``paddlenlp`` package goes with operators of the pinned commit.
+"""Patches that make the ``paddlenlp`` package work with operators of the pinned commit.
 
-The package 3.0.0b3 is later than the commit that the operators are built from. What differs
-is named here; a file of the pinned commit already has what the package gets.
+The package 3.0.0b3 is newer than the commit that the operators are built from. The patches
+restore the code of the pinned commit.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ PATCHES = (
         _FOLDER + "llama/modeling.py",
         26,
         "the package's module for Llama imports operators for speculative decoding, which the "
-        "pinned commit does not have: ImportError, whether they are needed or not",
-        "they are not imported; speculative decoding is not used here",
+        "pinned commit does not have, which raises an ImportError",
+        "they are not imported; speculative decoding is not used",
         _TEST,
         (
             (Edit(_SPECULATIVE_IMPORT, ""),),
@@ -59,7 +59,7 @@ PATCHES = (
         _FOLDER + "llama/modeling.py",
         1599,
         "the package calls get_padding_offset_v2 with two more arguments, for speculative decoding",
-        "it is called with the four that it has",
+        "it is called with its four arguments",
         _TEST,
         (
             (Edit(_LATER_PADDING, _PADDING),),
@@ -71,7 +71,7 @@ PATCHES = (
         _FOLDER + "fused_transformer_layers.py",
         2356,
         "the package calls rebuild_padding_v2 with one more argument, for speculative decoding",
-        "it is called with the five that it has",
+        "it is called with its five arguments",
         _TEST,
         (
             (Edit(_REBUILT, _REBUILT.replace("            output_padding_offset,\n", "")),),

@@ -1,4 +1,4 @@
-"""What a patch of upstream's source is, and how one is applied to a file's text."""
+"""Patches of upstream's source, and their application to a file's text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CPU", "DCU", "EVERY_BACKEND", "Edit", "Patch", "apply"]
 CPU = frozenset({"cpu", "dcu-sim"})
 """The backends that compute on a CPU."""
 DCU = frozenset({"dcu", "dcu-sim"})
-"""A DCU, and the backend that takes its steps on a CPU."""
+"""DCUs, and the backend that simulates them on a CPU."""
 EVERY_BACKEND = CPU | DCU
 
 
@@ -21,9 +21,9 @@ class Edit:
     """A replacement of text.
 
     Args:
-        old: what upstream has.
-        new: what is run in its place; the same text where it only has to be there.
-        count: how often upstream has it, neither more nor less.
+        old: upstream's text.
+        new: the replacement; the same text if it must only be present.
+        count: the exact number of occurrences in upstream's file.
     """
 
     old: str
@@ -33,18 +33,18 @@ class Edit:
 
 @dataclass(frozen=True)
 class Patch:
-    """A fault of upstream's source, and what is run in its place.
+    """A fault of upstream's source, and its fix.
 
     Args:
         name: the patch's name.
         file: upstream's, from the root of its source.
-        line: where the fault is, at the pinned commit.
-        symptom: what happens without the patch.
-        action: what the patch does.
+        line: of the fault, at the pinned commit.
+        symptom: the behavior without the patch.
+        action: the change of the patch.
         test: the test that fails without it.
-        forms: the edits, once for each version of the file that is known. A file has to have
-            every text of one form.
-        backends: where it is applied.
+        forms: the edits for each known version of the file. A file must contain all texts of
+            one form.
+        backends: on which it is applied.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Patch:
 
     @property
     def module(self) -> str:
-        """The module that the file is."""
+        """The module of the file."""
         return self.file.removeprefix("llm/").removesuffix(".py").replace("/", ".")
 
 
@@ -71,7 +71,7 @@ def apply(source: str, patches: Iterable[Patch], path: str) -> str:
         path: of the file, for messages.
 
     Raises:
-        MachineError: the file is not one that a patch was written for.
+        MachineError: a patch does not match the file.
     """
     for patch in patches:
         source = _applied(source, patch, path)

@@ -93,7 +93,7 @@ def test_the_pods_meet_by_the_name_of_the_first(network: str, tmp_path: Path) ->
     tmp_path.chmod(0o777)  # root's folder here, and a pod is never root
     job = job_of(tmp_path)
     second = start(job, 1, network, tmp_path)
-    wait_for("has no address yet", second)
+    wait_for("does not resolve yet", second)
     first = start(job, 0, network, tmp_path)
     for container in (first, second):
         wait_for("sum", container)

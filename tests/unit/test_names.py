@@ -11,8 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "wanted", "what"}
 PACKAGES = [
     "bench",
-    "entrypoints/cpu",
-    "entrypoints/runtime",
+    "entrypoints",
     "paddle_stacks/build",
     "paddle_stacks/bundle",
     "paddle_stacks/cli",

@@ -222,9 +222,9 @@ def test_the_reader_waits_for_a_slow_program(monkeypatch: pytest.MonkeyPatch) ->
 def test_tokens_that_are_lost_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: queue.Queue[list[object]] = queue.Queue()
     rows.put([0, [1, 2], "x"])
-    with pytest.raises(JobError, match="3 tokens were sent, and 2 came"):
+    with pytest.raises(JobError, match="3 tokens were sent, but 2 received"):
         messages.result(rows, reader(alive=True), 3)
     monkeypatch.setattr(messages, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(messages, "SECONDS", 0.05)
-    with pytest.raises(JobError, match="the last message has not come"):
+    with pytest.raises(JobError, match="the last message was not received"):
         messages.result(rows, reader(alive=True), 3)
