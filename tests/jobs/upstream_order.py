@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from entrypoints.training.shard import DataShard
+from entrypoints.training.data_shard import DataShard
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from entrypoints.preparing.documents import Rules, documents
-from entrypoints.preparing.reading import Place, Reader
+from entrypoints.preparing.reading import Position, Reader
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import corpus, texts
 
@@ -45,7 +45,7 @@ def test_the_modules_are_in_order_and_documents_of_their_own(small: Path) -> Non
         read = []
         for source in found:
             reader = Reader(source, rules.document)
-            for block in reader.blocks(Place()):
+            for block in reader.blocks(Position()):
                 read += documents(block, source.format, rules).texts
             reader.close()
         assert read == ['"""One.\n\nTwo."""', "import a\n\n\nclass B:\n    pass", "x = 1"]
