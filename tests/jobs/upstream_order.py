@@ -10,11 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-from entrypoints.training.data_shard import DataShard
 from paddlenlp.data.causal_dataset import build_train_valid_test_datasets
 from paddlenlp.utils.batch_sampler import DistributedBatchSampler
 
 from entrypoints.pretraining import samples
+from entrypoints.training.data_shard import DataShard
 from paddle_stacks.jobs import schema
 
 config = schema.load(Path("my.json"), ["max_steps=3"], job="pretrain")
