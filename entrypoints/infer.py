@@ -14,6 +14,7 @@ from entrypoints.inference.adapter import check_base
 from entrypoints.inference.arguments import STANDARD_STREAM, Options, parse
 from entrypoints.inference.batch_input import read_prompts
 from entrypoints.inference.generation_config import repetition_penalty
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.runtime.console import phase, say
 from entrypoints.runtime.logging import libraries_log_to
 from paddle_stacks.errors import RequestError, Stopped
@@ -50,7 +51,7 @@ def _answer_file(options: Options, model: Path, adapter: Path | None, start_time
     _start(options)
     from entrypoints.inference.batch import answer_file
 
-    answer_file(options, content, questions, model, adapter, start_time)
+    answer_file(options, content, questions, model, adapter, _load_model, start_time)
 
 
 def _answer_prompt(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:
@@ -63,7 +64,7 @@ def _answer_prompt(options: Options, model: Path, adapter: Path | None, start_ti
 
     text = open_text(options, model)
     tokens = text.tokens(prompt)
-    session = Session.open(options, text, model, adapter, start_time)
+    session = Session.open(options, text, model, adapter, _load_model, start_time)
 
     def listen(piece: str) -> bool:
         say(piece, end="")
@@ -78,10 +79,24 @@ def _measure(options: Options, model: Path, adapter: Path | None) -> None:
     _start(options)
     from entrypoints.inference import benchmark
     from entrypoints.inference.model import context_length, vocabulary_size
-    from entrypoints.inference.session import load_model
 
     benchmark.check_lengths(options, context_length(model))
-    benchmark.run(options, lambda: load_model(options, model, adapter), vocabulary_size(model))
+    benchmark.run(options, lambda: _load_model(options, model, adapter), vocabulary_size(model))
+
+
+def _load_model(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
+    """Return the model for the selected engine, with the adapter merged."""
+    if options.engine == "static":
+        from entrypoints.inference import static
+
+        return static.load(model)
+    if options.engine == "native":
+        from entrypoints.native.model import load as load_native
+
+        return load_native(model, adapter, options.precision)
+    from entrypoints.inference.model import load
+
+    return load(model, adapter, options.dtype)
 
 
 def _chat(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:
@@ -96,7 +111,7 @@ def _chat(options: Options, model: Path, adapter: Path | None, start_time: float
             where=str(model),
             remedy=f"use --prompt TEXT, or add a template as {model / 'chat_template.jinja'}",
         )
-    session = Session.open(options, text, model, adapter, start_time)
+    session = Session.open(options, text, model, adapter, _load_model, start_time)
     talk(session)
     session.report()
 

@@ -14,7 +14,7 @@ from entrypoints.inference.arguments import STANDARD_STREAM, Options
 from entrypoints.inference.batch_input import batches
 from entrypoints.inference.partial_output import PartialOutput, open_partial
 from entrypoints.inference.sampling import SampledToken
-from entrypoints.inference.session import Session, open_text
+from entrypoints.inference.session import ModelLoader, Session, open_text
 from entrypoints.inference.text import all_tokens
 from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.jobs.prompts import Prompt
@@ -28,6 +28,7 @@ def answer_file(
     prompts: Sequence[Prompt],
     model: Path,
     adapter: Path | None,
+    load: ModelLoader,
     start_time: float,
 ) -> None:
     """Answer every prompt that an interrupted earlier run has not answered."""
@@ -40,7 +41,7 @@ def answer_file(
         phase("check the prompts")
         text = open_text(options, model)
         tokens = dict(zip(left, all_tokens(text, [prompts[n] for n in left]), strict=True))
-        session = Session.open(options, text, model, adapter, start_time)
+        session = Session.open(options, text, model, adapter, load, start_time)
         phase("answer")
         for batch in batches({number: len(tokens[number]) for number in left}, options.batch_size):
             _answer_batch(session, part, prompts, tokens, batch)

@@ -17,13 +17,16 @@ from entrypoints.inference.generate import (
     generate,
     with_overrides,
 )
-from entrypoints.inference.model import context_length, load
+from entrypoints.inference.model import context_length
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
 from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.jobs.prompts import DEFAULT_SAMPLING, SamplingParams
 
-__all__ = ["Session", "load_model", "open_text"]
+__all__ = ["ModelLoader", "Session", "open_text"]
+
+ModelLoader = Callable[[Options, Path, Path | None], LanguageModel]
+"""Loads a model for an engine, and merges an adapter into it."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,18 @@ class Session:
 
     @classmethod
     def open(
-        cls, options: Options, text: Text, model: Path, adapter: Path | None, start_time: float
+        cls,
+        options: Options,
+        text: Text,
+        model: Path,
+        adapter: Path | None,
+        load: ModelLoader,
+        start_time: float,
     ) -> Session:
         """Load the model and merge the adapter, if there is one."""
         before = time.perf_counter()
         phase("load the model" + (" with its adapter" if adapter else ""))
-        network = load_model(options, model, adapter)
+        network = load(options, model, adapter)
         note(
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"
@@ -90,19 +99,6 @@ class Session:
             tokens_per_second=round(self.speed.tokens_per_second, 1),
             seconds_to_first_token=None if first is None else round(first - self.start_time, 2),
         )
-
-
-def load_model(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
-    """Return the model for the selected engine, with the adapter merged."""
-    if options.engine == "static":
-        from entrypoints.inference import static
-
-        return static.load(model)
-    if options.engine == "native":
-        from entrypoints.native.model import load as load_native
-
-        return load_native(model, adapter, options.precision)
-    return load(model, adapter, options.dtype)
 
 
 def open_text(options: Options, model: Path) -> Text:

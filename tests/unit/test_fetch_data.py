@@ -143,7 +143,7 @@ def test_bad_requests_and_bad_files(
 
 def test_a_wrong_checksum_is_refused(server: Server) -> None:
     write_row(server, "0" * 64)
-    assert f"{'0' * 64} is wanted" in complaint("mine")
+    assert f"expected {'0' * 64}" in complaint("mine")
     Path("mine.gz").write_bytes(GOOD)
     assert f"expected the sha256 {'0' * 64}" in complaint("mine", "--from", ".")
 

@@ -83,7 +83,7 @@ def test_prompts_of_a_data_file(tmp_path: Path) -> None:
         ('{"tgt": ""}', "src is missing | "),
         ("[1]", "src is missing"),
         ('{"src": 1}', "src is neither a string nor a list of strings"),
-        ('{"src": ["a", "b"], "tgt": []}', "src has 2 turns, and tgt 0 answers"),
+        ('{"src": ["a", "b"], "tgt": []}', "src has 2 turns, but tgt has 0 answers"),
         ("", "no prompts"),
     ],
 )

@@ -23,7 +23,8 @@ LAYERS: dict[str, set[str]] = {
     "finetuning": {"cpu", "models", "runtime", "training"},
     "pretraining": {"cpu", "models", "runtime", "training"},
     "quantizing": {"inference", "models", "runtime", "training"},
-    "exporting": {"inference", "models", "runtime"},
+    "exporting": {"fetching", "inference", "models", "runtime", "training"},
+    "native": {"inference", "models", "runtime"},
     "fused": {"inference", "models", "runtime", "upstream_patches"},
 }
 

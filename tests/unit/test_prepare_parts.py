@@ -278,7 +278,7 @@ def test_many_documents_are_indexed_in_parts(
 ) -> None:
     sizes = [number % 7 + 1 for number in range(50)]
     write_pair(tmp_path / "a", *sizes)
-    monkeypatch.setattr(pair, "_AT_ONCE", 8)
+    monkeypatch.setattr(pair, "_CHUNK", 8)
     write_pair(tmp_path / "b", *sizes)
     assert (tmp_path / "a.idx").read_bytes() == (tmp_path / "b.idx").read_bytes()
 
