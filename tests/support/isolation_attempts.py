@@ -225,7 +225,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
     ),
     Attempt(
         "reach the network",
-        "network `none`, except `fetch` and `serve`",
+        "network `none`, except `fetch`, `fetch-data` and `serve`",
         "a NetworkPolicy",
         _policy,
         job=True,

@@ -48,7 +48,7 @@ def missing(found: list[dict[str, Any]]) -> list[str]:
     return [row.name for row in rows if not row.holds(pod, found)]
 
 
-JOBS_OF_A_SCHEDULER = sorted(set(JOBS) - {"serve", "fetch"})
+JOBS_OF_A_SCHEDULER = sorted(set(JOBS) - {"serve", "fetch", "fetch-data"})
 
 
 @pytest.mark.parametrize("job", JOBS_OF_A_SCHEDULER)
@@ -67,8 +67,9 @@ def test_pods_that_train_together_reach_each_other_and_nothing_else(operator: st
     assert missing(documents("cpu", "pretrain", 2, operator=operator)) == ["reach the network"]
 
 
-def test_what_fetches_reaches_the_network() -> None:
-    assert missing(documents("cpu", "fetch")) == ["reach the network"]
+@pytest.mark.parametrize("job", ["fetch", "fetch-data"])
+def test_what_fetches_reaches_the_network(job: str) -> None:
+    assert missing(documents("cpu", job)) == ["reach the network"]
 
 
 def test_the_documented_profile_is_kept_from_little() -> None:
