@@ -83,7 +83,10 @@ def test_a_conversion_means_the_same(here: Path, capsys: pytest.CaptureFixture[s
         (["tickets.csv", *COLUMNS, "--set", "dev_ratio=0"], ["without records for dev"]),
         (["tickets.csv", *COLUMNS, "--samples", "-1"], ["--samples must be at least 0"]),
         (["tickets.csv", *COLUMNS, "--model", "gone"], ['no model "gone"']),
-        (["tickets.csv", *COLUMNS, "--convert", "."], ["take the place of what it is made from"]),
+        (
+            ["tickets.csv", *COLUMNS, "--convert", "."],
+            ["the output folder would replace the input"],
+        ),
         (["tickets.csv", *COLUMNS, "--convert", "there"], ["--force replaces it"]),
         (["tickets.csv", "--sampels", "3"], ["no option --sampels", "--samples"]),
         (["1 tickets.csv 2", *COLUMNS], ["expected weights and paths in turn"]),

@@ -226,7 +226,11 @@ BAD = [
     (["--format", "huggingface", "--precision", "int4"], None, "invalid choice: 'int4'"),
     (["--format", "peft", "--adapter", "a", "--precision", "float16"], None, "does not take"),
     (["--format", "gguf", "--adapter", "gone"], None, 'no run "gone"'),
-    (["--format", "gguf", "--output", "models/m"], None, "take the place of what it is made from"),
+    (
+        ["--format", "gguf", "--output", "models/m"],
+        None,
+        "the output folder would replace the input",
+    ),
     (["--format", "gguf", "--output", "hub"], None, "--force replaces it"),
     (
         ["--format", "huggingface"],
