@@ -75,7 +75,7 @@ JOBS: dict[str, Job] = {
             "quantize a model to int8 and measure the difference",
             writes=("models", "runs"),
         ),
-        Job("export", "train", "merge an adapter, or export for a static graph or other tools"),
+        Job("export", "train", "merge an adapter, or export a model for other tools"),
         Job("infer", "infer", "answer a prompt, a chat or a file of prompts"),
         Job("serve", "infer", "serve a model over HTTP: OpenAI API and a chat page"),
         Job(

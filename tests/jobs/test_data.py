@@ -40,7 +40,8 @@ def files(job, ready: Path) -> Path:
     (ready / "data" / "d.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     with (ready / "tickets.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("question", "answer"), *PAIRS])
-    done = job(["python", "-c", COMPRESS], ready)
+    (ready / "compress.py").write_text(COMPRESS)
+    done = job(["python", "compress.py"], ready)
     assert done.status == 0, done.stderr
     return ready
 
