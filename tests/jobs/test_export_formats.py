@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs.test_hugging_face import END, without_end
 from tests.jobs.test_infer import adapted, answers
 from tests.jobs.test_parity import PARITY, SECONDS, reference_python
 
@@ -73,7 +74,7 @@ def test_the_card_has_the_run(exported: Path) -> None:
     text = (exported / "exported" / "peft" / "README.md").read_text()
     assert "| fine-tuned in the run | y |" in text
     assert "| `dataset_name_or_path` | data/small |" in text
-    assert "| `last_loss` |" in text
+    assert "| `steps` | 20 |" in text
     assert 'base_model: "tiny"' in text
 
 
@@ -108,6 +109,9 @@ def test_transformers_peft_and_llama_cpp_answer_the_same(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     ours = answers(exported / "ours.jsonl")
-    assert found["huggingface"] == found["peft"] == [answer["token_ids"] for answer in ours]
+    assert found["huggingface"] == found["peft"]
+    # Ours leave the token out that ends an answer.
+    expected = [answer["token_ids"] for answer in ours]
+    assert without_end(found["huggingface"], {END}) == expected
     # llama.cpp writes the space that sentencepiece decodes at the beginning.
     assert [text.lstrip() for text in found["gguf"]] == [a["text"].lstrip() for a in ours]
