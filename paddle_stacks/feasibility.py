@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from paddle_stacks.dcu import capability
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import deprecated_flags, fused, upstream
+from paddle_stacks.jobs import deprecated_flags, fused, parallelism, upstream
 from paddle_stacks.jobs.options import NodeOptions, UpstreamOptions
 from paddle_stacks.jobs.schema import Config
 from paddle_stacks.plan import Backend
@@ -75,13 +74,13 @@ def check(
 
 
 def _as_script(config: Config, world: int) -> upstream.Options:
-    """Return a training's configuration as the options of the corresponding script."""
-    values: dict[str, Any] = dict(config.values)
-    if world == 1 and config.schema.job == "finetune":
-        # As upstream does: a single process ignores the parallel degrees.
-        values = {k: v for k, v in values.items() if not k.endswith("_degree")} | {"sharding": ""}
-    places = dict.fromkeys(values, str(config.path))
-    return upstream.Options(config.schema.job, values, config.path, places)
+    """Return a training's configuration as options, without those that have no effect."""
+    options = parallelism.as_options(config)
+    if world > 1 or config.schema.job != "finetune":
+        return options
+    # As upstream does: a single process ignores the parallel degrees.
+    values = {k: v for k, v in options.values.items() if not k.endswith("_degree")}
+    return replace(options, values=values | {"sharding": ""})
 
 
 def _script_problems(

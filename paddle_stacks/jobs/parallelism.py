@@ -13,12 +13,12 @@ from paddle_stacks.jobs import layout as layouts
 from paddle_stacks.jobs.layout import Layout
 from paddle_stacks.jobs.schema import Config
 
-__all__ = ["check", "faults", "model_config", "of"]
+__all__ = ["as_options", "check", "faults", "model_config", "of"]
 
 
 def of(config: Config, world: int) -> Layout:
     """Return the layout of a training."""
-    return Layout.of(_options(config), world)
+    return Layout.of(as_options(config), world)
 
 
 def check(config: Config, base: Path, world: int) -> None:
@@ -41,7 +41,7 @@ def faults(config: Config, base: Path, world: int) -> Iterator[Problem]:
     """Yield the problems of a layout: degrees that divide neither the processes nor the model."""
     if world == 1 and config.schema.job == "finetune":
         return  # the degrees have no effect, as the configuration's notes say
-    yield from upstream.layout_faults(_options(config), world)
+    yield from upstream.layout_faults(as_options(config), world)
     values = model_config(base)
     if config.schema.job == "pretrain" and config["num_hidden_layers"]:
         values["num_hidden_layers"] = config["num_hidden_layers"]
@@ -99,6 +99,7 @@ def model_config(base: Path) -> dict[str, Any]:
     return json_files.read_object(base / "config.json", remedy="fetch the model again")
 
 
-def _options(config: Config) -> upstream.Options:
+def as_options(config: Config) -> upstream.Options:
+    """Return a configuration as the options of the corresponding script."""
     places = dict.fromkeys(config.values, str(config.path))
     return upstream.Options(config.schema.job, config.values, config.path, places)
