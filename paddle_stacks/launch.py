@@ -471,7 +471,7 @@ def check_requests(steps: Steps) -> None:
         RequestError: with one problem for each fault.
     """
     pending = [step for step in steps.before if not step.whole]
-    names = [Path(step.produces).name for step in pending]
+    names = [part for step in pending for part in Path(step.produces).parts[1:]]
     problems: list[Problem] = []
     for plan in (*(step.plan for step in pending), steps.plan):
         try:

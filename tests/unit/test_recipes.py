@@ -318,6 +318,7 @@ def test_text_is_prepared_before_it_is_trained_on(workspace: Path) -> None:
         ("", "models/llama-nano"),
         ("python-stdlib", prepared),
     ]
+    launch.check_requests(steps)  # the corpus does not exist yet
     line = " ".join(steps.before[1].plan.argv)
     assert line == (
         f"prepare --input text:python-stdlib --output {prepared} --model llama-nano --append-eos"
