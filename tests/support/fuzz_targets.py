@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from entrypoints.fetching import checkpoint, gguf, huggingface, package
+from entrypoints.fetching import checkpoint, gguf, huggingface, package, sentencepiece_file
 from entrypoints.inference import adapter, exported, weights
 from entrypoints.models import safetensors_file
 from entrypoints.preparing import documents, pair
@@ -78,9 +78,25 @@ def _jobs_files(pattern: str) -> Callable[[], list[bytes]]:
     return lambda: [path.read_bytes() for path in sorted((ROOT / "configs").glob(pattern))]
 
 
-def _records(raw: bytes, folder: Path) -> object:
-    _put(raw, folder, "train.json")
-    return records.check(folder, dev=False), list(records.read(folder, "train"))
+def _records(name: str) -> Callable[[bytes, Path], object]:
+    def run(raw: bytes, folder: Path) -> object:
+        _put(raw, folder, name)
+        return records.check(folder, dev=False), list(records.read(folder, "train"))
+
+    return run
+
+
+def _compressed() -> list[bytes]:
+    import gzip
+
+    return [gzip.compress(_LINES, mtime=0)]
+
+
+def _pieces() -> list[bytes]:
+    vocabulary = sentencepiece_file.Vocabulary(
+        ["<unk>", "<s>", "</s>", "a"], [0.0, 0.0, 0.0, -1.5], [2, 3, 3, 1], 0, 1, 2, True
+    )
+    return [sentencepiece_file.encode(vocabulary)]
 
 
 def _prepared(form: str) -> Callable[[bytes, Path], object]:
@@ -320,7 +336,14 @@ _MANIFEST = (
 TARGETS: dict[str, Target] = {
     "finetune-config": Target(_configuration("finetune"), _jobs_files("jobs/cpu/finetune*.json")),
     "pretrain-config": Target(_configuration("pretrain"), _jobs_files("jobs/cpu/pretrain*.json")),
-    "records": Target(_records, lambda: [_LINES]),
+    "records": Target(_records("train.json"), lambda: [_LINES]),
+    "records-gzip": Target(_records("train.json.gz"), _compressed, text=False),
+    "table": Target(_records("train.csv"), lambda: [b'src,tgt\r\n"a, ""b""\nc",d\n\n']),
+    "sentencepiece": Target(
+        lambda raw, folder: sentencepiece_file.vocabulary(_put(raw, folder, "m")),
+        _pieces,
+        text=False,
+    ),
     "prepare-jsonl": Target(_prepared("jsonl"), _packed),
     "prepare-text": Target(_prepared("text"), _packed),
     "prompts": Target(lambda raw, folder: prompts.parse(raw, "in.jsonl"), lambda: [_PROMPTS]),
