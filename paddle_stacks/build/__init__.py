@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddle_stacks.build import reasons, recorded
-from paddle_stacks.build.os_image import OsImage, recorded_name, resolve, resolve_dtk
+from paddle_stacks.build.os_image import (
+    OsImage,
+    dtk_reference,
+    recorded_name,
+    resolve,
+    resolve_dtk,
+)
 from paddle_stacks.build.progress import Step, Steps, documents
 from paddle_stacks.build.variables import check_request, paddle_dcu, secrets, variables
 from paddle_stacks.errors import BuildError, RequestError, suggest
@@ -181,12 +187,16 @@ def command(images: Sequence[str], *, progress: str = "rawjson") -> list[str]:
     return ["docker", "buildx", "bake", "-f", "docker-bake.hcl", f"--progress={progress}", *images]
 
 
-def plan_text(
-    images: Sequence[str], settings: Settings, os_image: OsImage, dtk_image: OsImage | None = None
-) -> str:
-    """Return the commands of :func:`build` as a shell script."""
+def plan_text(images: Sequence[str], settings: Settings) -> str:
+    """Return the commands of :func:`build` as a shell script, without pulling the DTK image."""
+    from paddle_stacks import engine
+
+    check_request(settings)
+    check(images, settings.root)
+    reference = dtk_reference(settings)
+    dtk_image = OsImage(reference, "unknown", "registry") if reference else None
     bake_variables = {
-        **variables(settings, os_image, dtk_image),
+        **variables(settings, resolve(settings, engine.connect()), dtk_image),
         "CA_BUNDLE": str(settings.ca_bundle or os.devnull),
     }
     lines = [f"export {key}={shlex.quote(value)}" for key, value in bake_variables.items()]

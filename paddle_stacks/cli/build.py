@@ -1,4 +1,4 @@
-"""Tasks that build the images, and make what they are built of."""
+"""Tasks that build the images, resolve their locks, and set up Docker."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _BACKEND = {"backend": "The backend: a file in configs/backends/."}
         "image": "An image or group of docker-bake.hcl; can be repeated. Default: all.",
         "plan": "Print what would be run, as a shell script, and stop.",
         "record-hash": "Accept and record different digests of the build's inputs.",
-        "archs": "What a DCU's operators are compiled for: 'gfx928;gfx936'.",
-        "paddlenlp-src": "What a DCU's operators are built from: a folder, or a git URL#COMMIT.",
+        "archs": "The architectures of a DCU's operators: 'gfx928;gfx936'.",
+        "paddlenlp-src": "The source of a DCU's operators: a folder, or a git URL#COMMIT.",
         **_BACKEND,
     },
 )
@@ -36,22 +36,17 @@ def build(
     """
     from paddle_stacks import build as building
     from paddle_stacks import engine, settings
-    from paddle_stacks.build.os_image import OsImage, dtk_reference, resolve
     from paddle_stacks.build.variables import check_request
 
     flags = {"backend": backend, "paddlenlp_src": paddlenlp_src, "gfx_archs": archs}
     loaded = settings.load(ROOT, flags)
     targets = image or ["all"]
-    check_request(loaded)
-    if not plan:
-        engine.ensure()
-        building.build(targets, loaded, record=record_hash)
+    if plan:
+        print(building.plan_text(targets, loaded))
         return
-    building.check(targets, ROOT)
-    dtk = dtk_reference(loaded)
-    # Not pulled for a look at the plan: it has several GB.
-    start = OsImage(dtk, "unknown", "registry") if dtk else None
-    print(building.plan_text(targets, loaded, resolve(loaded, engine.connect()), start))
+    check_request(loaded)
+    engine.ensure()
+    building.build(targets, loaded, record=record_hash)
 
 
 @task(
