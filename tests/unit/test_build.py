@@ -188,7 +188,7 @@ def test_lock_changes_are_told():
     assert before == {"a": "1", "b": "2", "c": "3"}
     assert locks.changes(before, {"a": "1", "b": "3", "d": "4"}) == [
         "b 2 -> 3",
-        "c 3 is gone",
+        "c 3 was removed",
         "d 4 is new",
     ]
 
