@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from paddle_stacks.dcu import capability
@@ -58,8 +57,6 @@ def check(
         message = f"the job needs {options.ranks} devices; --devices lists {len(devices)}"
         problems.append(Problem(message, "--devices", f"--devices 0-{options.ranks - 1}"))
     if backend.device == "gpu":
-        if options.allow_bf16:
-            script = replace(script, values={k: v for k, v in script.values.items() if k != "bf16"})
         problems += capability.problems(
             script,
             capability.detect(settings.host_root, devices),
@@ -68,6 +65,7 @@ def check(
             training=training,
             workspace=settings.workspace,
             remedy=advice,
+            allow_bf16=options.allow_bf16,
         )
     if problems:
         raise RequestError(problems)

@@ -80,6 +80,7 @@ def problems(
     training: bool,
     workspace: Path,
     remedy: str = "",
+    allow_bf16: bool = False,
 ) -> list[Problem]:
     """Return the reasons why a job cannot run on the devices.
 
@@ -91,10 +92,12 @@ def problems(
         training: whether the job trains weights.
         workspace: the folder that contains ``models/``.
         remedy: advice for a job that needs too much memory; empty for the default.
+        allow_bf16: skip the check for bfloat16.
     """
     faults: list[Problem] = []
     wheel = wheels.current()
-    if (key := wants_bf16(options)) and wheel and "bf16" in wheel.no_dtypes:
+    key = "" if allow_bf16 else wants_bf16(options)
+    if key and wheel and "bf16" in wheel.no_dtypes:
         faults.append(_no_bf16(options, key, wheel, devices))
     if training and (algorithm := options.text("weight_quantize_algo")) not in ("", "none"):
         message = f'"weight_quantize_algo" {algorithm} cannot run on a DCU: no ROCm kernel'

@@ -26,6 +26,14 @@ from paddle_stacks.settings import Settings
 ROOT = Path(__file__).parents[2]
 K100_AI = Devices((card_types()["K100_AI"],), 8, 65520)
 BW1000 = Devices((card_types()["BW1000"],), 8, 65520)
+LLAMA_2_70B: dict[str, Any] = {
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "intermediate_size": 28672,
+    "vocab_size": 32000,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+}
 SFT = {"model_name_or_path": "llama-2-13b", "fp16": True, "fp16_opt_level": "O2"}
 
 
@@ -99,14 +107,7 @@ def test_inference_needs_only_the_weights() -> None:
 def test_the_parameters_of_a_model_in_the_workspace(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)
-    config = {
-        "hidden_size": 8192,
-        "num_hidden_layers": 80,
-        "intermediate_size": 28672,
-        "vocab_size": 32000,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-    }
+    config = LLAMA_2_70B
     (folder / "config.json").write_text(json.dumps(config))
     assert capability.parameters("mine", tmp_path) == 68_976_648_192, "Llama-2-70b"
     # For another model type it is a lower bound; what cannot be counted is not guessed.
@@ -285,6 +286,31 @@ def test_checks_of_devices_are_skipped_on_a_cpu(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({**SFT, "bf16": True}))
     check(tmp_path, "dcu-sim", "run_finetune.py", "x.json")
     check(tmp_path, "dcu", "--allow-bf16", "run_finetune.py", "x.json", "--lora", "true")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["predict/predictor.py", "--dtype", "bfloat16"],
+        ["run_finetune.py", "x.json", "--lora", "true"],
+    ],
+)
+def test_bfloat16_can_be_tried_as_the_message_says(tmp_path: Path, line: list[str]) -> None:
+    values = {**SFT, "fp16": False, "bf16": True}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    with pytest.raises(RequestError) as caught:
+        check(tmp_path, "dcu", *line)
+    assert [p.remedy.rpartition(": ")[2] for p in caught.value.problems] == ["--allow-bf16"]
+    check(tmp_path, "dcu", "--allow-bf16", *line)
+
+
+def test_bfloat16_that_is_tried_counts_as_half_precision(tmp_path: Path) -> None:
+    values = {**SFT, "fp16": False, "bf16": True, "model_name_or_path": "models/mine"}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").write_text(json.dumps(LLAMA_2_70B))
+    with pytest.raises(RequestError, match=r"needs 128\.5 GiB on one device"):
+        check(tmp_path, "dcu", "--allow-bf16", "run_finetune.py", "x.json", "--lora", "true")
 
 
 def test_a_finetune_job_is_checked_too(tmp_path: Path) -> None:
