@@ -114,7 +114,8 @@ def test_the_parameters_of_a_model_in_the_workspace(tmp_path: Path) -> None:
     other = config | {"model_type": "qwen2", "tie_word_embeddings": None}
     (folder / "config.json").write_text(json.dumps(other))
     assert capability.parameters("mine", tmp_path) == 68_976_648_192
-    for wrong in ({"hidden_size": "8192"}, {"num_hidden_layers": None}, []):
+    replacements: list[Any] = [{"hidden_size": "8192"}, {"num_hidden_layers": None}, []]
+    for wrong in replacements:
         broken = json.dumps(config | wrong if isinstance(wrong, dict) else wrong)
         (folder / "config.json").write_text(broken)
         assert capability.parameters("mine", tmp_path) == 0
