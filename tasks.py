@@ -13,6 +13,7 @@ GROUPS = (
     "images",
     "advisories",
     "test",
+    "bench",
     "simulated",
     "top",
     "doctor",

@@ -11,7 +11,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Data": ("fetch", "fetch-data", "data", "prepare", "inspect"),
     "Train": ("finetune", "pretrain", "quantize", "export", "upstream", "keys", "memory"),
     "Answer": ("infer", "serve"),
-    "DCU": ("top", "sim-host", "sim-hosts"),
+    "DCU": ("top", "bench", "sim-host", "sim-hosts"),
     "Several machines": (
         "cluster.submit",
         "cluster.status",

@@ -29,7 +29,7 @@ def recipes(
     name = settings.load(ROOT, {"backend": backend}).backend
     entries = tables.load(ROOT, name)
     # What a job needs of a CPU's memory and disk is small and checked before it starts.
-    needs = recipe_needs.all_of(entries, ROOT) if backends.load(name, ROOT).device == "gpu" else {}
+    needs = recipe_needs.all_of(entries, ROOT) if backends.load(name, ROOT).devices else {}
     if json:
         values = [
             recipe.to_json() | ({"needs": asdict(needs[key])} if key in needs else {})
