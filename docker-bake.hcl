@@ -1,5 +1,5 @@
-# The targets: what is built, and what is said of it. `./inv build` sets the variables;
-# a plain `docker buildx bake` builds the same layers, with "unknown" where nobody said.
+# The targets and labels of the images. `./inv build` sets the variables. A plain `docker buildx
+# bake` builds the same layers with the label "unknown" for variables that are not set.
 
 variable "BACKEND" { default = "cpu" }
 variable "LOCK" { default = "cpu" }
@@ -8,18 +8,18 @@ variable "REVISION" { default = "unknown" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 variable "CREATED" { default = "1970-01-01T00:00:00Z" }
 
-# The OS image and where it came from. OS_IMAGE is empty for the Dockerfile's own.
+# The OS image and its origin. An empty OS_IMAGE is the Dockerfile's default.
 variable "OS_IMAGE" { default = "" }
 variable "OS_NAME" { default = "unknown" }
 variable "OS_DIGEST" { default = "unknown" }
 variable "OS_SOURCE" { default = "registry" }
 
-# A folder with all that a build takes from a network otherwise (docs/bundle.md).
+# A folder with the packages that a build otherwise downloads (docs/bundle.md).
 variable "PACKAGES" { default = "" }
 
-# What a DCU's images are made of (configs/backends/); all empty for a CPU. PADDLENLP_SRC,
-# WHEELS and HEADERS are build contexts: a folder, or a git URL with a commit.
-# PADDLENLP_SOURCE is what a label says of the first.
+# Inputs of a DCU's images (configs/backends/); empty for a CPU. PADDLENLP_SRC, WHEELS and HEADERS
+# are build contexts: a folder, or a git URL with a commit. PADDLENLP_SOURCE is the label for
+# PADDLENLP_SRC.
 variable "DTK_IMAGE" { default = "" }
 variable "GFX_ARCHS" { default = "" }
 variable "PADDLENLP_SRC" { default = "" }
@@ -32,7 +32,7 @@ variable "LOCK_HASH" { default = "unknown" }
 variable "PADDLE_VERSION" { default = "unknown" }
 variable "PADDLENLP_VERSION" { default = "unknown" }
 
-# Files that a build step may read and no layer keeps; an empty file means none.
+# Secret files of build steps, which never become part of a layer; /dev/null is none.
 variable "CA_BUNDLE" { default = "/dev/null" }
 variable "NETWORK" { default = "/dev/null" }
 
@@ -81,7 +81,7 @@ target "_common" {
   }
 }
 
-# What images with operators say of them.
+# Labels of images with operators.
 target "_operators" {
   labels = {
     "paddle-stacks.paddlenlp.source" = PADDLENLP_SOURCE != "" ? PADDLENLP_SOURCE : null
@@ -101,7 +101,7 @@ target "framework" {
   tags     = ["paddle-stacks/framework:${BACKEND}", "paddle-stacks/framework:${VERSION}-${BACKEND}"]
 }
 
-# With the operators: a CPU's, and for a DCU those too.
+# With the CPU's operators, and for a DCU also PaddleNLP's.
 target "ops" {
   inherits = ["_common", "_operators"]
   target   = "ops"
@@ -120,7 +120,7 @@ target "infer" {
   tags     = ["paddle-stacks/infer:${BACKEND}", "paddle-stacks/infer:${VERSION}-${BACKEND}"]
 }
 
-# What a build takes from a network, as a folder; `./inv bundle.create` says where to.
+# Everything that a build downloads, as a folder; `./inv bundle.create` sets the output.
 target "_bundle" {
   inherits = ["_common"]
   target   = "bundle"

@@ -1,8 +1,8 @@
-"""Check the framework just installed: it imports without a device and is what was locked.
+"""Check the installed framework: it imports without a device and has the locked versions.
 
 usage: check_framework.py BACKEND LOCK REQUIREMENTS
 
-Exit status 1: the lines before say why.
+The exit status is 1 if it prints faults.
 """
 
 from __future__ import annotations
@@ -12,57 +12,57 @@ import re
 import sys
 from pathlib import Path
 
-# Paddle says its version in a form of its own: 3.0.0b2 is 3.0.0-beta2.
+# Paddle's spelling of its version: 3.0.0b2 is 3.0.0-beta2.
 _SPELLINGS = {"a": "-alpha", "b": "-beta", "rc": "-rc"}
 
 
 def main(backend: str, lock: Path, requirements: Path) -> int:
-    """Return 0 where everything is as it should be.
+    """Return 0 if there are no faults.
 
     Args:
-        backend: the platform.
-        lock: its packages and their versions.
-        requirements: the file that names Paddle's version.
+        backend: of the image.
+        lock: the lock file.
+        requirements: the file that pins Paddle.
     """
-    wanted = re.search(r"^paddlepaddle==(\S+)", requirements.read_text(), re.MULTILINE)
-    assert wanted, f"{requirements} pins no paddlepaddle"
-    problems = [*pins(lock.read_text(encoding="utf-8")), *build(backend, wanted[1])]
+    pin = re.search(r"^paddlepaddle==(\S+)", requirements.read_text(), re.MULTILINE)
+    assert pin, f"{requirements} pins no paddlepaddle"
+    problems = [*pins(lock.read_text(encoding="utf-8")), *build(backend, pin[1])]
     for problem in problems:
         print(f"check_framework: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
 def pins(lock: str) -> list[str]:
-    """Return the packages that are not at the version of the lock."""
-    found = []
-    for name, wanted in re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", lock, re.MULTILINE):
+    """Return the packages whose version differs from the lock."""
+    problems = []
+    for name, locked in re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", lock, re.MULTILINE):
         installed = importlib.metadata.version(name)
-        if installed != wanted:
-            found.append(f"{name} is {installed}, and {wanted} in the lock")
-    return found
+        if installed != locked:
+            problems.append(f"{name}: expected {locked}, got {installed}")
+    return problems
 
 
 def build(backend: str, version: str) -> list[str]:
-    """Return what is wrong with the Paddle that is imported."""
+    """Return the faults of the imported Paddle."""
     import numpy
     import paddle
     import setuptools
 
     spelt = re.sub(r"(\d)(a|b|rc)(\d+)$", lambda m: m[1] + _SPELLINGS[m[2]] + m[3], version)
-    found = []
+    problems = []
     if paddle.__version__ not in (version, spelt):
-        found.append(f"paddle is {paddle.__version__}, not {version}")
-    wanted = backend != "cpu"
-    if paddle.is_compiled_with_rocm() is not wanted:
-        found.append(
+        problems.append(f"paddle is {paddle.__version__}, not {version}")
+    is_rocm = backend != "cpu"
+    if paddle.is_compiled_with_rocm() is not is_rocm:
+        problems.append(
             "this Paddle is not a ROCm build: is it the wheel of paddlepaddle-dcu?"
-            if wanted
+            if is_rocm
             else "this Paddle is a ROCm build"
         )
     for module, below in ((setuptools, 80), (numpy, 2)):
         if int(module.__version__.partition(".")[0]) >= below:
-            found.append(f"{module.__name__} is {module.__version__}, and has to be below {below}")
-    return found
+            problems.append(f"{module.__name__} is {module.__version__}, expected below {below}")
+    return problems
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["--run"]:
         _run_script(argv[1], argv[2], argv[3:])
         return 0
-    given = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
-        _check(given.archs)
-        given.wheels.mkdir(parents=True, exist_ok=True)
+        _check(options.archs)
+        options.wheels.mkdir(parents=True, exist_ok=True)
         for library in LIBRARIES:
-            build(library, given.source, given.wheels, given.archs, given.include)
+            build(library, options.source, options.wheels, options.archs, options.include)
     except BuildFailed as error:
         print(f"build_operators: {error}", file=sys.stderr)
         return 1
@@ -97,7 +97,7 @@ def build(library: Library, source: Path, wheels: Path, archs: str, include: lis
     """Build one library into ``wheels``, beside a JSON that says what is in it.
 
     Raises:
-        BuildFailed: there is no source, a file does not compile, or nothing came of it.
+        BuildFailed: the source is missing, a file does not compile, or no library was built.
     """
     script = next((source / p for p in library.scripts if (source / p).is_file()), None)
     if script is None:
@@ -148,13 +148,13 @@ def _check(archs: str) -> None:
 def _operators(script: Path) -> set[str]:
     """Return the operators that the sources named in a setup script register."""
     text = script.read_text(encoding="utf-8")
-    found: set[str] = set()
+    operators: set[str] = set()
     for name in re.findall(r"[\"']([\w./-]+\.(?:cu|cc|cpp))[\"']", text):
         path = script.parent / name
         if path.is_file() and "fast_ln" not in name:  # which is not built for ROCm, by design
             body = path.read_text(encoding="utf-8", errors="replace")
-            found.update(re.findall(r"\bPD_BUILD_OP\(\s*(\w+)\s*\)", body))
-    return found
+            operators.update(re.findall(r"\bPD_BUILD_OP\(\s*(\w+)\s*\)", body))
+    return operators
 
 
 def _bundled(source: Path) -> list[Path]:
@@ -188,8 +188,8 @@ def _compile(library: Library, script: Path, archs: str, include: list[Path]) ->
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
-            if found := re.search(r"(\S+) compile failed, ", line):
-                failed.append(found[1].rpartition("/")[2])
+            if match := re.search(r"(\S+) compile failed, ", line):
+                failed.append(match[1].rpartition("/")[2])
     if failed:
         raise BuildFailed(f"{library.name}: does not compile: {', '.join(failed)} (see above)")
     if process.returncode:
@@ -211,10 +211,10 @@ def _wheel(library: Library, wheels: Path) -> Path:
     # installed last would be the one that stays.
     (egg / "version.txt").unlink(missing_ok=True)
     _run_wheel(site, "convert", "--dest-dir", str(wheels), str(egg))
-    made = next(wheels.glob(f"{library.name}-*.whl"))
+    wheel = next(wheels.glob(f"{library.name}-*.whl"))
     # An egg knows a version of Python, a wheel an implementation and its ABI.
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    _run_wheel(site, "tags", "--remove", "--python-tag", tag, "--abi-tag", tag, str(made))
+    _run_wheel(site, "tags", "--remove", "--python-tag", tag, "--abi-tag", tag, str(wheel))
     return next(wheels.glob(f"{library.name}-*.whl"))
 
 
@@ -231,7 +231,7 @@ def _run_script(archs: str, script: str, arguments: list[str]) -> None:
     from paddle.utils.cpp_extension import cpp_extension, extension_utils
 
     flags = [f"-amdgpu-target={arch}" for arch in archs.split(";")]
-    extension_utils.get_rocm_arch_flags = lambda given: [*given, "-fno-gpu-rdc", *flags]
+    extension_utils.get_rocm_arch_flags = lambda options: [*options, "-fno-gpu-rdc", *flags]
     workers = compilers(len(flags))
     cpp_extension.os = SimpleNamespace(**{**vars(os), "cpu_count": lambda: workers})
     # Its answer goes into flags for another vendor's compiler, which ROCm does not use.
@@ -245,8 +245,8 @@ def _run_script(archs: str, script: str, arguments: list[str]) -> None:
 def compilers(archs: int) -> int:
     """Return how many compilers fit into the memory that is free."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
-    mib = int(found[1]) // 1024 if found else _MIB_PER_COMPILER
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    mib = int(match[1]) // 1024 if match else _MIB_PER_COMPILER
     return max(1, min(os.cpu_count() or 1, mib // (_MIB_PER_COMPILER * archs)))
 
 

@@ -21,23 +21,23 @@ _ENTRY = struct.Struct("<QQQ")  # offset, size, length of the name that follows
 
 
 def main(argv: list[str]) -> int:
-    """Check each library that the lists describe; return the exit status."""
+    """Check the libraries of the manifests; return the exit status."""
     problems: list[str] = []
     for name in argv:
-        wanted = json.loads(Path(name).read_text(encoding="utf-8"))
+        manifest = json.loads(Path(name).read_text(encoding="utf-8"))
         library = Path(name).stem
-        found = check(library, wanted["operators"], wanted["archs"])
-        problems += found
-        if not found:
-            count = len(wanted["operators"])
-            print(f"{library}: {count} operators, code for {', '.join(wanted['archs'])}")
+        faults = check(library, manifest["operators"], manifest["archs"])
+        problems += faults
+        if not faults:
+            count = len(manifest["operators"])
+            print(f"{library}: {count} operators, code for {', '.join(manifest['archs'])}")
     for problem in problems:
         print(f"check_operators: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
 def check(library: str, operators: list[str], archs: list[str]) -> list[str]:
-    """Return what is wrong with an installed library, a line each."""
+    """Return the faults of an installed library, one line each."""
     try:
         module = importlib.import_module(library)
     except ImportError as error:
@@ -52,7 +52,9 @@ def check(library: str, operators: list[str], archs: list[str]) -> list[str]:
         for arch in archs
         if arch not in there
     ]
-    return problems + [f"{path.name} needs {name}, which is nowhere" for name in unresolved(path)]
+    return problems + [
+        f"{path.name} needs {name}, which no library has" for name in unresolved(path)
+    ]
 
 
 def shared_object(library: str) -> Path:
@@ -70,7 +72,7 @@ def architectures(content: bytes) -> set[str]:
     (https://clang.llvm.org/docs/ClangOffloadBundler.html): a magic word, a count, and
     for each entry its offset, size and the triple it is for.
     """
-    found: set[str] = set()
+    archs: set[str] = set()
     start = content.find(_MAGIC)
     while start >= 0:
         at = start + len(_MAGIC)
@@ -81,9 +83,9 @@ def architectures(content: bytes) -> set[str]:
             triple = content[at + _ENTRY.size :][:length].decode("ascii", "replace")
             at += _ENTRY.size + length
             if size and (arch := re.search(r"amdgcn.*-(gfx[0-9a-f]+)", triple)):
-                found.add(arch[1])
+                archs.add(arch[1])
         start = content.find(_MAGIC, at)
-    return found
+    return archs
 
 
 def unresolved(path: Path) -> list[str]:

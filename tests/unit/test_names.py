@@ -12,6 +12,9 @@ BANNED = {"asked", "found", "given", "kept", "known", "made", "said", "told", "w
 PACKAGES = [
     "bench",
     "entrypoints",
+    "images/framework",
+    "images/ops",
+    "images/steps",
     "paddle_stacks/build",
     "paddle_stacks/bundle",
     "paddle_stacks/cli",

@@ -157,7 +157,7 @@ def test_gits_submodules_come_with_the_context(monkeypatch: pytest.MonkeyPatch) 
 def test_a_package_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_framework.importlib.metadata, "version", lambda _: "2.0")
     assert check_framework.pins("numpy==1.26.4 \\\n    --hash=sha256:0\nsix==2.0\n") == [
-        "numpy is 2.0, and 1.26.4 in the lock"
+        "numpy: expected 1.26.4, got 2.0"
     ]
 
 
