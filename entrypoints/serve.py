@@ -26,8 +26,9 @@ def main(argv: list[str]) -> int:
 
     # Before the model is loaded, which takes seconds, because the port may be in use.
     listening = listen(options.host, options.port)
-    phase("start PaddlePaddle")
-    libraries_log_to(None)
+    if options.engine != "native":
+        phase("start PaddlePaddle")
+        libraries_log_to(None)
     from entrypoints.serving.model_loader import load_server
 
     server = load_server(options, model, adapter)

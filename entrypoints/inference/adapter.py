@@ -20,12 +20,13 @@ import numpy.typing as npt
 from entrypoints.models import peft_adapter
 from entrypoints.models.files import BASE, fingerprint
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import json_files
+from paddle_stacks.jobs import json_files, pickles
 
 __all__ = ["Adapter", "check_base"]
 
 _CONFIG, _STATE = "lora_config.json", "lora_model_state.pdparams"
 _FACTORS = (".lora_A", ".lora_B", ".lora_AB")
+_PARAMETER_NAMES = "StructuredToParameterName@@"  # which paddle.save adds
 _LISTED = 5
 
 
@@ -153,8 +154,6 @@ def _scaling(folder: Path) -> np.float32:
 
 
 def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    import paddle
-
     path = folder / _STATE
     if not path.is_file():
         remedy = "if the run is unfinished, start the same finetune command again: it resumes"
@@ -162,12 +161,15 @@ def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
             f"the adapter has no weights: {_STATE} is missing", where=str(folder), remedy=remedy
         )
     try:
-        state = paddle.load(str(path), return_numpy=True)
+        with path.open("rb") as stream:
+            state = pickles.load(stream)
     except RequestError:
         raise
     except Exception as error:  # unpickling damaged data raises any exception
         fault = f"the adapter's weights are damaged: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(path), remedy="train it again") from None
+    if isinstance(state, dict):
+        state.pop(_PARAMETER_NAMES, None)
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise RequestError(
             "the file is not an adapter's state",

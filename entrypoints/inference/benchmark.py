@@ -57,6 +57,7 @@ def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) ->
     phase("measure")
     result = {
         "engine": options.engine,
+        "precision": options.precision,
         "model": options.model,
         "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
         "load_seconds": round(loaded, 3),

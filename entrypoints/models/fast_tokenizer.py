@@ -19,6 +19,13 @@ _CONFIG, _WHOLE = "tokenizer_config.json", "tokenizer.json"
 _CLASSES = ("PretrainedTokenizerFast", "PreTrainedTokenizerFast")
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", chat_templates.PADDLE)
 _SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+# Keys of the configuration that are used here, or change nothing about encoding and decoding.
+_KEYS = {
+    *_SPECIAL,
+    *("added_tokens_decoder", "additional_special_tokens", "chat_template"),
+    *("clean_up_tokenization_spaces", "model_input_names", "model_max_length"),
+    *("padding_side", "tokenizer_class", "truncation_side"),
+}
 
 
 class FastTokenizer:
@@ -79,7 +86,7 @@ def load(folder: Path) -> FastTokenizer | None:
         return None
     config = json_files.read_object(folder / _CONFIG)
     special = {name: _content(config[name]) for name in _SPECIAL if config.get(name) is not None}
-    if config.get("tokenizer_class") not in _CLASSES or config.get("split_special_tokens"):
+    if config.get("tokenizer_class") not in _CLASSES or not config.keys() <= _KEYS:
         return None
     from tokenizers import Tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from entrypoints.native.packing import (
 )
 from paddle_stacks.jobs import workspace
 
-__all__ = ["NativeDecoding", "NativeModel", "load"]
+__all__ = ["Block", "NativeDecoding", "NativeModel", "load"]
 
 _CHUNK = 512  # tokens of a step: bounds memory
 
@@ -65,6 +65,18 @@ def load(
         )
         steps = {name: scale / np.float32(LARGEST) for name, scale in scales.items()}
     return NativeModel(config, packed, steps, lora)
+
+
+class Block(NamedTuple):
+    """Keys and values of :data:`library.BLOCK` positions in all layers.
+
+    Args:
+        memory: aligned to a cache line.
+        address: of the memory.
+    """
+
+    memory: npt.NDArray[np.uint8]
+    address: int
 
 
 class NativeModel:
@@ -183,11 +195,12 @@ class NativeModel:
         decoding.append(prompts)
         return decoding
 
-    def new_block(self) -> npt.NDArray[np.uint8]:
-        """Return memory for keys and values of :data:`library.BLOCK` positions."""
+    def new_block(self) -> Block:
+        """Return a block of keys and values, with undefined contents."""
         memory = np.empty(self._block_bytes + 64, np.uint8)
         offset = -memory.ctypes.data % 64
-        return memory[offset : offset + self._block_bytes]
+        memory = memory[offset : offset + self._block_bytes]
+        return Block(memory, memory.ctypes.data)
 
     def step(
         self,
@@ -247,7 +260,7 @@ class NativeDecoding:
     def __init__(self, model: NativeModel, rows: int) -> None:
         self._model = model
         self._lengths = [0] * rows
-        self._tables: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(rows)]
+        self._tables: list[list[Block]] = [[] for _ in range(rows)]
         self._addresses = np.zeros((rows, 1), np.uint64)
         self.logits: Floats = np.zeros((rows, model.config.llama.vocab_size), np.float32)
 
@@ -300,7 +313,7 @@ class NativeDecoding:
             if row in taken and self._lengths[row] % BLOCK:
                 # Both go on writing into the last block; the whole ones are shared.
                 copy = self._model.new_block()
-                copy[:] = table[-1]
+                copy.memory[:] = table[-1].memory
                 table[-1] = copy
             taken.add(row)
             tables.append(table)
@@ -314,11 +327,11 @@ class NativeDecoding:
         self.logits = np.concatenate([self.logits, other.logits])
         self._set_tables(self._tables + other._tables)
 
-    def _set_tables(self, tables: list[list[npt.NDArray[np.uint8]]]) -> None:
+    def _set_tables(self, tables: list[list[Block]]) -> None:
         self._tables = tables
         self._addresses = np.zeros((len(tables), max([1, *map(len, tables)])), np.uint64)
         for row, table in enumerate(tables):
-            self._addresses[row, : len(table)] = [block.ctypes.data for block in table]
+            self._addresses[row, : len(table)] = [block.address for block in table]
 
     def _reserve(self, row: int, length: int) -> None:
         """Make room for a text of so many tokens."""
@@ -329,7 +342,7 @@ class NativeDecoding:
                 grown = np.zeros((len(self._addresses), 2 * len(table)), np.uint64)
                 grown[:, : len(table)] = self._addresses
                 self._addresses = grown
-            self._addresses[row, len(table)] = block.ctypes.data
+            self._addresses[row, len(table)] = block.address
             table.append(block)
 
     def _run(self, texts: Sequence[Sequence[int] | Any], outputs: npt.NDArray[Any]) -> Floats:

@@ -26,7 +26,9 @@ class Options:
         model: name in ``models/`` or path of the base model.
         adapter: run or path of a LoRA adapter, or None.
         name: the model's name in the API; empty for its folder's name.
+        engine: ``dynamic`` or ``native``.
         dtype: the computation type: ``float32`` or ``float16``.
+        precision: of the native engine's weights; None for the checkpoint's.
         host: the address to listen on.
         port: to listen on.
         published: whether this is a container with a published port.
@@ -47,7 +49,9 @@ class Options:
     model: str
     adapter: str | None
     name: str
+    engine: str
     dtype: str
+    precision: str | None
     host: str
     port: int
     published: bool
@@ -78,7 +82,9 @@ def parse(argv: list[str]) -> Options:
         model=arguments.model,
         adapter=arguments.adapter,
         name=arguments.served_model_name or "",
+        engine=arguments.engine,
         dtype=arguments.dtype or backends.default_dtype(),
+        precision=arguments.precision,
         host="0.0.0.0" if arguments.published else arguments.host,
         port=arguments.port,
         published=arguments.published,

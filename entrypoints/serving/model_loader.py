@@ -7,8 +7,9 @@ from pathlib import Path
 from entrypoints.inference import fingerprint
 from entrypoints.inference.generation_config import repetition_penalty
 from entrypoints.inference.model import context_length, load, vocabulary_size
+from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.text import Text
-from entrypoints.models.tokenizer import load as load_tokenizer
+from entrypoints.models.tokenizer import load_for_inference
 from entrypoints.runtime.console import note, phase
 from entrypoints.serving.app_factory import Model, Server, Tokenizers, create_server
 from entrypoints.serving.arguments import Options
@@ -31,16 +32,16 @@ def load_server(options: Options, model: Path, adapter: Path | None) -> Server:
         RequestError: the model or the adapter is missing, damaged or not supported.
     """
     context, size = context_length(model), vocabulary_size(model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_for_inference(model)
     tokenizers = Tokenizers(
         chat=Text(tokenizer, model, context, raw=False, vocabulary_size=size),
         raw=Text(tokenizer, model, context, raw=True, vocabulary_size=size),
-        engine=Text(load_tokenizer(model), model, context, raw=True),
+        engine=Text(load_for_inference(model), model, context, raw=True),
     )
     if not tokenizers.chat.has_template:
         note("the model has no chat template: /v1/chat/completions answers with 400")
     phase("load the model" + (" with its adapter" if adapter else ""))
-    network = load(model, adapter, options.dtype)
+    network = _load(options, model, adapter)
     digests = fingerprint.of_folder(model) + (fingerprint.of_folder(adapter) if adapter else "")
     digest = fingerprint.of_bytes(digests.encode())
     return create_server(
@@ -55,6 +56,14 @@ def load_server(options: Options, model: Path, adapter: Path | None) -> Server:
             repetition_penalty=repetition_penalty(model),
         ),
     )
+
+
+def _load(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
+    if options.engine == "native":
+        from entrypoints.native.model import load as load_native
+
+        return load_native(model, adapter, options.precision)
+    return load(model, adapter, options.dtype)
 
 
 def _name(model: Path, adapter: Path | None) -> str:

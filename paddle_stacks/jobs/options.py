@@ -313,6 +313,28 @@ class DtypeOptions(Options):
         yield from super()._problems(backend)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Options):
+    """The engine, and the precision of the native one."""
+
+    engine: str = _option(
+        "engine: native is this project's for CPUs", "dynamic", choices=("dynamic", "native")
+    )
+    precision: str | None = _option(
+        "--engine native: of the weights (default: the checkpoint's)",
+        choices=("fp32", "bf16", "int8"),
+    )
+
+    def _problems(self, backend: str) -> Iterator[Problem]:
+        if self.engine == "native" and backends.device(backend) != "cpu":
+            message = "--engine native computes on a CPU"
+            yield Problem(message, self.job, "--backend cpu, or --engine dynamic")
+        if self.precision is not None and self.engine != "native":
+            message = "--precision requires --engine native"
+            yield Problem(message, self.job, "--engine native, or leave --precision out")
+        yield from super()._problems(backend)
+
+
 # ------------------------------------------------------------------ the jobs
 
 
@@ -737,7 +759,7 @@ _ENGINE_RECIPES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(DecodingOptions, BenchmarkOptions, PromptOptions, ModelOptions):
+class InferOptions(DecodingOptions, EngineOptions, BenchmarkOptions, PromptOptions, ModelOptions):
     """The options of ``infer``."""
 
     job: ClassVar[str] = "infer"
@@ -755,10 +777,6 @@ exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
         "fused and block require a DCU",
         "dynamic",
         choices=("dynamic", "static", "native", "fused", "block"),
-    )
-    precision: str | None = _option(
-        "--engine native: of the weights (default: the checkpoint's)",
-        choices=("fp32", "bf16", "int8"),
     )
     output: str | None = _option(
         "answers to --input, or benchmark results (default: standard output)",
@@ -789,12 +807,6 @@ exit status: 0 done, 2 the request is wrong, 5 failed, 128+n stopped by signal n
             remedy = f"./inv infer --backend dcu --recipe NAME, with {_ENGINE_RECIPES[engine]}"
             remedy += "; here: --engine dynamic or static" if on_cpu else "; or --engine dynamic"
             yield Problem(message, "infer", remedy)
-        if engine == "native" and not on_cpu:
-            message = "--engine native computes on a CPU"
-            yield Problem(message, "infer", "--backend cpu, or --engine dynamic")
-        if self.precision is not None and engine != "native":
-            message = "--precision requires --engine native"
-            yield Problem(message, "infer", "--engine native, or leave --precision out")
         if engine == "static" and self.adapter:
             message = (
                 "--engine static cannot be combined with --adapter: the graph contains its adapter"
@@ -891,7 +903,7 @@ class CapacityOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(CapacityOptions, AccessOptions, DtypeOptions, ModelOptions):
+class ServeOptions(CapacityOptions, AccessOptions, DtypeOptions, EngineOptions, ModelOptions):
     """The options of ``serve``."""
 
     job: ClassVar[str] = "serve"

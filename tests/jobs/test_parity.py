@@ -178,7 +178,7 @@ def test_greedy_answers_are_the_same_token_for_token(reference: Made, candidate:
     assert all(reference.facts["greedy"])
 
 
-@pytest.mark.parametrize("engine", ["dynamic", "static"])
+@pytest.mark.parametrize("engine", ["dynamic", "static", "native"])
 def test_the_engines_answer_the_same_token_for_token(
     job: Runner, reference: Made, fetched: Path, engine: str
 ) -> None:

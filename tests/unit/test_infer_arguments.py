@@ -90,6 +90,8 @@ def test_what_is_said_counts() -> None:
         ([*PROMPT, "--batch-size", "0"], "--batch-size must be"),
         ([*PROMPT, "--stop", ""], "--stop is empty"),
         ([*PROMPT, "--dtype", "float16"], "float16"),
+        ([*PROMPT, "--precision", "int8"], "--precision requires --engine native"),
+        ([*PROMPT, "--engine", "native", "--precision", "int4"], "int4"),
         ([*PROMPT, "--max-tokens", "5"], "infer has no option --max-tokens"),
     ],
 )
@@ -105,6 +107,7 @@ def test_a_wrong_argument(argv: list[str], words: str) -> None:
         ("dcu-sim", "block", "requires the operators of a DCU"),
         ("dcu", "fused", "is upstream's program on a DCU"),
         ("dcu", "static", "is upstream's program on a DCU"),
+        ("dcu", "native", "--engine native computes on a CPU"),
         ("cpu", "statik", "statik"),
     ],
 )

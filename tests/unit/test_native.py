@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from entrypoints import infer
+from entrypoints.inference.text import load as texts_of_model
 from entrypoints.inference.weights import Weights
 from entrypoints.models import int8
 from entrypoints.models.llama import paddle_weight_shapes
@@ -22,6 +24,7 @@ from entrypoints.native.config import NativeConfig
 from entrypoints.native.lora import LoraAdapter
 from entrypoints.native.model import NativeModel, load
 from paddle_stacks.errors import MachineError, RequestError
+from tests.support.fast_tokenizer import write as write_tokenizer
 from tests.support.made_once import made_once
 from tests.support.native_llama import (
     CONFIG,
@@ -464,7 +467,7 @@ def test_sequences_of_a_batch_have_adapters_of_their_own(folders: dict[str, Path
         np.repeat(np.arange(3, dtype=np.int32), counts),
         np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         (np.cumsum(counts) - 1).astype(np.int32),
-        np.array([[block.ctypes.data] for block in blocks], np.uint64),
+        np.array([[block.address] for block in blocks], np.uint64),
         adapters=[first, None, second],
     )
     np.testing.assert_array_equal(logits, expected)
@@ -488,7 +491,7 @@ def test_weights_are_packed_once_and_then_mapped(tmp_path: Path) -> None:
     for name, array in first.arrays.items():
         np.testing.assert_array_equal(array, again.arrays[name])
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("config.json", "model.safetensors", ".native.fp32")
+        *(".native.fp32", "config.json", "model.safetensors")
     ]
 
 
@@ -681,7 +684,7 @@ def test_a_batch_that_is_not_valid_is_refused(
     block = model.new_block()
     count = 2 if batch.get("tokens") == [1] * 3 else 1
     arrays = {"tokens": [1], "sequences": [0], "positions": [0], "outputs": [0]}
-    addresses = np.array([[block.ctypes.data]] * count, np.uint64)
+    addresses = np.array([[block.address]] * count, np.uint64)
     addresses = np.array(batch["blocks"], np.uint64) if "blocks" in batch else addresses
     numbers = [np.array(batch.get(key, value), np.int32) for key, value in arrays.items()]
     with pytest.raises(ValueError, match=message):
@@ -693,6 +696,34 @@ def test_a_text_beyond_the_context_is_refused(tmp_path: Path) -> None:
     decoding = model_of(folder).start([[1] * 8])
     with pytest.raises(ValueError, match="not in the context"):
         decoding.step([1])
+
+
+# -------------------------------------------------------------------------------- the job
+
+
+def test_infer_answers_a_prompt_where_there_is_no_paddle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, _ = checkpoint(tmp_path / "models" / "m", vocab_size=260)
+    write_tokenizer(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "paddle", None)  # an import of it fails
+    monkeypatch.setitem(sys.modules, "paddlenlp", None)
+    line = ["--model", "m", "--prompt", "hello", "--max-new-tokens", "5", "--raw"]
+    assert infer.main([*line, "--engine", "native"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip()
+    assert "start PaddlePaddle" not in captured.err
+    model = model_of(folder)
+    text = texts_of_model(folder, 1600, raw=True)
+    tokens = text.encode("hello", add_special_tokens=True)
+    decoding, answer = model.start([tokens]), []
+    for _ in range(5):
+        answer.append(int(decoding.logits[0].argmax()))
+        if answer[-1] in text.ends:
+            break
+        decoding.step(answer[-1:])
+    assert captured.out.rstrip("\n") in text.decode(answer)
 
 
 # ------------------------------------------------------------------------- configuration

@@ -129,6 +129,8 @@ def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         (["--request-timeout", "0"], "request-timeout"),
         (["--request-timeout", "nan"], "request-timeout"),
         (["--dtype", "float16"], "a CPU computes in float32"),
+        (["--precision", "bf16"], "--precision requires --engine native"),
+        (["--engine", "static"], "static"),
         (["--served-model-name", ""], "--served-model-name"),
         (["--served-model-name", "a b"], "--served-model-name"),
         (["--host", "0.0.0.0"], "requires --api-keys"),
