@@ -22,7 +22,7 @@ from typing import Any
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import chat_templates
 
-__all__ = ["ChatTemplate", "ChatTemplateError", "is_plain", "load", "variables_of"]
+__all__ = ["ChatTemplate", "ChatTemplateError", "is_plain", "load", "start_worker", "variables_of"]
 
 _WORKER = Path(__file__).with_name("chat_template_worker.py")
 _SECONDS = 10.0
@@ -108,6 +108,11 @@ def load(folder: Path) -> ChatTemplate | None:
     return template
 
 
+def start_worker() -> None:
+    """Start the process that renders templates, while other things are loaded."""
+    _worker.start()
+
+
 class _Worker:
     """The rendering process, started on first use."""
 
@@ -115,6 +120,12 @@ class _Worker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._ready = False
+
+    def start(self) -> None:
+        """Start the process unless it runs; do not wait until it is ready."""
+        with self._lock:
+            self._start()
 
     def request(self, request: Mapping[str, Any], seconds: float) -> str:
         """Return the text that the process renders.
@@ -145,6 +156,13 @@ class _Worker:
         return text
 
     def _started(self) -> subprocess.Popen[bytes]:
+        process = self._start()
+        if not self._ready:
+            _line(process, _START_SECONDS)
+            self._ready = True
+        return process
+
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
         # In its own session, so that Ctrl-C at a terminal does not stop it.
@@ -155,8 +173,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._owner = os.getpid()
-        _line(self._process, _START_SECONDS)
+        self._owner, self._ready = os.getpid(), False
         return self._process
 
     def _stop(self) -> None:

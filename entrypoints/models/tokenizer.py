@@ -56,6 +56,8 @@ def load_for_inference(folder: Path) -> Any:
         RequestError: as :func:`load`.
     """
     _check_files(folder)
+    if chat_templates.find(folder) is not None:
+        chat_template.start_worker()
     tokenizer = fast_tokenizer.load(folder)
     if tokenizer is None:
         libraries_log_to(None)
