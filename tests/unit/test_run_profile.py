@@ -959,7 +959,7 @@ def test_where_nodes_meet_is_not_the_callers_to_say(host: Path) -> None:
     [
         ((), "--engine is required"),
         (("--engine", "slrum"), 'did you mean "slurm"?'),
-        (("--engine", "slurm", "--nodes", "two"), '"two" is not a number'),
+        (("--engine", "slurm", "--nodes", "two"), '--nodes must be an integer, got "two"'),
         (("--engine", "slurm", "--nodes", "2"), "infer cannot run on several nodes"),
         (("--engine", "kubernetes"), "requires numeric groups, got video"),
     ],

@@ -123,7 +123,7 @@ def test_cards_are_counted_within_those_that_are_visible(tree: Path) -> None:
     assert made.environment["HIP_VISIBLE_DEVICES"] == "6,7"
     for visible, count in (("6,7", 2), ("", 0)):
         said = refused("--ranks", "3", "run_pretrain.py", HIP_VISIBLE_DEVICES=visible)
-        assert f"HIP_VISIBLE_DEVICES names {count}" in said
+        assert f"HIP_VISIBLE_DEVICES lists {count}" in said
 
 
 def test_on_a_cpu_they_are_processes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
