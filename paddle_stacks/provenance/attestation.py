@@ -65,7 +65,9 @@ class Attestation:
             "predicateType": _TEST_RESULT,
             "predicate": {
                 "result": "PASSED" if self.verified else "FAILED",
-                "configuration": [{"name": "tests/images", "annotations": self._annotations()}],
+                "configuration": [
+                    {"name": "tests/images", "annotations": {"revision": self.revision}}
+                ],
                 "passedTests": list(self.passed),
                 "warnedTests": [],
                 "failedTests": list(self.failed),
@@ -80,9 +82,6 @@ class Attestation:
                 },
             },
         }
-
-    def _annotations(self) -> dict[str, str]:
-        return {"revision": self.revision}
 
 
 def folder(settings: Settings) -> Path:
