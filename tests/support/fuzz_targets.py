@@ -26,10 +26,10 @@ from entrypoints.training import checkpoints
 from paddle_stacks import settings, toml
 from paddle_stacks.dcu import smi
 from paddle_stacks.jobs import (
-    architecture,
     corpus,
     events,
     json_files,
+    llama_config,
     prompts,
     records,
     schema,
@@ -221,7 +221,7 @@ def _static(raw: bytes, folder: Path) -> object:
 
 def _architecture(raw: bytes, folder: Path) -> object:
     values = json_files.read_object(_put(raw, folder, "config.json"))
-    return architecture.from_config(values, "m")
+    return llama_config.from_config(values, "m")
 
 
 def _wheel(raw: bytes, folder: Path) -> object:
