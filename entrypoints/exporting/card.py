@@ -43,7 +43,7 @@ _USE = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an exported model comes from.
+    """The base model, the licence and the training of an export.
 
     Args:
         base: the base model: a name on Hugging Face's hub where that is known, else a folder's.

@@ -52,7 +52,7 @@ def check(options: ExportOptions, model: Path, adapter: Path | None) -> None:
 
 
 def check_disk(output: Path, model: Path, precision: str, *, merges: bool) -> None:
-    """Refuse to begin what there is no space for.
+    """Check that the disk has space for an export.
 
     Args:
         output: the folder to be written.

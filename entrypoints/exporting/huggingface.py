@@ -104,7 +104,7 @@ def template_of(folder: Path) -> str | None:
     if (folder / chat_templates.PADDLE).is_file():
         warn(
             f"{chat_templates.PADDLE} is PaddleNLP's own kind of chat template, which no other "
-            "tool reads: the export has none"
+            "tool reads; the export is without a template"
         )
     return None
 
