@@ -815,7 +815,7 @@ def test_the_dependencies_of_a_recipe_may_be_in_the_claim(
     words = ("pretrain", "--recipe", "pretrain-pp8-nodes", "--backend", "dcu", "--groups", "44")
     done = inv("cluster.submit", *words, "--nodes", "128", "--engine", "kubernetes")
     assert done.returncode == 0, done.stderr
-    assert "not looked for in the claim, and needed first: models/llama-2-13b" in done.stderr
+    assert "not checked in the claim: needed first: models/llama-2-13b" in done.stderr
     (job,) = cluster.of("paddlejobs")
     assert job["spec"]["paddleReplicaSpecs"]["Worker"]["replicas"] == 128
     assert len(cluster.of("pods")) == 128

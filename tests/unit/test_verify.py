@@ -96,7 +96,7 @@ def test_the_report_says_what_failed_before_what_passed(found: list[verify.Outco
 
 def test_a_doctor_that_cannot_look_is_said(found: list[verify.Outcome]) -> None:
     text = verify.as_markdown(document(found, doctor={"error": "error: no engine"}))
-    assert "The doctor could not look: error: no engine" in text
+    assert "The doctor failed: error: no engine" in text
 
 
 def test_the_report_is_written_twice_under_one_name(
