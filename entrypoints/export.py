@@ -8,7 +8,8 @@ from typing import Any
 from entrypoints.exporting import formats
 from entrypoints.exporting.request import check_architecture
 from entrypoints.fetching import folder as checkpoints
-from entrypoints.models.files import BASE, fingerprint
+from entrypoints.inference.adapter import check_base
+from entrypoints.models.files import fingerprint
 from entrypoints.runtime.arguments import parse
 from entrypoints.runtime.console import phase, report
 from entrypoints.runtime.disk import writing_below
@@ -16,8 +17,7 @@ from entrypoints.runtime.lock import locked
 from entrypoints.runtime.logging import libraries_log_to
 from entrypoints.runtime.stubs import install_stubs
 from entrypoints.training.saving import write_merged
-from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import json_files, workspace
+from paddle_stacks.jobs import workspace
 from paddle_stacks.jobs.files import remove_unfinished, replacing_folder
 from paddle_stacks.jobs.options import ExportOptions
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         formats.check(arguments, model, adapter)
     if adapter:
         phase("compare the base model")
-        _check_base(model, adapter)
+        check_base(adapter, model, trust_name=False)
     if not arguments.format:
         phase("start PaddlePaddle")
         install_stubs()
@@ -56,26 +56,6 @@ def main(argv: list[str]) -> int:
     report("result", output=str(output))
     print(output)
     return 0
-
-
-def _check_base(model: Path, adapter: Path) -> None:
-    """Check that the adapter was trained on this model.
-
-    Adapters from elsewhere do not record their base model; then the shapes are compared when
-    the adapter is loaded.
-    """
-    about = adapter / BASE
-    if not about.is_file():
-        return
-    again = "train the adapter again, or copy the complete folder of the run"
-    base = json_files.read_object(about, remedy=again)
-    name, expected = str(base.get("model")), base.get("weights_sha256")
-    if fingerprint(model) != expected:
-        raise RequestError(
-            f"the adapter was trained on {name}, but the weights of {model} differ",
-            where=str(adapter),
-            remedy=f"use --model {Path(name).name}",
-        )
 
 
 def _export(arguments: ExportOptions, model: Path, adapter: Path | None, output: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from entrypoints.fetching import huggingface
 from entrypoints.models import safetensors_file
+from entrypoints.models.files import weight_files
 from entrypoints.models.llama import architectures, paddle_names, problems_of, weight_shapes
 from entrypoints.models.safetensors_file import Stored, Tensor
 from paddle_stacks.errors import Problem, RequestError
@@ -129,7 +129,7 @@ def read(folder: Path) -> Checkpoint:
     )
     stored = {
         name: (path, entry)
-        for path in huggingface.weight_files(folder)
+        for path in weight_files(folder)
         for name, entry in safetensors_file.read_header(path).items()
     }
     _drop_zero_biases(stored)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from entrypoints.fetching import checkpoint, gguf_file, huggingface, huggingface_tokenizer
+from entrypoints.fetching import checkpoint, gguf_file, huggingface_tokenizer
 from entrypoints.models import safetensors_file
+from entrypoints.models.files import weight_files
 from entrypoints.runtime.progress import in_mib
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import json_files
@@ -47,7 +48,7 @@ def recognize(path: Path) -> str:
         )
     if any(path.glob("model_state*.pdparams")):
         return "paddlenlp"
-    files = huggingface.weight_files(path)
+    files = weight_files(path)
     if not files and (path / PEFT_CONFIG).is_file():
         raise RequestError(
             "the folder has an adapter (adapter_config.json), not a model",

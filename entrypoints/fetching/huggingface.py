@@ -16,7 +16,7 @@ import numpy.typing as npt
 from entrypoints.fetching import huggingface_tokenizer
 from entrypoints.fetching.rope import paddle_rope
 from entrypoints.models import safetensors_file, source_keys
-from entrypoints.models.files import write_json
+from entrypoints.models.files import weight_files, write_json
 from entrypoints.models.llama import (
     architectures,
     paddle_names,
@@ -27,13 +27,11 @@ from entrypoints.models.llama import (
 from entrypoints.models.safetensors_file import Stored, Tensor
 from entrypoints.runtime.console import warn
 from paddle_stacks.errors import Problem, RequestError
-from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.json_files import read_object
 from paddle_stacks.jobs.llama_config import LlamaConfig, from_config
 
-__all__ = ["convert", "weight_files"]
+__all__ = ["convert"]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WEIGHT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Keys that are copied to PaddleNLP's configuration, besides the sizes.
@@ -70,30 +68,6 @@ def convert(source: Path, folder: Path) -> None:
     sizes = {**llama.sizes, "max_position_embeddings": llama.max_position_embeddings}
     _write_configs(folder, config, generation, {**rope, **sizes}, dtype)
     write_weights(folder, [_tensor(name, *stored[name]) for name in expected])
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the folder's safetensors files: the only one, or those in its index.
-
-    Raises:
-        RequestError: a file in the index is missing.
-    """
-    if (folder / _SINGLE).is_file():  # transformers also prefers it
-        return [folder / _SINGLE]
-    index = folder / _INDEX
-    if not index.is_file():
-        return []
-    remedy = "get the folder from another source: this one is not trustworthy"
-    names = sorted(set(json_files.shards(index, remedy=remedy).values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise RequestError(
-            [
-                Problem(f"{name} is missing", str(folder), "copy it there from the model's source")
-                for name in missing
-            ]
-        )
-    return [folder / name for name in names]
 
 
 def _stored(source: Path) -> dict[str, tuple[Path, Stored]]:

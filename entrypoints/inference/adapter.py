@@ -30,12 +30,17 @@ _PARAMETER_NAMES = "StructuredToParameterName@@"  # which paddle.save adds
 _LISTED = 5
 
 
-def check_base(folder: Path, model: Path) -> None:
+def check_base(folder: Path, model: Path, *, trust_name: bool = True) -> None:
     """Check that an adapter was trained on this model.
 
-    A model of the same name is accepted; otherwise the weights are compared, which takes
-    seconds. Adapters from elsewhere do not record their base model: then the shapes are
-    compared when the adapter is loaded.
+    Adapters from elsewhere do not record their base model: then the shapes are compared when
+    the adapter is loaded.
+
+    Args:
+        folder: the adapter's.
+        model: the model's folder.
+        trust_name: whether to accept a model of the same name; otherwise its weights are
+            compared, which takes seconds.
 
     Raises:
         RequestError: the weights are not the same.
@@ -53,7 +58,7 @@ def check_base(folder: Path, model: Path) -> None:
             where=str(path),
             remedy="train the adapter again, or copy the complete folder of the run",
         ) from None
-    if name != model.name and fingerprint(model) != expected:
+    if not (trust_name and name == model.name) and fingerprint(model) != expected:
         raise RequestError(
             f"the adapter was trained on {name}, but the weights of {model} differ",
             where=str(folder),

@@ -13,8 +13,8 @@ from entrypoints.inference import quantized
 from entrypoints.inference.adapter import Adapter
 from entrypoints.inference.protocols import LanguageModel
 from entrypoints.inference.weights import Weights
-from entrypoints.models.llama import paddle_weight_shapes
-from paddle_stacks.errors import Problem, RequestError
+from entrypoints.models.llama import paddle_weight_shapes, problems_of
+from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs import backends, json_files, workspace
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "vocabulary_size",
 ]
 
-_LISTED = 5
 
 # Settings of the training machine in a checkpoint's configuration, with values that work on every
 # device: only some have the fused kernels.
@@ -184,23 +183,6 @@ def check_complete(weights: Weights, expected: Mapping[str, tuple[int, ...]]) ->
     Raises:
         RequestError: weights are missing or have another shape.
     """
-    faults = []
-    for name, shape in expected.items():
-        if name not in weights:
-            faults.append(f"the weight {name} is missing")
-        elif weights.shape(name) != shape:
-            difference = f"{list(weights.shape(name))}, and config.json makes it {list(shape)}"
-            faults.append(f"the weight {name} is {difference}")
-    if faults:
-        more = [f"and {len(faults) - _LISTED} more of the kind"] if len(faults) > _LISTED else []
-        where = str(weights.folder)
-        raise RequestError(
-            [
-                Problem(
-                    fault,
-                    where,
-                    "fetch the model again: its weights and its config.json do not belong together",
-                )
-                for fault in faults[:_LISTED] + more
-            ]
-        )
+    actual = {name: weights.shape(name) for name in expected if name in weights}
+    if problems := problems_of(actual, expected, str(weights.folder)):
+        raise RequestError(problems)

@@ -14,15 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from entrypoints.inference import quantized
+from entrypoints.models.files import weight_files
 from entrypoints.models.int8 import dequantized
 from entrypoints.models.safetensors_file import ITEM_SIZES, Stored, Tensor, read_header
 from paddle_stacks.errors import RequestError
-from paddle_stacks.jobs import json_files
 
 __all__ = ["Weights"]
 
-_AGAIN = "get the model again: ./inv fetch NAME --force"
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TYPES = {
     "F32": np.float32,
     "F16": np.float16,
@@ -48,7 +46,14 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stored: dict[str, tuple[Path, Stored]] = {}
-        for path in _files(folder):
+        files = weight_files(folder)
+        if not files:
+            raise RequestError(
+                f"{folder} has no weights in safetensors files",
+                where=str(folder),
+                remedy="./inv fetch converts other formats",
+            )
+        for path in files:
             for name, stored in read_header(path).items():
                 if stored.dtype not in _TYPES:
                     raise RequestError(
@@ -103,21 +108,3 @@ class Weights(Mapping[str, npt.NDArray[np.float32]]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a weight's shape without reading the weight."""
         return self._stored[name][1].shape
-
-
-def _files(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    index = folder / _INDEX
-    if not index.is_file():
-        raise RequestError(
-            f"{folder} has no weights: neither {_SINGLE} nor {_INDEX} exists",
-            where=str(folder),
-            remedy="./inv fetch converts other formats",
-        )
-    names = sorted(set(json_files.shards(index, remedy=_AGAIN).values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        fault = f"weights are missing: {', '.join(missing)}"
-        raise RequestError(fault, where=str(folder), remedy=_AGAIN)
-    return [folder / name for name in names]

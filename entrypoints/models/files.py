@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.jobs import json_files
 from paddle_stacks.jobs.files import sha256_of
 
-__all__ = ["BASE", "copy_companions", "fingerprint", "write_json"]
+__all__ = ["BASE", "copy_companions", "fingerprint", "weight_files", "write_json"]
 
 BASE = "base.json"
 """In an adapter's folder: the model that it was trained on."""
@@ -23,6 +25,27 @@ def fingerprint(folder: Path) -> str:
     """Return the SHA-256 of a model's weight files, in hexadecimal."""
     kinds = (".safetensors", ".pdparams")
     return sha256_of(*(path for path in sorted(folder.iterdir()) if path.name.endswith(kinds)))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the folder's safetensors files: the only one, those in its index, or none.
+
+    Raises:
+        RequestError: the index is damaged, or a file in it is missing.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():  # transformers also prefers it
+        return [single]
+    if not index.is_file():
+        return []
+    remedy = "get the model again from its source: ./inv fetch NAME --force"
+    files = [
+        folder / name for name in sorted(set(json_files.shards(index, remedy=remedy).values()))
+    ]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise RequestError([Problem(f"{name} is missing", str(folder), remedy) for name in missing])
+    return files
 
 
 def copy_companions(companions: tuple[Path, ...], part: Path) -> None:

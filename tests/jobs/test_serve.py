@@ -202,7 +202,7 @@ def test_an_echo_has_the_logprobs_of_the_tokens_one_by_one(job, workspace, model
 def test_what_a_template_does_not_take_is_refused(job, workspace: Path) -> None:
     twice = [*user("ka?"), *user("lo?")]
     for model, messages, words in (
-        ("tiny", twice, "user and assistant in turn"),
+        ("tiny", twice, "alternating user and assistant"),
         ("tiny", [{"role": "system", "content": "x"}, *user("ka?")], "fixed system message"),
     ):
         with served(job, workspace, "--model", model) as (running, url):

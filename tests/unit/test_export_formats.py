@@ -16,7 +16,7 @@ from entrypoints.exporting import card, source
 from entrypoints.exporting.gguf import SUFFIXES
 from entrypoints.fetching import gguf, huggingface, sentencepiece_file
 from entrypoints.models import safetensors_file
-from entrypoints.models.files import write_json
+from entrypoints.models.files import weight_files, write_json
 from paddle_stacks.errors import MachineError, RequestError, StackError, render
 from tests.support import hugging_face_files
 from tests.support.gguf_files import TOKENS
@@ -48,7 +48,7 @@ def run(*argv: str) -> Path:
 
 def stored(folder: Path) -> dict[str, tuple[str, bytes]]:
     weights = {}
-    for path in huggingface.weight_files(folder):
+    for path in weight_files(folder):
         with safetensors_file.opened(path) as tensor:
             for name, entry in safetensors_file.read_header(path).items():
                 weights[name] = (entry.dtype, tensor(entry).tobytes())

@@ -227,7 +227,7 @@ def test_shards(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert sorted(Weights(tmp_path)) == ["a", "b"]
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(RequestError, match=r"weights are missing: b\.safetensors"):
+    with pytest.raises(RequestError, match=r"b\.safetensors is missing"):
         Weights(tmp_path)
 
 
