@@ -18,7 +18,7 @@ LAYERS: dict[str, set[str]] = {
     "preparing": {"runtime"},
     "fetching": {"models", "preparing", "runtime"},
     "inference": {"models", "runtime"},
-    "serving": {"inference", "models", "runtime"},
+    "serving": {"inference", "models", "native", "runtime"},
     "training": {"cpu", "models", "runtime"},
     "finetuning": {"cpu", "models", "runtime", "training"},
     "pretraining": {"cpu", "models", "runtime", "training"},
