@@ -1,1 +1,1 @@
-"""What only a CPU needs: Gloo collectives, cheaper training kernels, CPU operators."""
+"""Parts for CPUs only: Gloo collectives, faster training kernels, CPU operators."""

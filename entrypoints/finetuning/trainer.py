@@ -90,7 +90,7 @@ class Finetuner(Loop):
         """
         if self._dev is None:
             raise JobError(
-                "there is no evaluation data",
+                "the evaluation data is missing",
                 remedy="add a dev.json to the data folder, or set do_eval to false",
             )
         self.model_wrapped.eval()

@@ -158,7 +158,7 @@ class Reader:
             raise RequestError(
                 "the file has changed since the preparation started",
                 where=self._source.path,
-                remedy="--force begins anew",
+                remedy="start again with --force",
             )
 
     def _read(self, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""How long the documents of a corpus are: numbers, bars and a picture."""
+"""Statistics and a plot of the lengths of documents."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every job uses, whatever it does: arguments, events, locks, signals, launching."""
+"""Shared parts of all jobs: arguments, events, locks, logging, signals, launcher, rendezvous."""

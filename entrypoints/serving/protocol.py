@@ -105,7 +105,7 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 
-# Fields of several forms, and what to say of a value that has none of them.
+# Fields with several types, and the errors for values of other types.
 _FORMS = {
     "content": "it must be a text, or a list of parts {type: text, text: …}; other parts are not"
     " supported",
@@ -212,7 +212,7 @@ class ChatMessage(_Body):
 
 
 class StreamOptions(_Body):
-    """How a stream is sent."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -263,7 +263,7 @@ class _Request(_Body):
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, value: Any) -> Any:
-        """Refuse what is not supported, and drop what has no effect."""
+        """Reject unsupported fields, and drop those without effect."""
         if not isinstance(value, dict):
             return value
         for field, harmless in _UNSUPPORTED.items():
@@ -433,7 +433,7 @@ class DetokenizeRequest(_Body):
     tokens: Annotated[list[Token], Field(max_length=_MAX_TOKENS, fail_fast=True)]
 
     def check(self) -> None:
-        """Check nothing: the schema says it all."""
+        """Check nothing, because the schema is complete."""
 
 
 Parsed = TypeVar("Parsed", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
@@ -501,7 +501,7 @@ def _check_spelling(name: str, path: str, kind: type[BaseModel]) -> None:
 
 
 def _raise_misspelt(value: Any, kind: type[BaseModel]) -> None:
-    """Name a misspelt field first: it is often why another one is missing."""
+    """Report a misspelt field first, which often explains a missing one."""
     if isinstance(value, Mapping):
         fields = kind.model_fields.keys() | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
         for name in [name for name in value if name not in fields][:_MAX_UNKNOWN_FIELDS]:

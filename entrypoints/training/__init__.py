@@ -1,1 +1,1 @@
-"""What fine-tuning and pretraining share: the loop, its checkpoints and its outputs."""
+"""Shared parts of fine-tuning and pretraining: the loop, checkpoints and outputs."""
