@@ -92,7 +92,7 @@ def test_a_head_that_is_the_embedding(job, ready: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "tiny-qwen2"], 'not of "Qwen2ForCausalLM"'),
+        (["--model", "tiny-qwen2"], 'not "Qwen2ForCausalLM"'),
         (["--model", "tini"], 'did you mean "tiny"?'),
         (["--model", "tiny", "--adapter", "none"], 'no run "none"'),
         (["--model", "tiny", "--merge"], "--merge requires --adapter"),
