@@ -38,6 +38,7 @@ __all__ = [
     "PRECISIONS",
     "Packed",
     "group_quantized",
+    "group_scales",
     "open_packed",
     "pack_linear",
     "stored_precision",
@@ -270,12 +271,13 @@ class _Plan:
     def _add_groups(
         self, name: str, size: int, scales_size: int, oriented: Callable[[Array], Array]
     ) -> None:
-        """Add a weight in eight bits and its scales, which are computed together."""
-        scales_name = f"{name}.scales"
-        self._add(name, size, lambda: group_quantized(oriented(self._weights[name]))[0])
-        self._add(
-            scales_name, scales_size, lambda: group_quantized(oriented(self._weights[name]))[1]
-        )
+        """Add a weight in eight bits and the scales of its groups."""
+
+        def floats() -> Floats:
+            return oriented(self._weights[name])
+
+        self._add(name, size, lambda: _panels(group_quantized(floats())))
+        self._add(f"{name}.scales", scales_size, lambda: _panels(group_scales(floats())))
 
 
 _ITEM_BYTES = {Type.FLOAT32: 4, Type.BFLOAT16: 2, Type.INT8: 1, Type.INT8_GROUP32: 1}
@@ -293,25 +295,27 @@ def pack_linear(weight: Floats) -> Array:
     return _panels(weight)
 
 
-def group_quantized(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Return a weight in eight bits, in panels, and the scales of its groups.
+def group_scales(weight: Floats) -> Floats:
+    """Return the scale of each output and 32 inputs, ``[groups, outputs]``.
 
     Args:
         weight: ``[inputs, outputs]``.
-
-    Returns:
-        ``[panels, inputs, 32]`` and ``[panels, groups, 32]``; a value is a whole number times its
-        scale.
     """
-    inputs, outputs = weight.shape
-    groups = -(-inputs // _GROUP)
-    padded = np.zeros((groups * _GROUP, outputs), np.float32)
-    padded[:inputs] = weight
-    grouped = padded.reshape(groups, _GROUP, outputs)
-    scales = np.abs(grouped).max(axis=1) / np.float32(LARGEST)
-    divisors = np.where(scales == 0, np.float32(1), scales)[:, None]
-    numbers = np.clip(np.rint(grouped / divisors), -LARGEST, LARGEST).astype(np.int8)
-    return _panels(numbers.reshape(-1, outputs)[:inputs]), _panels(scales)
+    largest = [np.abs(weight[at : at + _GROUP]).max(axis=0) for at in _groups(weight)]
+    return np.array(largest) / np.float32(LARGEST)
+
+
+def group_quantized(weight: Floats) -> npt.NDArray[np.int8]:
+    """Return a weight in eight bits: whole numbers that stand for so many times their scale."""
+    numbers = np.empty(weight.shape, np.int8)
+    for at, scales in zip(_groups(weight), group_scales(weight), strict=True):
+        part = weight[at : at + _GROUP] / np.where(scales == 0, np.float32(1), scales)
+        numbers[at : at + _GROUP] = np.rint(part, out=part)
+    return numbers
+
+
+def _groups(weight: Floats) -> range:
+    return range(0, len(weight), _GROUP)
 
 
 def padded_vector(vector: Floats) -> Floats:

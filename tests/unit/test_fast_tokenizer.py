@@ -48,7 +48,7 @@ def test_it_serves_as_the_tokenizer_of_prompts(tmp_path: Path) -> None:
     assert tokens[0] == 0
     assert text.decode(tokens) == "h\u00e9, hello"
     assert text.ends == {1}
-    assert b"".join(map(text.spelt, tokens[1:])) == "h\u00e9, hello".encode()
+    assert b"".join(map(text.token_bytes, tokens[1:])) == "h\u00e9, hello".encode()
 
 
 @pytest.mark.parametrize(
