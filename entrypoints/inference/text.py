@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,6 @@ class Text:
         self._vocabulary_size = vocabulary_size
         self.ends = _ends(folder, tokenizer)
         self.has_template = tokenizer.chat_template is not None
-        # The spelling of a space, which is a token of every byte-level tokenizer.
-        self._byte_level = "\u0120" in tokenizer.get_vocab()
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """Return a prompt's tokens, including the beginning of the answer.
@@ -118,6 +117,11 @@ class Text:
         if self._byte_level and all(character in _BYTES for character in piece):
             return bytes(_BYTES[character] for character in piece)
         return piece.replace(_SPACE, " ").encode("utf-8", errors="replace")
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        # The spelling of a space, which is a token of every byte-level tokenizer.
+        return "\u0120" in self._tokenizer.get_vocab()
 
     def _plain(self, prompt: Prompt) -> str:
         if prompt.plain and len(prompt.messages) == 1:

@@ -51,7 +51,7 @@ def read_object(
             raise ValueError(f"it is larger than {LARGEST // 2**20} MiB")
         text = path.read_text(encoding="utf-8")
         value = parse(text)
-        if "\\ud" in text.lower():
+        if "\\ud" in text or "\\uD" in text:
             # Half of a surrogate pair is a string to Python, and cannot be written again.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except FileNotFoundError:
