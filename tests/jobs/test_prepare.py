@@ -212,7 +212,7 @@ BAD_INPUT = [
     ("bad tokenizer", {"a.jsonl": GOOD}, "--input data/a.jsonl --model broken", "tokenizer_config.json"),  # noqa: E501
     ("split", {"a.jsonl": GOOD}, "--input data/a.jsonl --split 0,0", "not a split"),
     ("output is a folder", {"a.jsonl": GOOD}, "--input data/a.jsonl --output data", "a folder"),
-    ("output with suffix", {"a.jsonl": GOOD}, "--input data/a.jsonl --output d/x.bin", "without .bin"),  # noqa: E501
+    ("output with suffix", {"a.jsonl": GOOD}, "--input data/a.jsonl --output d/x.bin", "end in .bin"),  # noqa: E501
     ("workers", {"a.jsonl": GOOD}, "--input data/a.jsonl --workers 0", "at least 1"),
     ("already exists", {"a.jsonl": GOOD, "out.bin": "x"}, "--input data/a.jsonl", "--force"),
     ("another corpus", {"a.jsonl": GOOD, "out.idx": "x"}, "--input data/a.jsonl", "another corpus"),
