@@ -93,3 +93,5 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Reporter(Path(path)))
         # Killed, ./inv cannot end its suites: then they end as at Ctrl-C, with their containers.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        # A shell starts what it puts in the background with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
