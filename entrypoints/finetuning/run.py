@@ -77,7 +77,7 @@ def _settings(request: Request) -> Arguments:
     if config["device"] == "cpu":
         kernels.install()
     # In one process, PaddleNLP 3.0.0b3 always writes unified checkpoints in float32. Those of
-    # several processes can be loaded in one as well (entrypoints/training/unified).
+    # several processes can be loaded in one as well (entrypoints/training/unified.py).
     is_unified = resume is not None and unified.is_unified(resume.folder)
     if resume is not None and request.world > 1 and not is_unified:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""Run a job, and kill its container at a change of its files: ``at_change.py N JOB …``.
+"""Run a job, and kill its container at a change of its files: ``kill_at_change.py N JOB …``.
 
 The container is killed before change number N; with 0 it is not killed, and the last line of
 standard error has the number of changes. A change is a file opened for writing, a rename, a
