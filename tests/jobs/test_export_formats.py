@@ -82,7 +82,7 @@ def test_another_models_adapter_is_refused(job, exported: Path) -> None:
     line = ["export", "--model", "tiny-deep", "--adapter", "y", "--format", "peft"]
     refused = job([*line, "--output", "exported/wrong"], exported)
     assert refused.status == 2
-    assert "the adapter was trained on models/tiny" in refused.stderr
+    assert "the adapter was trained on tiny, but the weights of models/tiny-deep differ" in refused.stderr
     assert not (exported / "exported" / "wrong").exists()
 
 

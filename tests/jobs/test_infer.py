@@ -196,7 +196,7 @@ def test_a_benchmark(job, ready: Path) -> None:
     assert found["decode_tokens_per_second"] > 0
     assert "to the first token" in done.stderr
     refused = infer(job, ready, *line, "--max-new-tokens", "500", status=2)
-    assert "are 520, and the model's context is 512" in refused.stderr
+    assert "are 520 in total, but the model's context is 512" in refused.stderr
 
 
 def test_messages_and_a_system_message(job, ready: Path) -> None:
@@ -312,7 +312,7 @@ def test_a_model_that_is_not_what_its_configuration_says(job, ready: Path) -> No
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"num_hidden_layers": 3, "intermediate_size": 96}))
     refused = infer(job, ready, "--model", "tiny", "--prompt", "ka?", status=2)
-    assert "llama.layers.0.mlp.gate_proj.weight is [64, 128]" in refused.stderr
+    assert "llama.layers.0.mlp.gate_proj.weight has the shape [64, 128]" in refused.stderr
     path.write_text(json.dumps(config | {"architectures": ["BertModel"]}))
     refused = infer(job, ready, "--model", "tiny", "--prompt", "ka?", status=2)
     assert '"BertModel" is not a causal language model' in refused.stderr
