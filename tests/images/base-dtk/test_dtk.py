@@ -56,8 +56,13 @@ def test_hy_smi_lists_the_cards(host: Any) -> None:
 def test_the_limits_are_the_plans(host: Any, container: Container) -> None:
     limits = host.file("/proc/self/limits").content_string
     rows = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
-    names = {"stack": "Max stack size", "memlock": "Max locked memory"}
-    assert {rows[names[name]] for name in PLATFORM.ulimits} == {"unlimited"}
+    names = {
+        "core": "Max core file size",
+        "memlock": "Max locked memory",
+        "stack": "Max stack size",
+    }
+    for name, number in PLATFORM.ulimits.items():
+        assert rows[names[name]] == ("unlimited" if number == -1 else str(number)), name
     size = host.check_output("df --block-size=1M --output=size /dev/shm").split()[-1]
     assert int(size) == PLATFORM.shm_mib
 
