@@ -96,7 +96,7 @@ def _load_model(options: Options, model: Path, adapter: Path | None) -> Language
         return load_native(model, adapter, options.precision)
     from entrypoints.inference.model import load
 
-    return load(model, adapter, options.dtype)
+    return load(model, adapter, options.compute_dtype)
 
 
 def _chat(options: Options, model: Path, adapter: Path | None, start_time: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from entrypoints.inference import fingerprint
-from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from entrypoints.inference.arguments import Options
 from entrypoints.inference.batch_input import batches
 from entrypoints.inference.partial_output import PartialOutput, open_partial
 from entrypoints.inference.sampling import SampledToken
@@ -72,11 +72,11 @@ def _unfinished(
     model: Path,
     adapter: Path | None,
 ) -> AbstractContextManager[PartialOutput]:
-    if options.output == STANDARD_STREAM:
+    if options.output_file is None:
         return nullcontext(_StandardOutput())
     depends_on = fingerprint.of_run(options, model, adapter, content)
     ids = [prompt.id for prompt in prompts]
-    return open_partial(Path(options.output), depends_on, ids, force=options.force)
+    return open_partial(Path(options.output_file), depends_on, ids, force=options.force)
 
 
 def _answer_batch(

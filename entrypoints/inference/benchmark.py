@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entrypoints.inference.arguments import STANDARD_STREAM, Options
+from entrypoints.inference.arguments import Options
 from entrypoints.runtime.console import note, phase, report
 from paddle_stacks.errors import RequestError
 from paddle_stacks.jobs.files import replacing_file
@@ -66,10 +66,10 @@ def run(options: Options, load: Callable[[], LanguageModel], vocabulary: int) ->
     for line in table(result):
         note(line)
     text = json.dumps(result, ensure_ascii=False)
-    if options.output == STANDARD_STREAM:
+    if options.output_file is None:
         print(text)
         return
-    with replacing_file(Path(options.output)) as stream:
+    with replacing_file(Path(options.output_file)) as stream:
         stream.write(text + "\n")
 
 
@@ -84,7 +84,7 @@ def measure(model: LanguageModel, options: Options, vocabulary: int) -> dict[str
         options: batch size, lengths, rounds and seed are used.
         vocabulary: its vocabulary size.
     """
-    random = np.random.default_rng(options.sampling.seed)
+    random = np.random.default_rng(options.seed)
     size = (options.batch_size, options.source_length)
     prompts: list[list[int]] = random.integers(vocabulary, size=size).tolist()
     first: list[float] = []

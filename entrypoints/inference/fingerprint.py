@@ -29,11 +29,11 @@ def of_run(options: Options, model: Path, adapter: Path | None, content: bytes) 
         "--adapter": of_folder(adapter) if adapter else "none",
         "--system": of_bytes((options.system or "").encode()),
         "--raw": str(options.raw),
-        "--stop": of_bytes("\0".join(options.stops).encode()),
+        "--stop": of_bytes("\0".join(options.stop).encode()),
         "--max-new-tokens": str(options.max_new_tokens),
     }
-    if options.dtype != "float32":  # keys that older partial outputs do not have
-        values["--dtype"] = options.dtype
+    if options.compute_dtype != "float32":  # keys that older partial outputs do not have
+        values["--dtype"] = options.compute_dtype
     if options.engine != "dynamic":
         values["--engine"] = options.engine
     if options.precision is not None:

@@ -67,7 +67,7 @@ class Session:
             f"loaded {model}{f' with {adapter}' if adapter else ''}"
             f" in {time.perf_counter() - before:.1f} s"
         )
-        limits = StoppingCriteria(options.max_new_tokens, context_length(model), options.stops)
+        limits = StoppingCriteria(options.max_new_tokens, context_length(model), options.stop)
         return cls(options, text, network, limits, start_time, GenerationStats())
 
     def answer(

@@ -306,6 +306,11 @@ class DtypeOptions(Options):
         choices=("float32", "float16"),
     )
 
+    @property
+    def compute_dtype(self) -> str:
+        """The type of computation in this container: ``float32`` or ``float16``."""
+        return self.dtype or backends.default_dtype()
+
     def _problems(self, backend: str) -> Iterator[Problem]:
         if self.dtype == "float16" and backends.device(backend) == "cpu":
             message = "--dtype float16 requires a device: a CPU computes in float32"

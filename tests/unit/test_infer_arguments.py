@@ -26,8 +26,8 @@ def faults(*argv: str) -> str:
 def test_defaults() -> None:
     options = parse(PROMPT)
     assert options.sampling == SamplingConfig(True, 1.0, 0, 1.0, 1.0, 0)
-    assert (options.max_new_tokens, options.batch_size, options.stops) == (128, 8, ())
-    assert (options.output, options.adapter, options.system) == ("-", None, None)
+    assert (options.max_new_tokens, options.batch_size, options.stop) == (128, 8, ())
+    assert (options.output_file, options.adapter, options.system) == (None, None, None)
 
 
 @pytest.mark.parametrize("option", ["--temperature=0.7", "--top-k=5", "--top-p=0.9"])
@@ -50,8 +50,13 @@ def test_what_is_said_counts() -> None:
     line = [*MODEL, "--input", "-", "--stop", "a", "--stop", "b", "--decode", "sampling"]
     options = parse([*line, "--top-k", "3", "--seed", "9", "--output", "o", "--force"])
     assert options.sampling == SamplingConfig(False, 1.0, 3, 1.0, 1.0, 9)
-    assert (options.input, options.output, options.force) == ("-", "o", True)
-    assert options.stops == ("a", "b")
+    assert (options.input, options.output_file, options.force) == ("-", "o", True)
+    assert options.stop == ("a", "b")
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "-"], ["--output", ""]])
+def test_answers_go_to_standard_output(output: list[str]) -> None:
+    assert parse([*MODEL, "--input", "i", *output]).output_file is None
 
 
 @pytest.mark.parametrize(
@@ -152,9 +157,9 @@ def test_the_remedy_for_no_temperature() -> None:
 )
 def test_what_is_computed_in(monkeypatch: pytest.MonkeyPatch, backend: str, dtype: str) -> None:
     monkeypatch.setenv("PADDLE_STACKS_BACKEND", backend)
-    assert parse(PROMPT).dtype == dtype
-    assert parse([*PROMPT, "--dtype", "float32"]).dtype == "float32"
+    assert parse(PROMPT).compute_dtype == dtype
+    assert parse([*PROMPT, "--dtype", "float32"]).compute_dtype == "float32"
     if dtype == "float32":
         assert "a CPU computes in float32" in faults(*PROMPT, "--dtype", "float16")
     else:
-        assert parse([*PROMPT, "--dtype", "float16"]).dtype == "float16"
+        assert parse([*PROMPT, "--dtype", "float16"]).compute_dtype == "float16"
