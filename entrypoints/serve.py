@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     from entrypoints.serving.server import listen, run
 
     # Before the model is loaded, which takes seconds, because the port may be in use.
-    listening = listen(options.host, options.port)
+    listening = listen(options.address, options.port)
     if options.engine != "native":
         phase("start PaddlePaddle")
         libraries_log_to(None)

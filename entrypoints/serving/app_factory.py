@@ -93,7 +93,7 @@ def create_server(options: Options, model: Model) -> Server:
         new_tokens=options.max_new_tokens,
         cache_tokens=config.cache_tokens,
         max_num_seqs=config.max_num_seqs,
-        seconds=options.timeout,
+        seconds=options.request_timeout,
         repetition_penalty=model.repetition_penalty,
     )
     tokenizers = model.tokenizers
@@ -112,6 +112,6 @@ def create_server(options: Options, model: Model) -> Server:
         addresses=ClientAddresses(gateways() if options.published else frozenset()),
         rate=RateLimit(options.requests_per_minute, time.monotonic),
         log_prompts=options.log_prompts,
-        origins=options.origins,
+        origins=frozenset(options.allowed_origin),
     )
     return Server(Middleware(api.make(service, metrics), rules, metrics), engine, model.name)

@@ -49,7 +49,7 @@ def load_server(options: Options, model: Path, adapter: Path | None) -> Server:
         Model(
             network=network,
             tokenizers=tokenizers,
-            name=options.name or _name(model, adapter),
+            name=options.served_model_name or _name(model, adapter),
             context=context,
             vocabulary=size,
             fingerprint=f"fp_{digest[:12]}",
@@ -63,7 +63,7 @@ def _load(options: Options, model: Path, adapter: Path | None) -> LanguageModel:
         from entrypoints.native.model import load as load_native
 
         return load_native(model, adapter, options.precision)
-    return load(model, adapter, options.dtype)
+    return load(model, adapter, options.compute_dtype)
 
 
 def _name(model: Path, adapter: Path | None) -> str:

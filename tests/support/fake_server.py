@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         vocabulary=fake_model.VOCABULARY,
         fingerprint="fp_fake",
     )
-    listening = server.listen(options.host, options.port)
+    listening = server.listen(options.address, options.port)
     parts = create_server(options, model)
     if "HASTY" in os.environ:
         Connection.header_seconds = middleware.IO_TIMEOUT_SECONDS = 1.0

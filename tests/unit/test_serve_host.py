@@ -81,7 +81,7 @@ def test_in_the_hosts_own_network_the_server_itself_listens_on_this_machine_only
     made = plan(platform="dcu", profile="doc")
     assert made.network == "host" and made.ports == ()
     assert made.argv == ("serve", "--model", "m")
-    assert arguments.parse(list(made.argv[1:])).host == "127.0.0.1"
+    assert arguments.parse(list(made.argv[1:])).address == "127.0.0.1"
 
 
 def test_a_scheduler_does_not_serve() -> None:
@@ -144,8 +144,8 @@ def test_arguments_that_are_wrong(words: list[str], what: str) -> None:
 
 
 def test_a_published_container_listens_on_all_its_addresses() -> None:
-    assert arguments.parse(["--model", "m"]).host == "127.0.0.1"
-    assert arguments.parse(["--model", "m", "--published"]).host == "0.0.0.0"
+    assert arguments.parse(["--model", "m"]).address == "127.0.0.1"
+    assert arguments.parse(["--model", "m", "--published"]).address == "0.0.0.0"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "10.0.0.1"])
@@ -177,7 +177,7 @@ def test_a_port_that_others_reach_requires_keys(
 def test_origins_are_scheme_host_and_port(origin: str, right: bool) -> None:
     line = ["--model", "m", "--allowed-origin", origin]
     if right:
-        assert arguments.parse(line).origins == {origin}
+        assert arguments.parse(line).allowed_origin == (origin,)
     else:
         with pytest.raises(RequestError, match="is not an origin"):
             arguments.parse(line)
@@ -187,7 +187,7 @@ def test_every_origin_requires_keys(keys: Path) -> None:
     line = ["--model", "m", "--allowed-origin", "*"]
     with pytest.raises(RequestError, match="requires --api-keys"):
         arguments.parse(line)
-    assert arguments.parse([*line, "--api-keys", str(keys)]).origins == {"*"}
+    assert arguments.parse([*line, "--api-keys", str(keys)]).allowed_origin == ("*",)
 
 
 def test_small_parts_are_sent_at_once() -> None:
