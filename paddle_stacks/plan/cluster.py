@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
                 f"--output runs/{plan.outputs[0]}",
             )
         )
-    if _reads_standard_input(plan.argv):
+    if plan.request and plan.request.reads_standard_input:
         problems.append(
             Problem(
                 "a scheduled job has no standard input",
@@ -107,13 +106,6 @@ def problems(plan: Plan, nodes: int, hours: int) -> list[Problem]:
             )
         )
     return problems
-
-
-def _reads_standard_input(argv: Sequence[str]) -> bool:
-    if argv[0] != "infer":
-        return False
-    pairs = set(pairwise(argv))
-    return "--chat" in argv or bool(pairs & {("--prompt", "-"), ("--input", "-")})
 
 
 def _without_rendezvous(argv: Sequence[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from paddle_stacks.jobs.catalog import JOBS
 from paddle_stacks.plan import PLAIN_ENVIRONMENT, Backend, Plan, backend, make
 from paddle_stacks.plan.kubernetes import RUN_LABEL, Placement, as_kubernetes
 from paddle_stacks.plan.slurm import as_slurm
+from paddle_stacks.request import from_words
 from paddle_stacks.settings import Settings
 from tests.support.workspaces import make_workspace
 
@@ -809,8 +810,6 @@ def test_an_image_without_a_registry_is_not_asked_of_a_public_one(
         ("pretrain", {}, 0, "--nodes must be at least 1, got 0"),
         ("infer", {}, 2, "infer cannot run on several nodes"),
         ("export", {}, 2, "export cannot run on several nodes"),
-        ("infer", {"argv": ["--model", "m", "--chat"]}, 1, "no standard input"),
-        ("infer", {"argv": ["--model", "m", "--prompt", "-"]}, 1, "no standard input"),
     ],
 )
 def test_what_no_scheduler_can_run(
@@ -822,6 +821,23 @@ def test_what_no_scheduler_can_run(
             render(made, DCU, nodes)
         assert said in str(caught.value)
         assert all(problem.remedy for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ("infer", ["--model", "m", "--chat"]),
+        ("infer", ["--model", "m", "--prompt", "-"]),
+        ("infer", ["--model", "m", "--input", "-"]),
+        ("prepare", ["--model", "m", "--input", "-", "--output", "data/corpus"]),
+    ],
+)
+def test_a_scheduled_job_has_no_standard_input(host: Path, job: str, words: list[str]) -> None:
+    request = from_words(job, words, host.parent, "dcu")
+    made = plan(host, job=job, argv=words, request=request)
+    for render in (as_slurm, as_kubernetes):
+        with pytest.raises(RequestError, match="no standard input"):
+            render(made, DCU)
 
 
 @pytest.mark.parametrize(
@@ -839,7 +855,9 @@ def test_what_kubernetes_cannot_be_told(host: Path, changes: dict[str, Any], sai
 
 
 def test_every_fault_is_told_at_once(host: Path) -> None:
-    made = plan(host, job="infer", argv=["--chat"], groups=("video",))
+    words = ["--model", "m", "--chat"]
+    request = from_words("infer", words, host.parent, "dcu")
+    made = plan(host, job="infer", argv=words, request=request, groups=("video",))
     with pytest.raises(RequestError) as caught:
         as_kubernetes(made, DCU, 2, hours=0, placement=Placement(claim="My Claim"))
     assert len(caught.value.problems) == 5
