@@ -19,11 +19,11 @@ import paddle
 from paddle.utils.dlpack import from_dlpack
 
 from entrypoints.inference.llama import Inputs, Slots, rotary_heads
+from entrypoints.inference.prefill import prefill
 from paddle_stacks.jobs.llama_config import LlamaConfig
 
 __all__ = ["Cache", "Decoding", "Engine", "Model", "keep_freed_memory", "shared"]
 
-_CHUNK = 512  # tokens of prompts that go through the model at once: bounds memory
 _STEP = 64  # slots
 _HIDDEN = np.float32(-1e30)
 
@@ -118,18 +118,10 @@ class Model:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Decoding:
         """Prefill prompts in chunks and return their batch."""
-        longest = max(map(len, prompts))
-        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-        is_token = np.zeros((len(prompts), longest), dtype=bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-            is_token[row, : len(prompt)] = True
         # The cache grows with each chunk although the final length is known: attention covers
         # all slots, and copying the cache is cheaper than attending to empty ones.
         decoding = self.begin(len(prompts))
-        chunk = max(_CHUNK // len(prompts), 1)
-        for begin in range(0, longest, chunk):
-            decoding.read(tokens[:, begin : begin + chunk], is_token[:, begin : begin + chunk])
+        prefill(decoding, prompts, pad_left=False)
         return decoding
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from entrypoints.inference.prefill import prefill
+
 __all__ = ["NetworkDecoding", "NetworkModel"]
 
-_CHUNK = 512  # tokens of prompts that go through the model at once: bounds memory
 _TOKENS = 1  # the axis of PaddleNLP's keys and values that counts the tokens
 
 
@@ -31,16 +32,8 @@ class NetworkModel:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> NetworkDecoding:
         """Prefill prompts, padded on the left to equal length, and return their batch."""
-        longest = max(map(len, prompts))
-        tokens = np.zeros((len(prompts), longest), dtype=np.int64)
-        is_token = np.zeros((len(prompts), longest), dtype=bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = prompt
-            is_token[row, longest - len(prompt) :] = True
         decoding = self.begin(len(prompts))
-        chunk = max(_CHUNK // len(prompts), 1)
-        for begin in range(0, longest, chunk):
-            decoding.read(tokens[:, begin : begin + chunk], is_token[:, begin : begin + chunk])
+        prefill(decoding, prompts, pad_left=True)
         return decoding
 
 
