@@ -177,7 +177,7 @@ def test_a_recipe_reaches_upstreams_program(inv: Inv, stocked: Path, name: str) 
     assert call["arguments"][: len(given)] == given
     ranks = {json.loads(line)["environment"].get("PADDLE_TRAINER_ID") for line in _calls(log)}
     assert len(ranks) == recipe.cards
-    for before in recipe.before:
+    for before in recipe.depends_on:
         assert (stocked / "runs" / before / "result.json").is_file()
 
 

@@ -127,4 +127,4 @@ def test_a_model_without_a_template_cannot_chat_and_says_so_when_it_is_trained(
     (tmp_path / "bare.json").write_text(json.dumps(config))
     trained = job(["finetune", "--config", "bare.json"], tmp_path)
     assert trained.status == 0, trained.stderr
-    assert "bare has no chat template: it learns src and tgt as they are" in trained.stderr
+    assert "bare has no chat template: it is trained on plain src and tgt" in trained.stderr

@@ -267,4 +267,4 @@ def test_inspect_shows_a_blend(job, workspace: Path) -> None:
     picture = (workspace / "data" / "out.lengths.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 5000
     wrong = job(["inspect", "3 data/out x data/gone"], workspace)
-    assert wrong.status == 2 and '"x" is no weight' in wrong.stderr
+    assert wrong.status == 2 and 'got "x"' in wrong.stderr

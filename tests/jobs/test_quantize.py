@@ -177,7 +177,7 @@ def test_what_is_refused_before_paddle_is_started(job, workspace: Path) -> None:
     )
     for done, what in (
         (there, "the output folder exists already"),
-        (again, "was quantized"),
+        (again, "is quantized"),
         (other, "a CPU quantizes LlamaForCausalLM"),
     ):
         assert what in done.stderr

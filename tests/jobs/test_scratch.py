@@ -54,7 +54,7 @@ def test_the_small_model_and_its_text(job, tmp_path: Path) -> None:
     for name in ("a", "b"):
         made = job(["fetch", "llama-nano", "--output", f"models/{name}"], tmp_path)
         assert (made.status, made.stdout) == (0, f"models/{name}\n"), made.stderr
-        assert "has no weights: pretrain it" in made.stderr
+        assert "has no weights yet: pretrain it" in made.stderr
     assert sums(tmp_path / "models" / "a") == sums(tmp_path / "models" / "b")
     kept = job(["fetch", "llama-nano", "--output", "models/a"], tmp_path)
     assert kept.status == 0 and "already exists, complete" in kept.stderr
@@ -105,7 +105,7 @@ def test_what_has_no_weights_answers_nothing(job, tmp_path: Path) -> None:
     (tmp_path / "models" / "bare" / "config.json").write_text("{}")
     done = job(["infer", "--model", "bare", "--prompt", "x"], tmp_path)
     assert done.status == 2
-    assert "models/bare has no weights: pretrain it first" in done.stderr
+    assert "models/bare has no weights yet: pretrain it first" in done.stderr
 
 
 def test_a_shape_and_a_text_of_ones_own(job, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_network_that_is_cut_is_noticed_on_both_sides(project: Project) -> Non
     docker("network", "disconnect", f"{project.name}_nodes", project.container("node-1"))
     assert project.until_ended(*NODES) == [5, 5]
     for node, other in (("node-0", "node 1 (node-1)"), ("node-1", "node 0 (node-0)")):
-        assert f"since {other} sent nothing for 30 s" in project.said(node), node
+        assert f"because {other} sent nothing for 30 s" in project.said(node), node
 
 
 def test_a_node_that_is_stopped_stops_the_other_and_nothing_is_lost(project: Project) -> None:
