@@ -190,7 +190,7 @@ def test_what_is_refused_before_paddle_is_started(job, workspace: Path) -> None:
     (workspace / "my.json").write_text(json.dumps(config))
     trained = job(["finetune", "--config", "my.json"], workspace)
     assert trained.status == 2
-    assert "was quantized" in trained.stderr
+    assert "is quantized" in trained.stderr
 
 
 def test_a_damaged_model_is_named(job, workspace: Path) -> None:

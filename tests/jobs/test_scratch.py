@@ -105,7 +105,7 @@ def test_what_has_no_weights_answers_nothing(job, tmp_path: Path) -> None:
     (tmp_path / "models" / "bare" / "config.json").write_text("{}")
     done = job(["infer", "--model", "bare", "--prompt", "x"], tmp_path)
     assert done.status == 2
-    assert "models/bare has no weights yet: pretrain it first" in done.stderr
+    assert "models/bare has no weights: pretrain it first" in done.stderr
 
 
 def test_a_shape_and_a_text_of_ones_own(job, tmp_path: Path) -> None:

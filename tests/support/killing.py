@@ -236,7 +236,7 @@ class Chain:
             # The documented answer to an output that is there, whole.
             assert "the output exists" in done.stderr, context
         elif done.status == 2 and "model" in before and "--force" not in self._scenario.argv:
-            assert "is there already" in done.stderr, context
+            assert "exists already" in done.stderr, context
         else:
             assert done.status == 0, context
         if was_hurt:
@@ -278,4 +278,4 @@ def _how(done: Finished, scenario: Scenario) -> str:
     """Return how a job after a kill handles existing outputs, from its log."""
     if any(words in done.stderr for words in scenario.goes_on):
         return ON
-    return KEPT if any(w in done.stderr for w in ("kept", "finished", "exists")) else ANEW
+    return KEPT if any(w in done.stderr for w in ("finished", "exists")) else ANEW

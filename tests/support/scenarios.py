@@ -62,7 +62,7 @@ class Scenario:
     older: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
     environ: Mapping[str, str] = field(default_factory=dict)
-    goes_on: tuple[str, ...] = field(default=("resuming", "resuming from", "already exist"))
+    goes_on: tuple[str, ...] = field(default=("resuming", "answers already exist"))
 
 
 def nothing(workspace: Path) -> int:
