@@ -59,7 +59,7 @@ def lose_the_seal(checkpoint: Path) -> str:
 def tear_the_seal(checkpoint: Path) -> str:
     seal = checkpoint / "checkpoint.json"
     seal.write_bytes(seal.read_bytes()[:-40])
-    return "its checkpoint.json cannot be read"
+    return "checkpoint.json cannot be read"
 
 
 def lose_all(checkpoint: Path) -> str:
