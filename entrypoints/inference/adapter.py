@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from entrypoints.models import peft_adapter
 from entrypoints.models.files import BASE, fingerprint
-from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.errors import Problem, RequestError, StackError
 from paddle_stacks.jobs import json_files, pickles
 
 __all__ = ["Adapter", "check_base"]
@@ -168,7 +168,7 @@ def _state(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
     try:
         with path.open("rb") as stream:
             state = pickles.load(stream)
-    except RequestError:
+    except StackError:  # also a signal to stop
         raise
     except Exception as error:  # unpickling damaged data raises any exception
         fault = f"the adapter's weights are damaged: {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import RequestError, StackError
 from paddle_stacks.jobs import chat_templates, json_files
 
 __all__ = ["FastTokenizer", "load"]
@@ -92,6 +92,8 @@ def load(folder: Path) -> FastTokenizer | None:
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / _WHOLE))
+    except StackError:  # a signal to stop
+        raise
     except Exception as error:  # the library has a single, plain Exception
         fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(folder), remedy="fetch the model again") from None

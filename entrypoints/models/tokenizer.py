@@ -8,7 +8,7 @@ from typing import Any
 
 from entrypoints.models import chat_template, fast_tokenizer
 from entrypoints.runtime.logging import libraries_log_to
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import RequestError, StackError
 from paddle_stacks.jobs import chat_templates, json_files
 
 __all__ = ["load", "load_for_inference", "load_tokenizer"]
@@ -41,6 +41,8 @@ def load(folder: Path) -> Any:
         # Without a template, because PaddleNLP lacks the Jinja extensions of transformers.
         tokenizer = AutoTokenizer.from_pretrained(str(folder), chat_template=None)
         tokenizer.decode(tokenizer(_TRIAL)["input_ids"])
+    except StackError:  # a signal to stop
+        raise
     except Exception as error:  # the libraries of tokenizers raise various exceptions
         fault = f"the model's tokenizer cannot be loaded: {type(error).__name__}: {error}"
         raise RequestError(fault, where=str(folder), remedy="fetch the model again") from error

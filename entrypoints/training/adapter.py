@@ -12,7 +12,7 @@ from paddlenlp.peft.lora import LoRAConfig, LoRAModel
 from paddlenlp.transformers import AutoModelForCausalLM
 
 from entrypoints.models import peft_adapter
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import RequestError, StackError
 
 __all__ = ["adapter_weights", "load_adapted", "trainable_parameters", "with_adapter"]
 
@@ -75,7 +75,7 @@ def adapter_weights(adapter: Path) -> dict[str, Any]:
     file = adapter / "lora_model_state.pdparams"
     try:
         weights: dict[str, Any] = paddle.load(str(file), return_numpy=True)
-    except RequestError:
+    except StackError:  # also a signal to stop
         raise
     except Exception as error:  # unpickling raises any exception
         raise RequestError(

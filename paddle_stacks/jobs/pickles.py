@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from paddle_stacks.errors import Problem, RequestError
+from paddle_stacks.errors import Problem, RequestError, StackError
 
 __all__ = ["StandIn", "Unpickler", "check", "load", "refuse"]
 
@@ -406,7 +406,7 @@ class Unpickler:
                         raise _damaged("it ends with a value too many")
                     return self._stack.pop()
                 self._step(opcode.name, argument)
-        except (RequestError, pickle.UnpicklingError, MemoryError):
+        except (StackError, pickle.UnpicklingError, MemoryError):
             raise
         except Exception as error:
             # A stack that is empty, a number that is none: all of it is damage.

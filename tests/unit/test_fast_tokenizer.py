@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from entrypoints.inference.text import Text
 from entrypoints.models import fast_tokenizer
-from paddle_stacks.errors import RequestError
+from paddle_stacks.errors import RequestError, Stopped
 from paddle_stacks.jobs.prompts import question
 from tests.support.fast_tokenizer import write
 
@@ -89,3 +90,16 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(RequestError, match="tokenizer cannot be loaded"):
         fast_tokenizer.load(tmp_path)
+
+
+def test_a_signal_while_it_loads_is_not_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        @staticmethod
+        def from_file(path: str) -> None:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Interrupted)
+    with pytest.raises(Stopped):
+        fast_tokenizer.load(write(tmp_path))
