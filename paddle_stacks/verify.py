@@ -46,6 +46,7 @@ __all__ = [
     "tally_counts",
     "write",
     "write_records",
+    "write_report",
 ]
 
 RECORDS = Path(".cache", "test")
@@ -378,11 +379,16 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def write(root: Path, report: dict[str, Any]) -> Path:
     """Write the report as JSON and Markdown; return the Markdown file."""
+    return write_report(root / _REPORTS, report, as_markdown(report))
+
+
+def write_report(folder: Path, report: dict[str, Any], markdown: str) -> Path:
+    """Write a report and its JSON, named after backend and time; return the Markdown file."""
     stamp = report["when"].replace(":", "").replace("-", "")
-    path = root / _REPORTS / f"{report['backend']}-{stamp}.md"
+    path = folder / f"{report['backend']}-{stamp}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path.with_suffix(".json")) as stream:
         json.dump(report, stream, indent=1, ensure_ascii=False)
     with replacing_file(path) as stream:
-        stream.write(as_markdown(report))
+        stream.write(markdown)
     return path

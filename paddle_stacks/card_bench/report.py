@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,6 @@ from paddle_stacks import verify
 from paddle_stacks.card_bench.parts import Part
 from paddle_stacks.errors import JobError
 from paddle_stacks.images import Image
-from paddle_stacks.jobs.files import replacing_file
 from paddle_stacks.settings import Settings
 
 __all__ = ["as_markdown", "document", "status_of", "write"]
@@ -53,11 +51,4 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def write(root: Path, report: dict[str, Any]) -> Path:
     """Write the report beside its JSON, and return the Markdown file."""
-    stamp = report["when"].replace(":", "").replace("-", "")
-    path = root / _FOLDER / f"{report['backend']}-{stamp}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path.with_suffix(".json")) as stream:
-        json.dump(report, stream, indent=1, ensure_ascii=False)
-    with replacing_file(path) as stream:
-        stream.write(as_markdown(report))
-    return path
+    return verify.write_report(root / _FOLDER, report, as_markdown(report))
