@@ -58,7 +58,7 @@ class Pair:
 
     @property
     def same(self) -> bool:
-        """Whether the layer is the same in both builds."""
+        """Return whether the layer is the same in both builds."""
         return self.digests[0] == self.digests[1]
 
 

@@ -27,7 +27,7 @@ _PREALLOCATED = 8192  # tokens of the cache of each request in upstream's fused 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a recipe needs.
+    """The needs of a recipe.
 
     Args:
         disk: bytes in the workspace: the model, what the recipes before it produce, what it

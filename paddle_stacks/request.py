@@ -81,7 +81,7 @@ class JobRequest:
 
     @property
     def reads_standard_input(self) -> bool:
-        """Whether the job reads from a terminal or a pipe."""
+        """Return whether the job reads from a terminal or a pipe."""
         options = self.options
         if isinstance(options, InferOptions):
             return options.chat or "-" in (options.prompt, options.input)

@@ -62,7 +62,7 @@ class Submission:
 
     @property
     def sees_workspace(self) -> bool:
-        """Whether the job uses this workspace, and not a claim in Kubernetes."""
+        """Return whether the job uses this workspace, and not a claim in Kubernetes."""
         from paddle_stacks.executors.slurm import Slurm
 
         return isinstance(self.scheduler, Slurm)

@@ -90,7 +90,7 @@ class Options:
 
     @property
     def greedy(self) -> bool:
-        """Whether decoding is greedy."""
+        """Return whether decoding is greedy."""
         return self.decode_strategy == "greedy_search" or self.temperature == 0
 
 

@@ -145,7 +145,7 @@ def _reason(error: OSError) -> str:
 
 
 class _Plan:
-    """What a packed file contains.
+    """The contents of a packed file.
 
     Attributes:
         types: as in :class:`Packed`.

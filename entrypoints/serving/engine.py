@@ -71,12 +71,12 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is running."""
+        """Return whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are rejected."""
+        """Return whether new requests are rejected."""
         return self._draining
 
     def submit(self, requests: Sequence[Request]) -> None:

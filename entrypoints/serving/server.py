@@ -112,7 +112,7 @@ class _Server(uvicorn.Server):
 
     @property
     def answering(self) -> bool:
-        """Whether requests are running."""
+        """Return whether requests are running."""
         return bool(self.server_state.tasks)
 
 

@@ -180,7 +180,7 @@ class Loop(Trainer):  # type: ignore[misc]
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and reports."""
+        """Return whether this process writes and reports."""
         return int(self.args.process_index) == 0
 
     # ---- checkpoints

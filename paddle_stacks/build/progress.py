@@ -51,7 +51,7 @@ class Step:
 
     @property
     def ran(self) -> bool:
-        """Whether it ran; BuildKit also reports steps that are never started."""
+        """Return whether it ran; BuildKit also reports steps that are never started."""
         return bool(self.started and self.completed) and not self.cached
 
     @property

@@ -37,7 +37,7 @@ _SPEED = re.compile(r"Input length is: \d+.{0,200}IPS: ([\d.]+) tokens/s, QPS: (
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure.
+    """The options of a measurement.
 
     Args:
         cards: the devices; empty for all.

@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a training reads.
+    """The data sets of a training.
 
     Args:
         sources: one or several; several are mixed by their weights.

@@ -88,12 +88,12 @@ class Method:
 
     @property
     def activations(self) -> bool:
-        """Whether activations are in 8 bits too."""
+        """Return whether activations are in 8 bits too."""
         return self.quant_type != "weight_only_int8"
 
     @property
     def cache(self) -> bool:
-        """Whether the KV cache is in 8 bits."""
+        """Return whether the KV cache is in 8 bits."""
         return self.quant_type == "a8w8c8"
 
     def takes(self, projection: str) -> bool:

@@ -49,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many records a data set holds.
+    """The numbers of records in a data set.
 
     Args:
         train: records to learn from, in an epoch.

@@ -1,4 +1,4 @@
-"""How many requests of a length fit into the memory of a number of cards."""
+"""The number of requests of a length that fit into the memory of a number of cards."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Attestation:
 
     @property
     def verified(self) -> bool:
-        """Whether at least one test has passed and none has failed."""
+        """Return whether at least one test has passed and none has failed."""
         return bool(self.passed) and not self.failed
 
     def to_statement(self) -> dict[str, Any]:

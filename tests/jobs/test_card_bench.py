@@ -1,4 +1,4 @@
-"""What the benchmark of cards measures on a CPU: communication and training steps."""
+"""The benchmark of cards on a CPU: communication and training steps."""
 
 from __future__ import annotations
 
