@@ -200,7 +200,7 @@ def files(path: Path, split: str, *, upstream: bool = False) -> tuple[Path, ...]
             where=str(path),
             remedy=sample_data.fetch_command(path)
             or near
-            or "--set dataset_name_or_path=PATH; paths start in the workspace",
+            or "check its name; paths start in the workspace",
         )
     if paths := _find(path, split, upstream=upstream):
         return paths
